@@ -1,0 +1,42 @@
+# Two commands matter: `make demo` and `make test`. Both do all set-up themselves and are quick the second time.
+SHELL := /bin/bash
+CARGO := scripts/cargo
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/unprompt
+export UNPROMPT_MODELS ?= $(CACHE)/models
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+PYTHON := $(CACHE)/python/bin/python
+
+.PHONY: help setup models build demo test lint bench parity references check-python clean
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: ## toolchain, system packages and models
+	@scripts/system-packages
+	@scripts/toolchain >/dev/null
+	@models/tools/fetch_minilm.sh "$(UNPROMPT_MODELS)"
+
+build: setup ## the binary
+	$(CARGO) build --locked -p unprompt
+
+demo: build ## the main job, from prompts to predictions (ONCE=1: end after the table)
+	$(TARGET)/debug/unprompt demo $(if $(ONCE),--once) --report reports/demo.json
+
+test: setup ## every test
+	$(CARGO) test --locked --workspace
+
+lint: setup ## rustfmt, clippy, and cargo-deny where it is installed
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo-deny check bans licenses sources; \
+	else echo "lint: cargo-deny is not installed; skipped (cargo install cargo-deny)"; fi
+
+parity: setup ## our networks against transformers, diffusers and sentence-transformers: reports/parity.json
+	UNPROMPT_PARITY_REPORT=$(CURDIR)/reports/parity.json $(CARGO) test --locked -p unprompt-models --features onnx --test it parity -- --nocapture
+	@cat reports/parity.json
+
+bench: build ## speed, side by side with what a user would pick instead: reports/bench.json
+	benchmarks/run --python-env $(CACHE)/bench-python --report reports/bench.json
+
+clean: ## what was built here (the caches of models and Python stay)
+	$(CARGO) clean
