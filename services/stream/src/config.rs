@@ -1,0 +1,17 @@
+//! Configuration: the embedded defaults, then a file, then the environment, then flags; secrets unprintable.
+//!
+//! It knows every service's settings as plain values; it must not know what the services do with them.
+
+mod kafka;
+mod layers;
+mod runner;
+mod sections;
+mod secret;
+
+pub use kafka::{KafkaConfig, Profile};
+pub use layers::{ENVIRONMENT_PREFIX, LOCAL_FILE, load};
+pub use runner::{Delivery, RunnerConfig, RunnerOverrides, RunnerSection};
+pub use sections::{
+    Config, Embedded, Generator, Http, Images, Index, Log, LogFormat, Models, Predictor, Registry,
+};
+pub use secret::Secret;

@@ -1,0 +1,99 @@
+//! How to reach Kafka, and the client properties that follow from it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use unprompt_schemas::topics::Prefix;
+
+use super::Secret;
+
+/// Which broker is at the other end: it decides timeouts, waits and what may be asked of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// The broker of `unprompt up`: one machine, no transactions, short waits.
+    #[default]
+    Embedded,
+    /// Apache Kafka or a compatible cluster.
+    Kafka,
+}
+
+/// How to reach Kafka.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaConfig {
+    /// Bootstrap servers, `host:port` separated by commas.
+    pub brokers: String,
+    /// Put before every topic's and consumer group's name.
+    #[serde(with = "prefix_as_text")]
+    pub prefix: Prefix,
+    pub profile: Profile,
+    /// librdkafka properties, over those this crate sets (`security.protocol`, `sasl.password`, …).
+    #[serde(default, deserialize_with = "properties::deserialize")]
+    pub properties: BTreeMap<String, Secret>,
+}
+
+impl KafkaConfig {
+    /// The embedded broker at `brokers`, with no prefix and no further properties.
+    pub fn embedded(brokers: impl Into<String>) -> Self {
+        Self {
+            brokers: brokers.into(),
+            prefix: Prefix::default(),
+            profile: Profile::Embedded,
+            properties: BTreeMap::new(),
+        }
+    }
+
+    /// The consumer group of a service: `<prefix>unprompt-<service>`.
+    pub fn group(&self, service: &str) -> String {
+        format!("{}unprompt-{service}", self.prefix.as_str())
+    }
+}
+
+mod prefix_as_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use unprompt_schemas::topics::Prefix;
+
+    pub fn serialize<S: Serializer>(prefix: &Prefix, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(prefix.as_str())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Prefix, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Prefix::new(&text).map_err(D::Error::custom)
+    }
+}
+
+/// Properties as they may be written: `"sasl.password" = "…"`, or without the quotation marks, which TOML reads
+/// as tables, or `SASL_PASSWORD` in the environment, where names have no dots.
+mod properties {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer};
+
+    use crate::config::Secret;
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Property {
+        Table(BTreeMap<String, Property>),
+        Value(Secret),
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, Secret>, D::Error> {
+        let written = BTreeMap::<String, Property>::deserialize(deserializer)?;
+        let mut flat = BTreeMap::new();
+        flatten("", written, &mut flat);
+        Ok(flat)
+    }
+
+    fn flatten(parent: &str, written: BTreeMap<String, Property>, flat: &mut BTreeMap<String, Secret>) {
+        for (name, property) in written {
+            let name = format!("{parent}{}", name.replace('_', "."));
+            match property {
+                Property::Table(table) => flatten(&format!("{name}."), table, flat),
+                Property::Value(value) => drop(flat.insert(name, value)),
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The layers of the configuration and the errors that name them.
+
+use std::path::Path;
+
+use figment::Figment;
+use figment::error::Kind;
+use figment::providers::{Env, Format, Serialized, Toml};
+use serde::Serialize;
+
+use super::Config;
+use crate::StreamError;
+
+/// What environment variables begin with; `UNPROMPT__KAFKA__BROKERS` is `brokers` in `[kafka]`.
+pub const ENVIRONMENT_PREFIX: &str = "UNPROMPT__";
+
+/// The file that is read where none is named.
+pub const LOCAL_FILE: &str = "unprompt.toml";
+
+const DEFAULTS: &str = include_str!("default.toml");
+
+/// Reads the configuration: defaults, then `file` (or ./unprompt.toml where it exists), then the environment,
+/// then `flags`: any serialisable value of the same shape that leaves out what was not given.
+///
+/// # Errors
+///
+/// [`StreamError::Config`], naming the layer and the key.
+pub fn load(file: Option<&Path>, flags: impl Serialize) -> Result<Config, StreamError> {
+    let figment = with_file(Figment::from(Toml::string(DEFAULTS)), file)?
+        .merge(Env::prefixed(ENVIRONMENT_PREFIX).split("__"))
+        .merge(Serialized::defaults(flags));
+    figment.extract().map_err(|error| StreamError::Config(explain(&figment, error)))
+}
+
+fn with_file(figment: Figment, file: Option<&Path>) -> Result<Figment, StreamError> {
+    match file {
+        Some(path) if !path.is_file() => {
+            Err(StreamError::Config(format!("{} is not a file; check --config", path.display())))
+        }
+        Some(path) => Ok(figment.merge(Toml::file_exact(path))),
+        None => Ok(figment.merge(Toml::file_exact(LOCAL_FILE))),
+    }
+}
+
+/// Every error on a line of its own: what is wrong, with which key, in which layer.
+fn explain(figment: &Figment, errors: figment::Error) -> String {
+    errors.into_iter().map(|error| explain_one(figment, error)).collect::<Vec<_>>().join("; ")
+}
+
+fn explain_one(figment: &Figment, error: figment::Error) -> String {
+    let key = key_of(&error);
+    let layer = figment
+        .find_metadata(&key)
+        .or(error.metadata.as_ref())
+        .map_or_else(|| "the defaults".to_owned(), layer_name);
+    match key.is_empty() {
+        true => format!("{} (in {layer})", error.kind),
+        false => format!("{} for key `{key}` in {layer}", error.kind),
+    }
+}
+
+fn key_of(error: &figment::Error) -> String {
+    let mut path = error.path.clone();
+    if let Kind::UnknownField(name, _) = &error.kind {
+        path.push(name.clone());
+        path.dedup();
+    }
+    path.join(".")
+}
+
+fn layer_name(metadata: &figment::Metadata) -> String {
+    match (&metadata.source, metadata.name.as_ref()) {
+        (Some(figment::Source::File(path)), _) => path.display().to_string(),
+        (_, name) if name.contains("environment") => format!("the environment ({ENVIRONMENT_PREFIX}…)"),
+        (_, name) if name.contains("TOML") => "the defaults".to_owned(),
+        _ => "the flags".to_owned(),
+    }
+}

@@ -1,0 +1,134 @@
+//! How a runner batches, bounds and retries, with overrides for each service.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// What a run promises about its outputs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Delivery {
+    /// Outputs and dead letters are acknowledged before the offset is committed; repetition is harmless by
+    /// the records' identities.
+    #[default]
+    AtLeastOnce,
+}
+
+/// The bounds of one runner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunnerConfig {
+    /// Records in a batch, at most.
+    pub batch_records: usize,
+    /// Bytes in a batch, at most, unless one record alone is larger.
+    pub batch_bytes: usize,
+    /// How long a record waits for its batch to fill, at most.
+    pub batch_time_ms: u64,
+    /// Bytes of input records held at once: fetched, with the stage, or awaiting acknowledgement.
+    pub bytes_in_flight: usize,
+    /// Time between commits, at least.
+    pub commit_interval_ms: u64,
+    /// Delay before the first retry of a batch that failed as transient; it doubles from there.
+    pub retry_initial_ms: u64,
+    /// Delay between retries, at most.
+    pub retry_max_ms: u64,
+    /// How long revoked partitions may take to finish what is in flight before it is dropped.
+    pub revoke_drain_ms: u64,
+    /// How long a graceful stop may take to finish, flush and commit.
+    pub stop_timeout_ms: u64,
+    pub delivery: Delivery,
+}
+
+impl Default for RunnerConfig {
+    fn default() -> Self {
+        Self {
+            batch_records: 64,
+            batch_bytes: 32 << 20,
+            batch_time_ms: 10,
+            bytes_in_flight: 96 << 20,
+            commit_interval_ms: 200,
+            retry_initial_ms: 100,
+            retry_max_ms: 10_000,
+            revoke_drain_ms: 5_000,
+            stop_timeout_ms: 30_000,
+            delivery: Delivery::AtLeastOnce,
+        }
+    }
+}
+
+macro_rules! overrides {
+    ($($field:ident: $kind:ty),* $(,)?) => {
+        /// Any of [`RunnerConfig`]'s bounds; what is absent stays as it is.
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct RunnerOverrides {
+            $(#[serde(default, skip_serializing_if = "Option::is_none")] pub $field: Option<$kind>,)*
+        }
+
+        impl RunnerOverrides {
+            fn over(&self, base: RunnerConfig) -> RunnerConfig {
+                RunnerConfig { $($field: self.$field.unwrap_or(base.$field)),* }
+            }
+        }
+
+        /// `[runner]`: the bounds of every service, and in `[runner.services.<name>]` those of one.
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct RunnerSection {
+            $(#[serde(default, skip_serializing_if = "Option::is_none")] pub $field: Option<$kind>,)*
+            /// By service name, such as `generator`.
+            #[serde(default)]
+            pub services: BTreeMap<String, RunnerOverrides>,
+        }
+
+        impl RunnerSection {
+            fn shared(&self) -> RunnerOverrides {
+                RunnerOverrides { $($field: self.$field),* }
+            }
+        }
+    };
+}
+
+overrides! {
+    batch_records: usize,
+    batch_bytes: usize,
+    batch_time_ms: u64,
+    bytes_in_flight: usize,
+    commit_interval_ms: u64,
+    retry_initial_ms: u64,
+    retry_max_ms: u64,
+    revoke_drain_ms: u64,
+    stop_timeout_ms: u64,
+    delivery: Delivery,
+}
+
+impl RunnerSection {
+    /// The bounds of `service`: its own where given, then those of all, then the defaults.
+    pub fn for_service(&self, service: &str) -> RunnerConfig {
+        let shared = self.shared().over(RunnerConfig::default());
+        match self.services.get(service) {
+            Some(own) => own.over(shared),
+            None => shared,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_services_own_bound_wins_over_the_shared_one_and_that_over_the_default() {
+        let section = RunnerSection {
+            batch_records: Some(10),
+            batch_bytes: Some(1000),
+            services: [("generator".into(), RunnerOverrides { batch_records: Some(2), ..Default::default() })].into(),
+            ..Default::default()
+        };
+        let generator = section.for_service("generator");
+        assert_eq!((generator.batch_records, generator.batch_bytes), (2, 1000));
+        let indexer = section.for_service("indexer");
+        assert_eq!((indexer.batch_records, indexer.batch_time_ms), (10, RunnerConfig::default().batch_time_ms));
+    }
+}

@@ -1,0 +1,135 @@
+//! The sections of the configuration file, as plain values.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{KafkaConfig, RunnerSection, Secret};
+
+/// Everything a process is configured by. The defaults are in `default.toml`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub kafka: KafkaConfig,
+    pub registry: Registry,
+    pub index: Index,
+    pub models: Models,
+    pub generator: Generator,
+    pub images: Images,
+    pub predictor: Predictor,
+    pub runner: RunnerSection,
+    pub embedded: Embedded,
+    pub http: Http,
+    pub log: Log,
+}
+
+/// `[registry]`: a Confluent-compatible schema registry, where there is one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Registry {
+    /// Its address; without it records are framed by their own fingerprint.
+    #[serde(default)]
+    pub url: Option<String>,
+}
+
+/// `[index]`: Qdrant's gRPC endpoint.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Index {
+    pub url: String,
+    #[serde(default)]
+    pub api_key: Option<Secret>,
+}
+
+/// `[models]`: folders in the layouts of the field.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Models {
+    /// sentence-transformers' all-MiniLM-L6-v2.
+    #[serde(default)]
+    pub minilm: Option<PathBuf>,
+    /// transformers' CLIP.
+    #[serde(default)]
+    pub clip: Option<PathBuf>,
+    /// diffusers' Stable Diffusion 2.
+    #[serde(default)]
+    pub sd2: Option<PathBuf>,
+    /// `auto`, `onnx` or `candle`.
+    pub engine: String,
+}
+
+/// `[generator]`: how pictures are drawn.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Generator {
+    pub steps: usize,
+    pub guidance_scale: f64,
+    /// Pictures in one pass of the network.
+    pub batch: usize,
+}
+
+/// `[images]`: what is refused before it is decoded.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Images {
+    pub max_bytes: usize,
+    pub max_pixels: u64,
+}
+
+/// `[predictor]`: how neighbours are found.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Predictor {
+    /// Neighbours that vote.
+    pub k: usize,
+    /// Which space is searched: `clip` or `minilm`.
+    pub retrieval: String,
+    /// Neighbours written into a prediction.
+    pub neighbours: usize,
+}
+
+/// `[embedded]`: the broker and index of `unprompt up`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Embedded {
+    /// 0 takes any free port.
+    pub broker_port: u16,
+    /// 0 takes any free port.
+    pub index_port: u16,
+    pub data_dir: PathBuf,
+}
+
+/// `[http]`: /livez, /readyz and /metrics, on 127.0.0.1 unless `host` says otherwise.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    pub host: std::net::IpAddr,
+    /// 0 takes any free port.
+    pub port: u16,
+}
+
+impl Http {
+    /// Where to listen.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.host, self.port)
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// `[log]`: to stderr.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    pub format: LogFormat,
+    /// tracing's filter, such as `info,unprompt_stream=debug`.
+    pub filter: String,
+}

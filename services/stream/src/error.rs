@@ -1,0 +1,90 @@
+//! What can go wrong around a stage, each variant saying what to do next.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use rdkafka::error::KafkaError;
+
+/// Errors of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    #[error("no Kafka client could be made: {0}; check [kafka] properties in the configuration")]
+    Client(#[source] KafkaError),
+
+    #[error("Kafka at {brokers} does not answer: {source}; check [kafka] brokers, and that it is up")]
+    Unreachable {
+        brokers: String,
+        #[source]
+        source: KafkaError,
+    },
+
+    #[error("topic {topic} could not be created: {reason}; create it by hand or grant CREATE on the cluster")]
+    TopicNotCreated { topic: String, reason: String },
+
+    #[error("topic {topic} is missing on {brokers}; run a service once with the right to create topics, or create it")]
+    TopicMissing { topic: String, brokers: String },
+
+    #[error("the stage could not be started: {0}")]
+    StageLoad(String),
+
+    #[error("stage {stage} stopped: {reason}; nothing of its last batch was committed")]
+    StageFatal { stage: String, reason: String },
+
+    #[error("the consumer of group {group} cannot go on: {source}; nothing uncommitted is lost, start it again")]
+    Consumer {
+        group: String,
+        #[source]
+        source: KafkaError,
+    },
+
+    #[error("a record could not be written to {topic}: {source}")]
+    Delivery {
+        topic: String,
+        #[source]
+        source: KafkaError,
+    },
+
+    #[error(
+        "a record of {size_bytes} bytes exceeds the limit of {topic}, {limit_bytes} bytes; raise max.message.bytes of the topic or send a smaller record"
+    )]
+    TooLarge { topic: String, size_bytes: usize, limit_bytes: usize },
+
+    #[error("reading {topic} failed: {source}")]
+    Read {
+        topic: String,
+        #[source]
+        source: KafkaError,
+    },
+
+    #[error("no answer within {waited_ms} ms while {doing}; check that the broker is up and not overloaded")]
+    Timeout { doing: &'static str, waited_ms: u64 },
+
+    #[error("stopped while {0}")]
+    Stopped(&'static str),
+
+    #[error("{address} cannot be listened on: {source}; choose another port, or 0 for any")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+
+    #[error("data directory {} is in use by {holder}; stop that process or choose another --data-dir", path.display())]
+    DataDirInUse { path: PathBuf, holder: String },
+
+    #[error("data directory {}: {source}", path.display())]
+    DataDir {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+
+    #[error("the embedded broker: {0}")]
+    EmbeddedBroker(String),
+
+    #[error("configuration: {0}")]
+    Config(String),
+
+    #[error("telemetry: {0}")]
+    Telemetry(String),
+}
