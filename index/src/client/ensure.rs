@@ -1,0 +1,219 @@
+//! Laying the collection out, refusing one that does not fit, and saying how it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use qdrant_client::qdrant::{
+    CollectionInfo, CollectionStatus, CreateAlias, CreateFieldIndexCollection, FieldType, Value, VectorParamsMap,
+    vectors_config,
+};
+use tonic::Code;
+
+use super::PromptIndex;
+use crate::layout::{ENCODER, MINILM};
+use crate::{IndexError, Layout, Space, payload};
+
+/// What [`PromptIndex::ensure`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ensured {
+    /// The collection's own name, behind the alias.
+    pub collection: String,
+    /// Whether it was made just now.
+    pub created: bool,
+}
+
+/// How far the collection is with indexing what was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IndexState {
+    /// Everything that is to be indexed is.
+    Ready,
+    /// The graph is being built, or waits to be.
+    Optimising,
+    /// The server reports an error of the collection.
+    Failed,
+}
+
+/// How the collection is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IndexInfo {
+    /// The collection's own name.
+    pub collection: String,
+    pub encoder: Option<String>,
+    pub minilm: Option<String>,
+    /// About how many prompts it holds.
+    pub points: u64,
+    /// About how many vectors are in a graph; the rest are searched one by one.
+    pub indexed_vectors: u64,
+    pub segments: u64,
+    pub state: IndexState,
+}
+
+impl PromptIndex {
+    /// Makes sure that the alias serves a collection of this layout, and makes one where there is none.
+    ///
+    /// # Errors
+    /// [`IndexError::OtherEncoder`] or [`IndexError::OtherShape`] where what is there was made for something else.
+    pub async fn ensure(&self, layout: &Layout) -> Result<Ensured, IndexError> {
+        let collection = layout.collection(&self.options.alias);
+        match self.behind_alias().await? {
+            Some(found) if found != collection => {
+                let alias = self.options.alias.clone();
+                return Err(IndexError::OtherEncoder { alias, found, wanted: collection });
+            }
+            Some(_) => {
+                let info = self.collection_info(&collection).await?;
+                check_shape(&collection, layout, &info)?;
+                self.index_payload(&collection).await?;
+                self.remember(layout);
+                return Ok(Ensured { collection, created: false });
+            }
+            None => {}
+        }
+        let created = self.ensure_collection(&collection, layout).await?;
+        self.switch_alias(&collection).await?;
+        self.remember(layout);
+        Ok(Ensured { collection, created })
+    }
+
+    /// A client of this layout's own collection, made if need be, without touching the alias: to fill a new encoder's
+    /// collection while the old one serves. [`PromptIndex::switch_to`] then puts it behind the alias.
+    pub async fn beside(&self, layout: &Layout) -> Result<Self, IndexError> {
+        let collection = layout.collection(&self.options.alias);
+        self.ensure_collection(&collection, layout).await?;
+        let beside = Self { target: collection.into(), layout: Arc::default(), ..self.clone() };
+        beside.remember(layout);
+        Ok(beside)
+    }
+
+    /// Puts this layout's collection behind the alias.
+    pub async fn switch_to(&self, layout: &Layout) -> Result<(), IndexError> {
+        let collection = layout.collection(&self.options.alias);
+        check_shape(&collection, layout, &self.collection_info(&collection).await?)?;
+        self.switch_alias(&collection).await
+    }
+
+    /// How the collection is.
+    pub async fn info(&self) -> Result<IndexInfo, IndexError> {
+        let collection = match self.behind_alias().await? {
+            Some(found) if *self.target == self.options.alias => found,
+            _ => self.target.to_string(),
+        };
+        let info = self.collection_info(&collection).await?;
+        let state = match info.status() {
+            CollectionStatus::Green => IndexState::Ready,
+            CollectionStatus::Red => IndexState::Failed,
+            _ => IndexState::Optimising,
+        };
+        Ok(IndexInfo {
+            encoder: metadata(&info, ENCODER),
+            minilm: metadata(&info, MINILM),
+            points: info.points_count.unwrap_or_default(),
+            indexed_vectors: info.indexed_vectors_count.unwrap_or_default(),
+            segments: info.segments_count,
+            state,
+            collection,
+        })
+    }
+
+    /// Waits until everything written is indexed, `patience` at the longest, and says how the collection is then.
+    pub async fn optimize_wait(&self, patience: Duration) -> Result<IndexInfo, IndexError> {
+        let end = tokio::time::Instant::now() + patience;
+        loop {
+            let info = self.info().await?;
+            if info.state != IndexState::Optimising || tokio::time::Instant::now() >= end {
+                return Ok(info);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    fn remember(&self, layout: &Layout) {
+        // A second `ensure` of the same client has passed the same checks against the same alias.
+        let _ = self.layout.set(layout.clone());
+    }
+
+    async fn behind_alias(&self) -> Result<Option<String>, IndexError> {
+        let answer = self.client.list_aliases().await.map_err(|e| self.error("list aliases", e))?;
+        let ours = answer.aliases.into_iter().find(|alias| alias.alias_name == self.options.alias);
+        Ok(ours.map(|alias| alias.collection_name))
+    }
+
+    async fn ensure_collection(&self, collection: &str, layout: &Layout) -> Result<bool, IndexError> {
+        let created = match self.client.create_collection(layout.create(collection)).await {
+            Ok(_) => true,
+            Err(error) => match IndexError::from_client("create the collection", error) {
+                // Qdrant says either, by its version; another indexer may have been quicker.
+                IndexError::Server { code: Code::AlreadyExists, .. } => false,
+                IndexError::Server { code: Code::InvalidArgument, message, .. } if message.contains("exist") => false,
+                other => return Err(other),
+            },
+        };
+        check_shape(collection, layout, &self.collection_info(collection).await?)?;
+        self.index_payload(collection).await?;
+        Ok(created)
+    }
+
+    /// Repeating this is harmless.
+    async fn index_payload(&self, collection: &str) -> Result<(), IndexError> {
+        for (field, kind) in [(payload::SOURCES, FieldType::Keyword), (payload::CREATED_AT, FieldType::Integer)] {
+            let request = CreateFieldIndexCollection {
+                collection_name: collection.to_owned(),
+                wait: Some(true),
+                field_name: field.to_owned(),
+                field_type: Some(kind.into()),
+                ..Default::default()
+            };
+            self.client.create_field_index(request).await.map_err(|e| self.error("index the payload", e))?;
+        }
+        Ok(())
+    }
+
+    /// Qdrant replaces an alias of that name in one step.
+    async fn switch_alias(&self, collection: &str) -> Result<(), IndexError> {
+        let alias_name = self.options.alias.clone();
+        let request = CreateAlias { collection_name: collection.to_owned(), alias_name };
+        self.client.create_alias(request).await.map_err(|e| self.error("switch the alias", e))?;
+        Ok(())
+    }
+
+    async fn collection_info(&self, collection: &str) -> Result<CollectionInfo, IndexError> {
+        let answer =
+            self.client.collection_info(collection).await.map_err(|e| self.error("describe the collection", e))?;
+        answer.result.ok_or_else(|| IndexError::NoCollection { alias: collection.to_owned() })
+    }
+}
+
+fn check_shape(collection: &str, layout: &Layout, info: &CollectionInfo) -> Result<(), IndexError> {
+    let refuse = |detail: String| Err(IndexError::OtherShape { collection: collection.to_owned(), detail });
+    let sizes = vector_sizes(info);
+    for space in [Space::Clip, Space::MiniLm] {
+        let (name, wanted) = (space.name(), layout.dim(space) as u64);
+        match sizes.as_ref().and_then(|sizes| sizes.map.get(name)).map(|params| params.size) {
+            Some(found) if found == wanted => {}
+            Some(found) => return refuse(format!("its vector {name:?} has {found} values where {wanted} are needed")),
+            None => return refuse(format!("it has no vector {name:?}")),
+        }
+    }
+    for (key, wanted) in [(ENCODER, &layout.encoder), (MINILM, &layout.minilm)] {
+        match metadata(info, key) {
+            Some(found) if found != *wanted => {
+                return refuse(format!("it was made for the model {found}, this configuration has {wanted}"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn vector_sizes(info: &CollectionInfo) -> Option<VectorParamsMap> {
+    let params = info.config.as_ref()?.params.as_ref()?;
+    match params.vectors_config.as_ref()?.config.as_ref()? {
+        vectors_config::Config::ParamsMap(map) => Some(map.clone()),
+        vectors_config::Config::Params(_) => None,
+    }
+}
+
+fn metadata(info: &CollectionInfo, key: &str) -> Option<String> {
+    let value: &Value = info.config.as_ref()?.metadata.get(key)?;
+    value.as_str().cloned()
+}

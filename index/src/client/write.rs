@@ -1,0 +1,88 @@
+//! Writing to the collection: merge with what is known, write in chunks, take only a completed write for an answer.
+
+use std::collections::HashMap;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use qdrant_client::qdrant::{
+    DeletePoints, GetPoints, PointsIdsList, PointsOperationResponse, PointsSelector, UpdateStatus, UpsertPoints,
+    WithPayloadSelector, points_selector::PointsSelectorOneOf,
+};
+use uuid::Uuid;
+
+use super::PromptIndex;
+use crate::point::{Known, merge_repeats};
+use crate::{IndexError, PromptPoint, payload};
+
+impl PromptIndex {
+    /// Writes prompts, merged with what the index knows of them: sources are united and the earliest created_at stays.
+    /// When this returns, all of them are durable on the server. On an error some may be written; writing all of them
+    /// again is harmless.
+    ///
+    /// # Errors
+    /// [`IndexError::InvalidPoint`] before anything is written; transient ones as [`IndexError::is_transient`] says.
+    pub async fn upsert(&self, points: Vec<PromptPoint>) -> Result<(), IndexError> {
+        points.iter().try_for_each(|point| point.check(self.layout.get()))?;
+        let mut points = merge_repeats(points).into_iter();
+        let size = self.options.chunk_points.max(1);
+        let chunks = std::iter::from_fn(|| {
+            let chunk: Vec<_> = points.by_ref().take(size).collect();
+            (!chunk.is_empty()).then_some(chunk)
+        });
+        stream::iter(chunks.map(|chunk| self.upsert_chunk(chunk)))
+            .buffer_unordered(self.options.parallel_chunks.max(1))
+            .try_collect::<()>()
+            .await
+    }
+
+    /// Removes prompts; those that are not there are no error.
+    pub async fn delete(&self, ids: &[Uuid]) -> Result<(), IndexError> {
+        for chunk in ids.chunks(self.options.chunk_points.max(1)) {
+            let ids = chunk.iter().copied().map(payload::point_id).collect();
+            let points = PointsSelectorOneOf::Points(PointsIdsList { ids });
+            let request = DeletePoints {
+                collection_name: self.target.to_string(),
+                wait: Some(true),
+                points: Some(PointsSelector { points_selector_one_of: Some(points) }),
+                ..Default::default()
+            };
+            completed(self.client.delete_points(request).await.map_err(|e| self.error("delete points", e))?)?;
+        }
+        Ok(())
+    }
+
+    async fn upsert_chunk(&self, mut points: Vec<PromptPoint>) -> Result<(), IndexError> {
+        let mut known = self.known(&points).await?;
+        for point in &mut points {
+            if let Some(known) = known.remove(&point.prompt_id) {
+                point.absorb(known);
+            }
+        }
+        let request = UpsertPoints {
+            collection_name: self.target.to_string(),
+            wait: Some(true),
+            points: points.into_iter().map(payload::to_point).collect(),
+            ..Default::default()
+        };
+        completed(self.client.upsert_points(request).await.map_err(|e| self.error("upsert points", e))?)
+    }
+
+    async fn known(&self, points: &[PromptPoint]) -> Result<HashMap<Uuid, Known>, IndexError> {
+        let fields = [payload::SOURCES, payload::CREATED_AT, payload::ATTRIBUTES].map(String::from);
+        let request = GetPoints {
+            collection_name: self.target.to_string(),
+            ids: points.iter().map(|point| payload::point_id(point.prompt_id)).collect(),
+            with_payload: Some(WithPayloadSelector::from(fields.to_vec())),
+            with_vectors: Some(false.into()),
+            ..Default::default()
+        };
+        let answer = self.client.get_points(request).await.map_err(|e| self.error("get points", e))?;
+        answer.result.into_iter().map(payload::to_known).collect()
+    }
+}
+
+fn completed(response: PointsOperationResponse) -> Result<(), IndexError> {
+    match response.result.map(|result| result.status()) {
+        Some(UpdateStatus::Completed) => Ok(()),
+        status => Err(IndexError::NotAcknowledged { status: format!("{status:?}") }),
+    }
+}

@@ -1,0 +1,1 @@
+//! Qdrant's gRPC over qdrant-edge in this process.

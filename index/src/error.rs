@@ -1,0 +1,103 @@
+//! What can go wrong with the prompt index, and whether trying again can help.
+
+use std::path::PathBuf;
+
+use qdrant_client::QdrantError;
+use tonic::Code;
+use uuid::Uuid;
+
+/// Every failure of this crate. [`IndexError::is_transient`] tells a stage whether to try the batch again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IndexError {
+    /// The address is not one.
+    #[error("{url:?} is not an address of Qdrant's gRPC port; give one such as http://127.0.0.1:6334")]
+    InvalidUrl { url: String },
+    /// Nothing answered there.
+    #[error("no Qdrant answers at {url} ({reason}); start it, or give its gRPC address (port 6334) with --qdrant")]
+    Unreachable { url: String, reason: String },
+    /// The server refused or failed a request.
+    #[error("qdrant could not {operation}: {code:?}: {message}")]
+    Server { operation: &'static str, code: Code, message: String },
+    /// The request could not be made or its answer not be read.
+    #[error("qdrant's client could not {operation}: {reason}")]
+    Client { operation: &'static str, reason: String },
+    /// A write was taken but not confirmed: it may or may not be there. Writing it again is harmless.
+    #[error("qdrant took the write but did not confirm it (status {status}); write it again")]
+    NotAcknowledged { status: String },
+    /// There is no collection behind the alias.
+    #[error("there is no collection behind the alias {alias:?}; start the indexer first, it creates the collection")]
+    NoCollection { alias: String },
+    /// The alias serves another encoder's collection.
+    #[error(
+        "the alias {alias:?} serves the collection {found:?}, not {wanted:?}: its vectors come from another image \
+         encoder. Configure that encoder again, or fill {wanted:?} with PromptIndex::beside and switch the alias to it"
+    )]
+    OtherEncoder { alias: String, found: String, wanted: String },
+    /// The collection of that name was made for other vectors.
+    #[error("the collection {collection:?} does not fit: {detail}. Delete the collection and index the prompts again")]
+    OtherShape { collection: String, detail: String },
+    /// A point that cannot be written.
+    #[error("the prompt {prompt_id} cannot be indexed: {reason}")]
+    InvalidPoint { prompt_id: Uuid, reason: String },
+    /// A query that cannot be answered.
+    #[error("the query cannot be answered: {reason}")]
+    InvalidQuery { reason: String },
+    /// A point of the collection that this version cannot read.
+    #[error("the point {id} of the collection is not a prompt: {reason}. Delete it, or use a collection of its own for it")]
+    ForeignPoint { id: String, reason: String },
+    /// The embedded index could not open its folder.
+    #[error("the index's folder {} cannot be used: {reason}", path.display())]
+    Folder { path: PathBuf, reason: String },
+    /// The embedded endpoint could not listen.
+    #[error("cannot listen on 127.0.0.1:{port}: {reason}; choose another port, or 0 for any")]
+    Listen { port: u16, reason: String },
+}
+
+impl IndexError {
+    /// Whether the same request may succeed later without anybody changing anything.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::NotAcknowledged { .. } => true,
+            Self::Server { code, .. } => matches!(
+                code,
+                Code::Unavailable
+                    | Code::DeadlineExceeded
+                    | Code::Cancelled
+                    | Code::Aborted
+                    | Code::ResourceExhausted
+                    | Code::Unknown
+                    | Code::Internal
+            ),
+            _ => false,
+        }
+    }
+
+    /// The name under which events and metrics count this error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidUrl { .. } => "invalid-url",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Server { .. } => "server",
+            Self::Client { .. } => "client",
+            Self::NotAcknowledged { .. } => "not-acknowledged",
+            Self::NoCollection { .. } => "no-collection",
+            Self::OtherEncoder { .. } => "other-encoder",
+            Self::OtherShape { .. } => "other-shape",
+            Self::InvalidPoint { .. } => "invalid-point",
+            Self::InvalidQuery { .. } => "invalid-query",
+            Self::ForeignPoint { .. } => "foreign-point",
+            Self::Folder { .. } => "folder",
+            Self::Listen { .. } => "listen",
+        }
+    }
+
+    pub(crate) fn from_client(operation: &'static str, error: QdrantError) -> Self {
+        match error {
+            QdrantError::ResponseError { status } | QdrantError::ResourceExhaustedError { status, .. } => {
+                Self::Server { operation, code: status.code(), message: status.message().to_owned() }
+            }
+            other => Self::Client { operation, reason: other.to_string() },
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Between our types and the client's: ids, payloads and vectors.
+
+use std::collections::{BTreeMap, HashMap};
+
+use qdrant_client::Payload;
+use qdrant_client::qdrant::point_id::PointIdOptions;
+use qdrant_client::qdrant::value::Kind;
+use qdrant_client::qdrant::vector_output::Vector as OutputVector;
+use qdrant_client::qdrant::vectors_output::VectorsOptions;
+use qdrant_client::qdrant::{
+    NamedVectors, PointId, PointStruct, RetrievedPoint, ScoredPoint, Struct, Value, VectorsOutput,
+    VectorsSelector, WithVectorsSelector, with_vectors_selector::SelectorOptions,
+};
+use uuid::Uuid;
+
+use crate::point::Known;
+use crate::{Hit, IndexError, PromptPoint, Space};
+
+pub(crate) const TEXT: &str = "text";
+pub(crate) const SOURCES: &str = "sources";
+pub(crate) const CREATED_AT: &str = "created_at";
+pub(crate) const ATTRIBUTES: &str = "attributes";
+
+type Fields = HashMap<String, Value>;
+
+/// The path of an attribute in the payload; quoted, for a name may hold dots and brackets.
+pub(crate) fn attribute_path(key: &str) -> String {
+    format!("{ATTRIBUTES}.\"{key}\"")
+}
+
+pub(crate) fn point_id(id: Uuid) -> PointId {
+    PointId::from(id.hyphenated().to_string())
+}
+
+pub(crate) fn vectors_selector(spaces: &[Space]) -> WithVectorsSelector {
+    let options = if spaces.is_empty() {
+        SelectorOptions::Enable(false)
+    } else {
+        SelectorOptions::Include(VectorsSelector { names: spaces.iter().map(|s| s.name().to_owned()).collect() })
+    };
+    WithVectorsSelector { selector_options: Some(options) }
+}
+
+pub(crate) fn to_point(point: PromptPoint) -> PointStruct {
+    let mut payload = Payload::new();
+    payload.insert(TEXT, point.text);
+    payload.insert(SOURCES, point.sources);
+    payload.insert(CREATED_AT, point.created_at_ms);
+    payload.insert(ATTRIBUTES, attributes_value(point.attributes));
+    let vectors = NamedVectors::default()
+        .add_vector(Space::Clip.name(), point.clip)
+        .add_vector(Space::MiniLm.name(), point.minilm);
+    PointStruct::new(point_id(point.prompt_id), vectors, payload)
+}
+
+fn attributes_value(attributes: BTreeMap<String, String>) -> Value {
+    let fields = attributes.into_iter().map(|(key, value)| (key, Value::from(value))).collect();
+    Value { kind: Some(Kind::StructValue(Struct { fields })) }
+}
+
+pub(crate) fn to_prompt(point: RetrievedPoint) -> Result<PromptPoint, IndexError> {
+    let prompt_id = prompt_id(point.id)?;
+    let mut vectors = named_vectors(point.vectors);
+    let known = known_from(&point.payload);
+    Ok(PromptPoint {
+        prompt_id,
+        text: text_of(prompt_id, &point.payload)?,
+        sources: known.sources,
+        created_at_ms: known.created_at_ms,
+        attributes: known.attributes,
+        minilm: vectors.remove(Space::MiniLm.name()).unwrap_or_default(),
+        clip: vectors.remove(Space::Clip.name()).unwrap_or_default(),
+    })
+}
+
+pub(crate) fn to_known(point: RetrievedPoint) -> Result<(Uuid, Known), IndexError> {
+    Ok((prompt_id(point.id)?, known_from(&point.payload)))
+}
+
+pub(crate) fn to_hit(point: ScoredPoint) -> Result<Hit, IndexError> {
+    let prompt_id = prompt_id(point.id)?;
+    let mut vectors = named_vectors(point.vectors);
+    let known = known_from(&point.payload);
+    Ok(Hit {
+        prompt_id,
+        text: text_of(prompt_id, &point.payload)?,
+        sources: known.sources,
+        created_at_ms: known.created_at_ms,
+        attributes: known.attributes,
+        similarity: point.score,
+        minilm: vectors.remove(Space::MiniLm.name()),
+        clip: vectors.remove(Space::Clip.name()),
+    })
+}
+
+pub(crate) fn prompt_id(id: Option<PointId>) -> Result<Uuid, IndexError> {
+    let foreign = |id: String| IndexError::ForeignPoint { id, reason: "its id is not a UUID".into() };
+    match id.and_then(|id| id.point_id_options) {
+        Some(PointIdOptions::Uuid(text)) => Uuid::parse_str(&text).map_err(|_| foreign(text)),
+        Some(PointIdOptions::Num(number)) => Err(foreign(number.to_string())),
+        None => Err(foreign("(none)".into())),
+    }
+}
+
+fn text_of(prompt_id: Uuid, fields: &Fields) -> Result<String, IndexError> {
+    let text = fields.get(TEXT).and_then(|value| value.as_str()).cloned();
+    text.ok_or_else(|| IndexError::ForeignPoint {
+        id: prompt_id.to_string(),
+        reason: format!("its payload has no {TEXT}"),
+    })
+}
+
+fn known_from(fields: &Fields) -> Known {
+    Known {
+        sources: strings(fields.get(SOURCES)),
+        created_at_ms: fields.get(CREATED_AT).and_then(Value::as_integer).unwrap_or_default(),
+        attributes: attributes(fields.get(ATTRIBUTES)),
+    }
+}
+
+fn strings(value: Option<&Value>) -> Vec<String> {
+    let list = value.and_then(|value| value.as_list()).unwrap_or_default();
+    list.iter().filter_map(|item| item.as_str().cloned()).collect()
+}
+
+fn attributes(value: Option<&Value>) -> BTreeMap<String, String> {
+    let Some(Kind::StructValue(object)) = value.and_then(|value| value.kind.as_ref()) else {
+        return BTreeMap::new();
+    };
+    let text = |(key, value): (&String, &Value)| value.as_str().map(|value| (key.clone(), value.clone()));
+    object.fields.iter().filter_map(text).collect()
+}
+
+fn named_vectors(vectors: Option<VectorsOutput>) -> HashMap<String, Vec<f32>> {
+    let Some(VectorsOptions::Vectors(named)) = vectors.and_then(|vectors| vectors.vectors_options) else {
+        return HashMap::new();
+    };
+    let dense = |(name, vector): (String, qdrant_client::qdrant::VectorOutput)| match vector.into_vector() {
+        OutputVector::Dense(dense) => Some((name, dense.data)),
+        _ => None,
+    };
+    named.vectors.into_iter().filter_map(dense).collect()
+}

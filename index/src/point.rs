@@ -1,0 +1,156 @@
+//! A prompt as the index keeps it, and as a search answers it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::collections::hash_map::Entry;
+
+use uuid::Uuid;
+
+use crate::{IndexError, Layout, Space};
+
+/// One prompt of the collection. Vectors are unit norm.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PromptPoint {
+    pub prompt_id: Uuid,
+    pub text: String,
+    /// Where the prompt was seen, sorted, without repetition.
+    pub sources: Vec<String>,
+    /// The earliest time the prompt was seen, in milliseconds since 1970.
+    pub created_at_ms: i64,
+    pub attributes: BTreeMap<String, String>,
+    /// \[384\]; empty where a read did not ask for vectors.
+    pub minilm: Vec<f32>,
+    /// \[the encoder's dimension\]; empty where a read did not ask for vectors.
+    pub clip: Vec<f32>,
+}
+
+impl PromptPoint {
+    /// The vector of `space`.
+    pub fn vector(&self, space: Space) -> &[f32] {
+        match space {
+            Space::Clip => &self.clip,
+            Space::MiniLm => &self.minilm,
+        }
+    }
+
+    /// Takes in what is known of the same prompt from before: sources are united, the earliest time wins, attributes
+    /// are added where `self` has none of that name.
+    pub(crate) fn absorb(&mut self, known: Known) {
+        self.sources.extend(known.sources);
+        self.sources.sort_unstable();
+        self.sources.dedup();
+        self.created_at_ms = self.created_at_ms.min(known.created_at_ms);
+        for (key, value) in known.attributes {
+            self.attributes.entry(key).or_insert(value);
+        }
+    }
+
+    pub(crate) fn check(&self, layout: Option<&Layout>) -> Result<(), IndexError> {
+        let refuse = |reason: String| IndexError::InvalidPoint { prompt_id: self.prompt_id, reason };
+        for space in [Space::Clip, Space::MiniLm] {
+            let vector = self.vector(space);
+            if vector.is_empty() {
+                return Err(refuse(format!("it has no {} vector", space.name())));
+            }
+            if let Some(dim) = layout.map(|l| l.dim(space)).filter(|dim| *dim != vector.len()) {
+                let got = vector.len();
+                return Err(refuse(format!("its {} vector has {got} values, not {dim}", space.name())));
+            }
+            if !vector.iter().all(|v| v.is_finite()) {
+                return Err(refuse(format!("its {} vector holds a value that is not finite", space.name())));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What an earlier write knew of a prompt.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Known {
+    pub sources: Vec<String>,
+    pub created_at_ms: i64,
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// Points with one entry for each id, in the order of first appearance; a later one's text and vectors win.
+pub(crate) fn merge_repeats(points: Vec<PromptPoint>) -> Vec<PromptPoint> {
+    let mut places: HashMap<Uuid, usize> = HashMap::with_capacity(points.len());
+    let mut merged: Vec<PromptPoint> = Vec::with_capacity(points.len());
+    for mut point in points {
+        point.sources.sort_unstable();
+        point.sources.dedup();
+        match places.entry(point.prompt_id) {
+            Entry::Vacant(place) => {
+                place.insert(merged.len());
+                merged.push(point);
+            }
+            Entry::Occupied(place) => {
+                let earlier = std::mem::replace(&mut merged[*place.get()], point);
+                merged[*place.get()].absorb(earlier.into());
+            }
+        }
+    }
+    merged
+}
+
+impl From<PromptPoint> for Known {
+    fn from(point: PromptPoint) -> Self {
+        Self { sources: point.sources, created_at_ms: point.created_at_ms, attributes: point.attributes }
+    }
+}
+
+/// A prompt found by a search.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hit {
+    pub prompt_id: Uuid,
+    pub text: String,
+    pub sources: Vec<String>,
+    pub created_at_ms: i64,
+    pub attributes: BTreeMap<String, String>,
+    /// Cosine similarity with the query, -1 to 1.
+    pub similarity: f32,
+    /// \[384\], where the query asked for it.
+    pub minilm: Option<Vec<f32>>,
+    /// \[the encoder's dimension\], where the query asked for it.
+    pub clip: Option<Vec<f32>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn point(id: u128, source: &str, created_at_ms: i64) -> PromptPoint {
+        PromptPoint {
+            prompt_id: Uuid::from_u128(id),
+            text: format!("from {source}"),
+            sources: vec![source.into()],
+            created_at_ms,
+            attributes: BTreeMap::from([(source.to_owned(), "1".to_owned())]),
+            minilm: vec![1.0; 384],
+            clip: vec![1.0; 8],
+        }
+    }
+
+    #[test]
+    fn repeats_unite_sources_and_keep_the_earliest_time_and_the_latest_text() {
+        let merged = merge_repeats(vec![point(1, "b", 5), point(2, "c", 9), point(1, "a", 7)]);
+        assert_eq!(merged.len(), 2);
+        assert_eq!(merged[0].sources, ["a", "b"]);
+        assert_eq!(merged[0].created_at_ms, 5);
+        assert_eq!(merged[0].text, "from a");
+        assert_eq!(merged[0].attributes.len(), 2);
+    }
+
+    #[test]
+    fn a_vector_that_is_not_finite_is_refused() {
+        let mut bad = point(1, "a", 0);
+        bad.clip[3] = f32::NAN;
+        assert!(matches!(bad.check(None), Err(IndexError::InvalidPoint { .. })));
+    }
+
+    #[test]
+    fn a_vector_of_another_length_is_refused() {
+        let layout = Layout::new("e@1", 9, "m@1");
+        let error = point(1, "a", 0).check(Some(&layout)).unwrap_err().to_string();
+        assert!(error.contains("clip vector has 8 values, not 9"), "{error}");
+    }
+}
