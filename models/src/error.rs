@@ -1,0 +1,42 @@
+//! The one error type of the crate. Each variant says what to do next.
+
+use std::path::PathBuf;
+
+/// What can go wrong in loading or running a model.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    #[error("{} is missing: {hint}", path.display())]
+    Missing { path: PathBuf, hint: String },
+    #[error("{} cannot be used: {reason}; replace the file with the one its model was published with", path.display())]
+    Broken { path: PathBuf, reason: String },
+    #[error("{} asks for {what}, which is not supported: choose a model without it", path.display())]
+    Unsupported { path: PathBuf, what: String },
+    #[error("ONNX Runtime cannot be used: {0}; run models/tools/fetch_minilm.sh or choose the candle engine")]
+    OnnxRuntime(String),
+    #[error("the text cannot be tokenized: {0}; check that the tokenizer belongs to the model")]
+    Tokenizer(String),
+    #[error("the network failed: {0}; this is a defect of the model folder or of the code, not of the input")]
+    Network(#[from] candle_core::Error),
+    #[error("{what} has {got} dimensions where {expected} are expected: use files of the same model revision")]
+    Dimensions { what: &'static str, expected: usize, got: usize },
+    #[error("{0}: give more samples")]
+    TooFewSamples(String),
+    #[error("the regression has no solution at strength {0}: choose a larger strength")]
+    Singular(f64),
+    #[error("the head cannot be read: {0}; train it again")]
+    Head(String),
+    #[error("the calibration cannot be read: {0}; train the head again")]
+    Calibration(String),
+    #[error("the request cannot be met: {0}")]
+    Parameters(String),
+}
+
+impl ModelError {
+    pub(crate) fn broken(path: impl Into<PathBuf>, reason: impl ToString) -> Self {
+        Self::Broken { path: path.into(), reason: reason.to_string() }
+    }
+
+    pub(crate) fn unsupported(path: impl Into<PathBuf>, what: impl Into<String>) -> Self {
+        Self::Unsupported { path: path.into(), what: what.into() }
+    }
+}

@@ -1,0 +1,185 @@
+//! Model folders: finding a file, reading its configuration or weights, and naming the folder's revision.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+
+use crate::ModelError;
+
+/// Which model made a vector or a picture: the folder's name, and the first 12 hexadecimal digits of the SHA-256
+/// over its configuration, tokenizer and weight files (relative path, length and content of each, sorted by path).
+/// Equal revisions therefore mean equal files, wherever they lie.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Revision {
+    pub name: String,
+    pub revision: String,
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.name, self.revision)
+    }
+}
+
+/// The endings that count towards a revision; documentation, pictures and other weight formats do not.
+const COUNTED: [&str; 3] = ["safetensors", "json", "txt"];
+
+impl Revision {
+    /// The revision of a model folder, read anew from its files.
+    pub fn of_folder(folder: &Path) -> Result<Self, ModelError> {
+        let mut files = Vec::new();
+        collect(folder, &mut files)?;
+        files.sort();
+        let mut hasher = Sha256::new();
+        for file in &files {
+            hash_file(folder, file, &mut hasher)?;
+        }
+        let digest = hasher.finalize();
+        let revision = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { name: folder_name(folder), revision })
+    }
+}
+
+fn folder_name(folder: &Path) -> String {
+    let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
+    whole.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), ModelError> {
+    let entries = std::fs::read_dir(folder).map_err(|error| missing_or_broken(folder, &error))?;
+    for entry in entries {
+        let path = entry.map_err(|error| ModelError::broken(folder, error))?.path();
+        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        if path.is_dir() && !hidden {
+            collect(&path, files)?;
+        } else if !hidden && counts(&path) {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn counts(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| COUNTED.iter().any(|known| ending == *known))
+}
+
+fn hash_file(folder: &Path, file: &Path, hasher: &mut Sha256) -> Result<(), ModelError> {
+    let relative = file.strip_prefix(folder).unwrap_or(file).to_string_lossy().replace('\\', "/");
+    let mut reader = std::fs::File::open(file).map_err(|error| missing_or_broken(file, &error))?;
+    let length = reader.metadata().map_err(|error| ModelError::broken(file, error))?.len();
+    hasher.update((relative.len() as u64).to_le_bytes());
+    hasher.update(relative.as_bytes());
+    hasher.update(length.to_le_bytes());
+    let mut buffer = vec![0u8; 1 << 20];
+    loop {
+        let read = reader.read(&mut buffer).map_err(|error| ModelError::broken(file, error))?;
+        if read == 0 {
+            return Ok(());
+        }
+        hasher.update(&buffer[..read]);
+    }
+}
+
+fn missing_or_broken(path: &Path, error: &std::io::Error) -> ModelError {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => missing(path),
+        _ => ModelError::broken(path, error),
+    }
+}
+
+fn missing(path: &Path) -> ModelError {
+    let hint = "check the model folder's path, or fetch the model again".to_owned();
+    ModelError::Missing { path: path.to_path_buf(), hint }
+}
+
+/// A file's bytes.
+pub fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
+    std::fs::read(path).map_err(|error| missing_or_broken(path, &error))
+}
+
+/// A JSON file as `T`.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelError> {
+    serde_json::from_slice(&read(path)?).map_err(|error| ModelError::broken(path, error))
+}
+
+/// The names diffusers and transformers give to the weights of one network, in order of preference.
+const WEIGHTS: [&str; 3] =
+    ["model.safetensors", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"];
+
+/// All weights of the network in `folder`, converted to f32 (f16 and bf16 files are taken too), on `device`.
+/// Sharded weights are found by their `*.index.json`.
+pub fn load_weights(folder: &Path, device: &Device) -> Result<VarBuilder<'static>, ModelError> {
+    let mut tensors = HashMap::new();
+    for path in weight_files(folder)? {
+        let bytes = read(&path)?;
+        let loaded =
+            candle_core::safetensors::load_buffer(&bytes, device).map_err(|error| ModelError::broken(&path, error))?;
+        for (name, tensor) in loaded {
+            tensors.insert(name, to_f32(&tensor)?);
+        }
+    }
+    Ok(VarBuilder::from_tensors(tensors, DType::F32, device))
+}
+
+/// Integer buffers (position ids) stay what they are.
+fn to_f32(tensor: &Tensor) -> Result<Tensor, ModelError> {
+    Ok(if tensor.dtype().is_float() { tensor.to_dtype(DType::F32)? } else { tensor.clone() })
+}
+
+fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
+    if let Some(single) = WEIGHTS.iter().map(|name| folder.join(name)).find(|path| path.is_file()) {
+        return Ok(vec![single]);
+    }
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: HashMap<String, String>,
+    }
+    let index = WEIGHTS.iter().map(|name| folder.join(format!("{name}.index.json"))).find(|path| path.is_file());
+    let Some(index) = index else { return Err(missing(&folder.join(WEIGHTS[0]))) };
+    let mut shards: Vec<PathBuf> =
+        read_json::<Index>(&index)?.weight_map.into_values().map(|name| folder.join(name)).collect();
+    shards.sort();
+    shards.dedup();
+    Ok(shards)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revision_names_the_content_and_not_the_place() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for folder in [&one, &two] {
+            std::fs::create_dir(folder.path().join("unet")).unwrap();
+            std::fs::write(folder.path().join("unet/config.json"), "{}").unwrap();
+        }
+        std::fs::write(one.path().join("README.md"), "documentation does not count").unwrap();
+        let revision = |folder: &tempfile::TempDir| Revision::of_folder(folder.path()).unwrap().revision;
+        assert_eq!(revision(&one), revision(&two));
+        assert_eq!(revision(&one).len(), 12);
+        std::fs::write(two.path().join("unet/config.json"), "{ }").unwrap();
+        assert_ne!(revision(&one), revision(&two));
+    }
+
+    #[test]
+    fn a_missing_file_is_named_with_what_to_do() {
+        let error = load_weights(Path::new("/nowhere/unet"), &Device::Cpu).unwrap_err().to_string();
+        assert!(error.contains("/nowhere/unet/model.safetensors"), "{error}");
+        assert!(error.contains("fetch the model again"), "{error}");
+    }
+
+    #[test]
+    fn broken_weights_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("model.safetensors"), "not weights").unwrap();
+        let error = load_weights(folder.path(), &Device::Cpu).unwrap_err();
+        assert!(matches!(error, ModelError::Broken { .. }), "{error}");
+    }
+}
