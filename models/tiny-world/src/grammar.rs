@@ -1,0 +1,215 @@
+//! Draws scenes for ever from a seed, in three splits that share no scene.
+//! It must not know how a scene is said or drawn.
+
+use std::str::FromStr;
+
+use crate::rng::{SplitMix64, mix};
+use crate::scene::{Scene, Second};
+use crate::slots::{Background, Colour, Phrasing, Position, Relation, Shape, Size, Style, Texture};
+
+/// One scene in four shows two objects.
+const ONE_IN_WITH_SECOND: u32 = 4;
+
+/// Which part of the world a scene belongs to. A hash of what the picture shows decides, so neither the
+/// seed nor the phrasing can move a scene into another split.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Split {
+    /// Nine scenes in ten: the networks are trained on these.
+    Train,
+    /// One scene in twenty: for choices made while training.
+    Validation,
+    /// One scene in twenty: never trained on, for reports.
+    HeldOut,
+}
+
+impl Split {
+    /// The split `scene` belongs to.
+    #[must_use]
+    pub fn of(scene: &Scene) -> Self {
+        match mix(scene.code()) % 20 {
+            0 => Self::HeldOut,
+            1 => Self::Validation,
+            _ => Self::Train,
+        }
+    }
+}
+
+impl FromStr for Split {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "train" => Ok(Self::Train),
+            "validation" => Ok(Self::Validation),
+            "held-out" => Ok(Self::HeldOut),
+            _ => Err(format!("no split is named {name:?}: use train, validation or held-out")),
+        }
+    }
+}
+
+/// The world's grammar under one seed.
+#[derive(Debug, Clone)]
+pub struct Grammar {
+    seed: u64,
+}
+
+impl Grammar {
+    /// The same seed gives the same scenes for ever.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self { seed }
+    }
+
+    /// The endless scenes of one split; a scene may come again, as any draw may.
+    #[must_use]
+    pub fn scenes(&self, split: Split) -> Scenes {
+        Scenes { rng: SplitMix64::new(mix(self.seed)), split, single_object: false }
+    }
+}
+
+/// An endless iterator over the scenes of one split.
+#[derive(Debug, Clone)]
+pub struct Scenes {
+    rng: SplitMix64,
+    split: Split,
+    single_object: bool,
+}
+
+impl Scenes {
+    /// Only the scenes that show one object alone.
+    #[must_use]
+    pub fn single_object(mut self) -> Self {
+        self.single_object = true;
+        self
+    }
+
+    fn wants(&self, scene: &Scene) -> bool {
+        Split::of(scene) == self.split && (scene.is_single_object() || !self.single_object)
+    }
+}
+
+impl Iterator for Scenes {
+    type Item = Scene;
+
+    fn next(&mut self) -> Option<Scene> {
+        loop {
+            let scene = draw(&mut self.rng);
+            if self.wants(&scene) {
+                return Some(scene);
+            }
+        }
+    }
+}
+
+fn draw(rng: &mut SplitMix64) -> Scene {
+    let scene = Scene {
+        style: Style::draw(rng),
+        size: Size::draw(rng),
+        texture: Texture::draw(rng),
+        colour: Colour::draw(rng),
+        shape: Shape::draw(rng),
+        position: Position::draw(rng),
+        background: Background::draw(rng),
+        second: None,
+        phrasing: Phrasing::draw(rng),
+    };
+    if rng.below(ONE_IN_WITH_SECOND) > 0 {
+        return scene;
+    }
+    let second = Some(draw_second(rng, scene.shape));
+    Scene { size: Size::Medium, position: Position::Center, second, ..scene }
+}
+
+/// A second object is never of the first one's shape.
+fn draw_second(rng: &mut SplitMix64, first: Shape) -> Second {
+    let (relation, colour) = (Relation::draw(rng), Colour::draw(rng));
+    loop {
+        let shape = Shape::draw(rng);
+        if shape != first {
+            return Second { relation, colour, shape };
+        }
+    }
+}
+
+/// How many distinct prompts the grammar can say.
+#[must_use]
+pub fn count() -> u64 {
+    let shapes = Shape::ALL.len();
+    let common = [Style::ALL.len(), Texture::ALL.len(), Colour::ALL.len(), shapes];
+    let common: usize = common.iter().product::<usize>() * Background::ALL.len() * Phrasing::ALL.len();
+    let alone = Size::ALL.len() * Position::ALL.len();
+    let second = Relation::ALL.len() * Colour::ALL.len() * (shapes - 1);
+    (common * (alone + second)) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{HashMap, HashSet};
+
+    use super::*;
+
+    fn prompts(seed: u64, split: Split, count: usize) -> Vec<String> {
+        Grammar::new(seed).scenes(split).take(count).map(|scene| scene.prompt()).collect()
+    }
+
+    #[test]
+    fn the_world_has_tens_of_millions_of_prompts() {
+        assert_eq!(count(), 37_800_000);
+    }
+
+    #[test]
+    fn different_scenes_have_different_prompts() {
+        let scenes: HashSet<Scene> = Grammar::new(3).scenes(Split::Train).take(100_000).collect();
+        let prompts: HashSet<String> = scenes.iter().map(Scene::prompt).collect();
+        assert_eq!(prompts.len(), scenes.len());
+    }
+
+    #[test]
+    fn a_held_out_scene_is_never_trained_on_whatever_the_seed() {
+        let codes = |seed, split| {
+            let scenes = Grammar::new(seed).scenes(split).single_object();
+            scenes.take(20_000).map(|scene| scene.code()).collect::<HashSet<u64>>()
+        };
+        let held_out = codes(1, Split::HeldOut);
+        assert!(held_out.is_disjoint(&codes(2, Split::Train)));
+        assert!(held_out.is_disjoint(&codes(2, Split::Validation)));
+    }
+
+    #[test]
+    fn splits_hold_nine_tenths_and_twice_a_twentieth() {
+        let mut rng = SplitMix64::new(5);
+        let mut sizes: HashMap<Split, u32> = HashMap::new();
+        (0..100_000).for_each(|_| *sizes.entry(Split::of(&draw(&mut rng))).or_default() += 1);
+        assert!((89_000..91_000).contains(&sizes[&Split::Train]), "{sizes:?}");
+        assert!((4_500..5_500).contains(&sizes[&Split::HeldOut]), "{sizes:?}");
+    }
+
+    #[test]
+    fn three_scenes_in_four_show_one_object() {
+        let scenes = Grammar::new(1).scenes(Split::Train).take(10_000);
+        let single = scenes.filter(Scene::is_single_object).count();
+        assert!((7_300..7_700).contains(&single), "{single}");
+    }
+
+    #[test]
+    fn single_object_leaves_nothing_else() {
+        let mut scenes = Grammar::new(1).scenes(Split::Train).single_object().take(1_000);
+        assert!(scenes.all(|scene| scene.is_single_object()));
+    }
+
+    #[test]
+    fn a_seed_means_the_same_prompts_for_ever() {
+        assert_eq!(prompts(1, Split::Train, 3), GOLDEN_TRAIN);
+        assert_eq!(prompts(1, Split::HeldOut, 2), GOLDEN_HELD_OUT);
+    }
+
+    const GOLDEN_TRAIN: [&str; 3] = [
+        "a comic book panel of a white pine tree against a brick wall",
+        "a view through a telescope of a white pine tree in the desert at sunset",
+        "on a sandy beach, a green coffee mug on the left, a film still",
+    ];
+    const GOLDEN_HELD_OUT: [&str; 2] = [
+        "a photograph of a spotted green coffee mug below an orange crescent moon in the deep ocean",
+        "an oil painting in a gold frame of a black sailboat in a starry night sky",
+    ];
+}
