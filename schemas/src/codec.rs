@@ -1,0 +1,203 @@
+//! Bytes to records and back: Avro's single-object encoding, and Confluent's framing where a registry is configured.
+//!
+//! A reader takes both. Single object: C3 01, the schema's CRC-64-AVRO fingerprint (8 bytes, little endian), the datum. Confluent:
+//! 00, the schema's id in the registry (4 bytes, big endian), the datum. References: Avro specification 1.12, "Single-object
+//! encoding"; Confluent, "Wire format".
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use apache_avro::schema_compatibility::SchemaCompatibility;
+
+use crate::SchemaError;
+use crate::history::{self, Fingerprint, WriterSchema};
+use crate::layout::{self, Fault, FaultKind};
+use crate::records::Record;
+use crate::registry::Registry;
+
+/// The first bytes of Avro's single-object encoding.
+pub const SINGLE_OBJECT_MARKER: [u8; 2] = [0xC3, 0x01];
+/// The first byte of Confluent's framing.
+pub const CONFLUENT_MAGIC: u8 = 0;
+
+const SINGLE_OBJECT_HEADER_BYTES: usize = 10;
+const CONFLUENT_HEADER_BYTES: usize = 5;
+
+/// Encodes a record in Avro's single-object encoding with its current schema.
+///
+/// # Errors
+/// [`SchemaError::Encode`] for a value that its schema cannot hold.
+pub fn encode<R: Record>(record: &R) -> Result<Vec<u8>, SchemaError> {
+    let mut bytes = Vec::from(SINGLE_OBJECT_MARKER);
+    bytes.extend_from_slice(&R::form().fingerprint.0);
+    append_datum(record, bytes)
+}
+
+/// Decodes Avro's single-object encoding, written with any schema of the record's history.
+///
+/// # Errors
+/// [`SchemaError::RegistryNeeded`] for Confluent framing; the other variants say what is wrong with the bytes.
+pub fn decode<R: Record>(bytes: &[u8]) -> Result<R, SchemaError> {
+    Codec::single_object().decode(bytes)
+}
+
+/// How a service writes records, and where it looks up the schemas of those it reads.
+#[derive(Clone, Debug, Default)]
+pub struct Codec {
+    confluent: Option<Arc<Confluent>>,
+}
+
+impl Codec {
+    /// Writes Avro's single-object encoding, and reads nothing else.
+    pub fn single_object() -> Self {
+        Self::default()
+    }
+
+    /// Writes Confluent framing, under the subject `<topic>-value`, and reads both.
+    pub fn confluent(registry: Arc<dyn Registry>) -> Self {
+        let confluent = Confluent { registry, ids: RwLock::default(), schemas: RwLock::default() };
+        Self { confluent: Some(Arc::new(confluent)) }
+    }
+
+    /// Encodes a record for this topic (full name).
+    ///
+    /// # Errors
+    /// [`SchemaError::Encode`], or [`SchemaError::Registry`] where the registry gives no id.
+    pub fn encode<R: Record>(&self, topic_name: &str, record: &R) -> Result<Vec<u8>, SchemaError> {
+        let Some(confluent) = &self.confluent else { return encode(record) };
+        let id = confluent.id_of::<R>(topic_name)?;
+        let mut bytes = vec![CONFLUENT_MAGIC];
+        bytes.extend_from_slice(&id.to_be_bytes());
+        append_datum(record, bytes)
+    }
+
+    /// Decodes either framing.
+    ///
+    /// # Errors
+    /// As [`decode`]; with a registry also [`SchemaError::Registry`] and [`SchemaError::IncompatibleSchema`].
+    pub fn decode<R: Record>(&self, bytes: &[u8]) -> Result<R, SchemaError> {
+        match bytes {
+            [CONFLUENT_MAGIC, ..] => self.decode_confluent(bytes),
+            _ if bytes.starts_with(&SINGLE_OBJECT_MARKER) => decode_single_object(bytes),
+            _ => Err(SchemaError::NotAvro { record: R::NAME, start: start_of(bytes) }),
+        }
+    }
+
+    fn decode_confluent<R: Record>(&self, bytes: &[u8]) -> Result<R, SchemaError> {
+        let Some((header, datum)) = bytes.split_first_chunk::<CONFLUENT_HEADER_BYTES>() else {
+            return Err(cut_header::<R>(bytes));
+        };
+        let [_, id @ ..] = *header;
+        let id = u32::from_be_bytes(id);
+        let Some(confluent) = &self.confluent else { return Err(SchemaError::RegistryNeeded { id }) };
+        let writer = confluent.schema_of::<R>(id)?;
+        check_name::<R>(&writer)?;
+        read_datum(&writer, datum, CONFLUENT_HEADER_BYTES)
+    }
+}
+
+/// Whether the bytes claim to be Avro, in either framing. No UTF-8 text starts like the one, and no sensible text like the other.
+pub fn is_framed(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&CONFLUENT_MAGIC) || bytes.starts_with(&SINGLE_OBJECT_MARKER)
+}
+
+fn decode_single_object<R: Record>(bytes: &[u8]) -> Result<R, SchemaError> {
+    let Some((header, datum)) = bytes.split_first_chunk::<SINGLE_OBJECT_HEADER_BYTES>() else {
+        return Err(cut_header::<R>(bytes));
+    };
+    let [_, _, fingerprint @ ..] = *header;
+    let fingerprint = Fingerprint(fingerprint);
+    let form = R::form();
+    let writer = if fingerprint == form.fingerprint { Some(form) } else { history::find(fingerprint) };
+    let writer = writer.ok_or(SchemaError::UnknownFingerprint { record: R::NAME, fingerprint })?;
+    check_name::<R>(writer)?;
+    read_datum(writer, datum, SINGLE_OBJECT_HEADER_BYTES)
+}
+
+fn append_datum<R: Record>(record: &R, mut bytes: Vec<u8>) -> Result<Vec<u8>, SchemaError> {
+    apache_avro::write_avro_datum_ref(&R::form().inlined, record, &mut bytes)
+        .map_err(|error| SchemaError::Encode { record: R::NAME, reason: error.to_string() })?;
+    Ok(bytes)
+}
+
+fn read_datum<R: Record>(writer: &WriterSchema, datum: &[u8], header_bytes: usize) -> Result<R, SchemaError> {
+    let malformed = |error: apache_avro::Error| SchemaError::Malformed {
+        record: R::NAME,
+        field: "one of its fields".to_owned(),
+        reason: error.to_string(),
+    };
+    let trailing = layout::walk(&writer.inlined, datum)
+        .map_err(|fault| faulty::<R>(fault, datum.len() + header_bytes))?;
+    if trailing > 0 {
+        return Err(SchemaError::TrailingBytes { record: R::NAME, count: trailing });
+    }
+    let mut value = writer.reader.read_value(&mut &*datum).map_err(malformed)?;
+    if writer.fingerprint != R::form().fingerprint {
+        value = value.resolve(R::schema()).map_err(malformed)?;
+    }
+    apache_avro::from_value(&value).map_err(malformed)
+}
+
+fn check_name<R: Record>(writer: &WriterSchema) -> Result<(), SchemaError> {
+    let found = writer.name();
+    if found == R::NAME { Ok(()) } else { Err(SchemaError::WrongRecord { expected: R::NAME, found }) }
+}
+
+fn faulty<R: Record>(fault: Fault, length: usize) -> SchemaError {
+    let Fault { field, kind } = fault;
+    match kind {
+        FaultKind::CutOff => SchemaError::Truncated { record: R::NAME, field, length },
+        FaultKind::Invalid(reason) => {
+            SchemaError::Malformed { record: R::NAME, field, reason: reason.to_owned() }
+        }
+    }
+}
+
+fn cut_header<R: Record>(bytes: &[u8]) -> SchemaError {
+    SchemaError::Truncated { record: R::NAME, field: "the header".to_owned(), length: bytes.len() }
+}
+
+fn start_of(bytes: &[u8]) -> String {
+    let start: Vec<String> = bytes.iter().take(4).map(|byte| format!("{byte:02X}")).collect();
+    if start.is_empty() { "nothing: it is empty".to_owned() } else { start.join(" ") }
+}
+
+/// A registry and what it has answered.
+#[derive(Debug)]
+struct Confluent {
+    registry: Arc<dyn Registry>,
+    ids: RwLock<HashMap<String, u32>>,
+    schemas: RwLock<HashMap<u32, Arc<WriterSchema>>>,
+}
+
+impl Confluent {
+    fn id_of<R: Record>(&self, topic_name: &str) -> Result<u32, SchemaError> {
+        let subject = format!("{topic_name}-value");
+        cached(&self.ids, subject.clone(), || Ok(self.registry.id_of(&subject, R::SCHEMA_JSON)?))
+    }
+
+    fn schema_of<R: Record>(&self, id: u32) -> Result<Arc<WriterSchema>, SchemaError> {
+        cached(&self.schemas, id, || {
+            let incompatible = |reason| SchemaError::IncompatibleSchema { record: R::NAME, id, reason };
+            let writer = WriterSchema::parse(&self.registry.schema_of(id)?).map_err(incompatible)?;
+            check_name::<R>(&writer)?;
+            SchemaCompatibility::can_read(&writer.schema, R::schema())
+                .map_err(|error| incompatible(error.to_string()))?;
+            Ok(Arc::new(writer))
+        })
+    }
+}
+
+fn cached<K: Eq + Hash, V: Clone>(
+    cache: &RwLock<HashMap<K, V>>,
+    key: K,
+    ask: impl FnOnce() -> Result<V, SchemaError>,
+) -> Result<V, SchemaError> {
+    if let Some(known) = cache.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        return Ok(known.clone());
+    }
+    let answer = ask()?;
+    cache.write().unwrap_or_else(PoisonError::into_inner).insert(key, answer.clone());
+    Ok(answer)
+}

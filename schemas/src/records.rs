@@ -1,0 +1,212 @@
+//! The records on the wire. Beside each type stands its Avro schema in `avro/`; fields are in the schema's order, because that is
+//! the order in which they are written.
+//!
+//! Vectors have unit L2 norm unless said otherwise, and times are milliseconds since the Unix epoch.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::LazyLock;
+
+use apache_avro::schema::Schema;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::SchemaError;
+use crate::codec::{self, Codec};
+use crate::history::WriterSchema;
+use crate::identity;
+use crate::topics::Topic;
+
+/// The longest prompt, in bytes of UTF-8.
+pub const PROMPT_MAX_BYTES: usize = 64 * 1024;
+/// The source of a prompt that was published as bare text.
+pub const PLAIN_TEXT_SOURCE: &str = "text/plain";
+
+/// A type with an Avro schema.
+pub trait Record: Serialize + DeserializeOwned + Debug + sealed::Formed {
+    /// The schema's name without its namespace.
+    const NAME: &'static str;
+    /// The topic whose values these are.
+    const TOPIC: Topic;
+    /// The current schema as it stands in `avro/`.
+    const SCHEMA_JSON: &'static str;
+
+    /// The current schema.
+    fn schema() -> &'static Schema {
+        &Self::form().schema
+    }
+}
+
+pub(crate) mod sealed {
+    use crate::history::WriterSchema;
+
+    /// The current schema, parsed once.
+    pub trait Formed {
+        #[allow(private_interfaces, reason = "sealed: only this crate implements and calls it")]
+        fn form() -> &'static WriterSchema;
+    }
+}
+
+macro_rules! record {
+    ($type:ident, $topic:ident, $file:literal) => {
+        impl Record for $type {
+            const NAME: &'static str = stringify!($type);
+            const TOPIC: Topic = Topic::$topic;
+            const SCHEMA_JSON: &'static str = include_str!(concat!("../avro/", $file));
+        }
+
+        impl sealed::Formed for $type {
+            #[allow(private_interfaces, reason = "sealed: only this crate implements and calls it")]
+            fn form() -> &'static WriterSchema {
+                static FORM: LazyLock<WriterSchema> = LazyLock::new(|| {
+                    WriterSchema::parse($type::SCHEMA_JSON).expect("a test reads every current schema")
+                });
+                &FORM
+            }
+        }
+    };
+}
+
+record!(Prompt, Prompts, "prompt.avsc");
+record!(ImageEmbedding, ImageEmbeddings, "image_embedding.avsc");
+record!(PromptEmbedding, PromptEmbeddings, "prompt_embedding.avsc");
+record!(Head, Heads, "head.avsc");
+record!(Prediction, Predictions, "prediction.avsc");
+
+/// A prompt to embed and, when it has seeds, to draw.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Prompt {
+    pub text: String,
+    /// Where it comes from.
+    pub source: String,
+    /// One picture is generated for each; none: index only.
+    pub seeds: Vec<i64>,
+    pub attributes: BTreeMap<String, String>,
+}
+
+impl Prompt {
+    /// Reads a value of prompts.v1: Avro in either framing, otherwise bare UTF-8 text, which is taken without the white space (and
+    /// byte order mark) around it and gets the source [`PLAIN_TEXT_SOURCE`] and no seeds.
+    ///
+    /// # Errors
+    /// [`SchemaError::EmptyPrompt`], [`SchemaError::PromptTooLong`], [`SchemaError::PromptNotUtf8`], and those of
+    /// [`Codec::decode`].
+    pub fn from_record(value: &[u8], codec: &Codec) -> Result<Self, SchemaError> {
+        let prompt = if codec::is_framed(value) { codec.decode(value)? } else { Self::from_text(value)? };
+        check_prompt_text(&prompt.text)?;
+        Ok(prompt)
+    }
+
+    /// The prompt's identity.
+    pub fn id(&self) -> Uuid {
+        identity::prompt_id(&self.text)
+    }
+
+    fn from_text(value: &[u8]) -> Result<Self, SchemaError> {
+        let text = str::from_utf8(value)
+            .map_err(|error| SchemaError::PromptNotUtf8 { position: error.valid_up_to() })?;
+        let text = text.trim_start_matches('\u{feff}').trim();
+        Ok(Self { text: text.to_owned(), source: PLAIN_TEXT_SOURCE.to_owned(), ..Self::default() })
+    }
+}
+
+fn check_prompt_text(text: &str) -> Result<(), SchemaError> {
+    if text.len() > PROMPT_MAX_BYTES {
+        return Err(SchemaError::PromptTooLong { length: text.len(), limit: PROMPT_MAX_BYTES });
+    }
+    if text.trim().is_empty() { Err(SchemaError::EmptyPrompt) } else { Ok(()) }
+}
+
+/// A vector and the model that made it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NamedVector {
+    /// `name@revision`.
+    pub model: String,
+    pub values: Vec<f32>,
+}
+
+/// A picture's vectors, one for each configured encoder.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ImageEmbedding {
+    pub image_id: Uuid,
+    /// The prompt the picture was made from, where known.
+    pub prompt_id: Option<Uuid>,
+    pub vectors: Vec<NamedVector>,
+    #[serde(with = "apache_avro::serde_avro_bytes_opt")]
+    pub source_key: Option<Vec<u8>>,
+    pub source_topic: String,
+    pub source_partition: i32,
+    pub source_offset: i64,
+    pub created_at_ms: i64,
+}
+
+/// A prompt with its two vectors. A null value under the prompt_id as key deletes it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PromptEmbedding {
+    pub prompt_id: Uuid,
+    pub text: String,
+    pub source: String,
+    pub attributes: BTreeMap<String, String>,
+    pub created_at_ms: i64,
+    /// 384 components.
+    pub minilm: NamedVector,
+    /// By the text tower of the image encoder.
+    pub clip: NamedVector,
+}
+
+/// A trained head, ready to be loaded.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Head {
+    pub name: String,
+    /// Where its safetensors file is.
+    pub path: String,
+    /// Of the file, 64 lower-case hexadecimal digits.
+    pub sha256: String,
+    /// `name@revision` of the image encoder it fits.
+    pub encoder: String,
+    /// `name@revision` of the sentence encoder it answers for.
+    pub minilm: String,
+    pub metrics: BTreeMap<String, f64>,
+    /// The head's weight in the blend, 0 to 1.
+    pub blend_weight: f64,
+    /// Parameters of the calibration; empty: none.
+    pub calibration: Vec<f64>,
+    pub created_at_ms: i64,
+}
+
+/// A prompt near a picture.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Neighbour {
+    pub prompt_id: Uuid,
+    pub text: String,
+    /// Cosine, -1 to 1.
+    pub similarity: f32,
+    /// The share in `knn_vector`; the weights sum to 1.
+    pub weight: f32,
+}
+
+/// The answer for one picture.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Prediction {
+    pub image_id: Uuid,
+    #[serde(with = "apache_avro::serde_avro_bytes_opt")]
+    pub source_key: Option<Vec<u8>>,
+    pub source_topic: String,
+    pub source_partition: i32,
+    pub source_offset: i64,
+    /// The blend of the parts below, 384 components.
+    pub vector: Vec<f32>,
+    pub knn_vector: Option<Vec<f32>>,
+    pub head_vector: Option<Vec<f32>>,
+    /// Best first.
+    pub neighbours: Vec<Neighbour>,
+    /// None until a calibrated head is loaded.
+    pub expected_cosine: Option<f32>,
+    /// `name@revision`.
+    pub encoder: String,
+    pub head: Option<String>,
+    pub index: String,
+    pub blend: String,
+    pub created_at_ms: i64,
+}
