@@ -21,6 +21,7 @@ from muon import Both
 
 SD2 = common.CHECKPOINTS / "sd2"
 LATENT_CHANNELS, WIDTH, LENGTH = 8, 128, 40
+PICTURES = 24000  # the head of the 60,000 training scenes
 UNET = dict(
     sample_size=8,
     in_channels=LATENT_CHANNELS,
@@ -63,10 +64,11 @@ def arguments():
 
 @torch.no_grad()
 def latents(pictures_seed=0):
-    """[60000, 8, 8, 8] scaled latents of the training renders, made once."""
+    """[PICTURES, 8, 8, 8] scaled latents of the training renders, made once."""
     path = common.WORK / f"latents-{pictures_seed}.npy"
     if not path.exists():
         _, pictures = common.renders("train", 60000, picture_seed=pictures_seed)
+        pictures = pictures[:PICTURES]
         vae = AutoencoderKL.from_pretrained(SD2 / "vae").float().to(memory_format=torch.channels_last)
         parts = []
         for begin in range(0, len(pictures), 100):
@@ -159,7 +161,7 @@ class Run:
         self.path, self.first, self.spent = common.WORK / f"{args.name}.pt", 0, 0.0
         if state := common.load_state(self.path):
             self.resume(state)
-        listed = common.scenes("train", 60000)
+        listed = common.scenes("train", 60000)[:PICTURES]
         self.ids, self.empty = token_ids([scene["text"] for scene in listed]), token_ids([""])
         self.latents = torch.from_numpy(latents())
         torch.manual_seed(1000 * self.first + args.rank)

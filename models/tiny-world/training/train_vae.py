@@ -32,7 +32,6 @@ def arguments():
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--decoder-only", action="store_true")
     parser.add_argument("--name", default="vae")
     return parser.parse_args()
@@ -64,10 +63,11 @@ def psnr(vae, pictures):
 
 @torch.no_grad()
 def write(vae, pictures):
-    """Writes the f16 checkpoint with the scaling factor that gives latents unit deviation."""
+    """Writes the f16 checkpoint with the scaling factor that gives latents unit deviation; a frozen encoder
+    keeps its own."""
     latents = torch.cat([vae.encode(part).latent_dist.mean for part in pictures.split(64)])
-    vae.register_to_config(scaling_factor=round(float(1 / latents.std()), 5))
-    half = AutoencoderKL.from_config(vae.config)
+    scale = round(float(1 / (latents - latents.mean((0, 2, 3), keepdim=True)).std()), 5)
+    half = AutoencoderKL(**CONFIG, scaling_factor=scale)
     half.load_state_dict(vae.state_dict())
     half.half().save_pretrained(common.CHECKPOINTS / "sd2" / "vae", safe_serialization=True)
 
@@ -99,11 +99,7 @@ def main():
         average.steps = first = state["step"]
         rng = np.random.default_rng(first)
     for step in range(first, args.steps):
-        seconds = __import__("time").time() - log.begin
-        progress = max(step, int(args.steps * seconds / (60 * args.minutes)))
-        if progress >= args.steps:
-            break
-        common.set_rate(optimizer, common.cosine(progress, args.steps, args.rate))
+        common.set_rate(optimizer, common.cosine(step, args.steps, args.rate))
         batch = common.to_tensor(pictures[np.sort(rng.integers(len(pictures), size=args.batch))])
         loss = forward(vae, batch.contiguous(memory_format=torch.channels_last), args.decoder_only)
         optimizer.zero_grad()
