@@ -12,7 +12,7 @@ use apache_avro::schema_compatibility::SchemaCompatibility;
 
 use crate::SchemaError;
 use crate::history::{self, Fingerprint, WriterSchema};
-use crate::layout::{self, Fault, FaultKind};
+use crate::layout::{self, Fault, FaultKind, Input};
 use crate::records::Record;
 use crate::registry::Registry;
 
@@ -23,11 +23,13 @@ pub const CONFLUENT_MAGIC: u8 = 0;
 
 const SINGLE_OBJECT_HEADER_BYTES: usize = 10;
 const CONFLUENT_HEADER_BYTES: usize = 5;
+/// What a topic's limit leaves for key, headers and the broker's frame.
+const FRAME_ROOM_BYTES: usize = 64 * 1024;
 
 /// Encodes a record in Avro's single-object encoding with its current schema.
 ///
 /// # Errors
-/// [`SchemaError::Encode`] for a value that its schema cannot hold.
+/// [`SchemaError::TooLarge`] for a record that its topic would refuse.
 pub fn encode<R: Record>(record: &R) -> Result<Vec<u8>, SchemaError> {
     let mut bytes = Vec::from(SINGLE_OBJECT_MARKER);
     bytes.extend_from_slice(&R::form().fingerprint.0);
@@ -63,7 +65,7 @@ impl Codec {
     /// Encodes a record for this topic (full name).
     ///
     /// # Errors
-    /// [`SchemaError::Encode`], or [`SchemaError::Registry`] where the registry gives no id.
+    /// [`SchemaError::TooLarge`], or [`SchemaError::Registry`] where the registry gives no id.
     pub fn encode<R: Record>(&self, topic_name: &str, record: &R) -> Result<Vec<u8>, SchemaError> {
         let Some(confluent) = &self.confluent else { return encode(record) };
         let id = confluent.id_of::<R>(topic_name)?;
@@ -115,28 +117,42 @@ fn decode_single_object<R: Record>(bytes: &[u8]) -> Result<R, SchemaError> {
     read_datum(writer, datum, SINGLE_OBJECT_HEADER_BYTES)
 }
 
+/// Appends the record to its header.
 fn append_datum<R: Record>(record: &R, mut bytes: Vec<u8>) -> Result<Vec<u8>, SchemaError> {
-    apache_avro::write_avro_datum_ref(&R::form().inlined, record, &mut bytes)
-        .map_err(|error| SchemaError::Encode { record: R::NAME, reason: error.to_string() })?;
-    Ok(bytes)
+    record.write(&mut bytes);
+    let limit = R::TOPIC.spec().max_message_bytes as usize - FRAME_ROOM_BYTES;
+    match bytes.len() {
+        length if length > limit => Err(SchemaError::TooLarge { record: R::NAME, length, limit }),
+        _ => Ok(bytes),
+    }
 }
 
 fn read_datum<R: Record>(writer: &WriterSchema, datum: &[u8], header_bytes: usize) -> Result<R, SchemaError> {
-    let malformed = |error: apache_avro::Error| SchemaError::Malformed {
-        record: R::NAME,
-        field: "one of its fields".to_owned(),
-        reason: error.to_string(),
-    };
-    let trailing = layout::walk(&writer.inlined, datum)
-        .map_err(|fault| faulty::<R>(fault, datum.len() + header_bytes))?;
-    if trailing > 0 {
-        return Err(SchemaError::TrailingBytes { record: R::NAME, count: trailing });
-    }
-    let mut value = writer.reader.read_value(&mut &*datum).map_err(malformed)?;
+    let faulty = |fault| faulty::<R>(fault, datum.len() + header_bytes);
     if writer.fingerprint != R::form().fingerprint {
-        value = value.resolve(R::schema()).map_err(malformed)?;
+        let trailing = layout::walk(&writer.inlined, datum).map_err(faulty)?;
+        check_end::<R>(trailing)?;
+        return read_older(writer, datum);
     }
-    apache_avro::from_value(&value).map_err(malformed)
+    let mut input = Input::new(datum);
+    let record = R::read(&mut input).map_err(faulty)?;
+    check_end::<R>(input.remaining())?;
+    Ok(record)
+}
+
+/// Reads what another schema than the current one wrote, by Avro's rules of schema resolution.
+fn read_older<R: Record>(writer: &WriterSchema, mut datum: &[u8]) -> Result<R, SchemaError> {
+    let value = writer.reader.read_value(&mut datum).and_then(|value| value.resolve(R::schema()));
+    let record = value.and_then(|value| apache_avro::from_value(&value));
+    record.map_err(|error| SchemaError::Malformed {
+        record: R::NAME,
+        field: "a field of an older schema".to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+fn check_end<R: Record>(trailing: usize) -> Result<(), SchemaError> {
+    if trailing == 0 { Ok(()) } else { Err(SchemaError::TrailingBytes { record: R::NAME, count: trailing }) }
 }
 
 fn check_name<R: Record>(writer: &WriterSchema) -> Result<(), SchemaError> {

@@ -26,8 +26,10 @@ pub enum SchemaError {
     TrailingBytes { record: &'static str, count: usize },
     #[error("the {record} cannot be read at {field}: {reason}; encode it with the schema its header names")]
     Malformed { record: &'static str, field: String, reason: String },
-    #[error("the {record} cannot be encoded: {reason}")]
-    Encode { record: &'static str, reason: String },
+    #[error(
+        "the {record} takes {length} bytes encoded, and {limit} is its topic's limit: shorten its texts or vectors"
+    )]
+    TooLarge { record: &'static str, length: usize, limit: usize },
     #[error(
         "the value is in Confluent framing (schema id {id}), and no schema registry is configured: give the registry's address, or \
          let producers use Avro's single-object encoding"
@@ -67,7 +69,7 @@ impl SchemaError {
             Self::Truncated { .. } => "truncated-record",
             Self::TrailingBytes { .. } => "trailing-bytes",
             Self::Malformed { .. } => "malformed-record",
-            Self::Encode { .. } => "unencodable-record",
+            Self::TooLarge { .. } => "record-too-large",
             Self::RegistryNeeded { .. } => "registry-needed",
             Self::IncompatibleSchema { .. } => "incompatible-schema",
             Self::Registry(RegistryError::UnknownId { .. }) => "unknown-schema",

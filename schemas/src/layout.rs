@@ -1,7 +1,7 @@
-//! Walks an encoded value under its schema before it is decoded, allocating nothing.
+//! Avro's binary format, read strictly: nothing is believed before it was seen, and a fault names its field.
 //!
-//! apache-avro 0.21 takes a union that is cut off for null, and reserves memory for as many items as a block claims to have. This
-//! walk finds both, says which field is wrong, and counts the bytes that follow the value.
+//! apache-avro 0.21 takes a union that is cut off for null, and reserves memory for as many items as a block claims to have. So a
+//! value that it is to decode is walked here first.
 
 use std::collections::HashMap;
 
@@ -21,8 +21,7 @@ pub enum FaultKind {
     Invalid(&'static str),
 }
 
-/// The schema with every reference to a named type replaced by its definition, so that it can be walked, and written with serde,
-/// without a table of names.
+/// The schema with every reference to a named type replaced by its definition, so that it can be walked without a table of names.
 ///
 /// # Errors
 /// The name of a type that is not defined before it is used; a recursive type is one.
@@ -34,7 +33,10 @@ fn inline_known(schema: &Schema, known: &mut HashMap<Name, Schema>) -> Result<Sc
     let mut inlined = schema.clone();
     match &mut inlined {
         Schema::Ref { name } => {
-            return known.get(name).cloned().ok_or_else(|| format!("the type {name} is recursive or unknown"));
+            return known
+                .get(name)
+                .cloned()
+                .ok_or_else(|| format!("the type {name} is recursive or unknown"));
         }
         Schema::Array(array) => *array.items = inline_known(&array.items, known)?,
         Schema::Map(map) => *map.types = inline_known(&map.types, known)?,
@@ -58,98 +60,40 @@ fn inline_known(schema: &Schema, known: &mut HashMap<Name, Schema>) -> Result<Sc
 
 /// Walks one value of an [inlined](inline) schema; returns the number of bytes after it.
 pub fn walk(schema: &Schema, bytes: &[u8]) -> Result<usize, Fault> {
-    let mut rest = Rest(bytes);
-    rest.value(schema)?;
-    Ok(rest.0.len())
+    let mut input = Input::new(bytes);
+    input.skip_value(schema)?;
+    Ok(input.remaining())
 }
 
-/// What is left of the bytes.
-struct Rest<'a>(&'a [u8]);
+/// What is left of the bytes of a value.
+pub struct Input<'a>(&'a [u8]);
 
-impl Rest<'_> {
-    fn value(&mut self, schema: &Schema) -> Result<(), Fault> {
-        match schema {
-            Schema::Null => Ok(()),
-            Schema::Boolean => self.skip(1),
-            Schema::Int | Schema::Date | Schema::TimeMillis => self.int(),
-            Schema::Float => self.skip(4),
-            Schema::Double => self.skip(8),
-            Schema::Duration => self.skip(12),
-            Schema::Bytes | Schema::String | Schema::Uuid | Schema::BigDecimal => self.sized(),
-            Schema::Fixed(fixed) => self.skip(fixed.size),
-            Schema::Decimal(decimal) => self.value(&decimal.inner),
-            Schema::Enum(symbols) => self.index(symbols.symbols.len()).map(drop),
-            Schema::Union(union) => {
-                let variant = self.index(union.variants().len())?;
-                self.value(&union.variants()[variant])
-            }
-            Schema::Array(array) => self.blocks(|rest| rest.value(&array.items)),
-            Schema::Map(map) => self.blocks(|rest| {
-                rest.sized()?;
-                rest.value(&map.types)
-            }),
-            Schema::Record(record) => record
-                .fields
-                .iter()
-                .try_for_each(|field| self.value(&field.schema).map_err(|fault| fault.inside(&field.name))),
-            Schema::Ref { .. } => Err(Fault::new(FaultKind::Invalid("its schema was not inlined"))),
-            // What is left of Avro's types is written as a long.
-            _ => self.long().map(drop),
-        }
+impl<'a> Input<'a> {
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
     }
 
-    fn blocks(&mut self, mut item: impl FnMut(&mut Self) -> Result<(), Fault>) -> Result<(), Fault> {
-        loop {
-            let count = self.long()?;
-            if count < 0 {
-                self.long()?;
-            }
-            if count == 0 {
-                return Ok(());
-            }
-            // Every item of ours takes a byte or more, so a larger count is a lie or a cut.
-            if count.unsigned_abs() > self.0.len() as u64 {
-                return Err(Fault::new(FaultKind::CutOff));
-            }
-            for _ in 0..count.unsigned_abs() {
-                item(self)?;
-            }
-        }
+    pub fn remaining(&self) -> usize {
+        self.0.len()
     }
 
-    fn index(&mut self, variants: usize) -> Result<usize, Fault> {
-        let index = usize::try_from(self.long()?).unwrap_or(usize::MAX);
-        if index < variants {
-            Ok(index)
-        } else {
-            Err(Fault::new(FaultKind::Invalid("no such union branch or enum symbol")))
-        }
+    pub fn take(&mut self, count: usize) -> Result<&'a [u8], Fault> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or_else(|| Fault::new(FaultKind::CutOff))?;
+        self.0 = rest;
+        Ok(taken)
     }
 
-    fn sized(&mut self) -> Result<(), Fault> {
-        let length = self.long()?;
-        match usize::try_from(length) {
-            Ok(length) => self.skip(length),
-            Err(_) => Err(Fault::new(FaultKind::Invalid("a length is negative"))),
-        }
-    }
-
-    fn skip(&mut self, count: usize) -> Result<(), Fault> {
-        self.0 = self.0.get(count..).ok_or_else(|| Fault::new(FaultKind::CutOff))?;
-        Ok(())
-    }
-
-    fn int(&mut self) -> Result<(), Fault> {
-        let fits = i32::try_from(self.long()?).is_ok();
-        if fits { Ok(()) } else { Err(Fault::new(FaultKind::Invalid("an int does not fit 32 bits"))) }
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+        let (&taken, rest) = self.0.split_first_chunk().ok_or_else(|| Fault::new(FaultKind::CutOff))?;
+        self.0 = rest;
+        Ok(taken)
     }
 
     /// A zigzag variable-length integer.
-    fn long(&mut self) -> Result<i64, Fault> {
+    pub fn long(&mut self) -> Result<i64, Fault> {
         let mut coded = 0_u64;
-        for shift in (0..70).step_by(7) {
-            let (&byte, rest) = self.0.split_first().ok_or_else(|| Fault::new(FaultKind::CutOff))?;
-            self.0 = rest;
+        for shift in (0..64).step_by(7) {
+            let [byte] = self.array()?;
             if shift == 63 && byte > 1 {
                 break;
             }
@@ -160,14 +104,87 @@ impl Rest<'_> {
         }
         Err(Fault::new(FaultKind::Invalid("an integer has more than 64 bits")))
     }
+
+    pub fn int(&mut self) -> Result<i32, Fault> {
+        i32::try_from(self.long()?).map_err(|_| Fault::new(FaultKind::Invalid("an int does not fit 32 bits")))
+    }
+
+    /// The index of a union's branch or of an enum's symbol.
+    pub fn index(&mut self, count: usize) -> Result<usize, Fault> {
+        let index = usize::try_from(self.long()?).ok().filter(|index| *index < count);
+        index.ok_or_else(|| Fault::new(FaultKind::Invalid("no such branch of a union or symbol of an enum")))
+    }
+
+    /// Bytes after their length.
+    pub fn sized(&mut self) -> Result<&'a [u8], Fault> {
+        let length = usize::try_from(self.long()?);
+        self.take(length.map_err(|_| Fault::new(FaultKind::Invalid("a length is negative")))?)
+    }
+
+    /// UTF-8 after its length in bytes.
+    pub fn text(&mut self) -> Result<&'a str, Fault> {
+        str::from_utf8(self.sized()?).map_err(|_| Fault::new(FaultKind::Invalid("the text is not UTF-8")))
+    }
+
+    /// The number of items in the next block of an array or map; none at its end.
+    ///
+    /// Every item of ours takes a byte or more, so a count beyond the bytes left is a lie or a cut.
+    pub fn block(&mut self) -> Result<Option<u64>, Fault> {
+        let count = self.long()?;
+        if count < 0 {
+            self.long()?;
+        }
+        match count.unsigned_abs() {
+            0 => Ok(None),
+            count if count > self.0.len() as u64 => Err(Fault::new(FaultKind::CutOff)),
+            count => Ok(Some(count)),
+        }
+    }
+
+    fn skip_value(&mut self, schema: &Schema) -> Result<(), Fault> {
+        match schema {
+            Schema::Null => Ok(()),
+            Schema::Boolean => self.take(1).map(drop),
+            Schema::Int | Schema::Date | Schema::TimeMillis => self.int().map(drop),
+            Schema::Float => self.take(4).map(drop),
+            Schema::Double => self.take(8).map(drop),
+            Schema::Duration => self.take(12).map(drop),
+            Schema::Bytes | Schema::BigDecimal => self.sized().map(drop),
+            Schema::String | Schema::Uuid => self.text().map(drop),
+            Schema::Fixed(fixed) => self.take(fixed.size).map(drop),
+            Schema::Decimal(decimal) => self.skip_value(&decimal.inner),
+            Schema::Enum(symbols) => self.index(symbols.symbols.len()).map(drop),
+            Schema::Union(union) => {
+                self.index(union.variants().len()).and_then(|at| self.skip_value(&union.variants()[at]))
+            }
+            Schema::Array(array) => self.skip_blocks(|input| input.skip_value(&array.items)),
+            Schema::Map(map) => {
+                self.skip_blocks(|input| input.text().and_then(|_| input.skip_value(&map.types)))
+            }
+            Schema::Record(record) => record.fields.iter().try_for_each(|field| {
+                self.skip_value(&field.schema).map_err(|fault| fault.inside(&field.name))
+            }),
+            Schema::Ref { .. } => Err(Fault::new(FaultKind::Invalid("its schema was not inlined"))),
+            // What is left of Avro's types is written as a long.
+            _ => self.long().map(drop),
+        }
+    }
+
+    fn skip_blocks(&mut self, mut item: impl FnMut(&mut Self) -> Result<(), Fault>) -> Result<(), Fault> {
+        while let Some(count) = self.block()? {
+            (0..count).try_for_each(|_| item(self))?;
+        }
+        Ok(())
+    }
 }
 
 impl Fault {
-    fn new(kind: FaultKind) -> Self {
+    pub fn new(kind: FaultKind) -> Self {
         Self { field: String::new(), kind }
     }
 
-    fn inside(mut self, field: &str) -> Self {
+    /// The same fault, seen from the record that has this field.
+    pub fn inside(mut self, field: &str) -> Self {
         self.field = if self.field.is_empty() { field.to_owned() } else { format!("{field}.{}", self.field) };
         self
     }

@@ -1,5 +1,4 @@
-//! The records on the wire. Beside each type stands its Avro schema in `avro/`; fields are in the schema's order, because that is
-//! the order in which they are written.
+//! The records on the wire. Beside each type stands its Avro schema in `avro/`; tests hold the two together.
 //!
 //! Vectors have unit L2 norm unless said otherwise, and times are milliseconds since the Unix epoch.
 
@@ -14,6 +13,7 @@ use uuid::Uuid;
 
 use crate::SchemaError;
 use crate::codec::{self, Codec};
+use crate::datum::{Datum, datum};
 use crate::history::WriterSchema;
 use crate::identity;
 use crate::topics::Topic;
@@ -24,7 +24,7 @@ pub const PROMPT_MAX_BYTES: usize = 64 * 1024;
 pub const PLAIN_TEXT_SOURCE: &str = "text/plain";
 
 /// A type with an Avro schema.
-pub trait Record: Serialize + DeserializeOwned + Debug + sealed::Formed {
+pub trait Record: Serialize + DeserializeOwned + Debug + Datum + sealed::Formed {
     /// The schema's name without its namespace.
     const NAME: &'static str;
     /// The topic whose values these are.
@@ -49,7 +49,9 @@ pub(crate) mod sealed {
 }
 
 macro_rules! record {
-    ($type:ident, $topic:ident, $file:literal) => {
+    ($topic:ident, $file:literal, $type:ident { $($field:ident),* $(,)? }) => {
+        datum!($type { $($field),* });
+
         impl Record for $type {
             const NAME: &'static str = stringify!($type);
             const TOPIC: Topic = Topic::$topic;
@@ -68,11 +70,54 @@ macro_rules! record {
     };
 }
 
-record!(Prompt, Prompts, "prompt.avsc");
-record!(ImageEmbedding, ImageEmbeddings, "image_embedding.avsc");
-record!(PromptEmbedding, PromptEmbeddings, "prompt_embedding.avsc");
-record!(Head, Heads, "head.avsc");
-record!(Prediction, Predictions, "prediction.avsc");
+record!(Prompts, "prompt.avsc", Prompt { text, source, seeds, attributes });
+record!(
+    ImageEmbeddings,
+    "image_embedding.avsc",
+    ImageEmbedding {
+        image_id,
+        prompt_id,
+        vectors,
+        source_key,
+        source_topic,
+        source_partition,
+        source_offset,
+        created_at_ms
+    }
+);
+record!(
+    PromptEmbeddings,
+    "prompt_embedding.avsc",
+    PromptEmbedding { prompt_id, text, source, attributes, created_at_ms, minilm, clip }
+);
+record!(
+    Heads,
+    "head.avsc",
+    Head { name, path, sha256, encoder, minilm, metrics, blend_weight, calibration, created_at_ms }
+);
+record!(
+    Predictions,
+    "prediction.avsc",
+    Prediction {
+        image_id,
+        source_key,
+        source_topic,
+        source_partition,
+        source_offset,
+        vector,
+        knn_vector,
+        head_vector,
+        neighbours,
+        expected_cosine,
+        encoder,
+        head,
+        index,
+        blend,
+        created_at_ms
+    }
+);
+datum!(NamedVector { model, values });
+datum!(Neighbour { prompt_id, text, similarity, weight });
 
 /// A prompt to embed and, when it has seeds, to draw.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -1,0 +1,13 @@
+//! The contract, held: what is written today is read for ever, by us and by others.
+
+mod asyncapi;
+mod cloudevents;
+mod codec;
+mod dead_letter;
+mod evolution;
+mod golden;
+mod identity;
+mod prompts;
+mod records;
+mod samples;
+mod topics;
