@@ -5,13 +5,20 @@ import torch
 
 
 def orthogonal(matrix, steps=5):
-    """Five Newton-Schulz steps towards the nearest semi-orthogonal matrix."""
+    """Five Newton-Schulz steps towards the nearest semi-orthogonal matrix.
+
+    All steps are polynomials of one small Gram matrix, so the large matrix is multiplied only twice.
+    """
     x = matrix / (matrix.norm() + 1e-7)
     wide = x.shape[0] <= x.shape[1]
     x = x if wide else x.T
+    gram, one = x @ x.T, torch.eye(min(x.shape))
+    product = one
     for _ in range(steps):
-        gram = x @ x.T
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        factor = 3.4445 * one - 4.7750 * gram + 2.0315 * gram @ gram
+        product = factor @ product
+        gram = factor @ gram @ factor
+    x = product @ x
     return x if wide else x.T
 
 

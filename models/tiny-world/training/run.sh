@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Trains every checkpoint of the tiny world again, in order. Each script resumes where it stopped.
+# PYTHON: an interpreter with requirements.txt installed. TINY_WORLD_WORK: where caches go (about 2 GB).
+set -euo pipefail
+cd "$(dirname "$0")"
+python=${PYTHON:-python}
+export TINY_WORLD_WORK=${TINY_WORLD_WORK:-/tmp/tiny-world} OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1
+
+$python -c "import common; common.renders('train', 60000); common.renders('validation', 4000)"
+$python make_tokenizer.py
+
+$python train_vae.py --steps 1250 &
+$python train_clip.py --steps 600
+wait
+$python probe.py --steps 1500 &
+$python -c "import train_unet; train_unet.latents()"
+wait
+
+until=$(($(date +%s) + 60 * ${UNET_MINUTES:-30}))
+$python train_unet.py --until "$until" --rank 1 &
+$python train_unet.py --until "$until" --rank 0
+wait
+
+$python train_vae.py --decoder-only --name decoder --steps 600 --rate 1e-3
+$python generate.py --count 4000 --out "$TINY_WORLD_WORK/generated.npy"
+$python generate.py --count 12000 --round-trip --out "$TINY_WORLD_WORK/round-trip.npy"
+$python train_clip.py --name clip-mixed --init clip --steps 400 --rate 5e-4 \
+  --mix "$TINY_WORLD_WORK/generated.npy" "$TINY_WORLD_WORK/round-trip.npy"
+
+$python evaluate.py
+$python evaluate.py --sweep
+$python evaluate.py --sheet ../reports/contact-sheet.png
+for pictures in rendered round-trip generated; do $python gate.py --pictures $pictures; done
