@@ -5,13 +5,13 @@
 mod kafka;
 mod layers;
 mod runner;
-mod sections;
 mod secret;
+mod sections;
 
 pub use kafka::{KafkaConfig, Profile};
 pub use layers::{ENVIRONMENT_PREFIX, LOCAL_FILE, load};
 pub use runner::{Delivery, RunnerConfig, RunnerOverrides, RunnerSection};
+pub use secret::Secret;
 pub use sections::{
     Config, Embedded, Generator, Http, Images, Index, Log, LogFormat, Models, Predictor, Registry,
 };
-pub use secret::Secret;

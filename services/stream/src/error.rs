@@ -21,7 +21,9 @@ pub enum StreamError {
     #[error("topic {topic} could not be created: {reason}; create it by hand or grant CREATE on the cluster")]
     TopicNotCreated { topic: String, reason: String },
 
-    #[error("topic {topic} is missing on {brokers}; run a service once with the right to create topics, or create it")]
+    #[error(
+        "topic {topic} is missing on {brokers}; run a service once with the right to create topics, or create it"
+    )]
     TopicMissing { topic: String, brokers: String },
 
     #[error("the stage could not be started: {0}")]
@@ -30,7 +32,9 @@ pub enum StreamError {
     #[error("stage {stage} stopped: {reason}; nothing of its last batch was committed")]
     StageFatal { stage: String, reason: String },
 
-    #[error("the consumer of group {group} cannot go on: {source}; nothing uncommitted is lost, start it again")]
+    #[error(
+        "the consumer of group {group} cannot go on: {source}; nothing uncommitted is lost, start it again"
+    )]
     Consumer {
         group: String,
         #[source]
@@ -78,6 +82,9 @@ pub enum StreamError {
         #[source]
         source: std::io::Error,
     },
+
+    #[error("no thread could be started: {0}; the machine is out of memory or threads")]
+    Thread(#[source] std::io::Error),
 
     #[error("the embedded broker: {0}")]
     EmbeddedBroker(String),

@@ -1,38 +1,101 @@
-//! librdkafka clients, made in one place so that limits, waits and traps are settled once.
+//! librdkafka's settings, in one place, so that limits, waits and traps are settled once.
 
 use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+use unprompt_schemas::topics::RECORD_MAX_BYTES;
 
 use crate::config::{KafkaConfig, Profile};
 
-/// Headers a dead letter carries above the record it wraps, and framing.
-pub(crate) const HEADROOM_BYTES: usize = 1 << 20;
-
-/// The largest record that any client of ours sends or takes, in bytes.
-pub(crate) const MAX_MESSAGE_BYTES: usize = (20 << 20) + 2 * HEADROOM_BYTES;
+/// What a fetch answer may hold: a few of the largest records.
+const FETCH_MAX_BYTES: i32 = 3 * RECORD_MAX_BYTES;
+/// Room for protocol framing around the largest record.
+const FRAMING_BYTES: i32 = 64 * 1024;
+/// What one partition gives in one fetch; a larger record comes alone (KIP-74).
+const PARTITION_FETCH_BYTES: i32 = 4 << 20;
 
 /// What every client shares.
-pub(crate) fn common(kafka: &KafkaConfig) -> ClientConfig {
+pub(crate) fn client(kafka: &KafkaConfig) -> ClientConfig {
     let mut config = ClientConfig::new();
+    config.set_log_level(RDKafkaLogLevel::Warning);
     config
         .set("bootstrap.servers", &kafka.brokers)
         .set("client.id", "unprompt")
         .set("reconnect.backoff.ms", "50")
-        .set("reconnect.backoff.max.ms", "2000");
-    config
+        .set("reconnect.backoff.max.ms", "2000")
+        .set("message.max.bytes", (RECORD_MAX_BYTES + FRAMING_BYTES).to_string());
+    with_properties(config, kafka)
 }
 
-/// The user's own properties, last, so that they win.
-pub(crate) fn with_properties(mut config: ClientConfig, kafka: &KafkaConfig) -> ClientConfig {
+/// A consumer that reads from the beginning where nothing is committed, and commits only when told.
+pub(crate) fn consumer(kafka: &KafkaConfig, group: &str) -> ClientConfig {
+    let mut config = client(kafka);
+    config
+        .set("group.id", group)
+        .set("group.protocol", "classic")
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("auto.offset.reset", "earliest")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("isolation.level", "read_committed")
+        .set("fetch.max.bytes", FETCH_MAX_BYTES.to_string())
+        .set("max.partition.fetch.bytes", PARTITION_FETCH_BYTES.to_string())
+        .set("receive.message.max.bytes", (FETCH_MAX_BYTES + RECORD_MAX_BYTES).to_string())
+        .set("fetch.wait.max.ms", fetch_wait_ms(kafka.profile).to_string())
+        .set("fetch.error.backoff.ms", "100")
+        .set("session.timeout.ms", session_timeout_ms(kafka.profile).to_string())
+        .set("heartbeat.interval.ms", heartbeat_ms(kafka.profile).to_string());
+    with_properties(config, kafka)
+}
+
+/// A producer whose retries neither repeat nor reorder.
+pub(crate) fn producer(kafka: &KafkaConfig, delivery_timeout_ms: u32) -> ClientConfig {
+    let mut config = client(kafka);
+    config
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("partitioner", "murmur2_random")
+        .set("delivery.timeout.ms", delivery_timeout_ms.to_string())
+        .set("linger.ms", linger_ms(kafka.profile).to_string())
+        .set("queue.buffering.max.messages", "100000")
+        .set("queue.buffering.max.kbytes", "131072");
+    with_properties(config, kafka)
+}
+
+/// The user's own properties go over ours.
+fn with_properties(mut config: ClientConfig, kafka: &KafkaConfig) -> ClientConfig {
     for (name, value) in &kafka.properties {
         config.set(name, value.expose());
     }
     config
 }
 
-/// How long a fetch may wait at the broker. The embedded one sleeps half of it whatever arrives.
-pub(crate) fn fetch_wait_ms(profile: Profile) -> u32 {
+/// How long a fetch may wait at the broker for something to come.
+fn fetch_wait_ms(profile: Profile) -> u32 {
     match profile {
         Profile::Embedded => 10,
         Profile::Kafka => 100,
+    }
+}
+
+/// After a hard stop nobody else gets the partitions before this; the embedded broker forgets members when it
+/// starts, so there it only has to outlast a busy machine.
+fn session_timeout_ms(profile: Profile) -> u32 {
+    match profile {
+        Profile::Embedded => 20_000,
+        Profile::Kafka => 45_000,
+    }
+}
+
+fn heartbeat_ms(profile: Profile) -> u32 {
+    match profile {
+        Profile::Embedded => 1_000,
+        Profile::Kafka => 3_000,
+    }
+}
+
+fn linger_ms(profile: Profile) -> u32 {
+    match profile {
+        Profile::Embedded => 1,
+        Profile::Kafka => 5,
     }
 }

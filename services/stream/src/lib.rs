@@ -3,13 +3,41 @@
 //!
 //! It knows topics and bytes; it must not know what a record means, any network, or the index.
 
+mod batcher;
 pub mod config;
+mod consumer;
+mod context;
+pub mod data_dir;
+mod dead_letter;
+#[cfg(feature = "embedded-broker")]
+pub mod embedded;
 mod error;
+mod events;
+pub mod health;
 mod kafka;
+mod offsets;
+pub mod pass_through;
+mod producer;
+pub mod progress;
+mod publisher;
+mod reader;
 mod record;
+mod retry;
+mod runner;
 mod stage;
+mod table;
+pub mod telemetry;
+mod topics;
 
-pub use config::{KafkaConfig, Profile, RunnerConfig, Secret};
+pub use config::{Config, KafkaConfig, Profile, RunnerConfig, Secret};
+pub use dead_letter::VALUE_OMITTED_HEADER;
 pub use error::StreamError;
+pub use health::Health;
+pub use producer::Position;
+pub use publisher::Publisher;
+pub use reader::{ReadSummary, Start, Tail, read_to_end};
 pub use record::{InputRecord, OutputRecord};
+pub use runner::{RunSummary, run_stage};
 pub use stage::{BatchError, Outcome, Rejection, Stage};
+pub use table::TableReader;
+pub use topics::{TopicState, ensure_topics, list_topics};

@@ -80,7 +80,9 @@ mod properties {
         Value(Secret),
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, Secret>, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<String, Secret>, D::Error> {
         let written = BTreeMap::<String, Property>::deserialize(deserializer)?;
         let mut flat = BTreeMap::new();
         flatten("", written, &mut flat);

@@ -123,12 +123,19 @@ mod tests {
         let section = RunnerSection {
             batch_records: Some(10),
             batch_bytes: Some(1000),
-            services: [("generator".into(), RunnerOverrides { batch_records: Some(2), ..Default::default() })].into(),
+            services: [(
+                "generator".into(),
+                RunnerOverrides { batch_records: Some(2), ..Default::default() },
+            )]
+            .into(),
             ..Default::default()
         };
         let generator = section.for_service("generator");
         assert_eq!((generator.batch_records, generator.batch_bytes), (2, 1000));
         let indexer = section.for_service("indexer");
-        assert_eq!((indexer.batch_records, indexer.batch_time_ms), (10, RunnerConfig::default().batch_time_ms));
+        assert_eq!(
+            (indexer.batch_records, indexer.batch_time_ms),
+            (10, RunnerConfig::default().batch_time_ms)
+        );
     }
 }

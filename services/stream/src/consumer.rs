@@ -1,0 +1,370 @@
+//! The consumer's thread: it polls without cease, so that the group never thinks us dead, and sends what comes as
+//! events. It decides nothing but when to pause: the runner's loop owns the state.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc as blocking;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message};
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::mpsc::UnboundedSender;
+use unprompt_schemas::cloudevents::Headers;
+use unprompt_schemas::topics::{Prefix, Topic};
+
+use crate::config::KafkaConfig;
+use crate::offsets::Place;
+use crate::{InputRecord, StreamError, context, kafka};
+
+/// How long a poll waits for something to come.
+const POLL: Duration = Duration::from_millis(100);
+/// How long the thread waits for room before it pauses. A pause throws away what librdkafka has fetched ahead, so
+/// it is for slow stages only.
+const ROOM_PATIENCE: Duration = Duration::from_millis(500);
+/// Given above the loop's own bound for draining revoked partitions.
+const REVOKE_MARGIN: Duration = Duration::from_secs(1);
+/// What a record costs beside its content.
+const RECORD_OVERHEAD_BYTES: usize = 256;
+
+/// What the consumer's thread tells the loop.
+#[derive(Debug)]
+pub(crate) enum ConsumerEvent {
+    Record(InputRecord),
+    Assigned(Vec<Place>),
+    /// The thread waits for the offsets that may still be committed.
+    Revoked {
+        places: Vec<Place>,
+        lost: bool,
+        answer: blocking::Sender<Vec<(Place, i64)>>,
+    },
+    Committed(Result<(), KafkaError>),
+    /// The consumer cannot go on.
+    Failed(KafkaError),
+}
+
+/// Bytes held by the runner, against the bound it was given.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    bytes: AtomicUsize,
+    limit: usize,
+}
+
+impl InFlight {
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { bytes: AtomicUsize::new(0), limit })
+    }
+
+    fn cost(record: &InputRecord) -> usize {
+        record.size_bytes() + RECORD_OVERHEAD_BYTES
+    }
+
+    fn add(&self, record: &InputRecord) {
+        self.bytes.fetch_add(Self::cost(record), Ordering::Relaxed);
+    }
+
+    pub fn release<'a>(&self, records: impl IntoIterator<Item = &'a InputRecord>) {
+        let bytes = records.into_iter().map(Self::cost).sum();
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) >= self.limit
+    }
+
+    fn has_room_again(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) <= self.limit / 2
+    }
+}
+
+type GroupConsumer = BaseConsumer<GroupContext>;
+
+/// The loop's side of the consumer's thread.
+pub(crate) struct ConsumerHandle {
+    consumer: Option<Arc<GroupConsumer>>,
+    names: Names,
+    stop: Arc<AtomicBool>,
+    last_offsets: blocking::Sender<Vec<(Place, i64)>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ConsumerHandle {
+    /// Joins `group` and reads `topics`, telling `events` what happens.
+    pub fn start<E: From<ConsumerEvent> + Send + 'static>(
+        kafka: &KafkaConfig,
+        group: &str,
+        topics: &[Topic],
+        events: UnboundedSender<E>,
+        bounds: Bounds,
+    ) -> Result<Self, StreamError> {
+        let names = Names::new(&kafka.prefix);
+        let tell: Tell = Arc::new(move |event| events.send(E::from(event)).is_ok());
+        let context = GroupContext { tell: tell.clone(), names: names.clone(), drain: bounds.revoke_drain };
+        let consumer: GroupConsumer =
+            kafka::consumer(kafka, group).create_with_context(context).map_err(StreamError::Client)?;
+        let names_of: Vec<String> = topics.iter().map(|topic| kafka.prefix.name(*topic)).collect();
+        let borrowed: Vec<&str> = names_of.iter().map(String::as_str).collect();
+        consumer
+            .subscribe(&borrowed)
+            .map_err(|source| StreamError::Consumer { group: group.to_owned(), source })?;
+        let consumer = Arc::new(consumer);
+        let stop = Arc::new(AtomicBool::new(false));
+        let (last_offsets, at_end) = blocking::channel();
+        let poller = Poller {
+            consumer: consumer.clone(),
+            tell,
+            names: names.clone(),
+            in_flight: bounds.in_flight,
+            stop: stop.clone(),
+            at_end,
+        };
+        let thread = std::thread::Builder::new().name("consumer".into()).spawn(move || poller.run());
+        let thread = thread.map_err(StreamError::Thread)?;
+        Ok(Self { consumer: Some(consumer), names, stop, last_offsets, thread: Some(thread) })
+    }
+
+    /// Asks for a commit; how it went comes as an event.
+    pub fn commit(&self, offsets: &[(Place, i64)]) -> KafkaResult<()> {
+        match &self.consumer {
+            Some(consumer) => consumer.commit(&self.names.list(offsets), CommitMode::Async),
+            None => Ok(()),
+        }
+    }
+
+    /// Commits `offsets`, leaves the group and ends the thread. Blocks: call it off the async threads.
+    pub fn close(mut self, offsets: Vec<(Place, i64)>) {
+        // A thread that is gone has left the group already.
+        let _ = self.last_offsets.send(offsets);
+        self.stop.store(true, Ordering::Relaxed);
+        self.consumer = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the consumer's thread panicked");
+        }
+    }
+}
+
+impl Drop for ConsumerHandle {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What bounds the consumer's thread.
+#[derive(Debug)]
+pub(crate) struct Bounds {
+    pub in_flight: Arc<InFlight>,
+    pub revoke_drain: Duration,
+}
+
+type Tell = Arc<dyn Fn(ConsumerEvent) -> bool + Send + Sync>;
+
+struct Poller {
+    consumer: Arc<GroupConsumer>,
+    tell: Tell,
+    names: Names,
+    in_flight: Arc<InFlight>,
+    stop: Arc<AtomicBool>,
+    at_end: blocking::Receiver<Vec<(Place, i64)>>,
+}
+
+impl Poller {
+    fn run(self) {
+        let mut paused = false;
+        while !self.stop.load(Ordering::Relaxed) {
+            paused = self.pause_or_resume(paused);
+            match self.consumer.poll(POLL) {
+                None => {}
+                Some(Ok(message)) => {
+                    self.forward(&message);
+                    // A record in a pause is of a partition assigned since, which is not paused yet.
+                    paused = false;
+                }
+                Some(Err(error)) if is_final(&error) => {
+                    (self.tell)(ConsumerEvent::Failed(error));
+                    break;
+                }
+                Some(Err(error)) => context::log_error(&error, "the consumer goes on"),
+            }
+        }
+        self.leave();
+    }
+
+    fn forward(&self, message: &BorrowedMessage<'_>) {
+        if let Some(record) = self.names.record(message) {
+            self.in_flight.add(&record);
+            (self.tell)(ConsumerEvent::Record(record));
+        }
+    }
+
+    fn pause_or_resume(&self, paused: bool) -> bool {
+        if paused {
+            return !(self.in_flight.has_room_again() && self.toggle(false));
+        }
+        self.in_flight.is_full() && !self.wait_for_room() && self.toggle(true)
+    }
+
+    fn wait_for_room(&self) -> bool {
+        let deadline = Instant::now() + ROOM_PATIENCE;
+        while self.in_flight.is_full() {
+            if Instant::now() >= deadline || self.stop.load(Ordering::Relaxed) {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
+    }
+
+    fn toggle(&self, pause: bool) -> bool {
+        let assignment = self.consumer.assignment();
+        let toggled = assignment.and_then(|partitions| match pause {
+            true => self.consumer.pause(&partitions),
+            false => self.consumer.resume(&partitions),
+        });
+        if let Err(error) = &toggled {
+            tracing::warn!(%error, pause, "partitions could not be paused or resumed");
+        }
+        toggled.is_ok()
+    }
+
+    /// Commits what the loop handed over at the end, and leaves the group with the last reference.
+    fn leave(self) {
+        if let Ok(offsets) = self.at_end.recv_timeout(REVOKE_MARGIN)
+            && !offsets.is_empty()
+            && let Err(error) = self.consumer.commit(&self.names.list(&offsets), CommitMode::Sync)
+        {
+            tracing::warn!(%error, "the last commit failed; its records will be processed again");
+        }
+    }
+}
+
+/// Errors after which polling is pointless.
+fn is_final(error: &KafkaError) -> bool {
+    matches!(error, KafkaError::MessageConsumptionFatal(_))
+        || matches!(
+            error.rdkafka_error_code(),
+            Some(
+                RDKafkaErrorCode::Fatal
+                    | RDKafkaErrorCode::FencedInstanceId
+                    | RDKafkaErrorCode::GroupAuthorizationFailed
+                    | RDKafkaErrorCode::TopicAuthorizationFailed
+                    | RDKafkaErrorCode::SaslAuthenticationFailed
+                    | RDKafkaErrorCode::Authentication
+            )
+        )
+}
+
+/// librdkafka's callbacks. They run on the consumer's thread and only send events, and wait for the answer where
+/// partitions go.
+struct GroupContext {
+    tell: Tell,
+    names: Names,
+    drain: Duration,
+}
+
+impl ClientContext for GroupContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        context::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        context::log_error(&error, reason);
+    }
+}
+
+impl ConsumerContext for GroupContext {
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Assign(partitions) => {
+                (self.tell)(ConsumerEvent::Assigned(self.names.places(partitions)));
+            }
+            Rebalance::Revoke(partitions) => self.revoke(consumer, partitions),
+            Rebalance::Error(error) => tracing::warn!(%error, "rebalance failed; the consumer tries again"),
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
+        (self.tell)(ConsumerEvent::Committed(result));
+    }
+}
+
+impl GroupContext {
+    fn revoke(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
+        let lost = consumer.assignment_lost();
+        let (answer, answered) = blocking::channel();
+        let places = self.names.places(partitions);
+        if !(self.tell)(ConsumerEvent::Revoked { places, lost, answer }) {
+            return;
+        }
+        let Ok(offsets) = answered.recv_timeout(self.drain + REVOKE_MARGIN) else { return };
+        if lost || offsets.is_empty() {
+            return;
+        }
+        if let Err(error) = consumer.commit(&self.names.list(&offsets), CommitMode::Sync) {
+            tracing::warn!(%error, "the commit of revoked partitions failed; their next owner repeats some records");
+        }
+    }
+}
+
+/// Topics and their names on the broker, both ways.
+#[derive(Clone, Debug)]
+pub(crate) struct Names(Prefix);
+
+impl Names {
+    pub fn new(prefix: &Prefix) -> Self {
+        Self(prefix.clone())
+    }
+
+    /// An owned record; none where the topic is not of the catalogue.
+    pub fn record(&self, message: &BorrowedMessage<'_>) -> Option<InputRecord> {
+        Some(InputRecord {
+            topic: self.0.parse(message.topic())?,
+            topic_name: message.topic().to_owned(),
+            partition: message.partition(),
+            offset: message.offset(),
+            timestamp_ms: message.timestamp().to_millis().unwrap_or_default(),
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers: headers_of(message),
+        })
+    }
+
+    fn places(&self, partitions: &TopicPartitionList) -> Vec<Place> {
+        let elements = partitions.elements();
+        let place = |topic: &str, partition| Some(Place { topic: self.0.parse(topic)?, partition });
+        elements.iter().filter_map(|element| place(element.topic(), element.partition())).collect()
+    }
+
+    fn list(&self, offsets: &[(Place, i64)]) -> TopicPartitionList {
+        let mut list = TopicPartitionList::with_capacity(offsets.len());
+        for (place, offset) in offsets {
+            let name = self.0.name(place.topic);
+            list.add_partition_offset(&name, place.partition, Offset::Offset(*offset))
+                .expect("an offset that was read is a valid offset to commit");
+        }
+        list
+    }
+}
+
+fn headers_of(message: &BorrowedMessage<'_>) -> Headers {
+    let Some(headers) = message.headers() else { return Headers::new() };
+    (0..headers.count()).filter_map(|index| header_at(headers, index)).collect()
+}
+
+/// rdkafka panics at a header whose name is not UTF-8; one such header must not end a service.
+fn header_at(headers: &rdkafka::message::BorrowedHeaders, index: usize) -> Option<(String, Vec<u8>)> {
+    let header = std::panic::catch_unwind(|| {
+        headers
+            .try_get(index)
+            .map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec()))
+    });
+    header.unwrap_or_else(|_| {
+        tracing::warn!(index, "a header was left out: its name is not UTF-8");
+        None
+    })
+}

@@ -1,0 +1,81 @@
+//! The data directory belongs to one process at a time; a second one is told who has it.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use crate::StreamError;
+use crate::events::now_ms;
+
+const LOCK_FILE: &str = "unprompt.lock";
+
+/// A data directory that this process holds until the value is dropped, however the process ends.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    lock: File,
+    holder: String,
+}
+
+impl DataDir {
+    /// Creates the directory where it is missing, and takes it. `holder` says what this process is, for whoever
+    /// comes second, for example `unprompt up`; its process id and start are added.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError::DataDirInUse`] names the holder.
+    pub fn lock(path: &Path, holder: &str) -> Result<Self, StreamError> {
+        let failed = |source| StreamError::DataDir { path: path.to_owned(), source };
+        std::fs::create_dir_all(path).map_err(failed)?;
+        let file = path.join(LOCK_FILE);
+        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(file);
+        let mut lock = opened.map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(StreamError::DataDirInUse {
+                    path: path.to_owned(),
+                    holder: read_holder(&mut lock),
+                });
+            }
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        let holder =
+            format!("{holder} (process {}, started {} ms after the epoch)", std::process::id(), now_ms());
+        let mut dir = Self { path: path.to_owned(), lock, holder };
+        dir.write("")?;
+        Ok(dir)
+    }
+
+    /// Adds the addresses under which this process can be reached, once they are known.
+    pub fn announce(&mut self, addresses: &[(&str, String)]) -> Result<(), StreamError> {
+        let listed: Vec<String> =
+            addresses.iter().map(|(name, address)| format!("{name} {address}")).collect();
+        self.write(&listed.join(", "))
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn write(&mut self, addresses: &str) -> Result<(), StreamError> {
+        let separator = if addresses.is_empty() { "" } else { ", at " };
+        let text = format!("{}{separator}{addresses}", self.holder);
+        let written = self
+            .lock
+            .set_len(0)
+            .and_then(|()| self.lock.seek(SeekFrom::Start(0)))
+            .and_then(|_| self.lock.write_all(text.as_bytes()))
+            .and_then(|()| self.lock.sync_all());
+        written.map_err(|source| StreamError::DataDir { path: self.path.clone(), source })
+    }
+}
+
+fn read_holder(lock: &mut File) -> String {
+    let mut text = String::new();
+    match lock.read_to_string(&mut text) {
+        Ok(_) if !text.is_empty() => text,
+        _ => "another process".to_owned(),
+    }
+}

@@ -1,0 +1,98 @@
+//! A fetch that waits at the broker until there is something to read, and not a moment longer.
+//!
+//! nisshi's own wait sleeps half of what the client allows, whatever arrives, and asks the database meanwhile.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use nisshi_sans_io::fetch_request::FetchTopic;
+use nisshi_sans_io::{FetchRequest, FetchResponse, RequestInput};
+use nisshi_storage::{Error, Storage, TopicId, Topition};
+use rama::Service;
+use tokio::time::Instant;
+
+use super::quick_storage::QuickStorage;
+
+/// What nisshi gets to read with once there is something.
+const READ_BUDGET_MS: i32 = 2_000;
+/// What it gets where there is nothing: one look, and the answer says so.
+const LOOK_BUDGET_MS: i32 = 1;
+
+/// Waits in front of nisshi's fetch service.
+#[derive(Debug)]
+pub(super) struct LongPoll<S> {
+    inner: S,
+    storage: QuickStorage,
+    /// Names by id: clients fetch by id.
+    names: Mutex<HashMap<[u8; 16], String>>,
+}
+
+impl<S> LongPoll<S> {
+    pub fn new(inner: S, storage: QuickStorage) -> Self {
+        Self { inner, storage, names: Mutex::default() }
+    }
+
+    /// Whether something can be read, or is wrong, which the answer then says.
+    async fn is_answerable(&self, topics: &[FetchTopic]) -> bool {
+        for topic in topics {
+            let Some(name) = self.name(topic).await else { return true };
+            for partition in topic.partitions.iter().flatten() {
+                let topition = Topition::new(name.as_str(), partition.partition);
+                if self.storage.has(&topition, partition.fetch_offset).await.unwrap_or(true) {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    async fn name(&self, topic: &FetchTopic) -> Option<String> {
+        if topic.topic.is_some() {
+            return topic.topic.clone();
+        }
+        let id = topic.topic_id?;
+        let known = self.names.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+        if known.is_some() {
+            return known;
+        }
+        let metadata = self.storage.metadata(Some(&[TopicId::from(topic)])).await.ok()?;
+        let name = metadata.topics().first()?.name.clone()?;
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(id, name.clone());
+        Some(name)
+    }
+
+    /// Waits until something can be read or `deadline` has come; whether there is something.
+    async fn wait(&self, topics: &[FetchTopic], deadline: Instant) -> bool {
+        let mut bell = self.storage.listen();
+        loop {
+            bell.mark_unchanged();
+            if self.is_answerable(topics).await {
+                return true;
+            }
+            match tokio::time::timeout_at(deadline, bell.changed()).await {
+                Ok(Ok(())) => {}
+                _ => return false,
+            }
+        }
+    }
+}
+
+impl<S> Service<RequestInput<FetchRequest>> for LongPoll<S>
+where
+    S: Service<RequestInput<FetchRequest>, Output = FetchResponse, Error = Error>,
+{
+    type Output = FetchResponse;
+    type Error = Error;
+
+    async fn serve(&self, mut input: RequestInput<FetchRequest>) -> Result<FetchResponse, Error> {
+        if let Ok(max_wait_ms) = u64::try_from(input.request.max_wait_ms) {
+            let deadline = Instant::now() + Duration::from_millis(max_wait_ms);
+            let topics = input.request.topics.take().unwrap_or_default();
+            let found = self.wait(&topics, deadline).await;
+            input.request.topics = Some(topics);
+            input.request.max_wait_ms = if found { READ_BUDGET_MS } else { LOOK_BUDGET_MS };
+        }
+        self.inner.serve(input).await
+    }
+}

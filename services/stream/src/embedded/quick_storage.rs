@@ -1,0 +1,220 @@
+//! nisshi's storage, with reading by [`LogReader`] and the ends of partitions in memory.
+//!
+//! Everything that writes is nisshi's own.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use nisshi_sans_io::create_topics_request::CreatableTopic;
+use nisshi_sans_io::delete_groups_response::DeletableGroupResult;
+use nisshi_sans_io::delete_records_request::DeleteRecordsTopic;
+use nisshi_sans_io::delete_records_response::DeleteRecordsTopicResult;
+use nisshi_sans_io::describe_cluster_response::DescribeClusterBroker;
+use nisshi_sans_io::describe_configs_response::DescribeConfigsResult;
+use nisshi_sans_io::describe_topic_partitions_response::DescribeTopicPartitionsResponseTopic;
+use nisshi_sans_io::fetch_response::AbortedTransaction;
+use nisshi_sans_io::incremental_alter_configs_request::AlterConfigsResource;
+use nisshi_sans_io::incremental_alter_configs_response::AlterConfigsResourceResponse;
+use nisshi_sans_io::record::deflated;
+use nisshi_sans_io::txn_offset_commit_response::TxnOffsetCommitResponseTopic;
+use nisshi_sans_io::{ConfigResource, ErrorCode, IsolationLevel, ListOffset, ScramMechanism};
+use nisshi_storage::{
+    ArcDynStorage, BrokerRegistrationRequest, Error, GroupDetail, ListOffsetResponse, MetadataResponse,
+    NamedGroupDetail, OffsetCommitRequest, OffsetStage, ProducerIdResponse, Result, ScramCredential, Storage,
+    TopicId, Topition, TxnAddPartitionsRequest, TxnAddPartitionsResponse, TxnOffsetCommitRequest,
+    UpdateError, Version,
+};
+use tokio::sync::watch;
+use url::Url;
+use uuid::Uuid;
+
+use super::log_reader::{LogReader, Partition};
+use super::watermarks::Watermarks;
+
+/// nisshi's storage, read quickly. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct QuickStorage {
+    inner: ArcDynStorage,
+    log: LogReader,
+    marks: Arc<Watermarks>,
+}
+
+impl QuickStorage {
+    pub fn new(inner: ArcDynStorage, log: LogReader) -> Self {
+        Self { inner, log, marks: Arc::new(Watermarks::new()) }
+    }
+
+    /// Whether there is something to read at `offset`. A partition that is asked about is known from then on.
+    pub async fn has(&self, topition: &Topition, offset: i64) -> Result<bool> {
+        if let Some(has) = self.marks.has(topition, offset) {
+            return Ok(has);
+        }
+        let partition = self.partition(topition).await?;
+        self.marks.know(topition, partition.high);
+        // Below the beginning there is an error to tell.
+        Ok(offset < partition.high)
+    }
+
+    /// Rings when any partition grows.
+    pub fn listen(&self) -> watch::Receiver<u64> {
+        self.marks.listen()
+    }
+
+    async fn partition(&self, topition: &Topition) -> Result<Partition> {
+        let found = self.log.partition(topition).await?;
+        found.ok_or(Error::Api(ErrorCode::UnknownTopicOrPartition))
+    }
+}
+
+/// nisshi's methods, but for those given whole.
+macro_rules! delegate {
+    (
+        own { $($own:tt)* }
+        inner { $($name:ident($($arg:ident: $kind:ty),* $(,)?) -> $output:ty)* }
+    ) => {
+        #[async_trait]
+        impl Storage for QuickStorage {
+            $($own)*
+
+            $(async fn $name(&self $(, $arg: $kind)*) -> $output {
+                self.inner.$name($($arg),*).await
+            })*
+        }
+    };
+}
+
+delegate! {
+    own {
+        async fn produce(
+            &self,
+            transaction_id: Option<&str>,
+            topition: &Topition,
+            batch: deflated::Batch,
+        ) -> Result<i64> {
+            let records = i64::from(batch.last_offset_delta) + 1;
+            let base = self.inner.produce(transaction_id, topition, batch).await?;
+            self.marks.grow(topition, base + records);
+            Ok(base)
+        }
+
+        async fn fetch(
+            &self,
+            topition: &'_ Topition,
+            offset: i64,
+            _min_bytes: u32,
+            max_bytes: u32,
+            _isolation: IsolationLevel,
+            _max_wait: Duration,
+        ) -> Result<Vec<deflated::Batch>> {
+            let partition = self.partition(topition).await?;
+            let batches = self.log.fetch(partition, offset, max_bytes).await?;
+            if batches.is_empty() && offset < partition.high {
+                self.marks.found_empty(topition, offset, partition.high);
+            }
+            Ok(batches)
+        }
+
+        async fn offset_stage(&self, topition: &Topition) -> Result<OffsetStage> {
+            self.partition(topition).await.map(|partition| partition.stage())
+        }
+
+        async fn create_topic(&self, topic: CreatableTopic, validate_only: bool) -> Result<Uuid> {
+            let created = self.inner.create_topic(topic, validate_only).await;
+            self.marks.forget();
+            created
+        }
+
+        async fn delete_topic(&self, topic: &TopicId) -> Result<ErrorCode> {
+            let deleted = self.inner.delete_topic(topic).await;
+            self.marks.forget();
+            deleted
+        }
+
+        async fn delete_records(&self, topics: &[DeleteRecordsTopic]) -> Result<Vec<DeleteRecordsTopicResult>> {
+            self.inner.delete_records(topics).await
+        }
+    }
+    inner {
+        register_broker(broker_registration: BrokerRegistrationRequest) -> Result<()>
+        incremental_alter_resource(resource: AlterConfigsResource) -> Result<AlterConfigsResourceResponse>
+        brokers() -> Result<Vec<DescribeClusterBroker>>
+        list_offsets(
+            isolation_level: IsolationLevel,
+            offsets: &[(Topition, ListOffset)],
+        ) -> Result<Vec<(Topition, ListOffsetResponse)>>
+        offset_commit(
+            group_id: &str,
+            retention_time_ms: Option<Duration>,
+            offsets: &[(Topition, OffsetCommitRequest)],
+        ) -> Result<Vec<(Topition, ErrorCode)>>
+        offset_fetch(
+            group_id: Option<&str>,
+            topics: &[Topition],
+            require_stable: Option<bool>,
+        ) -> Result<BTreeMap<Topition, i64>>
+        committed_offset_topitions(group_id: &str) -> Result<BTreeMap<Topition, i64>>
+        metadata(topics: Option<&[TopicId]>) -> Result<MetadataResponse>
+        upsert_user_scram_credential(
+            user: &str,
+            mechanism: ScramMechanism,
+            credential: ScramCredential,
+        ) -> Result<()>
+        delete_user_scram_credential(user: &str, mechanism: ScramMechanism) -> Result<()>
+        user_scram_credential(user: &str, mechanism: ScramMechanism) -> Result<Option<ScramCredential>>
+        describe_config(
+            name: &str,
+            resource: ConfigResource,
+            keys: Option<&[String]>,
+        ) -> Result<DescribeConfigsResult>
+        list_groups() -> Result<Vec<NamedGroupDetail>>
+        delete_groups(group_ids: Option<&[String]>) -> Result<Vec<DeletableGroupResult>>
+        describe_groups(
+            group_ids: Option<&[String]>,
+            include_authorized_operations: bool,
+        ) -> Result<Vec<NamedGroupDetail>>
+        describe_topic_partitions(
+            topics: Option<&[TopicId]>,
+            partition_limit: i32,
+            cursor: Option<Topition>,
+        ) -> Result<Vec<DescribeTopicPartitionsResponseTopic>>
+        group_with_version(group_id: &str) -> Result<Option<(GroupDetail, Version)>>
+        update_group(
+            group_id: &str,
+            detail: GroupDetail,
+            version: Option<Version>,
+        ) -> Result<Version, UpdateError<GroupDetail>>
+        init_producer(
+            transaction_id: Option<&str>,
+            transaction_timeout_ms: i32,
+            producer_id: Option<i64>,
+            producer_epoch: Option<i16>,
+        ) -> Result<ProducerIdResponse>
+        txn_add_offsets(
+            transaction_id: &str,
+            producer_id: i64,
+            producer_epoch: i16,
+            group_id: &str,
+        ) -> Result<ErrorCode>
+        txn_add_partitions(partitions: TxnAddPartitionsRequest) -> Result<TxnAddPartitionsResponse>
+        txn_offset_commit(offsets: TxnOffsetCommitRequest) -> Result<Vec<TxnOffsetCommitResponseTopic>>
+        txn_end(
+            transaction_id: &str,
+            producer_id: i64,
+            producer_epoch: i16,
+            committed: bool,
+        ) -> Result<ErrorCode>
+        maintain(now: SystemTime) -> Result<()>
+        maintain_transactions(now: SystemTime) -> Result<()>
+        aborted_transactions(
+            topition: &Topition,
+            offset: i64,
+            last_stable_offset: i64,
+        ) -> Result<Vec<AbortedTransaction>>
+        cluster_id() -> Result<String>
+        node() -> Result<i32>
+        advertised_listener() -> Result<Url>
+        ping() -> Result<()>
+    }
+}

@@ -1,0 +1,101 @@
+//! Where every partition ends, in memory, and a bell that rings when one grows: this process is the only writer.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nisshi_storage::Topition;
+use tokio::sync::watch;
+
+/// The end of a partition.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    high: i64,
+    /// From here to `high` nothing is left; retention has taken it.
+    empty_from: i64,
+}
+
+#[derive(Debug)]
+pub(super) struct Watermarks {
+    ends: Mutex<HashMap<Topition, End>>,
+    grown: watch::Sender<u64>,
+}
+
+impl Watermarks {
+    pub fn new() -> Self {
+        Self { ends: Mutex::default(), grown: watch::Sender::new(0) }
+    }
+
+    /// Rings at every growth from now on.
+    pub fn listen(&self) -> watch::Receiver<u64> {
+        self.grown.subscribe()
+    }
+
+    /// Whether there is something to read at `offset`; none, where the partition is not known yet.
+    pub fn has(&self, topition: &Topition, offset: i64) -> Option<bool> {
+        self.ends().get(topition).map(|end| offset < end.high && offset < end.empty_from)
+    }
+
+    /// Notes where a partition ends.
+    pub fn know(&self, topition: &Topition, high: i64) {
+        self.ends().entry(topition.clone()).or_insert(End { high, empty_from: i64::MAX });
+    }
+
+    /// Notes that records were written up to `high`.
+    pub fn grow(&self, topition: &Topition, high: i64) {
+        {
+            let mut ends = self.ends();
+            let end = ends.entry(topition.clone()).or_insert(End { high, empty_from: i64::MAX });
+            if end.high < high {
+                *end = End { high, empty_from: i64::MAX };
+            }
+        }
+        self.grown.send_modify(|count| *count += 1);
+    }
+
+    /// Notes that from `offset` to the end nothing is left.
+    pub fn found_empty(&self, topition: &Topition, offset: i64, high: i64) {
+        if let Some(end) = self.ends().get_mut(topition).filter(|end| end.high == high) {
+            end.empty_from = end.empty_from.min(offset);
+        }
+    }
+
+    /// Forgets all: a topic came or went.
+    pub fn forget(&self) {
+        self.ends().clear();
+        self.grown.send_modify(|count| *count += 1);
+    }
+
+    fn ends(&self) -> MutexGuard<'_, HashMap<Topition, End>> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_something_to_read_below_the_end_only() {
+        let (marks, images) = (Watermarks::new(), Topition::new("images.v1", 0));
+        assert_eq!(marks.has(&images, 0), None, "nothing is known yet");
+        marks.know(&images, 0);
+        assert_eq!(marks.has(&images, 0), Some(false));
+        let mut bell = marks.listen();
+        marks.grow(&images, 5);
+        assert!(bell.has_changed().unwrap());
+        bell.mark_unchanged();
+        assert_eq!((marks.has(&images, 4), marks.has(&images, 5)), (Some(true), Some(false)));
+        marks.grow(&images, 3);
+        assert_eq!(marks.has(&images, 4), Some(true), "a repeated batch does not shrink the partition");
+    }
+
+    #[test]
+    fn what_retention_took_is_not_waited_for() {
+        let (marks, images) = (Watermarks::new(), Topition::new("images.v1", 0));
+        marks.grow(&images, 5);
+        marks.found_empty(&images, 2, 5);
+        assert_eq!((marks.has(&images, 1), marks.has(&images, 2)), (Some(true), Some(false)));
+        marks.grow(&images, 6);
+        assert_eq!(marks.has(&images, 2), Some(true));
+    }
+}

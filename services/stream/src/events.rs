@@ -1,0 +1,189 @@
+//! What is worth telling: one type an event, which emits its log line and its metrics together.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use metrics::{counter, gauge, histogram};
+
+use crate::{InputRecord, Rejection};
+
+/// Names of the metrics, all under `unprompt_`.
+pub(crate) mod names {
+    pub const RECORDS_IN: &str = "unprompt_records_in_total";
+    pub const BYTES_IN: &str = "unprompt_bytes_in_total";
+    pub const RECORDS_OUT: &str = "unprompt_records_out_total";
+    pub const BYTES_OUT: &str = "unprompt_bytes_out_total";
+    pub const DEAD_LETTERS: &str = "unprompt_dead_letters_total";
+    pub const BATCH_RECORDS: &str = "unprompt_batch_records";
+    pub const STAGE_SECONDS: &str = "unprompt_stage_seconds";
+    pub const LATENCY_SECONDS: &str = "unprompt_latency_seconds";
+    pub const RETRIES: &str = "unprompt_batch_retries_total";
+    pub const COMMITS: &str = "unprompt_commits_total";
+    pub const REBALANCES: &str = "unprompt_rebalances_total";
+    pub const RESTARTS: &str = "unprompt_session_restarts_total";
+    pub const LAST_PROGRESS: &str = "unprompt_last_progress_timestamp_seconds";
+}
+
+/// A record came from a topic.
+pub(crate) struct RecordReceived {
+    pub service: &'static str,
+    pub bytes: usize,
+}
+
+impl RecordReceived {
+    pub fn emit(self) {
+        counter!(names::RECORDS_IN, "service" => self.service).increment(1);
+        counter!(names::BYTES_IN, "service" => self.service).increment(self.bytes as u64);
+    }
+}
+
+/// The stage gave a batch's outcomes.
+pub(crate) struct BatchProcessed {
+    pub service: &'static str,
+    pub records: usize,
+    pub took: Duration,
+}
+
+impl BatchProcessed {
+    pub fn emit(self) {
+        histogram!(names::BATCH_RECORDS, "service" => self.service).record(self.records as f64);
+        histogram!(names::STAGE_SECONDS, "service" => self.service).record(self.took.as_secs_f64());
+        tracing::debug!(
+            service = self.service,
+            records = self.records,
+            took_ms = self.took.as_millis() as u64,
+            "batch processed"
+        );
+    }
+}
+
+/// A batch failed as transient and is tried again.
+pub(crate) struct BatchRetried {
+    pub service: &'static str,
+    pub tries: u32,
+    pub delay: Duration,
+    pub reason: String,
+}
+
+impl BatchRetried {
+    pub fn emit(self) {
+        counter!(names::RETRIES, "service" => self.service).increment(1);
+        tracing::warn!(
+            service = self.service,
+            tries = self.tries,
+            delay_ms = self.delay.as_millis() as u64,
+            reason = self.reason,
+            "batch failed for now; trying again"
+        );
+    }
+}
+
+/// A record goes to the dead letters.
+pub(crate) struct RecordRejected<'a> {
+    pub service: &'static str,
+    pub input: &'a InputRecord,
+    pub rejection: &'a Rejection,
+}
+
+impl RecordRejected<'_> {
+    pub fn emit(self) {
+        counter!(names::DEAD_LETTERS, "service" => self.service, "code" => self.rejection.code).increment(1);
+        tracing::warn!(
+            service = self.service,
+            topic = self.input.topic_name,
+            partition = self.input.partition,
+            offset = self.input.offset,
+            code = self.rejection.code,
+            reason = self.rejection.reason,
+            "record rejected"
+        );
+    }
+}
+
+/// Everything of a batch is acknowledged.
+pub(crate) struct BatchDelivered<'a> {
+    pub service: &'static str,
+    pub records_in: &'a [InputRecord],
+    pub records_out: usize,
+    pub bytes_out: usize,
+    pub dead_letters: usize,
+}
+
+impl BatchDelivered<'_> {
+    pub fn emit(self) {
+        counter!(names::RECORDS_OUT, "service" => self.service).increment(self.records_out as u64);
+        counter!(names::BYTES_OUT, "service" => self.service).increment(self.bytes_out as u64);
+        let now_ms = now_ms();
+        gauge!(names::LAST_PROGRESS, "service" => self.service).set(now_ms as f64 / 1e3);
+        let latency = histogram!(names::LATENCY_SECONDS, "service" => self.service);
+        for record in self.records_in {
+            latency.record((now_ms - record.timestamp_ms).max(0) as f64 / 1e3);
+        }
+        tracing::debug!(
+            service = self.service,
+            records_in = self.records_in.len(),
+            records_out = self.records_out,
+            dead_letters = self.dead_letters,
+            "batch delivered"
+        );
+    }
+}
+
+/// A commit was answered.
+pub(crate) struct CommitEnded {
+    pub service: &'static str,
+    pub result: Result<(), String>,
+}
+
+impl CommitEnded {
+    pub fn emit(self) {
+        let outcome = if self.result.is_ok() { "ok" } else { "failed" };
+        counter!(names::COMMITS, "service" => self.service, "outcome" => outcome).increment(1);
+        match self.result {
+            Ok(()) => tracing::debug!(service = self.service, "offsets committed"),
+            Err(error) => {
+                tracing::warn!(service = self.service, error, "offsets not committed; it is tried again");
+            }
+        }
+    }
+}
+
+/// Partitions came or went.
+pub(crate) struct PartitionsChanged {
+    pub service: &'static str,
+    pub kind: &'static str,
+    pub partitions: usize,
+}
+
+impl PartitionsChanged {
+    pub fn emit(self) {
+        counter!(names::REBALANCES, "service" => self.service, "kind" => self.kind).increment(1);
+        tracing::info!(
+            service = self.service,
+            kind = self.kind,
+            partitions = self.partitions,
+            "partitions changed"
+        );
+    }
+}
+
+/// The group is left and joined again.
+pub(crate) struct SessionRestarted {
+    pub service: &'static str,
+    pub reason: String,
+}
+
+impl SessionRestarted {
+    pub fn emit(self) {
+        counter!(names::RESTARTS, "service" => self.service).increment(1);
+        tracing::warn!(
+            service = self.service,
+            reason = self.reason,
+            "starting again from the committed offsets"
+        );
+    }
+}
+
+/// Milliseconds since the epoch by this machine's clock.
+pub(crate) fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}

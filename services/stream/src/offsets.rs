@@ -1,0 +1,218 @@
+//! Which offsets may be committed: those before which every record's outputs are acknowledged. A pure type.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use unprompt_schemas::topics::Topic;
+
+use crate::InputRecord;
+
+/// A partition of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Place {
+    pub topic: Topic,
+    pub partition: i32,
+}
+
+impl From<&InputRecord> for Place {
+    fn from(record: &InputRecord) -> Self {
+        Self { topic: record.topic, partition: record.partition }
+    }
+}
+
+/// Numbers batches in the order in which they were made.
+pub(crate) type BatchId = u64;
+
+/// A run of one partition's records within a batch.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    batch: BatchId,
+    /// The offset after the run's last.
+    next: i64,
+    done: bool,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    runs: VecDeque<Run>,
+    /// All before this is acknowledged.
+    done: Option<i64>,
+    /// What was last handed out to be committed.
+    requested: Option<i64>,
+}
+
+/// The progress of every assigned partition.
+#[derive(Debug, Default)]
+pub(crate) struct Offsets {
+    assigned: BTreeMap<Place, Progress>,
+}
+
+impl Offsets {
+    pub fn assign(&mut self, places: &[Place]) {
+        for place in places {
+            self.assigned.entry(*place).or_default();
+        }
+    }
+
+    pub fn is_assigned(&self, place: Place) -> bool {
+        self.assigned.contains_key(&place)
+    }
+
+    /// Notes that `batch` holds these records; those of unassigned partitions are not noted.
+    pub fn begin(&mut self, batch: BatchId, records: &[InputRecord]) {
+        for record in records {
+            let Some(progress) = self.assigned.get_mut(&Place::from(record)) else { continue };
+            let next = record.offset + 1;
+            match progress.runs.back_mut() {
+                Some(run) if run.batch == batch => run.next = run.next.max(next),
+                _ => progress.runs.push_back(Run { batch, next, done: false }),
+            }
+        }
+    }
+
+    /// Whether `batch` still answers for `place`: not once the partition was revoked, even if it came back.
+    pub fn holds(&self, batch: BatchId, place: Place) -> bool {
+        self.assigned.get(&place).is_some_and(|progress| progress.runs.iter().any(|run| run.batch == batch))
+    }
+
+    /// Notes that everything of `batch` is acknowledged.
+    pub fn complete(&mut self, batch: BatchId) {
+        for progress in self.assigned.values_mut() {
+            progress.complete(batch);
+        }
+    }
+
+    /// Whether any of `places` has records in flight.
+    pub fn in_flight(&self, places: &[Place]) -> bool {
+        places.iter().any(|place| self.assigned.get(place).is_some_and(|progress| !progress.runs.is_empty()))
+    }
+
+    /// The offsets that have moved since they were last asked for.
+    pub fn take_dirty(&mut self) -> Vec<(Place, i64)> {
+        self.assigned
+            .iter_mut()
+            .filter_map(|(place, progress)| Some((*place, progress.take_dirty()?)))
+            .collect()
+    }
+
+    pub fn is_dirty(&self) -> bool {
+        self.assigned.values().any(Progress::is_dirty)
+    }
+
+    /// A commit failed: what it held is to be committed again.
+    pub fn forget_requests(&mut self) {
+        for progress in self.assigned.values_mut() {
+            progress.requested = None;
+        }
+    }
+
+    /// Gives the partitions up, and returns what of them may still be committed.
+    pub fn revoke(&mut self, places: &[Place]) -> Vec<(Place, i64)> {
+        let given_up = places.iter().filter_map(|place| Some((*place, self.assigned.remove(place)?)));
+        given_up.filter_map(|(place, mut progress)| Some((place, progress.take_dirty()?))).collect()
+    }
+}
+
+impl Progress {
+    fn complete(&mut self, batch: BatchId) {
+        for run in self.runs.iter_mut().filter(|run| run.batch == batch) {
+            run.done = true;
+        }
+        while let Some(run) = self.runs.pop_front_if(|run| run.done) {
+            self.done = Some(run.next);
+        }
+    }
+
+    fn is_dirty(&self) -> bool {
+        self.done.is_some() && self.done != self.requested
+    }
+
+    fn take_dirty(&mut self) -> Option<i64> {
+        let dirty = self.is_dirty();
+        self.requested = self.done;
+        self.done.filter(|_| dirty)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Place = Place { topic: Topic::Images, partition: 0 };
+    const B: Place = Place { topic: Topic::Images, partition: 1 };
+
+    fn records(place: Place, offsets: std::ops::Range<i64>) -> Vec<InputRecord> {
+        let record = |offset| InputRecord {
+            topic: place.topic,
+            topic_name: place.topic.base_name().into(),
+            partition: place.partition,
+            offset,
+            timestamp_ms: 0,
+            key: None,
+            value: None,
+            headers: Vec::new(),
+        };
+        offsets.map(record).collect()
+    }
+
+    fn tracking(places: &[Place]) -> Offsets {
+        let mut offsets = Offsets::default();
+        offsets.assign(places);
+        offsets
+    }
+
+    #[test]
+    fn nothing_is_committed_before_it_is_complete() {
+        let mut offsets = tracking(&[A]);
+        offsets.begin(1, &records(A, 0..5));
+        assert!(offsets.take_dirty().is_empty());
+        offsets.complete(1);
+        assert_eq!(offsets.take_dirty(), [(A, 5)]);
+        assert!(offsets.take_dirty().is_empty(), "an offset is handed out once");
+    }
+
+    #[test]
+    fn a_later_batch_waits_for_an_earlier_one_of_its_partition() {
+        let mut offsets = tracking(&[A, B]);
+        offsets.begin(1, &records(A, 0..5));
+        offsets.begin(2, &[records(A, 5..8), records(B, 0..2)].concat());
+        offsets.complete(2);
+        assert_eq!(offsets.take_dirty(), [(B, 2)], "partition B does not wait for partition A");
+        offsets.complete(1);
+        assert_eq!(offsets.take_dirty(), [(A, 8)]);
+    }
+
+    #[test]
+    fn a_failed_commit_is_asked_for_again() {
+        let mut offsets = tracking(&[A]);
+        offsets.begin(1, &records(A, 0..5));
+        offsets.complete(1);
+        offsets.take_dirty();
+        offsets.forget_requests();
+        assert_eq!(offsets.take_dirty(), [(A, 5)]);
+    }
+
+    #[test]
+    fn a_revoked_partition_gives_what_is_done_and_forgets_what_is_not() {
+        let mut offsets = tracking(&[A]);
+        offsets.begin(1, &records(A, 0..5));
+        offsets.begin(2, &records(A, 5..9));
+        offsets.complete(1);
+        assert!(offsets.in_flight(&[A]));
+        assert_eq!(offsets.revoke(&[A]), [(A, 5)]);
+        offsets.complete(2);
+        assert!(offsets.take_dirty().is_empty());
+    }
+
+    #[test]
+    fn a_batch_from_before_a_revocation_does_not_count_after_it() {
+        let mut offsets = tracking(&[A]);
+        offsets.begin(1, &records(A, 0..5));
+        offsets.revoke(&[A]);
+        offsets.assign(&[A]);
+        assert!(!offsets.holds(1, A));
+        offsets.complete(1);
+        assert!(offsets.take_dirty().is_empty());
+        offsets.begin(2, &records(A, 0..3));
+        assert!(offsets.holds(2, A));
+    }
+}

@@ -1,0 +1,37 @@
+//! A stage that copies its input: what the runner costs by itself, for tests and benchmarks.
+
+use unprompt_schemas::topics::Topic;
+
+use crate::{BatchError, InputRecord, Outcome, OutputRecord, Stage};
+
+/// Copies images.v1 to image-embeddings.v1, key, value and headers as they are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PassThrough;
+
+impl Stage for PassThrough {
+    fn name(&self) -> &'static str {
+        "pass-through"
+    }
+
+    fn inputs(&self) -> &'static [Topic] {
+        &[Topic::Images]
+    }
+
+    fn outputs(&self) -> &'static [Topic] {
+        &[Topic::ImageEmbeddings]
+    }
+
+    fn process(&mut self, batch: &[InputRecord]) -> Result<Vec<Outcome>, BatchError> {
+        Ok(batch.iter().map(|record| Outcome::Outputs(vec![copy(record)])).collect())
+    }
+}
+
+/// The record, for image-embeddings.v1.
+pub fn copy(record: &InputRecord) -> OutputRecord {
+    OutputRecord {
+        topic: Topic::ImageEmbeddings,
+        key: record.key.clone(),
+        value: record.value.clone(),
+        headers: record.headers.clone(),
+    }
+}

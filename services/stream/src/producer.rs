@@ -1,0 +1,162 @@
+//! Writing records: an idempotent producer that keeps the order it is given and tells of every delivery.
+
+use std::time::Duration;
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::future_producer::{DeliveryFuture, FutureProducer, FutureRecord};
+use rdkafka::producer::{Producer as _, PurgeConfig};
+use unprompt_schemas::topics::{Prefix, Topic};
+
+use crate::config::KafkaConfig;
+use crate::context::LoggingContext;
+use crate::{OutputRecord, StreamError, kafka};
+
+/// How often a full queue is tried again.
+const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(5);
+/// What framing adds to a record, at most, headers aside.
+const RECORD_FRAMING_BYTES: usize = 256;
+/// What framing adds to a header, at most.
+const HEADER_FRAMING_BYTES: usize = 16;
+
+/// Where a delivered record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    pub partition: i32,
+    pub offset: i64,
+}
+
+/// Why a record was not delivered.
+#[derive(Clone, Debug)]
+pub(crate) enum SendError {
+    /// The record itself is the reason: it is larger than its topic takes.
+    TooLarge {
+        size_bytes: usize,
+        limit_bytes: usize,
+    },
+    Kafka(KafkaError),
+}
+
+impl SendError {
+    pub fn into_stream_error(self, topic: String) -> StreamError {
+        match self {
+            Self::TooLarge { size_bytes, limit_bytes } => {
+                StreamError::TooLarge { topic, size_bytes, limit_bytes }
+            }
+            Self::Kafka(source) => StreamError::Delivery { topic, source },
+        }
+    }
+}
+
+/// Whether the broker refuses us for good: no retry mends a missing right.
+pub(crate) fn is_refusal(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::ClusterAuthorizationFailed
+                | RDKafkaErrorCode::SaslAuthenticationFailed
+                | RDKafkaErrorCode::Authentication
+                | RDKafkaErrorCode::InvalidTopic
+        )
+    )
+}
+
+/// A delivery under way.
+pub(crate) struct Sending {
+    future: DeliveryFuture,
+    size_bytes: usize,
+}
+
+impl Sending {
+    /// Waits for the broker's acknowledgement.
+    pub async fn acknowledged(self) -> Result<Position, SendError> {
+        match self.future.await {
+            Ok(Ok(delivery)) => Ok(Position { partition: delivery.partition, offset: delivery.offset }),
+            Ok(Err((error, _))) => Err(classify(error, self.size_bytes)),
+            Err(_) => Err(SendError::Kafka(KafkaError::Canceled)),
+        }
+    }
+}
+
+/// The broker's own limit may be below the catalogue's.
+fn classify(error: KafkaError, size_bytes: usize) -> SendError {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize) => {
+            SendError::TooLarge { size_bytes, limit_bytes: size_bytes.saturating_sub(1) }
+        }
+        _ => SendError::Kafka(error),
+    }
+}
+
+/// An idempotent producer. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Producer {
+    client: FutureProducer<LoggingContext>,
+    prefix: Prefix,
+}
+
+impl std::fmt::Debug for Producer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Producer").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+impl Producer {
+    /// A producer that gives a record up after `delivery_timeout_ms`; never, where that is 0.
+    pub fn new(kafka: &KafkaConfig, delivery_timeout_ms: u32) -> Result<Self, StreamError> {
+        let client = kafka::producer(kafka, delivery_timeout_ms)
+            .create_with_context(LoggingContext)
+            .map_err(StreamError::Client)?;
+        Ok(Self { client, prefix: kafka.prefix.clone() })
+    }
+
+    pub fn name(&self, topic: Topic) -> String {
+        self.prefix.name(topic)
+    }
+
+    /// Queues a record, waiting where the queue is full. Records of one partition are delivered in the order of
+    /// their calls.
+    pub async fn send(&self, record: &OutputRecord) -> Result<Sending, SendError> {
+        let size_bytes = framed_bytes(record);
+        let limit_bytes = record.topic.spec().max_message_bytes as usize;
+        if size_bytes > limit_bytes {
+            return Err(SendError::TooLarge { size_bytes, limit_bytes });
+        }
+        let topic = self.name(record.topic);
+        let mut message = future_record(&topic, record);
+        loop {
+            match self.client.send_result(message) {
+                Ok(future) => return Ok(Sending { future, size_bytes }),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    message = back;
+                    tokio::time::sleep(QUEUE_FULL_PAUSE).await;
+                }
+                Err((error, _)) => return Err(classify(error, size_bytes)),
+            }
+        }
+    }
+
+    /// Gives up what is queued or in flight; every delivery under way ends with an error.
+    pub fn purge(&self) {
+        self.client.purge(PurgeConfig::default().queue().inflight());
+    }
+}
+
+/// Bytes the record takes in a batch of its own, framing included, rounded up.
+fn framed_bytes(record: &OutputRecord) -> usize {
+    record.size_bytes() + RECORD_FRAMING_BYTES + HEADER_FRAMING_BYTES * record.headers.len()
+}
+
+fn future_record<'a>(topic: &'a str, record: &'a OutputRecord) -> FutureRecord<'a, [u8], [u8]> {
+    let mut message = FutureRecord::to(topic);
+    message.key = record.key.as_deref();
+    message.payload = record.value.as_deref();
+    if !record.headers.is_empty() {
+        let headers = OwnedHeaders::new_with_capacity(record.headers.len());
+        message.headers = Some(record.headers.iter().fold(headers, |headers, (key, value)| {
+            headers.insert(Header { key, value: Some(value.as_slice()) })
+        }));
+    }
+    message
+}

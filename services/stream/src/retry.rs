@@ -1,0 +1,64 @@
+//! Exponential backoff with full jitter (Brooker, "Exponential Backoff And Jitter", AWS 2015).
+
+use std::time::Duration;
+
+use rand::Rng;
+
+/// The delays between tries: each random up to a bound that doubles from `initial` to `max`.
+#[derive(Clone, Debug)]
+pub(crate) struct Backoff {
+    initial: Duration,
+    max: Duration,
+    tries: u32,
+}
+
+impl Backoff {
+    pub fn new(initial: Duration, max: Duration) -> Self {
+        Self { initial, max, tries: 0 }
+    }
+
+    /// How often [`Backoff::next`] was asked.
+    pub fn tries(&self) -> u32 {
+        self.tries
+    }
+
+    fn bound(&self) -> Duration {
+        let factor = 1u32.checked_shl(self.tries).unwrap_or(u32::MAX);
+        self.initial.saturating_mul(factor).min(self.max)
+    }
+
+    /// The delay before the next try: at least half of its bound, so that a retry is never immediate.
+    pub fn next(&mut self) -> Duration {
+        let bound = self.bound();
+        self.tries = self.tries.saturating_add(1);
+        bound.mul_f64(rand::rng().random_range(0.5..=1.0))
+    }
+
+    pub fn reset(&mut self) {
+        self.tries = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_double_up_to_the_bound_and_start_over_after_a_reset() {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(1000));
+        for bound_ms in [100, 200, 400, 800, 1000, 1000] {
+            let delay = backoff.next().as_millis();
+            assert!((bound_ms / 2..=bound_ms).contains(&delay), "{delay} ms for a bound of {bound_ms} ms");
+        }
+        backoff.reset();
+        assert!(backoff.next() <= Duration::from_millis(100));
+    }
+
+    #[test]
+    fn a_long_outage_never_overflows() {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        for _ in 0..100 {
+            assert!(backoff.next() <= Duration::from_secs(10));
+        }
+    }
+}

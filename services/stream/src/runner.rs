@@ -1,0 +1,157 @@
+//! Runs a stage: one loop owns the state, fed by events of the consumer's thread, the stage's thread and the
+//! producer; an offset is committed once everything before it in its partition is acknowledged.
+
+mod batch;
+mod delivery;
+mod session;
+mod stage_thread;
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{KafkaConfig, RunnerConfig};
+use crate::consumer::ConsumerEvent;
+use crate::events::SessionRestarted;
+use crate::health::{Condition, Health, ServiceHealth};
+use crate::retry::Backoff;
+use crate::{Stage, StreamError, topics};
+
+use delivery::Delivered;
+use session::{Session, SessionEnd};
+use stage_thread::{StageDone, StageThread};
+
+/// What the loop is told.
+#[derive(Debug)]
+enum Event {
+    Consumer(ConsumerEvent),
+    Stage(StageDone),
+    Delivered(Delivered),
+}
+
+impl From<ConsumerEvent> for Event {
+    fn from(event: ConsumerEvent) -> Self {
+        Self::Consumer(event)
+    }
+}
+
+/// What a run did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunSummary {
+    /// Records processed whose outputs are acknowledged.
+    pub records_in: u64,
+    /// Records written, dead letters aside.
+    pub records_out: u64,
+    pub dead_letters: u64,
+    pub batches: u64,
+}
+
+/// Runs a stage until `shutdown`: at least once, in order within each partition.
+///
+/// `load` builds the stage, which must call itself `name`, on a thread of its own. The topics are created where they are missing. A broker that
+/// is away is waited for.
+///
+/// # Errors
+///
+/// [`StreamError::StageLoad`] and [`StreamError::StageFatal`] from the stage, [`StreamError::Client`] for settings
+/// that librdkafka refuses, [`StreamError::Consumer`] and [`StreamError::Delivery`] for what no retry mends, such
+/// as a missing right.
+pub async fn run_stage<E: Display>(
+    kafka: &KafkaConfig,
+    runner: RunnerConfig,
+    name: &'static str,
+    load: impl FnOnce() -> Result<Box<dyn Stage>, E> + Send + 'static,
+    shutdown: CancellationToken,
+    health: Health,
+) -> Result<RunSummary, StreamError> {
+    // Two runs of a service in one process differ by their prefix.
+    let health = health.service(&format!("{}{name}", kafka.prefix));
+    let ended = run(kafka, &runner, name, load, &shutdown, &health).await;
+    match ended {
+        Err(StreamError::Stopped(_)) => Ok(RunSummary::default()),
+        Err(error) => {
+            health.fail(&error);
+            Err(error)
+        }
+        Ok(summary) => Ok(summary),
+    }
+}
+
+async fn run<E: Display>(
+    kafka: &KafkaConfig,
+    runner: &RunnerConfig,
+    name: &'static str,
+    load: impl FnOnce() -> Result<Box<dyn Stage>, E> + Send + 'static,
+    shutdown: &CancellationToken,
+    health: &ServiceHealth,
+) -> Result<RunSummary, StreamError> {
+    let mut backoff = backoff(runner);
+    let topics = async {
+        ensure_topics_patiently(kafka, &mut backoff, shutdown).await?;
+        health.set(Condition::Topics, true);
+        Ok(())
+    };
+    let stage = async {
+        let stage = StageThread::start(name, load, runner, shutdown).await?;
+        health.set(Condition::Stage, true);
+        tracing::info!(service = stage.info.name, "stage is loaded");
+        Ok(stage)
+    };
+    let ((), stage) = tokio::try_join!(topics, stage)?;
+    let mut summary = RunSummary::default();
+    loop {
+        let before = summary.records_in;
+        let session = Session::start(kafka, runner, &stage, health)?;
+        let end = session.run(shutdown, &mut summary).await;
+        health.set(Condition::Partitions, false);
+        match end {
+            SessionEnd::Stopped => return Ok(summary),
+            SessionEnd::Failed(error) => return Err(error),
+            SessionEnd::Restart(reason) => {
+                if summary.records_in > before {
+                    backoff.reset();
+                }
+                SessionRestarted { service: stage.info.name, reason }.emit();
+                if pause(backoff.next(), shutdown).await.is_err() {
+                    return Ok(summary);
+                }
+            }
+        }
+    }
+}
+
+fn backoff(runner: &RunnerConfig) -> Backoff {
+    Backoff::new(Duration::from_millis(runner.retry_initial_ms), Duration::from_millis(runner.retry_max_ms))
+}
+
+/// A broker that is away is waited for; one that refuses is not.
+async fn ensure_topics_patiently(
+    kafka: &KafkaConfig,
+    backoff: &mut Backoff,
+    shutdown: &CancellationToken,
+) -> Result<(), StreamError> {
+    loop {
+        let made = tokio::select! {
+            made = topics::ensure_topics(kafka) => made,
+            () = shutdown.cancelled() => return Err(StreamError::Stopped("waiting for Kafka")),
+        };
+        match made {
+            Err(StreamError::Unreachable { brokers, source }) => {
+                tracing::warn!(brokers, %source, "kafka does not answer; waiting for it");
+                pause(backoff.next(), shutdown).await?;
+            }
+            made => {
+                backoff.reset();
+                return made;
+            }
+        }
+    }
+}
+
+async fn pause(delay: Duration, shutdown: &CancellationToken) -> Result<(), StreamError> {
+    tokio::select! {
+        () = tokio::time::sleep(delay) => Ok(()),
+        () = shutdown.cancelled() => Err(StreamError::Stopped("waiting to try again")),
+    }
+}

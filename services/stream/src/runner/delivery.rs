@@ -1,0 +1,95 @@
+//! The lane between the loop and the producer: sends batches in their order and tells when all of one is acknowledged.
+
+use futures::future::join_all;
+use tokio::sync::mpsc;
+use unprompt_schemas::topics::Topic;
+
+use super::Event;
+use crate::OutputRecord;
+use crate::offsets::BatchId;
+use crate::producer::{Producer, SendError};
+
+/// Records of a batch to be written.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub batch: BatchId,
+    /// Each with the index of its input in the batch.
+    pub records: Vec<(usize, OutputRecord)>,
+}
+
+/// Everything of an [`Outgoing`] is acknowledged or has failed.
+#[derive(Debug)]
+pub(super) struct Delivered {
+    pub batch: BatchId,
+    pub records: usize,
+    /// How many of them are dead letters.
+    pub dead_letters: usize,
+    pub bytes: usize,
+    pub failures: Vec<Failure>,
+}
+
+/// A record that was not written.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// The index of its input in the batch.
+    pub input: usize,
+    pub topic: Topic,
+    pub error: SendError,
+}
+
+/// The loop's side of the lane. Dropping it ends the lane.
+#[derive(Debug)]
+pub(super) struct Lane {
+    queue: mpsc::UnboundedSender<Outgoing>,
+    producer: Producer,
+}
+
+impl Lane {
+    pub fn start(producer: Producer, events: mpsc::UnboundedSender<Event>) -> Self {
+        let (queue, mut inbox) = mpsc::unbounded_channel::<Outgoing>();
+        let sender = producer.clone();
+        tokio::spawn(async move {
+            while let Some(outgoing) = inbox.recv().await {
+                send(&sender, outgoing, &events).await;
+            }
+        });
+        Self { queue, producer }
+    }
+
+    /// Sends after all that was handed over before. Bounded by the loop's bound on batches in flight.
+    pub fn send(&self, outgoing: Outgoing) {
+        if self.queue.send(outgoing).is_err() {
+            tracing::error!("the producer's lane is gone");
+        }
+    }
+
+    /// Gives up what is not acknowledged.
+    pub fn purge(&self) {
+        self.producer.purge();
+    }
+}
+
+/// Queues every record in order, then leaves the waiting for acknowledgements to a task of its own.
+async fn send(producer: &Producer, outgoing: Outgoing, events: &mpsc::UnboundedSender<Event>) {
+    let (batch, records) = (outgoing.batch, outgoing.records.len());
+    let bytes = outgoing.records.iter().map(|(_, record)| record.size_bytes()).sum();
+    let dead_letters =
+        outgoing.records.iter().filter(|(_, record)| record.topic == Topic::DeadLetters).count();
+    let mut under_way = Vec::with_capacity(records);
+    for (input, record) in outgoing.records {
+        under_way.push((input, record.topic, producer.send(&record).await));
+    }
+    let events = events.clone();
+    tokio::spawn(async move {
+        let ends = under_way.into_iter().map(|(input, topic, sending)| async move {
+            let error = match sending {
+                Ok(sending) => sending.acknowledged().await.err()?,
+                Err(error) => error,
+            };
+            Some(Failure { input, topic, error })
+        });
+        let failures = join_all(ends).await.into_iter().flatten().collect();
+        // A session that is gone has no interest in its deliveries.
+        let _ = events.send(Event::Delivered(Delivered { batch, records, dead_letters, bytes, failures }));
+    });
+}

@@ -1,0 +1,378 @@
+//! One membership of the consumer group, from joining to leaving: the state, and what each event does to it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc as blocking;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use unprompt_schemas::topics::Topic;
+
+use super::batch::Batch;
+use super::delivery::{Delivered, Lane, Outgoing};
+use super::stage_thread::{QUEUE, StageDone, StageFailure, StageThread, Work};
+use super::{Event, RunSummary};
+use crate::batcher::{Batcher, Limits};
+use crate::config::{KafkaConfig, RunnerConfig};
+use crate::consumer::{Bounds, ConsumerEvent, ConsumerHandle, InFlight};
+use crate::events::{BatchDelivered, CommitEnded, PartitionsChanged, RecordReceived};
+use crate::health::{Condition, ServiceHealth};
+use crate::offsets::{BatchId, Offsets, Place};
+use crate::producer::{Producer, SendError, is_refusal};
+use crate::{InputRecord, StreamError};
+
+/// Batches with the stage or awaiting acknowledgement, at most.
+const MAX_BATCHES: usize = 16;
+/// After this a commit without an answer counts as failed.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(30);
+/// Leaving the group takes no longer, whatever the broker does.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(15);
+/// Events taken from the channel in one turn of the loop.
+const EVENTS_AT_ONCE: usize = 256;
+/// Outputs are tried until they are acknowledged: giving one up would lose it.
+const NEVER: u32 = 0;
+/// The loop looks around at least this often.
+const IDLE_TICK: Duration = Duration::from_secs(1);
+
+/// How a session ended.
+#[derive(Debug)]
+pub(super) enum SessionEnd {
+    Stopped,
+    /// Joining again, from what is committed, may mend it.
+    Restart(String),
+    Failed(StreamError),
+}
+
+/// Partitions on their way out, and who waits for them.
+#[derive(Debug)]
+struct Revoking {
+    places: Vec<Place>,
+    deadline: Instant,
+    answer: blocking::Sender<Vec<(Place, i64)>>,
+}
+
+pub(super) struct Session<'a> {
+    config: &'a RunnerConfig,
+    stage: &'a StageThread,
+    health: &'a ServiceHealth,
+    group: String,
+    consumer: ConsumerHandle,
+    lane: Lane,
+    events: mpsc::UnboundedReceiver<Event>,
+    replies: mpsc::UnboundedSender<Event>,
+    batcher: Batcher,
+    offsets: Offsets,
+    batches: BTreeMap<BatchId, Batch>,
+    next_batch: BatchId,
+    in_flight: Arc<InFlight>,
+    revoking: Option<Revoking>,
+    committing_since: Option<Instant>,
+    last_commit: Instant,
+    stop_deadline: Option<Instant>,
+    interrupted: bool,
+}
+
+impl<'a> Session<'a> {
+    /// Joins the group.
+    pub fn start(
+        kafka: &KafkaConfig,
+        config: &'a RunnerConfig,
+        stage: &'a StageThread,
+        health: &'a ServiceHealth,
+    ) -> Result<Self, StreamError> {
+        let (replies, events) = mpsc::unbounded_channel();
+        let group = kafka.group(stage.info.name);
+        let in_flight = InFlight::new(config.bytes_in_flight);
+        let bounds = Bounds { in_flight: in_flight.clone(), revoke_drain: ms(config.revoke_drain_ms) };
+        Ok(Self {
+            lane: Lane::start(Producer::new(kafka, NEVER)?, replies.clone()),
+            consumer: ConsumerHandle::start(kafka, &group, stage.info.inputs, replies.clone(), bounds)?,
+            batcher: Batcher::new(Limits {
+                records: config.batch_records,
+                bytes: config.batch_bytes,
+                time: ms(config.batch_time_ms),
+            }),
+            config,
+            stage,
+            health,
+            group,
+            events,
+            replies,
+            offsets: Offsets::default(),
+            batches: BTreeMap::new(),
+            next_batch: 0,
+            in_flight,
+            revoking: None,
+            committing_since: None,
+            last_commit: Instant::now(),
+            stop_deadline: None,
+            interrupted: false,
+        })
+    }
+
+    /// Works until told to stop, or until it cannot go on; then commits what is done and leaves the group.
+    pub async fn run(mut self, shutdown: &CancellationToken, summary: &mut RunSummary) -> SessionEnd {
+        let mut events = Vec::with_capacity(EVENTS_AT_ONCE);
+        let end = loop {
+            let wake = self.next_wake();
+            let stopping = self.stop_deadline.is_some();
+            tokio::select! {
+                _ = self.events.recv_many(&mut events, EVENTS_AT_ONCE) => {}
+                () = tokio::time::sleep_until(wake.into()) => {}
+                () = shutdown.cancelled(), if !stopping => self.begin_stop(),
+            }
+            let handled = events.drain(..).try_for_each(|event| self.on_event(event, summary));
+            if let Err(end) = handled {
+                break end;
+            }
+            self.advance(Instant::now());
+            if self.has_stopped(Instant::now()) {
+                break SessionEnd::Stopped;
+            }
+        };
+        self.leave().await;
+        end
+    }
+
+    fn on_event(&mut self, event: Event, summary: &mut RunSummary) -> Result<(), SessionEnd> {
+        match event {
+            Event::Consumer(event) => self.on_consumer(event),
+            Event::Stage(done) => self.on_stage(done),
+            Event::Delivered(delivered) => self.on_delivered(delivered, summary),
+        }
+    }
+
+    fn on_consumer(&mut self, event: ConsumerEvent) -> Result<(), SessionEnd> {
+        match event {
+            ConsumerEvent::Record(record) => self.on_record(record),
+            ConsumerEvent::Assigned(places) => {
+                self.offsets.assign(&places);
+                self.health.set(Condition::Partitions, true);
+                self.partitions_changed("assigned", places.len());
+            }
+            ConsumerEvent::Revoked { places, lost, answer } => self.on_revoked(places, lost, answer),
+            ConsumerEvent::Committed(result) => self.on_committed(result.map_err(|error| error.to_string())),
+            ConsumerEvent::Failed(source) => {
+                return Err(SessionEnd::Failed(StreamError::Consumer { group: self.group.clone(), source }));
+            }
+        }
+        Ok(())
+    }
+
+    fn on_record(&mut self, record: InputRecord) {
+        let wanted = self.stop_deadline.is_none() && self.offsets.is_assigned(Place::from(&record));
+        if wanted {
+            RecordReceived { service: self.stage.info.name, bytes: record.size_bytes() }.emit();
+            self.batcher.push(record, Instant::now());
+        } else {
+            self.in_flight.release([&record]);
+        }
+    }
+
+    /// What is not with the stage yet goes to the next owner; what is may finish within the bound.
+    fn on_revoked(&mut self, places: Vec<Place>, lost: bool, answer: blocking::Sender<Vec<(Place, i64)>>) {
+        let dropped = self.batcher.drop_unless(|record| !places.contains(&Place::from(record)));
+        self.in_flight.release(&dropped);
+        self.partitions_changed(if lost { "lost" } else { "revoked" }, places.len());
+        let drain = if lost { Duration::ZERO } else { ms(self.config.revoke_drain_ms) };
+        self.revoking = Some(Revoking { places, deadline: Instant::now() + drain, answer });
+    }
+
+    fn on_committed(&mut self, result: Result<(), String>) {
+        self.committing_since = None;
+        if result.is_err() {
+            self.offsets.forget_requests();
+        }
+        CommitEnded { service: self.stage.info.name, result }.emit();
+    }
+
+    fn on_stage(&mut self, done: StageDone) -> Result<(), SessionEnd> {
+        let Some(batch) = self.batches.get_mut(&done.batch) else { return Ok(()) };
+        batch.with_stage = false;
+        let outcomes = match done.result {
+            Ok(outcomes) => outcomes,
+            Err(StageFailure::Interrupted) => {
+                self.interrupted = true;
+                return Ok(());
+            }
+            Err(StageFailure::Fatal(reason)) => {
+                let stage = self.stage.info.name.to_owned();
+                return Err(SessionEnd::Failed(StreamError::StageFatal { stage, reason }));
+            }
+        };
+        let offsets = &self.offsets;
+        let holds = |record: &InputRecord| offsets.holds(done.batch, Place::from(record));
+        let records = batch.outgoing(self.stage.info.name, outcomes, holds);
+        batch.sends += 1;
+        self.lane.send(Outgoing { batch: done.batch, records });
+        Ok(())
+    }
+
+    fn on_delivered(&mut self, delivered: Delivered, summary: &mut RunSummary) -> Result<(), SessionEnd> {
+        let service = self.stage.info.name;
+        let Some(batch) = self.batches.get_mut(&delivered.batch) else { return Ok(()) };
+        batch.sends -= 1;
+        batch.note(&delivered);
+        if let Some(end) =
+            delivered.failures.iter().find_map(|failure| undeliverable(failure.topic, &failure.error))
+        {
+            return Err(end);
+        }
+        let Some(letters) = batch.instead_of(service, &delivered.failures) else {
+            let reason = "not even a dead letter without its value fits into the dead letters' topic; raise its max.message.bytes";
+            let stage = service.to_owned();
+            return Err(SessionEnd::Failed(StreamError::StageFatal { stage, reason: reason.into() }));
+        };
+        if !letters.is_empty() {
+            batch.sends += 1;
+            self.lane.send(Outgoing { batch: delivered.batch, records: letters });
+        }
+        if batch.sends == 0 {
+            self.finish(delivered.batch, summary);
+        }
+        Ok(())
+    }
+
+    /// Everything of the batch is acknowledged.
+    fn finish(&mut self, id: BatchId, summary: &mut RunSummary) {
+        let Some(batch) = self.batches.remove(&id) else { return };
+        self.offsets.complete(id);
+        self.in_flight.release(batch.records.iter());
+        let event = BatchDelivered {
+            service: self.stage.info.name,
+            records_in: &batch.records,
+            records_out: batch.written - batch.dead_letters,
+            bytes_out: batch.bytes_written,
+            dead_letters: batch.dead_letters,
+        };
+        event.emit();
+        summary.records_in += batch.records.len() as u64;
+        summary.records_out += (batch.written - batch.dead_letters) as u64;
+        summary.dead_letters += batch.dead_letters as u64;
+        summary.batches += 1;
+    }
+
+    /// What the new state asks for.
+    fn advance(&mut self, now: Instant) {
+        while self.can_dispatch(now) && self.dispatch() {}
+        self.answer_revocation(now);
+        self.commit_if_due(now);
+    }
+
+    /// An idle stage takes what is due, a busy one gets the next batch only when that is full.
+    fn can_dispatch(&self, now: Instant) -> bool {
+        let with_stage = self.batches.values().filter(|batch| batch.with_stage).count();
+        let wanted = match with_stage {
+            0 => self.batcher.is_due(now),
+            _ => self.batcher.is_full(),
+        };
+        wanted && with_stage < QUEUE && self.batches.len() < MAX_BATCHES && self.stop_deadline.is_none()
+    }
+
+    /// Hands the next batch over. Not, where the stage still has one of an earlier session.
+    fn dispatch(&mut self) -> bool {
+        let Ok(room) = self.stage.work.try_reserve() else { return false };
+        let records = Arc::new(self.batcher.take());
+        let id = self.next_batch;
+        self.next_batch += 1;
+        self.offsets.begin(id, &records);
+        self.batches.insert(id, Batch::new(records.clone()));
+        room.send(Work { batch: id, records, reply: self.replies.clone() });
+        true
+    }
+
+    fn answer_revocation(&mut self, now: Instant) {
+        let drained = self
+            .revoking
+            .take_if(|revoking| revoking.deadline <= now || !self.offsets.in_flight(&revoking.places));
+        if let Some(revoking) = drained {
+            let offsets = self.offsets.revoke(&revoking.places);
+            // The consumer's thread has given up waiting: its next owner repeats some records.
+            let _ = revoking.answer.send(offsets);
+        }
+    }
+
+    fn commit_if_due(&mut self, now: Instant) {
+        if self.committing_since.is_some_and(|since| since + COMMIT_PATIENCE <= now) {
+            self.on_committed(Err("no answer".into()));
+        }
+        let due = self.offsets.is_dirty() && self.last_commit + ms(self.config.commit_interval_ms) <= now;
+        if !due || self.committing_since.is_some() || self.revoking.is_some() {
+            return;
+        }
+        self.last_commit = now;
+        let offsets = self.offsets.take_dirty();
+        match self.consumer.commit(&offsets) {
+            Ok(()) => self.committing_since = Some(now),
+            Err(error) => self.on_committed(Err(error.to_string())),
+        }
+    }
+
+    fn next_wake(&self) -> Instant {
+        let now = Instant::now();
+        let commit = self.offsets.is_dirty().then(|| self.last_commit + ms(self.config.commit_interval_ms));
+        let stage_is_idle = !self.batches.values().any(|batch| batch.with_stage);
+        let batch = self.batcher.deadline().filter(|_| stage_is_idle && self.stop_deadline.is_none());
+        let revocation = self.revoking.as_ref().map(|revoking| revoking.deadline);
+        let wakes =
+            [commit.filter(|_| self.committing_since.is_none()), batch, revocation, self.stop_deadline];
+        let soonest = wakes.into_iter().flatten().min().unwrap_or(now + IDLE_TICK);
+        // Something that is due but cannot be done yet must not spin.
+        soonest.clamp(now + Duration::from_millis(1), now + IDLE_TICK)
+    }
+
+    /// Takes no more; what is with the stage finishes, what only waited for its batch stays uncommitted.
+    fn begin_stop(&mut self) {
+        self.stop_deadline = Some(Instant::now() + ms(self.config.stop_timeout_ms));
+        let dropped = self.batcher.drop_unless(|_| false);
+        self.in_flight.release(&dropped);
+        tracing::info!(service = self.stage.info.name, batches = self.batches.len(), "stopping");
+    }
+
+    fn has_stopped(&self, now: Instant) -> bool {
+        let Some(deadline) = self.stop_deadline else { return false };
+        let unfinished =
+            self.batches.values().any(|batch| batch.sends > 0 || (batch.with_stage && !self.interrupted));
+        if unfinished && deadline <= now {
+            tracing::warn!(
+                service = self.stage.info.name,
+                "not all could be finished in time; it will be repeated"
+            );
+        }
+        !unfinished || deadline <= now
+    }
+
+    /// Commits what is done and leaves the group.
+    async fn leave(mut self) {
+        self.lane.purge();
+        // A callback that waits for the loop must not: the loop is over.
+        self.events.close();
+        self.revoking = None;
+        self.offsets.forget_requests();
+        let (consumer, offsets) = (self.consumer, self.offsets.take_dirty());
+        drop(self.events);
+        let closing = tokio::task::spawn_blocking(move || consumer.close(offsets));
+        if tokio::time::timeout(CLOSE_PATIENCE, closing).await.is_err() {
+            tracing::warn!(group = self.group, "kafka does not answer; left without saying goodbye");
+        }
+    }
+
+    fn partitions_changed(&self, kind: &'static str, partitions: usize) {
+        PartitionsChanged { service: self.stage.info.name, kind, partitions }.emit();
+    }
+}
+
+/// What a failed delivery means for the session; nothing, where the record alone is to blame.
+fn undeliverable(topic: Topic, error: &SendError) -> Option<SessionEnd> {
+    let SendError::Kafka(source) = error else { return None };
+    let topic = topic.base_name();
+    Some(match is_refusal(source) {
+        true => SessionEnd::Failed(StreamError::Delivery { topic: topic.to_owned(), source: source.clone() }),
+        false => SessionEnd::Restart(format!("a record could not be written to {topic}: {source}")),
+    })
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}

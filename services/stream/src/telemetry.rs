@@ -1,0 +1,54 @@
+//! Sets tracing and metrics up, once a process.
+
+use std::io::stderr;
+use std::sync::OnceLock;
+
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+
+use crate::StreamError;
+use crate::config::{Log, LogFormat};
+use crate::events::names;
+
+const SECONDS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0];
+const RECORDS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 256.0, 1024.0];
+
+static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Logs to stderr as `log` says.
+///
+/// # Errors
+///
+/// [`StreamError::Telemetry`] for a filter that cannot be read, or where a subscriber is set already.
+pub fn init(log: &Log) -> Result<(), StreamError> {
+    let filter = EnvFilter::try_new(&log.filter)
+        .map_err(|e| StreamError::Telemetry(format!("[log] filter {:?}: {e}; try `info`", log.filter)))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    let set = match log.format {
+        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Text => builder.try_init(),
+    };
+    set.map_err(|e| StreamError::Telemetry(e.to_string()))
+}
+
+/// The process's metrics, which this installs at its first call.
+///
+/// # Errors
+///
+/// [`StreamError::Telemetry`] where another recorder is installed.
+pub fn metrics() -> Result<PrometheusHandle, StreamError> {
+    if let Some(handle) = METRICS.get() {
+        return Ok(handle.clone());
+    }
+    let handle = install().map_err(|e| StreamError::Telemetry(e.to_string()))?;
+    Ok(METRICS.get_or_init(|| handle).clone())
+}
+
+fn install() -> Result<PrometheusHandle, BuildError> {
+    let full = |name: &str| Matcher::Full(name.to_owned());
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(full(names::STAGE_SECONDS), &SECONDS)?
+        .set_buckets_for_metric(full(names::LATENCY_SECONDS), &SECONDS)?
+        .set_buckets_for_metric(full(names::BATCH_RECORDS), &RECORDS)?
+        .install_recorder()
+}

@@ -1,0 +1,192 @@
+//! Makes the catalogue's topics exist, and finds those whose limits are too small.
+
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
+use unprompt_schemas::topics::{Topic, TopicSpec};
+
+use crate::config::KafkaConfig;
+use crate::context::LoggingContext;
+use crate::{StreamError, kafka};
+
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A topic of the catalogue as it is on the broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicState {
+    pub topic: Topic,
+    /// With the prefix.
+    pub name: String,
+    /// None: it does not exist.
+    pub partitions: Option<usize>,
+    /// Records from the first kept to the last, gaps counted.
+    pub records: i64,
+}
+
+/// Creates the catalogue's topics that are missing, and warns of those that take smaller records than the
+/// catalogue promises. Repeating it changes nothing.
+///
+/// # Errors
+///
+/// [`StreamError::Unreachable`] where no broker answers, [`StreamError::TopicNotCreated`].
+pub async fn ensure_topics(kafka: &KafkaConfig) -> Result<(), StreamError> {
+    let admin = admin(kafka)?;
+    let present = present(kafka).await?;
+    let missing: Vec<Topic> =
+        Topic::ALL.into_iter().filter(|topic| !present.contains(&kafka.prefix.name(*topic))).collect();
+    create(kafka, &admin, &missing).await?;
+    let existing: Vec<Topic> = Topic::ALL.into_iter().filter(|topic| !missing.contains(topic)).collect();
+    warn_of_small_limits(kafka, &admin, &existing).await;
+    Ok(())
+}
+
+/// The catalogue's topics as they are on the broker.
+pub async fn list_topics(kafka: &KafkaConfig) -> Result<Vec<TopicState>, StreamError> {
+    let kafka = kafka.clone();
+    blocking(move || {
+        let consumer = probe(&kafka)?;
+        let metadata = consumer.fetch_metadata(None, REQUEST_TIMEOUT).map_err(|e| unreachable(&kafka, e))?;
+        Topic::ALL.into_iter().map(|topic| state_of(&kafka, &consumer, &metadata, topic)).collect()
+    })
+    .await
+}
+
+fn state_of(
+    kafka: &KafkaConfig,
+    consumer: &BaseConsumer<LoggingContext>,
+    metadata: &rdkafka::metadata::Metadata,
+    topic: Topic,
+) -> Result<TopicState, StreamError> {
+    let name = kafka.prefix.name(topic);
+    let found = metadata.topics().iter().find(|t| t.name() == name && !t.partitions().is_empty());
+    let mut records = 0;
+    for partition in found.iter().flat_map(|found| found.partitions()) {
+        let marks = consumer.fetch_watermarks(&name, partition.id(), REQUEST_TIMEOUT);
+        let (low, high) = marks.map_err(|e| unreachable(kafka, e))?;
+        records += high - low;
+    }
+    Ok(TopicState { topic, partitions: found.map(|found| found.partitions().len()), name, records })
+}
+
+/// The names of all topics on the broker.
+async fn present(kafka: &KafkaConfig) -> Result<Vec<String>, StreamError> {
+    let kafka = kafka.clone();
+    blocking(move || {
+        let metadata =
+            probe(&kafka)?.fetch_metadata(None, REQUEST_TIMEOUT).map_err(|e| unreachable(&kafka, e))?;
+        let existing = metadata.topics().iter().filter(|topic| topic.error().is_none());
+        Ok(existing.map(|topic| topic.name().to_owned()).collect())
+    })
+    .await
+}
+
+async fn create(
+    kafka: &KafkaConfig,
+    admin: &AdminClient<LoggingContext>,
+    missing: &[Topic],
+) -> Result<(), StreamError> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let wanted: Vec<Wanted> = missing.iter().map(|topic| Wanted::new(kafka, *topic)).collect();
+    let new: Vec<NewTopic<'_>> = wanted.iter().map(Wanted::as_new_topic).collect();
+    let created = admin.create_topics(&new, &options()).await.map_err(|e| unreachable(kafka, e))?;
+    for result in created {
+        match result {
+            Ok(topic) => tracing::info!(topic, "topic created"),
+            // Another service was quicker.
+            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((topic, error)) => {
+                return Err(StreamError::TopicNotCreated { topic, reason: error.to_string() });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The strings that rdkafka's `NewTopic` borrows.
+struct Wanted {
+    name: String,
+    spec: TopicSpec,
+    retention_ms: String,
+    max_message_bytes: String,
+}
+
+impl Wanted {
+    fn new(kafka: &KafkaConfig, topic: Topic) -> Self {
+        let spec = topic.spec();
+        Self {
+            name: kafka.prefix.name(topic),
+            retention_ms: spec.retention_ms.to_string(),
+            max_message_bytes: spec.max_message_bytes.to_string(),
+            spec,
+        }
+    }
+
+    fn as_new_topic(&self) -> NewTopic<'_> {
+        // -1: the broker's own default.
+        NewTopic::new(&self.name, self.spec.partitions, TopicReplication::Fixed(-1))
+            .set("cleanup.policy", if self.spec.compacted { "compact" } else { "delete" })
+            .set("retention.ms", &self.retention_ms)
+            .set("max.message.bytes", &self.max_message_bytes)
+    }
+}
+
+/// A limit that is too small is found here, not at the first large picture.
+async fn warn_of_small_limits(kafka: &KafkaConfig, admin: &AdminClient<LoggingContext>, topics: &[Topic]) {
+    let names: Vec<String> = topics.iter().map(|topic| kafka.prefix.name(*topic)).collect();
+    let resources: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+    if resources.is_empty() {
+        return;
+    }
+    let described = match admin.describe_configs(&resources, &options()).await {
+        Ok(described) => described,
+        Err(error) => return tracing::debug!(%error, "topic limits could not be read"),
+    };
+    for (topic, config) in topics.iter().zip(described) {
+        let Ok(config) = config else { continue };
+        let limit =
+            config.get("max.message.bytes").and_then(|entry| entry.value.as_ref()?.parse::<i32>().ok());
+        warn_if_small(&kafka.prefix.name(*topic), topic.spec().max_message_bytes, limit);
+    }
+}
+
+fn warn_if_small(topic: &str, wanted: i32, limit: Option<i32>) {
+    if let Some(limit) = limit.filter(|limit| *limit < wanted) {
+        tracing::warn!(
+            topic,
+            limit_bytes = limit,
+            wanted_bytes = wanted,
+            "the topic takes smaller records than the catalogue promises; larger ones go to the dead letters: raise it with \
+             kafka-configs --alter --topic {topic} --add-config max.message.bytes={wanted}"
+        );
+    }
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT)).operation_timeout(Some(REQUEST_TIMEOUT))
+}
+
+fn admin(kafka: &KafkaConfig) -> Result<AdminClient<LoggingContext>, StreamError> {
+    kafka::client(kafka).create_with_context(LoggingContext).map_err(StreamError::Client)
+}
+
+/// A client for metadata and watermarks; it joins no group.
+pub(crate) fn probe(kafka: &KafkaConfig) -> Result<BaseConsumer<LoggingContext>, StreamError> {
+    kafka::client(kafka).create_with_context(LoggingContext).map_err(StreamError::Client)
+}
+
+pub(crate) fn unreachable(kafka: &KafkaConfig, source: rdkafka::error::KafkaError) -> StreamError {
+    StreamError::Unreachable { brokers: kafka.brokers.clone(), source }
+}
+
+/// librdkafka's synchronous requests, off the async threads.
+async fn blocking<T: Send + 'static>(
+    request: impl FnOnce() -> Result<T, StreamError> + Send + 'static,
+) -> Result<T, StreamError> {
+    tokio::task::spawn_blocking(request)
+        .await
+        .map_err(|_| StreamError::Stopped("asking Kafka for its topics"))?
+}

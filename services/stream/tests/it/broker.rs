@@ -1,0 +1,93 @@
+//! The embedded broker by itself: its data, its lock, its topics.
+
+use tempfile::TempDir;
+use unprompt_schemas::topics::Topic;
+use unprompt_stream::data_dir::DataDir;
+use unprompt_stream::embedded::EmbeddedBroker;
+use unprompt_stream::{KafkaConfig, Publisher, StreamError, ensure_topics, list_topics};
+
+use crate::support::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_outlive_the_broker_and_its_log_is_written_back() {
+    let dir = TempDir::new().unwrap();
+    let broker = EmbeddedBroker::start(dir.path(), 0).await.unwrap();
+    let kafka = KafkaConfig::embedded(broker.brokers());
+    ensure_topics(&kafka).await.unwrap();
+    publish(&kafka, 0..500).await;
+    broker.stop().await.unwrap();
+    let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|f| f.unwrap().file_name()).collect();
+    assert_eq!(files, ["broker.db"], "a write-ahead log is left behind");
+
+    let broker = EmbeddedBroker::start(dir.path(), 0).await.unwrap();
+    let kafka = KafkaConfig::embedded(broker.brokers());
+    assert_exactly_once(&all(&kafka, Topic::Images).await, 0..500);
+    publish(&kafka, 500..600).await;
+    assert_exactly_once(&all(&kafka, Topic::Images).await, 0..600);
+    broker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_in_use_is_named() {
+    let fixture = Fixture::start().await;
+    let port = fixture.broker.address().port();
+    let other = TempDir::new().unwrap();
+    let error = EmbeddedBroker::start(other.path(), port).await.unwrap_err();
+    assert!(matches!(&error, StreamError::Listen { address, .. } if address.port() == port), "{error}");
+    assert!(error.to_string().contains("0 for any"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_may_have_any_name() {
+    let dir = TempDir::new().unwrap();
+    let odd = dir.path().join("my data? #1 %20 ü");
+    let broker = EmbeddedBroker::start(&odd, 0).await.unwrap();
+    let kafka = KafkaConfig::embedded(broker.brokers());
+    ensure_topics(&kafka).await.unwrap();
+    broker.stop().await.unwrap();
+    assert!(odd.join("broker.db").is_file());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "data went elsewhere");
+}
+
+#[test]
+fn a_second_process_is_told_who_has_the_data() {
+    let dir = TempDir::new().unwrap();
+    let mut held = DataDir::lock(dir.path(), "unprompt up").unwrap();
+    held.announce(&[("kafka", "127.0.0.1:9092".into())]).unwrap();
+    let error = DataDir::lock(dir.path(), "unprompt demo").unwrap_err().to_string();
+    let process = format!("process {}", std::process::id());
+    for part in ["unprompt up", "kafka 127.0.0.1:9092", &process, "--data-dir"] {
+        assert!(error.contains(part), "{part:?} is not in {error:?}");
+    }
+    drop(held);
+    DataDir::lock(dir.path(), "unprompt demo").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_are_made_as_the_catalogue_says_and_making_them_again_changes_nothing() {
+    let fixture = Fixture::start().await;
+    let kafka = fixture.kafka();
+    publish(&kafka, 0..10).await;
+    ensure_topics(&kafka).await.unwrap();
+    let states = list_topics(&kafka).await.unwrap();
+    for state in &states {
+        assert_eq!(state.partitions, Some(state.topic.spec().partitions as usize), "{}", state.name);
+    }
+    let images = states.iter().find(|state| state.topic == Topic::Images).unwrap();
+    assert_eq!((images.name.as_str(), images.records), ("images.v1", 10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_away_is_an_error_that_names_it() {
+    let nobody = KafkaConfig::embedded("127.0.0.1:1");
+    let error = within("the answer", list_topics(&nobody)).await.unwrap_err();
+    assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_too_large_for_its_topic_is_refused_before_it_is_sent() {
+    let fixture = Fixture::start().await;
+    let record = unprompt_stream::OutputRecord { value: Some(vec![0; 22 << 20]), ..numbered(0) };
+    let error = Publisher::new(&fixture.kafka()).unwrap().publish(record).await.unwrap_err();
+    assert!(matches!(error, StreamError::TooLarge { .. }), "{error}");
+}

@@ -1,0 +1,99 @@
+//! What a stage's failures do: transient ones are tried again, fatal ones end the run with nothing committed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use unprompt_schemas::topics::Topic;
+use unprompt_stream::{BatchError, InputRecord, Outcome, RunnerConfig, StreamError};
+
+use crate::support::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transient_failure_is_tried_again_without_loss_and_in_order() {
+    let fixture = Fixture::start().await;
+    let kafka = fixture.kafka();
+    publish(&kafka, 0..500).await;
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let config = RunnerConfig { retry_initial_ms: 10, batch_records: 50, ..RunnerConfig::default() };
+    let run = Run::start(&kafka, config, move |batch| match counted.fetch_add(1, Ordering::Relaxed) % 3 {
+        2 => Ok(copies(batch)),
+        _ => Err(BatchError::Transient("the index is away".into())),
+    });
+    let out = take(&kafka, Topic::ImageEmbeddings, 500).await;
+    assert_exactly_once(&out, 0..500);
+    assert_ordered_by_key(&out);
+    let summary = run.stop().await;
+    assert_eq!(calls.load(Ordering::Relaxed) as u64, 3 * summary.batches);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_interrupts_the_wait_for_a_retry_and_nothing_is_lost() {
+    let fixture = Fixture::start().await;
+    let kafka = fixture.kafka();
+    publish(&kafka, 0..10).await;
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let config = RunnerConfig { retry_initial_ms: 60_000, retry_max_ms: 60_000, ..RunnerConfig::default() };
+    let run = Run::start(&kafka, config, move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Err(BatchError::Transient("the index is away".into()))
+    });
+    eventually("the first try", || calls.load(Ordering::Relaxed) > 0).await;
+    let asked = Instant::now();
+    run.stop().await;
+    assert!(asked.elapsed() < Duration::from_secs(10), "stopping took {:?}", asked.elapsed());
+    let run = Run::copying(&kafka);
+    assert_exactly_once(&take(&kafka, Topic::ImageEmbeddings, 10).await, 0..10);
+    run.stop().await;
+}
+
+/// Runs a stage that fails at number 42, then a good one; the second must see everything again.
+async fn fatal(process: fn(&[InputRecord]) -> Result<Vec<Outcome>, BatchError>) -> StreamError {
+    let fixture = Fixture::start().await;
+    let kafka = fixture.kafka();
+    publish(&kafka, 0..10).await;
+    let config = RunnerConfig { batch_records: 100, batch_time_ms: 300, ..RunnerConfig::default() };
+    let failing = Run::start(&kafka, config, process);
+    let health = failing.health.clone();
+    let error = failing.failure().await;
+    assert!(!health.is_live(), "a failed service is not live");
+    let run = Run::copying(&kafka);
+    assert_exactly_once(&take(&kafka, Topic::ImageEmbeddings, 10).await, 0..10);
+    run.stop().await;
+    error
+}
+
+fn assert_fatal(error: &StreamError, part: &str) {
+    let StreamError::StageFatal { stage, reason } = error else { panic!("{error}") };
+    assert_eq!(stage, NAME);
+    assert!(reason.contains(part), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fatal_failure_ends_the_run_and_commits_nothing() {
+    let error = fatal(|_| Err(BatchError::Fatal("the model is gone".into()))).await;
+    assert_fatal(&error, "the model is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_ends_the_run_and_commits_nothing() {
+    assert_fatal(&fatal(|_| panic!("a bug in the stage")).await, "a bug in the stage");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_number_of_outcomes_is_a_programming_error() {
+    assert_fatal(&fatal(|batch| Ok(copies(&batch[1..]))).await, "programming error");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stage_that_cannot_be_built_says_why() {
+    let fixture = Fixture::start().await;
+    let load = || Err::<Box<dyn unprompt_stream::Stage>, _>("no such folder; run `make models`");
+    let (kafka, stop) = (fixture.kafka(), tokio_util::sync::CancellationToken::new());
+    let run =
+        unprompt_stream::run_stage(&kafka, RunnerConfig::default(), NAME, load, stop, Default::default());
+    let error = within("the refusal", run).await.unwrap_err();
+    assert!(error.to_string().contains("no such folder"), "{error}");
+}

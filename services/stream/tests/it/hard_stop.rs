@@ -1,0 +1,77 @@
+//! A process that is killed loses nothing: whatever it had acknowledged is there, and the rest is done again.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use unprompt_schemas::topics::Topic;
+use unprompt_stream::embedded::EmbeddedBroker;
+use unprompt_stream::{KafkaConfig, RunnerConfig, ensure_topics};
+
+use crate::support::*;
+
+const DATA_DIR: &str = "UNPROMPT_TEST_DATA_DIR";
+const RECORDS: usize = 1_000;
+
+/// This test binary again, running only [`the_process_that_is_killed`].
+fn spawn(data_dir: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "hard_stop::the_process_that_is_killed", "--ignored", "--nocapture"])
+        .env(DATA_DIR, data_dir)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Broker, producer and stage in one process, as `unprompt up` has them.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "is run by the test below, in a process of its own"]
+async fn the_process_that_is_killed() {
+    let data_dir = std::env::var(DATA_DIR).unwrap();
+    let broker = EmbeddedBroker::start(Path::new(&data_dir), 0).await.unwrap();
+    let kafka = KafkaConfig::embedded(broker.brokers());
+    ensure_topics(&kafka).await.unwrap();
+    publish(&kafka, 0..RECORDS).await;
+    let config = RunnerConfig { batch_records: 10, ..RunnerConfig::default() };
+    let _run = Run::start(&kafka, config, |batch| {
+        std::thread::sleep(Duration::from_millis(20));
+        Ok(copies(batch))
+    });
+    take(&kafka, Topic::ImageEmbeddings, RECORDS / 4).await;
+    println!("half way");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+}
+
+fn wait_until_half_way(child: &mut Child) {
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("half way")), "the process ended by itself");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_kill_everything_comes_out_at_least_once_and_at_once() {
+    let dir = TempDir::new().unwrap();
+    let mut child = spawn(dir.path());
+    wait_until_half_way(&mut child);
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let started = Instant::now();
+    let broker = EmbeddedBroker::start(dir.path(), 0).await.unwrap();
+    let kafka = KafkaConfig::embedded(broker.brokers());
+    let before = all(&kafka, Topic::ImageEmbeddings).await.len();
+    assert!((RECORDS / 4..RECORDS).contains(&before), "{before} records were out before the kill");
+    let run = Run::copying(&kafka);
+    run.ready().await;
+    let joined = started.elapsed();
+    assert!(joined < Duration::from_secs(8), "the dead process's membership held the group for {joined:?}");
+
+    take(&kafka, Topic::ImageEmbeddings, RECORDS).await;
+    let summary = run.stop().await;
+    let counts = counts(&all(&kafka, Topic::ImageEmbeddings).await);
+    assert_eq!(counts.len(), RECORDS, "a record was lost");
+    assert!((summary.records_in as usize) < RECORDS, "what was committed before the kill was done again");
+    broker.stop().await.unwrap();
+}

@@ -1,0 +1,15 @@
+//! What the stream crate promises, tried on the embedded broker.
+#![cfg(feature = "embedded-broker")]
+
+mod broker;
+mod config;
+mod dead_letters;
+mod failures;
+mod groups;
+mod hard_stop;
+mod health;
+mod outages;
+mod pass_through;
+mod readers;
+mod stopping;
+mod support;

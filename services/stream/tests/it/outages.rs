@@ -1,0 +1,52 @@
+//! Brokers go away and come back; the runner waits and goes on.
+
+use std::time::Duration;
+
+use unprompt_schemas::topics::Topic;
+use unprompt_stream::embedded::EmbeddedBroker;
+use unprompt_stream::{KafkaConfig, RunnerConfig, ensure_topics};
+
+use crate::support::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_restarts_in_the_middle_costs_nothing_but_time() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let broker = EmbeddedBroker::start(dir.path(), 0).await.unwrap();
+    let port = broker.address().port();
+    let kafka = KafkaConfig::embedded(broker.brokers());
+    ensure_topics(&kafka).await.unwrap();
+    publish(&kafka, 0..1_000).await;
+    let config = RunnerConfig { batch_records: 10, ..RunnerConfig::default() };
+    let run = Run::start(&kafka, config, |batch| {
+        std::thread::sleep(Duration::from_millis(5));
+        Ok(copies(batch))
+    });
+    take(&kafka, Topic::ImageEmbeddings, 200).await;
+    broker.stop().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let broker = EmbeddedBroker::start(dir.path(), port).await.unwrap();
+    publish(&kafka, 1_000..1_200).await;
+    take(&kafka, Topic::ImageEmbeddings, 1_200).await;
+    eventually("all are done", || run.health.is_live()).await;
+    run.stop().await;
+    let out = all(&kafka, Topic::ImageEmbeddings).await;
+    assert_eq!(counts(&out).len(), 1_200, "a record was lost");
+    broker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runner_waits_for_a_broker_that_is_not_there_yet() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let broker = EmbeddedBroker::start(dir.path(), 0).await.unwrap();
+    let (port, kafka) = (broker.address().port(), KafkaConfig::embedded(broker.brokers()));
+    broker.stop().await.unwrap();
+    let run = Run::copying(&kafka);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!run.health.is_ready());
+    let broker = EmbeddedBroker::start(dir.path(), port).await.unwrap();
+    run.ready().await;
+    publish(&kafka, 0..10).await;
+    assert_exactly_once(&take(&kafka, Topic::ImageEmbeddings, 10).await, 0..10);
+    run.stop().await;
+    broker.stop().await.unwrap();
+}

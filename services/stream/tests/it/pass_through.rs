@@ -1,0 +1,100 @@
+//! The plain flow: everything in comes out, in order, and is committed.
+
+use unprompt_schemas::topics::Topic;
+use unprompt_stream::{Outcome, OutputRecord, Publisher, RunnerConfig};
+
+use crate::support::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_records_come_out_once_and_in_order() {
+    let fixture = Fixture::start().await;
+    let kafka = fixture.kafka();
+    publish(&kafka, 0..5_000).await;
+    let run = Run::copying(&kafka);
+    let out = take(&kafka, Topic::ImageEmbeddings, 5_000).await;
+    assert_exactly_once(&out, 0..5_000);
+    assert_ordered_by_key(&out);
+    let summary = run.stop().await;
+    assert_eq!((summary.records_in, summary.records_out, summary.dead_letters), (5_000, 5_000, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn key_value_headers_and_timestamp_arrive_as_they_were() {
+    let fixture = Fixture::start().await;
+    let kafka = fixture.kafka();
+    let headers =
+        vec![("a".into(), b"1".to_vec()), ("a".into(), b"2".to_vec()), ("empty".into(), Vec::new())];
+    let record =
+        OutputRecord { topic: Topic::Images, key: Some(vec![0, 255]), value: Some(vec![0; 10]), headers };
+    let bare = OutputRecord { topic: Topic::Images, key: None, value: None, headers: Vec::new() };
+    Publisher::new(&kafka).unwrap().publish_many([record.clone(), bare]).await.unwrap();
+    let read = all(&kafka, Topic::Images).await;
+    let full = read.iter().find(|read| read.key.is_some()).unwrap();
+    assert_eq!((&full.key, &full.value, &full.headers), (&record.key, &record.value, &record.headers));
+    assert!(full.timestamp_ms > 1_700_000_000_000, "{}", full.timestamp_ms);
+    let bare = read.iter().find(|read| read.key.is_none()).unwrap();
+    assert_eq!((&bare.value, bare.headers.len()), (&None, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_keep_to_their_bounds_and_one_input_may_give_many_outputs() {
+    let fixture = Fixture::start().await;
+    let kafka = fixture.kafka();
+    publish(&kafka, 0..100).await;
+    let config = RunnerConfig { batch_records: 7, ..RunnerConfig::default() };
+    let run = Run::start(&kafka, config, |batch| {
+        assert!(batch.len() <= 7, "a batch of {}", batch.len());
+        let twice = |outcome| match outcome {
+            Outcome::Outputs(outputs) => Outcome::Outputs([outputs.clone(), outputs].concat()),
+            rejected => rejected,
+        };
+        Ok(copies(batch).into_iter().map(twice).collect())
+    });
+    let out = take(&kafka, Topic::ImageEmbeddings, 200).await;
+    assert!(counts(&out).values().all(|count| *count == 2));
+    let summary = run.stop().await;
+    assert_eq!((summary.records_in, summary.records_out), (100, 200));
+    assert!(summary.batches >= 15, "{summary:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_pictures_pass() {
+    let fixture = Fixture::start().await;
+    let kafka = fixture.kafka();
+    let publisher = Publisher::new(&kafka).unwrap();
+    let sizes = [5 << 20, 20 << 20, 100];
+    for size in sizes {
+        let value = Some(vec![7; size]);
+        let record =
+            OutputRecord { topic: Topic::Images, key: Some(b"k".to_vec()), value, headers: Vec::new() };
+        within("publishing a large record", publisher.publish(record)).await.unwrap();
+    }
+    let run = Run::start(&kafka, RunnerConfig::default(), |batch| {
+        let length = |record: &unprompt_stream::InputRecord| OutputRecord {
+            topic: Topic::ImageEmbeddings,
+            key: record.key.clone(),
+            value: Some(record.value.as_ref().unwrap().len().to_string().into_bytes()),
+            headers: Vec::new(),
+        };
+        Ok(batch.iter().map(|record| Outcome::Outputs(vec![length(record)])).collect())
+    });
+    let lengths: Vec<_> = take(&kafka, Topic::ImageEmbeddings, 3).await.iter().map(number).collect();
+    assert_eq!(lengths, sizes);
+    run.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_bound_on_bytes_in_flight_slows_but_loses_nothing() {
+    let fixture = Fixture::start().await;
+    let kafka = fixture.kafka();
+    publish(&kafka, 0..300).await;
+    let config = RunnerConfig { bytes_in_flight: 5_000, batch_records: 10, ..RunnerConfig::default() };
+    let run = Run::start(&kafka, config, |batch| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        Ok(copies(batch))
+    });
+    let out = take(&kafka, Topic::ImageEmbeddings, 300).await;
+    assert_exactly_once(&out, 0..300);
+    assert_ordered_by_key(&out);
+    run.stop().await;
+}

@@ -1,0 +1,55 @@
+//! A graceful stop finishes, commits and leaves: the next start goes on where it ended, repeating nothing.
+
+use std::time::{Duration, Instant};
+
+use unprompt_schemas::topics::Topic;
+use unprompt_stream::RunnerConfig;
+
+use crate::support::*;
+
+fn slow(kafka: &unprompt_stream::KafkaConfig) -> Run {
+    let config = RunnerConfig { batch_records: 20, ..RunnerConfig::default() };
+    Run::start(kafka, config, |batch| {
+        std::thread::sleep(Duration::from_millis(5));
+        Ok(copies(batch))
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn graceful_stops_in_the_middle_lose_and_repeat_nothing() {
+    let fixture = Fixture::start().await;
+    let kafka = fixture.kafka();
+    publish(&kafka, 0..2_000).await;
+    let mut done = 0;
+    for wanted in [200, 700, 2_000] {
+        let run = slow(&kafka);
+        take(&kafka, Topic::ImageEmbeddings, wanted).await;
+        done += run.stop().await.records_in;
+    }
+    let out = all(&kafka, Topic::ImageEmbeddings).await;
+    assert_exactly_once(&out, 0..2_000);
+    assert_ordered_by_key(&out);
+    assert_eq!(done, 2_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_member_need_not_wait_for_one_that_left() {
+    let fixture = Fixture::start().await;
+    let kafka = fixture.kafka();
+    let run = Run::copying(&kafka);
+    run.ready().await;
+    run.stop().await;
+    let started = Instant::now();
+    let run = Run::copying(&kafka);
+    run.ready().await;
+    assert!(started.elapsed() < Duration::from_secs(5), "joining took {:?}", started.elapsed());
+    run.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_before_kafka_answers_is_a_stop() {
+    let nobody = unprompt_stream::KafkaConfig::embedded("127.0.0.1:1");
+    let run = Run::copying(&nobody);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(run.stop().await.records_in, 0);
+}

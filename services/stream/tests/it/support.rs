@@ -1,0 +1,204 @@
+//! A broker on a fresh directory, stages made of closures, and ways to wait.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use unprompt_schemas::topics::Topic;
+use unprompt_stream::embedded::EmbeddedBroker;
+use unprompt_stream::{
+    BatchError, Health, InputRecord, KafkaConfig, Outcome, OutputRecord, Publisher, RunSummary, RunnerConfig,
+    Stage, Start, StreamError, Tail, ensure_topics, read_to_end, run_stage,
+};
+
+pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const NAME: &str = "tested";
+
+/// A broker with the catalogue's topics.
+pub struct Fixture {
+    pub dir: TempDir,
+    pub broker: EmbeddedBroker,
+}
+
+impl Fixture {
+    pub async fn start() -> Self {
+        let dir = TempDir::new().unwrap();
+        let broker = EmbeddedBroker::start(dir.path(), 0).await.unwrap();
+        ensure_topics(&KafkaConfig::embedded(broker.brokers())).await.unwrap();
+        Self { dir, broker }
+    }
+
+    pub fn kafka(&self) -> KafkaConfig {
+        KafkaConfig::embedded(self.broker.brokers())
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+/// A stage from images.v1 to image-embeddings.v1 that is a closure.
+pub struct FnStage<F>(pub F);
+
+impl<F> Stage for FnStage<F>
+where
+    F: FnMut(&[InputRecord]) -> Result<Vec<Outcome>, BatchError> + Send + 'static,
+{
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn inputs(&self) -> &'static [Topic] {
+        &[Topic::Images]
+    }
+
+    fn outputs(&self) -> &'static [Topic] {
+        &[Topic::ImageEmbeddings]
+    }
+
+    fn process(&mut self, batch: &[InputRecord]) -> Result<Vec<Outcome>, BatchError> {
+        (self.0)(batch)
+    }
+}
+
+/// What a stage gives that copies its input.
+pub fn copies(batch: &[InputRecord]) -> Vec<Outcome> {
+    batch.iter().map(|record| Outcome::Outputs(vec![unprompt_stream::pass_through::copy(record)])).collect()
+}
+
+/// A stage under way.
+pub struct Run {
+    pub health: Health,
+    shutdown: CancellationToken,
+    task: JoinHandle<Result<RunSummary, StreamError>>,
+}
+
+impl Run {
+    pub fn start<F>(kafka: &KafkaConfig, config: RunnerConfig, process: F) -> Self
+    where
+        F: FnMut(&[InputRecord]) -> Result<Vec<Outcome>, BatchError> + Send + 'static,
+    {
+        let (shutdown, health, kafka) = (CancellationToken::new(), Health::default(), kafka.clone());
+        let (stop, watch) = (shutdown.clone(), health.clone());
+        let load = || Ok::<Box<dyn Stage>, String>(Box::new(FnStage(process)));
+        let task = tokio::spawn(async move { run_stage(&kafka, config, NAME, load, stop, watch).await });
+        Self { health, shutdown, task }
+    }
+
+    pub fn copying(kafka: &KafkaConfig) -> Self {
+        Self::start(kafka, RunnerConfig::default(), |batch| Ok(copies(batch)))
+    }
+
+    pub async fn ready(&self) {
+        eventually("the service is ready", || self.health.is_ready()).await;
+    }
+
+    pub async fn stop(self) -> RunSummary {
+        self.shutdown.cancel();
+        within("a graceful stop", self.task).await.unwrap().unwrap()
+    }
+
+    /// Waits until it ends by itself, with an error.
+    pub async fn failure(self) -> StreamError {
+        within("the run's end", self.task).await.unwrap().unwrap_err()
+    }
+
+    /// Ends it without any farewell.
+    pub fn abort(self) {
+        self.task.abort();
+    }
+}
+
+/// An image record whose value is its number.
+pub fn numbered(number: usize) -> OutputRecord {
+    OutputRecord {
+        topic: Topic::Images,
+        key: Some(format!("key-{}", number % 13).into_bytes()),
+        value: Some(number.to_string().into_bytes()),
+        headers: vec![("number".into(), number.to_string().into_bytes())],
+    }
+}
+
+pub async fn publish(kafka: &KafkaConfig, numbers: std::ops::Range<usize>) {
+    let count = numbers.len();
+    let publisher = Publisher::new(kafka).unwrap();
+    let published = within("publishing", publisher.publish_many(numbers.map(numbered))).await.unwrap();
+    assert_eq!(published, count);
+}
+
+pub fn number(record: &InputRecord) -> usize {
+    std::str::from_utf8(record.value.as_deref().unwrap()).unwrap().parse().unwrap()
+}
+
+/// The next `count` records of a topic from its beginning.
+pub async fn take(kafka: &KafkaConfig, topic: Topic, count: usize) -> Vec<InputRecord> {
+    let mut tail = Tail::new(kafka, &[topic], Start::Beginning).await.unwrap();
+    let mut records = Vec::with_capacity(count);
+    let started = Instant::now();
+    while records.len() < count {
+        let left = PATIENCE.saturating_sub(started.elapsed());
+        match tokio::time::timeout(left, tail.next()).await {
+            Ok(record) => records.push(record.unwrap()),
+            Err(_) => panic!("{} of {count} records of {topic} came in {PATIENCE:?}", records.len()),
+        }
+    }
+    records
+}
+
+/// All records that a topic holds now.
+pub async fn all(kafka: &KafkaConfig, topic: Topic) -> Vec<InputRecord> {
+    let mut records = Vec::new();
+    within("reading to the end", read_to_end(kafka, &[topic], |record| records.push(record))).await.unwrap();
+    records
+}
+
+/// How often each number is there.
+pub fn counts(records: &[InputRecord]) -> BTreeMap<usize, usize> {
+    let mut counts = BTreeMap::new();
+    for record in records {
+        *counts.entry(number(record)).or_default() += 1;
+    }
+    counts
+}
+
+/// Each number exactly once.
+pub fn assert_exactly_once(records: &[InputRecord], numbers: std::ops::Range<usize>) {
+    let counts = counts(records);
+    let missing: Vec<_> = numbers.clone().filter(|number| !counts.contains_key(number)).collect();
+    let repeated: Vec<_> = counts.iter().filter(|(_, count)| **count > 1).collect();
+    assert!(missing.is_empty(), "missing: {missing:?}");
+    assert!(repeated.is_empty(), "repeated: {repeated:?}");
+    assert_eq!(counts.len(), numbers.len());
+}
+
+/// In every partition of a key, numbers only grow: repetition aside, order is kept.
+pub fn assert_ordered_by_key(records: &[InputRecord]) {
+    let mut last: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
+    let mut in_order: Vec<&InputRecord> = records.iter().collect();
+    in_order.sort_by_key(|record| (record.partition, record.offset));
+    for record in in_order {
+        let key = record.key.clone().unwrap();
+        if let Some(before) = last.insert(key, number(record)) {
+            assert!(before < number(record), "{} came after {before}", number(record));
+        }
+    }
+}
+
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what} took longer than {PATIENCE:?}"),
+    }
+}
+
+pub async fn eventually(what: impl Display, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
