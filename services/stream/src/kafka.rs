@@ -12,6 +12,8 @@ const FETCH_MAX_BYTES: i32 = 3 * RECORD_MAX_BYTES;
 const FRAMING_BYTES: i32 = 64 * 1024;
 /// What one partition gives in one fetch; a larger record comes alone (KIP-74).
 const PARTITION_FETCH_BYTES: i32 = 4 << 20;
+/// How long a fetch may wait at the broker for something to come; both brokers answer as soon as it does.
+const FETCH_WAIT_MS: u32 = 500;
 
 /// What every client shares.
 pub(crate) fn client(kafka: &KafkaConfig) -> ClientConfig {
@@ -40,7 +42,7 @@ pub(crate) fn consumer(kafka: &KafkaConfig, group: &str) -> ClientConfig {
         .set("fetch.max.bytes", FETCH_MAX_BYTES.to_string())
         .set("max.partition.fetch.bytes", PARTITION_FETCH_BYTES.to_string())
         .set("receive.message.max.bytes", (FETCH_MAX_BYTES + RECORD_MAX_BYTES).to_string())
-        .set("fetch.wait.max.ms", fetch_wait_ms(kafka.profile).to_string())
+        .set("fetch.wait.max.ms", FETCH_WAIT_MS.to_string())
         .set("fetch.error.backoff.ms", "100")
         .set("session.timeout.ms", session_timeout_ms(kafka.profile).to_string())
         .set("heartbeat.interval.ms", heartbeat_ms(kafka.profile).to_string());
@@ -67,14 +69,6 @@ fn with_properties(mut config: ClientConfig, kafka: &KafkaConfig) -> ClientConfi
         config.set(name, value.expose());
     }
     config
-}
-
-/// How long a fetch may wait at the broker for something to come.
-fn fetch_wait_ms(profile: Profile) -> u32 {
-    match profile {
-        Profile::Embedded => 10,
-        Profile::Kafka => 100,
-    }
 }
 
 /// After a hard stop nobody else gets the partitions before this; the embedded broker forgets members when it

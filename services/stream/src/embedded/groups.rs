@@ -17,7 +17,10 @@ pub(super) async fn forget_members(storage: &QuickStorage) -> Result<(), StreamE
             continue;
         }
         let emptied = GroupDetail { generation_id: detail.generation_id, ..GroupDetail::default() };
-        storage.update_group(&group.name, emptied, Some(version)).await.map_err(|e| failed(format!("{e:?}")))?;
+        storage
+            .update_group(&group.name, emptied, Some(version))
+            .await
+            .map_err(|e| failed(format!("{e:?}")))?;
         tracing::debug!(group = group.name, "members of the last run forgotten");
     }
     Ok(())

@@ -53,3 +53,19 @@ async fn a_stop_before_kafka_answers_is_a_stop() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(run.stop().await.records_in, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_dropped_in_the_middle_loses_nothing() {
+    let fixture = Fixture::start().await;
+    let kafka = fixture.kafka();
+    publish(&kafka, 0..1_000).await;
+    let run = slow(&kafka);
+    take(&kafka, Topic::ImageEmbeddings, 200).await;
+    run.abort();
+    let run = Run::copying(&kafka);
+    run.ready().await;
+    take(&kafka, Topic::ImageEmbeddings, 1_000).await;
+    run.stop().await;
+    let counts = counts(&all(&kafka, Topic::ImageEmbeddings).await);
+    assert_eq!(counts.len(), 1_000, "a record was lost");
+}

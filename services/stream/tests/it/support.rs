@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -20,8 +19,8 @@ pub const NAME: &str = "tested";
 
 /// A broker with the catalogue's topics.
 pub struct Fixture {
-    pub dir: TempDir,
     pub broker: EmbeddedBroker,
+    _dir: TempDir,
 }
 
 impl Fixture {
@@ -29,15 +28,11 @@ impl Fixture {
         let dir = TempDir::new().unwrap();
         let broker = EmbeddedBroker::start(dir.path(), 0).await.unwrap();
         ensure_topics(&KafkaConfig::embedded(broker.brokers())).await.unwrap();
-        Self { dir, broker }
+        Self { broker, _dir: dir }
     }
 
     pub fn kafka(&self) -> KafkaConfig {
         KafkaConfig::embedded(self.broker.brokers())
-    }
-
-    pub fn path(&self) -> &Path {
-        self.dir.path()
     }
 }
 
