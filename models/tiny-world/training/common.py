@@ -13,7 +13,7 @@ import torch
 import render
 
 HERE = Path(__file__).resolve().parent
-CHECKPOINTS = HERE.parent / "checkpoints"
+CHECKPOINTS = Path(os.environ.get("TINY_WORLD_CHECKPOINTS", HERE.parent / "checkpoints"))
 REPORTS = HERE.parent / "reports"
 WORK = Path(os.environ.get("TINY_WORLD_WORK", "/tmp/tiny-world"))
 WORK.mkdir(parents=True, exist_ok=True)
