@@ -23,9 +23,13 @@ pub(crate) const ATTRIBUTES: &str = "attributes";
 
 type Fields = HashMap<String, Value>;
 
-/// The path of an attribute in the payload; quoted, for a name may hold dots and brackets.
-pub(crate) fn attribute_path(key: &str) -> String {
-    format!("{ATTRIBUTES}.\"{key}\"")
+/// The path of an attribute in the payload; quoted, for a name may hold dots and brackets. A path cannot say a quote
+/// or a backslash.
+pub(crate) fn attribute_path(key: &str) -> Result<String, IndexError> {
+    if key.contains(['"', '\\']) {
+        return Err(IndexError::InvalidQuery { reason: format!("no filter can name the attribute {key:?}") });
+    }
+    Ok(format!("{ATTRIBUTES}.\"{key}\""))
 }
 
 pub(crate) fn point_id(id: Uuid) -> PointId {

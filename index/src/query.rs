@@ -91,7 +91,7 @@ impl Query {
             collection_name: collection.to_owned(),
             query: Some(self.nearest()?),
             using: Some(self.using.name().into()),
-            filter: self.filter.without(&self.exclude),
+            filter: self.filter.without(&self.exclude)?,
             params: Some(self.params()),
             limit: Some(self.limit as u64),
             with_payload: Some(true.into()),
@@ -141,19 +141,19 @@ impl Filter {
         Self { sources: vec![source.into()], ..Self::default() }
     }
 
-    pub(crate) fn to_qdrant(&self) -> Option<qdrant::Filter> {
+    pub(crate) fn to_qdrant(&self) -> Result<Option<qdrant::Filter>, IndexError> {
         self.without(&[])
     }
 
-    fn without(&self, excluded: &[Uuid]) -> Option<qdrant::Filter> {
-        let must = self.conditions();
+    fn without(&self, excluded: &[Uuid]) -> Result<Option<qdrant::Filter>, IndexError> {
+        let must = self.conditions()?;
         let ids: Vec<_> = excluded.iter().copied().map(payload::point_id).collect();
         let must_not = if ids.is_empty() { Vec::new() } else { vec![Condition::has_id(ids)] };
         let filter = qdrant::Filter { must, must_not, ..Default::default() };
-        (!filter.must.is_empty() || !filter.must_not.is_empty()).then_some(filter)
+        Ok((!filter.must.is_empty() || !filter.must_not.is_empty()).then_some(filter))
     }
 
-    fn conditions(&self) -> Vec<Condition> {
+    fn conditions(&self) -> Result<Vec<Condition>, IndexError> {
         let mut must = Vec::new();
         if !self.sources.is_empty() {
             must.push(Condition::matches(payload::SOURCES, self.sources.clone()));
@@ -162,12 +162,12 @@ impl Filter {
             must.push(Condition::range(payload::CREATED_AT, self.created()));
         }
         for (key, value) in &self.attributes {
-            must.push(Condition::matches(payload::attribute_path(key), value.clone()));
+            must.push(Condition::matches(payload::attribute_path(key)?, value.clone()));
         }
         if let Some(text) = &self.text_contains {
             must.push(Condition::matches_text(payload::TEXT, text));
         }
-        must
+        Ok(must)
     }
 
     /// Milliseconds stay exact in an f64 until the year 287396.
@@ -186,13 +186,20 @@ mod tests {
 
     #[test]
     fn an_empty_filter_is_none() {
-        assert_eq!(Filter::default().to_qdrant(), None);
+        assert_eq!(Filter::default().to_qdrant().unwrap(), None);
     }
 
     #[test]
     fn a_query_for_nothing_is_refused() {
         let query = Query::new(Space::Clip, vec![1.0], 0);
         assert!(matches!(query.to_qdrant("prompts"), Err(IndexError::InvalidQuery { .. })));
+    }
+
+    #[test]
+    fn an_attribute_that_no_path_can_name_is_refused() {
+        let attributes = BTreeMap::from([("a\"b".to_owned(), "c".to_owned())]);
+        let filter = Filter { attributes, ..Filter::default() };
+        assert!(matches!(filter.to_qdrant(), Err(IndexError::InvalidQuery { .. })));
     }
 
     #[test]

@@ -129,8 +129,8 @@ impl PromptIndex {
     /// How many prompts pass `filter`.
     pub async fn count(&self, filter: &Filter) -> Result<u64, IndexError> {
         let collection_name = self.target.to_string();
-        let request =
-            CountPoints { collection_name, filter: filter.to_qdrant(), exact: Some(true), ..Default::default() };
+        let filter = filter.to_qdrant()?;
+        let request = CountPoints { collection_name, filter, exact: Some(true), ..Default::default() };
         let answer = self.client.count(request).await.map_err(|e| self.error("count", e))?;
         Ok(answer.result.map_or(0, |result| result.count))
     }
@@ -187,7 +187,7 @@ impl PromptIndex {
     ) -> Result<(Vec<PromptPoint>, Option<Uuid>), IndexError> {
         let request = ScrollPoints {
             collection_name: self.target.to_string(),
-            filter: filter.to_qdrant(),
+            filter: filter.to_qdrant()?,
             offset: from.map(payload::point_id),
             limit: Some(limit),
             with_payload: Some(WithPayloadSelector::from(true)),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use futures::{StreamExt, TryStreamExt, stream};
 use qdrant_client::qdrant::{
     DeletePoints, GetPoints, PointsIdsList, PointsOperationResponse, PointsSelector, UpdateStatus, UpsertPoints,
-    WithPayloadSelector, points_selector::PointsSelectorOneOf,
+    points_selector::PointsSelectorOneOf, with_payload_selector::SelectorOptions,
 };
 use uuid::Uuid;
 
@@ -71,7 +71,7 @@ impl PromptIndex {
         let request = GetPoints {
             collection_name: self.target.to_string(),
             ids: points.iter().map(|point| payload::point_id(point.prompt_id)).collect(),
-            with_payload: Some(WithPayloadSelector::from(fields.to_vec())),
+            with_payload: Some(SelectorOptions::Include(fields.to_vec().into()).into()),
             with_vectors: Some(false.into()),
             ..Default::default()
         };

@@ -1,1 +1,136 @@
-//! Qdrant's gRPC over qdrant-edge in this process.
+//! Qdrant's gRPC API over qdrant-edge, in this process, for one machine without a Qdrant server.
+//!
+//! Any Qdrant client can talk to it. It binds 127.0.0.1 only and knows no keys. A write acknowledged with wait=true
+//! survives a kill at any moment. What it does not cover answers UNIMPLEMENTED and names the method; the crate's README
+//! lists what it does cover. Nothing in here knows of prompts.
+
+mod convert;
+mod service;
+mod shard;
+mod status;
+mod store;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use qdrant_client::qdrant::collections_server::CollectionsServer;
+use qdrant_client::qdrant::points_server::PointsServer;
+use qdrant_client::qdrant::qdrant_server::QdrantServer;
+use qdrant_client::qdrant::snapshots_server::SnapshotsServer;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+
+use self::service::Service;
+use self::store::Store;
+use crate::IndexError;
+
+/// The largest message taken and given: tonic's own 4 MiB would refuse a thousand points.
+const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
+/// How long requests under way, and then an optimisation, may hold up a stop.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// The endpoint. It serves until [`EmbeddedIndex::stop`]; dropped without it, it stops in the background.
+#[derive(Debug)]
+pub struct EmbeddedIndex {
+    address: SocketAddr,
+    shutdown: CancellationToken,
+    server: Option<JoinHandle<Result<(), tonic::transport::Error>>>,
+    store: Arc<Store>,
+}
+
+impl EmbeddedIndex {
+    /// Opens the collections in `data_dir`, which is made if need be and held for this process alone, and serves them
+    /// on 127.0.0.1 at `port` (0: any free one, see [`EmbeddedIndex::address`]). It serves once this returns.
+    ///
+    /// # Errors
+    /// [`IndexError::Folder`] for a folder that is in use, damaged or something else's; [`IndexError::Listen`].
+    pub async fn start(data_dir: &Path, port: u16) -> Result<Self, IndexError> {
+        // The port first: opening may take a while, and a taken port is known at once.
+        let listen = |error: std::io::Error| IndexError::Listen { port, reason: error.to_string() };
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let path = data_dir.to_owned();
+        let opened = tokio::task::spawn_blocking(move || Store::open(&path)).await;
+        let store = Arc::new(opened.map_err(|error| IndexError::Folder {
+            path: data_dir.to_owned(),
+            reason: format!("opening it failed ({error}); move it away and index the prompts again"),
+        })??);
+        let shutdown = CancellationToken::new();
+        let server = tokio::spawn(serve(listener, Arc::clone(&store), shutdown.clone()));
+        tracing::info!(%address, folder = %data_dir.display(), "embedded index serves qdrant's grpc");
+        Ok(Self { address, shutdown, server: Some(server), store })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The address as clients take it.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Ends requests, writes everything out and frees the folder. An optimisation under way is given a few seconds;
+    /// should it take longer, ending the process is safe: the next start finds the state before it.
+    ///
+    /// # Errors
+    /// [`IndexError::Listen`] where the listener had failed before.
+    pub async fn stop(mut self) -> Result<(), IndexError> {
+        self.shutdown.cancel();
+        let port = self.address.port();
+        let served = match self.server.take() {
+            Some(server) => end(server).await,
+            None => Ok(()),
+        };
+        let store = Arc::clone(&self.store);
+        if tokio::task::spawn_blocking(move || store.stop(STOP_GRACE)).await.is_err() {
+            tracing::error!("the embedded index did not stop cleanly; its log is replayed at the next start");
+        }
+        served.map_err(|reason| IndexError::Listen { port, reason })
+    }
+}
+
+impl Drop for EmbeddedIndex {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+async fn serve(
+    listener: TcpListener,
+    store: Arc<Store>,
+    shutdown: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let service = Service::new(store);
+    let points = PointsServer::new(service.clone())
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let collections = CollectionsServer::new(service.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    Server::builder()
+        .tcp_nodelay(true)
+        .add_service(QdrantServer::new(service.clone()))
+        .add_service(SnapshotsServer::new(service))
+        .add_service(collections)
+        .add_service(points)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.cancelled_owned())
+        .await
+}
+
+/// Waits for the server; clients that keep their connection busy are cut off after the grace.
+async fn end(mut server: JoinHandle<Result<(), tonic::transport::Error>>) -> Result<(), String> {
+    match tokio::time::timeout(STOP_GRACE, &mut server).await {
+        Ok(Ok(Ok(()))) => Ok(()),
+        Ok(Ok(Err(error))) => Err(error.to_string()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => {
+            server.abort();
+            Ok(())
+        }
+    }
+}

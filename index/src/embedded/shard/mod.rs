@@ -1,0 +1,196 @@
+//! An open collection: qdrant-edge's shard, the thread that writes to it and the thread that optimises it.
+//!
+//! Reads run on blocking threads beside both. Only the writer updates and flushes: edge's `flush` may not run while an
+//! update is being applied.
+
+mod optimiser;
+mod shape;
+mod writer;
+
+use std::num::NonZero;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::RwLock;
+use qdrant_client::qdrant::CollectionConfig;
+use qdrant_edge::{EdgeShard, OperationResult, ShardInfo, UpdateOperation};
+use tokio::sync::Semaphore;
+use tonic::Status;
+
+use self::optimiser::Optimiser;
+pub(super) use self::shape::Shape;
+use self::writer::Writer;
+pub(super) use self::writer::Written;
+use super::convert::config as convert;
+use super::status;
+
+/// A collection that is open.
+#[derive(Debug)]
+pub(super) struct Shard {
+    name: String,
+    config: RwLock<CollectionConfig>,
+    shape: Shape,
+    /// None once stopped.
+    edge: RwLock<Option<Arc<EdgeShard>>>,
+    /// As many reads at once as keep the cores busy; the rest wait without a thread.
+    reads: Semaphore,
+    writer: Writer,
+    optimiser: Arc<Optimiser>,
+}
+
+/// How far a collection is with indexing.
+#[derive(Debug, Clone)]
+pub(super) struct Progress {
+    pub info: ShardInfo,
+    /// An optimisation runs or is due.
+    pub optimising: bool,
+    /// Why the last optimisation failed.
+    pub error: Option<String>,
+}
+
+impl Shard {
+    /// Makes a collection in the folder `at`.
+    pub fn create(name: &str, at: &Path, config: CollectionConfig) -> Result<Self, Status> {
+        let edge = EdgeShard::new(at, convert::to_edge(&config)?).map_err(status::of_edge)?;
+        edge.flush().map_err(status::of_edge)?;
+        Self::start(name, edge, config)
+    }
+
+    /// Opens the collection in the folder `at`, applying again what its log holds and its segments do not.
+    pub fn load(name: &str, at: &Path, config: CollectionConfig) -> Result<Self, Status> {
+        let began = Instant::now();
+        remove_unfinished(at);
+        // Edge keeps its own configuration beside its data; the catalogue's is what clients are told.
+        let edge = EdgeShard::load(at, None).map_err(status::of_edge)?;
+        edge.flush().map_err(status::of_edge)?;
+        let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(collection = name, duration_ms = ms, "opened a collection");
+        Self::start(name, edge, config)
+    }
+
+    fn start(name: &str, edge: EdgeShard, config: CollectionConfig) -> Result<Self, Status> {
+        let edge = Arc::new(edge);
+        let shape = Shape::of(&config);
+        let failed = |error: std::io::Error| Status::resource_exhausted(format!("cannot start a thread: {error}"));
+        let optimiser = Optimiser::start(name, &edge, shape.largest_dim()).map_err(failed)?;
+        let writer = Writer::start(name, Arc::clone(&edge), Arc::clone(&optimiser)).map_err(failed)?;
+        let cores = std::thread::available_parallelism().map_or(2, NonZero::get);
+        Ok(Self {
+            name: name.to_owned(),
+            config: RwLock::new(config),
+            shape,
+            edge: RwLock::new(Some(edge)),
+            reads: Semaphore::new(2 * cores),
+            writer,
+            optimiser,
+        })
+    }
+
+    /// The collection's own name, whatever alias it was asked for by.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn config(&self) -> CollectionConfig {
+        self.config.read().clone()
+    }
+
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// Takes over the parts of a configuration that an open collection can change; segments converge to it as they are
+    /// optimised.
+    pub fn reconfigure(&self, config: &CollectionConfig) -> Result<(), Status> {
+        let edge = self.edge()?;
+        let hnsw = convert::hnsw_to_edge(config.hnsw_config.unwrap_or_default())?;
+        edge.set_hnsw_config(hnsw).map_err(status::of_edge)?;
+        let optimizers = convert::optimizers_to_edge(&config.optimizer_config.unwrap_or_default());
+        edge.set_optimizers_config(optimizers).map_err(status::of_edge)?;
+        *self.config.write() = config.clone();
+        self.optimiser.wrote();
+        Ok(())
+    }
+
+    /// Runs a read on a blocking thread.
+    pub async fn read<T, F>(&self, read: F) -> Result<T, Status>
+    where
+        T: Send + 'static,
+        F: FnOnce(&EdgeShard) -> OperationResult<T> + Send + 'static,
+    {
+        let edge = self.edge()?;
+        let _permit = self.reads.acquire().await.map_err(|_| stopped())?;
+        let answer = tokio::task::spawn_blocking(move || read(&edge)).await;
+        let answer = answer.map_err(|error| Status::internal(format!("a read of the index failed: {error}")))?;
+        answer.map_err(status::of_edge)
+    }
+
+    /// Applies operations in their order. With `wait` it returns once they are durable, without it once they wait in
+    /// the queue.
+    pub async fn write(&self, operations: Vec<UpdateOperation>, wait: bool) -> Result<Written, Status> {
+        self.writer.write(operations, wait).await
+    }
+
+    /// How the collection is. Blocks for a moment.
+    pub fn progress(&self) -> Result<Progress, Status> {
+        let info = self.edge()?.info().map_err(status::of_edge)?;
+        let (optimising, error) = self.optimiser.state(&info);
+        Ok(Progress { info, optimising, error })
+    }
+
+    /// Applies and flushes what was accepted, ends both threads and closes the shard. Blocks; an optimisation or a
+    /// read that is still under way after `grace` is left to end by itself: then this is false.
+    pub fn stop(&self, grace: Duration) -> bool {
+        let end = Instant::now().checked_add(grace);
+        self.writer.stop();
+        self.optimiser.stop(end);
+        let edge = self.edge.write().take();
+        edge.is_none_or(|edge| release(edge, end, &self.name))
+    }
+
+    fn edge(&self) -> Result<Arc<EdgeShard>, Status> {
+        self.edge.read().clone().ok_or_else(stopped)
+    }
+}
+
+impl Drop for Shard {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}
+
+/// Where edge builds a segment before it moves it to the others.
+const UNFINISHED: &str = "temp_segments";
+
+/// Removes what an optimisation that was cut off had built so far; edge itself leaves it lying.
+fn remove_unfinished(at: &Path) {
+    match std::fs::remove_dir_all(at.join(UNFINISHED)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(folder = %at.display(), %error, "an unfinished segment takes space");
+        }
+        _ => {}
+    }
+}
+
+fn stopped() -> Status {
+    Status::unavailable("the collection is closed or being deleted")
+}
+
+/// Closes the shard when its last reader has gone; false where one is still there in the `end`.
+fn release(mut edge: Arc<EdgeShard>, end: Option<Instant>, name: &str) -> bool {
+    loop {
+        match Arc::try_unwrap(edge) {
+            Ok(edge) => {
+                drop(edge);
+                return true;
+            }
+            Err(_) if end.is_some_and(|end| Instant::now() >= end) => {
+                tracing::warn!(collection = name, "closed while still in use; its folder is free once that ends");
+                return false;
+            }
+            Err(shared) => edge = shared,
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

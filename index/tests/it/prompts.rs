@@ -1,0 +1,248 @@
+//! Claims about the client: layout, merging, searching.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use unprompt_index::{Filter, IndexError, IndexState, Layout, Query, Space, Uuid};
+
+use crate::endpoint::{CLIP_DIM, Endpoint, layout, prompt};
+
+fn id(number: u64) -> Uuid {
+    prompt(number, "", 0).prompt_id
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ensuring_makes_the_collection_behind_the_alias_once() {
+    let endpoint = Endpoint::start().await;
+    let index = endpoint.index().await;
+    let first = index.ensure(&layout()).await.unwrap();
+    let second = index.ensure(&layout()).await.unwrap();
+    assert!(first.created && !second.created);
+    assert!(first.collection.ends_with("-tiny-clip-0a1b2c"), "{}", first.collection);
+    assert_eq!(first.collection, second.collection);
+    let info = index.info().await.unwrap();
+    assert_eq!(info.encoder.as_deref(), Some("tiny-clip@0a1b2c"));
+    assert_eq!((info.points, info.state), (0, IndexState::Ready));
+    endpoint.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_encoder_is_refused_with_what_to_do() {
+    let endpoint = Endpoint::start().await;
+    let index = endpoint.index().await;
+    index.ensure(&layout()).await.unwrap();
+    let error = index.ensure(&Layout { encoder: "vit-h@99".into(), ..layout() }).await.unwrap_err();
+    assert!(matches!(&error, IndexError::OtherEncoder { wanted, .. } if wanted.ends_with("vit-h-99")), "{error}");
+    assert!(!error.is_transient());
+    endpoint.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_dimension_or_sentence_encoder_is_refused() {
+    let endpoint = Endpoint::start().await;
+    let index = endpoint.index().await;
+    index.ensure(&layout()).await.unwrap();
+    for other in [Layout { clip_dim: CLIP_DIM + 1, ..layout() }, Layout { minilm: "other@1".into(), ..layout() }] {
+        let error = index.ensure(&other).await.unwrap_err();
+        assert!(matches!(error, IndexError::OtherShape { .. }), "{error}");
+    }
+    endpoint.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_encoder_is_filled_beside_and_switched_to() {
+    let endpoint = Endpoint::start().await;
+    let index = endpoint.index().await;
+    index.ensure(&layout()).await.unwrap();
+    index.upsert(vec![prompt(1, "a", 5)]).await.unwrap();
+    let next = Layout { encoder: "tiny-clip@next".into(), ..layout() };
+    let beside = index.beside(&next).await.unwrap();
+    beside.upsert(vec![prompt(1, "a", 5), prompt(2, "a", 5)]).await.unwrap();
+    assert_eq!(index.count(&Filter::default()).await.unwrap(), 1);
+    index.switch_to(&next).await.unwrap();
+    assert_eq!(index.count(&Filter::default()).await.unwrap(), 2);
+    index.ensure(&next).await.unwrap();
+    endpoint.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_collection_the_error_says_who_makes_it() {
+    let endpoint = Endpoint::start().await;
+    let index = endpoint.index().await;
+    let error = index.count(&Filter::default()).await.unwrap_err();
+    assert!(matches!(error, IndexError::NoCollection { .. }), "{error}");
+    endpoint.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writing_a_prompt_again_unites_sources_and_keeps_the_earliest_time() {
+    let endpoint = Endpoint::start().await;
+    let index = endpoint.index().await;
+    index.ensure(&layout()).await.unwrap();
+    index.upsert(vec![prompt(1, "b", 500), prompt(1, "c", 400)]).await.unwrap();
+    let mut again = prompt(1, "a", 900);
+    again.attributes = BTreeMap::from([("mood".to_owned(), "calm".to_owned())]);
+    index.upsert(vec![again]).await.unwrap();
+    let found = index.get(&[id(1)], true).await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].sources, ["a", "b", "c"]);
+    assert_eq!(found[0].created_at_ms, 400);
+    assert_eq!(found[0].attributes.keys().collect::<Vec<_>>(), ["mood", "style"]);
+    assert_eq!((found[0].minilm.len(), found[0].clip.len()), (384, CLIP_DIM));
+    endpoint.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_chunks_arrive_whole() {
+    let endpoint = Endpoint::start().await;
+    let index = endpoint.index().await;
+    index.ensure(&layout()).await.unwrap();
+    index.upsert((0..1500).map(|n| prompt(n, "a", 0)).collect()).await.unwrap();
+    assert_eq!(index.count(&Filter::default()).await.unwrap(), 1500);
+    let ids: Vec<_> = (0..1500).map(id).collect();
+    assert_eq!(index.get(&ids, false).await.unwrap().len(), 1500);
+    index.delete(&ids[..700]).await.unwrap();
+    assert_eq!(index.count(&Filter::default()).await.unwrap(), 800);
+    endpoint.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_vector_is_refused_before_anything_is_written() {
+    let endpoint = Endpoint::start().await;
+    let index = endpoint.index().await;
+    index.ensure(&layout()).await.unwrap();
+    let mut bad = prompt(2, "a", 0);
+    bad.minilm.pop();
+    let error = index.upsert(vec![prompt(1, "a", 0), bad]).await.unwrap_err();
+    assert!(matches!(error, IndexError::InvalidPoint { .. }), "{error}");
+    assert_eq!(index.count(&Filter::default()).await.unwrap(), 0);
+    endpoint.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_search_finds_the_prompt_itself_first_in_either_space() {
+    let endpoint = Endpoint::start().await;
+    let index = endpoint.index().await;
+    index.ensure(&layout()).await.unwrap();
+    index.upsert((0..200).map(|n| prompt(n, "a", 0)).collect()).await.unwrap();
+    for space in [Space::Clip, Space::MiniLm] {
+        let wanted = prompt(17, "a", 0);
+        let query = Query::new(space, wanted.vector(space).to_vec(), 5).with_vectors([Space::MiniLm]);
+        let hits = index.search(&query).await.unwrap();
+        assert_eq!(hits.len(), 5);
+        assert_eq!((hits[0].prompt_id, hits[0].text.as_str()), (wanted.prompt_id, wanted.text.as_str()));
+        assert!((hits[0].similarity - 1.0).abs() < 1e-4, "{}", hits[0].similarity);
+        assert!(hits.is_sorted_by(|a, b| a.similarity >= b.similarity));
+        let minilm = hits[0].minilm.as_ref().unwrap();
+        assert!(minilm.iter().zip(&wanted.minilm).all(|(a, b)| (a - b).abs() < 1e-5));
+        assert_eq!(hits[0].clip, None);
+    }
+    endpoint.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn excluded_prompts_and_the_prompt_asked_by_are_no_answers() {
+    let endpoint = Endpoint::start().await;
+    let index = endpoint.index().await;
+    index.ensure(&layout()).await.unwrap();
+    index.upsert((0..50).map(|n| prompt(n, "a", 0)).collect()).await.unwrap();
+    let like = Query::like(Space::Clip, id(3), 50);
+    let near: Vec<_> = index.search(&like).await.unwrap().iter().map(|hit| hit.prompt_id).collect();
+    assert_eq!(near.len(), 49);
+    assert!(!near.contains(&id(3)));
+    let fewer = index.search(&like.exclude([id(4), id(5)])).await.unwrap();
+    assert_eq!(fewer.len(), 47);
+    assert!(fewer.iter().all(|hit| hit.prompt_id != id(4) && hit.prompt_id != id(5)));
+    endpoint.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_answers_each_query_in_its_place() {
+    let endpoint = Endpoint::start().await;
+    let index = endpoint.index().await;
+    index.ensure(&layout()).await.unwrap();
+    index.upsert((0..50).map(|n| prompt(n, "a", 0)).collect()).await.unwrap();
+    let queries: Vec<_> = [7, 30, 12].map(|n| Query::new(Space::Clip, prompt(n, "", 0).clip, 1)).into();
+    let answers = index.search_batch(&queries).await.unwrap();
+    let first: Vec<_> = answers.iter().map(|hits| hits[0].prompt_id).collect();
+    assert_eq!(first, [id(7), id(30), id(12)]);
+    assert!(index.search_batch(&[]).await.unwrap().is_empty());
+    endpoint.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_keep_what_they_say() {
+    let endpoint = Endpoint::start().await;
+    let index = endpoint.index().await;
+    index.ensure(&layout()).await.unwrap();
+    let points = (0..30).map(|n| prompt(n, if n < 10 { "wiki" } else { "users" }, 1000 + n as i64));
+    index.upsert(points.collect()).await.unwrap();
+    let attribute = |key: &str, value: &str| BTreeMap::from([(key.to_owned(), value.to_owned())]);
+    let cases = [
+        (Filter::source("wiki"), 10),
+        (Filter { sources: vec!["wiki".into(), "users".into()], ..Default::default() }, 30),
+        (Filter { created_from_ms: Some(1005), created_before_ms: Some(1010), ..Default::default() }, 5),
+        (Filter { attributes: attribute("style", "style 1"), ..Default::default() }, 10),
+        (Filter { text_contains: Some("of 12 boats".into()), ..Default::default() }, 1),
+        (Filter { created_from_ms: Some(1020), ..Filter::source("wiki") }, 0),
+    ];
+    for (filter, expected) in cases {
+        assert_eq!(index.count(&filter).await.unwrap(), expected, "{filter:?}");
+        let query = Query::new(Space::Clip, prompt(0, "", 0).clip, 100).filter(filter.clone());
+        assert_eq!(index.search(&query).await.unwrap().len() as u64, expected, "{filter:?}");
+    }
+    endpoint.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attribute_whose_name_looks_like_a_path_is_still_found() {
+    let endpoint = Endpoint::start().await;
+    let index = endpoint.index().await;
+    index.ensure(&layout()).await.unwrap();
+    let mut odd = prompt(1, "a", 0);
+    odd.attributes = BTreeMap::from([("camera.lens[0]".to_owned(), "50mm".to_owned())]);
+    index.upsert(vec![odd, prompt(2, "a", 0)]).await.unwrap();
+    let attributes = BTreeMap::from([("camera.lens[0]".to_owned(), "50mm".to_owned())]);
+    assert_eq!(index.count(&Filter { attributes, ..Default::default() }).await.unwrap(), 1);
+    endpoint.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_walk_through_everything_once() {
+    let endpoint = Endpoint::start().await;
+    let index = endpoint.index().await;
+    index.ensure(&layout()).await.unwrap();
+    index.upsert((0..25).map(|n| prompt(n, "a", 0)).collect()).await.unwrap();
+    let (mut seen, mut from) = (Vec::new(), None);
+    loop {
+        let (points, next) = index.page(&Filter::default(), from, 10, &[Space::Clip]).await.unwrap();
+        assert!(points.iter().all(|point| point.clip.len() == CLIP_DIM && point.minilm.is_empty()));
+        seen.extend(points.into_iter().map(|point| point.prompt_id));
+        from = next;
+        if from.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, (0..25).map(id).collect::<Vec<_>>());
+    endpoint.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_for_the_index_ends_when_it_is_ready() {
+    let endpoint = Endpoint::start().await;
+    let index = endpoint.index().await;
+    index.ensure(&layout()).await.unwrap();
+    index.upsert(vec![prompt(1, "a", 0)]).await.unwrap();
+    let info = index.optimize_wait(Duration::from_secs(30)).await.unwrap();
+    assert_eq!((info.state, info.points), (IndexState::Ready, 1));
+    endpoint.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_there_is_transient_and_names_the_address() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let error = unprompt_index::PromptIndex::connect(&format!("http://{free}"), Default::default()).await.unwrap_err();
+    assert!(error.is_transient() && error.to_string().contains(&free.to_string()), "{error}");
+    let error = unprompt_index::PromptIndex::connect("not an address", Default::default()).await.unwrap_err();
+    assert!(matches!(error, IndexError::InvalidUrl { .. }), "{error}");
+}
