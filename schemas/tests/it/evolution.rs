@@ -180,3 +180,17 @@ fn what_an_older_schema_wrote_is_read_as_strictly() {
     bytes.push(0);
     assert_eq!(codec.decode::<Prediction>(&bytes).unwrap_err().code(), "trailing-bytes");
 }
+
+#[test]
+fn a_block_of_items_without_bytes_does_not_keep_a_reader_busy() {
+    let nothings = r#""fields": [{ "name": "nothings", "type": { "type": "array", "items": "null" } },"#;
+    let writer = changed::<Prompt>("\"fields\": [", nothings);
+    let registry = Arc::new(MemoryRegistry::default());
+    let id = registry.id_of("any", &serde_json::to_string(&writer).unwrap()).unwrap();
+    let mut bytes = vec![0];
+    bytes.extend(id.to_be_bytes());
+    // A block of 2^61 nulls.
+    bytes.extend([0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x40, 0]);
+    let error = Codec::confluent(registry).decode::<Prompt>(&bytes).unwrap_err();
+    assert!(matches!(error, SchemaError::Truncated { ref field, .. } if field == "nothings"), "{error:?}");
+}
