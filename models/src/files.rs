@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named_with_what_to_do() {
-        let error = load_weights(Path::new("/nowhere/unet"), &Device::Cpu).unwrap_err().to_string();
+        let error = load_weights(Path::new("/nowhere/unet"), &Device::Cpu).err().unwrap().to_string();
         assert!(error.contains("/nowhere/unet/model.safetensors"), "{error}");
         assert!(error.contains("fetch the model again"), "{error}");
     }
@@ -179,7 +179,7 @@ mod tests {
     fn broken_weights_are_named() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("model.safetensors"), "not weights").unwrap();
-        let error = load_weights(folder.path(), &Device::Cpu).unwrap_err();
+        let error = load_weights(folder.path(), &Device::Cpu).err().unwrap();
         assert!(matches!(error, ModelError::Broken { .. }), "{error}");
     }
 }

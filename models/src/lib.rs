@@ -2,13 +2,20 @@
 //! blend and calibration. It reads model folders in the layouts the field uses (diffusers, transformers,
 //! sentence-transformers) and knows nothing of Kafka, Qdrant or Tokio.
 
+mod batches;
 pub mod blend;
 pub mod calibration;
+pub mod clip;
 mod device;
 pub mod error;
 pub mod files;
 pub mod head;
 pub mod metrics;
+pub mod minilm;
+mod ops;
+pub mod picture;
+pub mod stable_diffusion;
+mod tokenizer;
 
 pub use error::ModelError;
 pub use files::Revision;

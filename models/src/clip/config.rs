@@ -1,0 +1,82 @@
+//! CLIP's config.json. What it leaves out has the defaults of transformers' CLIPTextConfig and CLIPVisionConfig.
+
+use serde::Deserialize;
+
+use crate::ops::Activation;
+
+/// Of a whole CLIP folder.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct ClipConfig {
+    #[serde(default)]
+    pub text_config: TextConfig,
+    #[serde(default)]
+    pub vision_config: VisionConfig,
+    #[serde(default = "projection_dim")]
+    pub projection_dim: usize,
+}
+
+fn projection_dim() -> usize {
+    512
+}
+
+/// The text transformer; a Stable Diffusion text_encoder/config.json is one by itself.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub(crate) struct TextConfig {
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub max_position_embeddings: usize,
+    pub hidden_act: Activation,
+    pub layer_norm_eps: f64,
+    pub eos_token_id: u32,
+}
+
+impl Default for TextConfig {
+    fn default() -> Self {
+        Self {
+            vocab_size: 49_408,
+            hidden_size: 512,
+            intermediate_size: 2048,
+            num_hidden_layers: 12,
+            num_attention_heads: 8,
+            max_position_embeddings: 77,
+            hidden_act: Activation::QuickGelu,
+            layer_norm_eps: 1e-5,
+            eos_token_id: 49_407,
+        }
+    }
+}
+
+/// The vision transformer.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub(super) struct VisionConfig {
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub num_channels: usize,
+    pub image_size: usize,
+    pub patch_size: usize,
+    pub hidden_act: Activation,
+    pub layer_norm_eps: f64,
+}
+
+impl Default for VisionConfig {
+    fn default() -> Self {
+        Self {
+            hidden_size: 768,
+            intermediate_size: 3072,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            num_channels: 3,
+            image_size: 224,
+            patch_size: 32,
+            hidden_act: Activation::QuickGelu,
+            layer_norm_eps: 1e-5,
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The layers the networks are made of, channels last ([batch, height, width, channels]). On the processor they run
+//! our own kernels, fused and in parallel; on other devices the same formulas composed of candle's operations.
+
+mod attention;
+mod conv;
+mod custom;
+mod kernels;
+mod linear;
+mod norm;
+
+pub(crate) use attention::attention;
+pub(crate) use conv::{Conv2d, upsample_nearest};
+pub(crate) use custom::add_in_place;
+pub(crate) use linear::{Activation, GeGlu, Linear};
+pub(crate) use norm::GroupNorm;
+
+#[cfg(test)]
+mod testing {
+    use candle_core::{Device, Tensor};
+    use rand::{Rng, SeedableRng};
+
+    /// Values of -1 to 1, the same for the same seed.
+    pub fn random(shape: &[usize], seed: u64) -> Tensor {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| rng.random::<f32>() * 2.0 - 1.0).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    pub fn close(a: &Tensor, b: &Tensor, tolerance: f32) {
+        assert_eq!(a.dims(), b.dims());
+        let worst = (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+        assert!(worst <= tolerance, "differs by {worst}");
+    }
+}

@@ -1,0 +1,158 @@
+//! Two-dimensional convolution, channels last: the patches as rows (im2col), then one matrix product.
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_nn::VarBuilder;
+use rayon::prelude::*;
+
+use super::custom::{TASK, floats};
+use super::kernels::Window;
+use super::linear::{Activation, Linear};
+
+/// A square convolution over [batch, height, width, channels].
+#[derive(Debug, Clone)]
+pub(crate) struct Conv2d {
+    /// From a patch [size * size * in] to [out].
+    product: Linear,
+    inputs: usize,
+    outputs: usize,
+    size: usize,
+    stride: usize,
+    padding: usize,
+}
+
+impl Conv2d {
+    /// From `weight` [out, in, size, size] and, where there is one, `bias` [out].
+    pub(crate) fn load(vb: VarBuilder, inputs: usize, outputs: usize, shape: (usize, usize, usize)) -> Result<Self> {
+        let (size, stride, padding) = shape;
+        let weight = vb.get((outputs, inputs, size, size), "weight")?;
+        let bias = match vb.contains_tensor("bias") {
+            true => vb.get(outputs, "bias")?,
+            false => Tensor::zeros(outputs, vb.dtype(), vb.device())?,
+        };
+        let rows = weight.permute((0, 2, 3, 1))?.contiguous()?.reshape((outputs, size * size * inputs))?;
+        Ok(Self { product: Linear::from_rows(&rows, bias)?, inputs, outputs, size, stride, padding })
+    }
+
+    /// A 3x3 convolution with padding 1.
+    pub(crate) fn three(vb: VarBuilder, inputs: usize, outputs: usize) -> Result<Self> {
+        Self::load(vb, inputs, outputs, (3, 1, 1))
+    }
+
+    pub(crate) fn bias(&self) -> &Tensor {
+        self.product.bias()
+    }
+
+    /// [b, h, w, in] -> [b, h', w', out].
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match x.device().is_cpu() {
+            true => self.product.activate(&self.patches(x)?, Activation::None),
+            false => self.composed(x)?.broadcast_add(self.bias()),
+        }
+    }
+
+    /// The same, without the bias.
+    pub(crate) fn without_bias(&self, x: &Tensor) -> Result<Tensor> {
+        if x.device().is_cpu() { self.product.product(&self.patches(x)?) } else { self.composed(x) }
+    }
+
+    fn patches(&self, x: &Tensor) -> Result<Tensor> {
+        let (_, height, width, channels) = x.dims4()?;
+        if channels != self.inputs {
+            candle_core::bail!("a convolution of {} channels was given {channels}", self.inputs);
+        }
+        let (size, stride, padding) = (self.size, self.stride, self.padding);
+        x.contiguous()?.apply_op1_no_bwd(&Patches(Window { height, width, channels, size, stride, padding }))
+    }
+
+    fn composed(&self, x: &Tensor) -> Result<Tensor> {
+        let kernel = self.product.rows()?.reshape((self.outputs, self.size, self.size, self.inputs))?;
+        let kernel = kernel.permute((0, 3, 1, 2))?.contiguous()?;
+        let channels_first = x.permute((0, 3, 1, 2))?.contiguous()?;
+        channels_first.conv2d(&kernel, self.padding, self.stride, 1, 1)?.permute((0, 2, 3, 1))?.contiguous()
+    }
+}
+
+struct Patches(Window);
+
+impl CustomOp1 for Patches {
+    fn name(&self) -> &'static str {
+        "patches"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, x_l: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (values, window) = (floats(x, x_l)?, self.0);
+        let (batch, ..) = x_l.shape().dims4()?;
+        let (height, width) = window.out();
+        let (picture, patch) = (values.len() / batch, window.size * window.size * window.channels);
+        let mut out = vec![0f32; batch * height * width * patch];
+        let rows = TASK.div_ceil(patch);
+        out.par_chunks_mut(rows * patch).enumerate().for_each(|(task, out)| {
+            for (k, out) in out.chunks_exact_mut(patch).enumerate() {
+                let position = task * rows + k;
+                let (of, place) = (position / (height * width), position % (height * width));
+                window.patch(&values[of * picture..][..picture], place / width, place % width, out);
+            }
+        });
+        Ok((CpuStorage::F32(out), (batch, height, width, patch).into()))
+    }
+}
+
+/// Nearest-neighbour enlargement to `height` x `width`, as torch's `interpolate(mode="nearest")`.
+pub(crate) fn upsample_nearest(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
+    let (batch, from_height, from_width, channels) = x.dims4()?;
+    if height == 2 * from_height && width == 2 * from_width {
+        let spread = x.contiguous()?.reshape((batch, from_height, 1, from_width, 1, channels))?;
+        let spread = spread.broadcast_as((batch, from_height, 2, from_width, 2, channels))?;
+        return spread.contiguous()?.reshape((batch, height, width, channels));
+    }
+    let index = |from: usize, to: usize| {
+        let index: Vec<u32> = (0..to).map(|i| (i * from / to) as u32).collect();
+        Tensor::from_vec(index, to, x.device())
+    };
+    x.index_select(&index(from_height, height)?, 1)?.index_select(&index(from_width, width)?, 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{close, random};
+
+    fn conv(inputs: usize, outputs: usize, shape: (usize, usize, usize)) -> Conv2d {
+        let size = shape.0;
+        let tensors = [
+            ("weight".to_owned(), random(&[outputs, inputs, size, size], 1)),
+            ("bias".to_owned(), random(&[outputs], 2)),
+        ];
+        let vb = VarBuilder::from_tensors(
+            tensors.into_iter().collect(),
+            candle_core::DType::F32,
+            &candle_core::Device::Cpu,
+        );
+        Conv2d::load(vb, inputs, outputs, shape).unwrap()
+    }
+
+    #[test]
+    fn it_equals_candles_convolution() {
+        for (shape, picture) in [((3, 1, 1), [3, 8, 7, 5]), ((3, 2, 1), [2, 9, 6, 5]), ((4, 4, 0), [1, 8, 12, 5])] {
+            let (conv, x) = (conv(5, 11, shape), random(&picture, 3));
+            let expected = conv.composed(&x).unwrap().broadcast_add(conv.bias()).unwrap();
+            close(&conv.forward(&x).unwrap(), &expected, 1e-5);
+        }
+    }
+
+    #[test]
+    fn a_batch_larger_than_a_task_is_whole() {
+        let (conv, x) = (conv(16, 4, (3, 1, 1)), random(&[9, 16, 16, 16], 4));
+        let expected = conv.composed(&x).unwrap();
+        close(&conv.without_bias(&x).unwrap(), &expected, 1e-5);
+    }
+
+    #[test]
+    fn nearest_repeats_pixels() {
+        let x = Tensor::new(&[[[[1f32], [2.0]], [[3.0], [4.0]]]], &candle_core::Device::Cpu).unwrap();
+        let big = upsample_nearest(&x, 4, 4).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(big, [1., 1., 2., 2., 1., 1., 2., 2., 3., 3., 4., 4., 3., 3., 4., 4.]);
+        let odd = upsample_nearest(&x, 3, 3).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(odd, [1., 1., 2., 1., 1., 2., 3., 3., 4.]);
+    }
+}

@@ -1,0 +1,269 @@
+//! The arithmetic the networks spend their time in, on plain slices. `dispatch` compiles each for the widest
+//! vectors the processor has. The approximations are good to f32: exp to 2e-7 relative, erf to 2e-7 absolute.
+
+use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
+
+/// e^x, vectorisable; saturates outside -87..88 and keeps NaN.
+#[inline(always)]
+pub(super) fn exp(x: f32) -> f32 {
+    // Adding 1.5 * 2^23 rounds to an integer whose low bits are the exponent (Cephes' expf).
+    const ROUND: f32 = 12_582_912.0;
+    let x = x.clamp(-87.0, 88.0);
+    let shifted = x * LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let p = ((((1.987_569_1e-4 * r + 1.398_199_9e-3) * r + 8.333_452e-3) * r + 4.166_579_6e-2) * r + 0.166_666_66) * r
+        + 0.5;
+    (p * r * r + r + 1.0) * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
+}
+
+/// The error function (Abramowitz and Stegun 7.1.26).
+#[inline(always)]
+fn erf(x: f32) -> f32 {
+    let z = x.abs();
+    let t = 1.0 / (1.0 + 0.327_591_1 * z);
+    let p = ((((1.061_405_4 * t - 1.453_152) * t + 1.421_413_8) * t - 0.284_496_74) * t + 0.254_829_6) * t;
+    (1.0 - p * exp(-z * z)).copysign(x)
+}
+
+#[inline(always)]
+pub(super) fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+#[inline(always)]
+pub(super) fn quick_gelu(x: f32) -> f32 {
+    x / (1.0 + exp(-1.702 * x))
+}
+
+#[inline(always)]
+pub(super) fn gelu(x: f32) -> f32 {
+    0.5 * x * (1.0 + erf(x * FRAC_1_SQRT_2))
+}
+
+#[inline(always)]
+pub(super) fn gelu_tanh(x: f32) -> f32 {
+    // 0.5 (1 + tanh y) = 1 / (1 + exp(-2y))
+    let y = 0.797_884_56 * (x + 0.044_715 * x * x * x);
+    x / (1.0 + exp(-2.0 * y))
+}
+
+/// Runs `work` compiled for the widest vectors of this processor; what it calls must be `#[inline(always)]`.
+pub(super) fn dispatch<R>(work: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if let Some(avx512) = pulp::x86::V4::try_new() {
+            return avx512.vectorize(work);
+        }
+        if let Some(avx2) = pulp::x86::V3::try_new() {
+            return avx2.vectorize(work);
+        }
+    }
+    pulp::Arch::new().dispatch(work)
+}
+
+/// x + bias through `activation`, in place; `x` is rows of `bias.len()`.
+#[inline(always)]
+pub(super) fn add_bias(x: &mut [f32], bias: &[f32], activation: impl Fn(f32) -> f32) {
+    for row in x.chunks_exact_mut(bias.len()) {
+        row.iter_mut().zip(bias).for_each(|(x, b)| *x = activation(*x + b));
+    }
+}
+
+/// (a + bias_a) * gelu(g + bias_g) for rows [a, g].
+#[inline(always)]
+pub(super) fn geglu(x: &[f32], bias: &[f32], out: &mut [f32]) {
+    let width = bias.len() / 2;
+    let (bias_a, bias_g) = bias.split_at(width);
+    for (row, out) in x.chunks_exact(2 * width).zip(out.chunks_exact_mut(width)) {
+        let (a, g) = row.split_at(width);
+        for k in 0..width {
+            out[k] = (a[k] + bias_a[k]) * gelu(g[k] + bias_g[k]);
+        }
+    }
+}
+
+/// Group normalisation of one picture.
+pub(super) struct GroupNorm<'a> {
+    pub groups: usize,
+    pub eps: f32,
+    pub weight: &'a [f32],
+    pub bias: &'a [f32],
+    /// Added to every position before the normalisation.
+    pub shift: Option<&'a [f32]>,
+}
+
+impl GroupNorm<'_> {
+    /// `x` and `out`: [positions, channels].
+    #[inline(always)]
+    pub(super) fn run(&self, x: &[f32], out: &mut [f32], activation: impl Fn(f32) -> f32) {
+        let (scale, offset) = self.affine(x);
+        for (row, out) in x.chunks_exact(scale.len()).zip(out.chunks_exact_mut(scale.len())) {
+            for k in 0..scale.len() {
+                out[k] = activation(row[k] * scale[k] + offset[k]);
+            }
+        }
+    }
+
+    /// The normalisation as one multiplication and one addition a channel.
+    #[inline(always)]
+    fn affine(&self, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let (channels, positions) = (self.weight.len(), x.len() / self.weight.len());
+        let (mean, variance) = self.moments(x);
+        let size = channels / self.groups;
+        let (mut scale, mut offset) = (vec![0f32; channels], vec![0f32; channels]);
+        for group in 0..self.groups {
+            let of_group = group * size..(group + 1) * size;
+            let centre = mean[of_group.clone()].iter().sum::<f32>() / size as f32;
+            let spread: f32 = of_group.clone().map(|k| variance[k] / positions as f32 + (mean[k] - centre).powi(2)).sum();
+            let inverse = 1.0 / (spread / size as f32 + self.eps).sqrt();
+            for k in of_group {
+                scale[k] = self.weight[k] * inverse;
+                offset[k] = self.bias[k] + (self.shift.map_or(0.0, |shift| shift[k]) - centre) * scale[k];
+            }
+        }
+        (scale, offset)
+    }
+
+    /// Each channel's mean (with its shift) and sum of squared deviations.
+    #[inline(always)]
+    fn moments(&self, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let channels = self.weight.len();
+        let positions = (x.len() / channels) as f32;
+        let (mut mean, mut square) = (vec![0f32; channels], vec![0f32; channels]);
+        for row in x.chunks_exact(channels) {
+            mean.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+        }
+        mean.iter_mut().for_each(|sum| *sum /= positions);
+        for row in x.chunks_exact(channels) {
+            for k in 0..channels {
+                square[k] += (row[k] - mean[k]) * (row[k] - mean[k]);
+            }
+        }
+        if let Some(shift) = self.shift {
+            mean.iter_mut().zip(shift).for_each(|(mean, shift)| *mean += shift);
+        }
+        (mean, square)
+    }
+}
+
+/// A window sliding over a picture [height, width, channels].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Window {
+    pub height: usize,
+    pub width: usize,
+    pub channels: usize,
+    pub size: usize,
+    pub stride: usize,
+    pub padding: usize,
+}
+
+impl Window {
+    pub(super) fn out(&self) -> (usize, usize) {
+        let out = |length: usize| (length + 2 * self.padding - self.size) / self.stride + 1;
+        (out(self.height), out(self.width))
+    }
+
+    /// The patch under output position (`row`, `column`) as [size, size, channels]; zero outside the picture.
+    #[inline(always)]
+    pub(super) fn patch(&self, picture: &[f32], row: usize, column: usize, out: &mut [f32]) {
+        let line = self.size * self.channels;
+        for (dy, out) in out.chunks_exact_mut(line).enumerate() {
+            let y = (row * self.stride + dy).wrapping_sub(self.padding);
+            if y >= self.height {
+                out.fill(0.0);
+                continue;
+            }
+            for (dx, out) in out.chunks_exact_mut(self.channels).enumerate() {
+                let x = (column * self.stride + dx).wrapping_sub(self.padding);
+                if x >= self.width {
+                    out.fill(0.0);
+                } else {
+                    let from = (y * self.width + x) * self.channels;
+                    out.copy_from_slice(&picture[from..from + self.channels]);
+                }
+            }
+        }
+    }
+}
+
+/// Scaled dot-product attention of some query rows against one sequence.
+pub(super) struct Attention {
+    pub heads: usize,
+    pub head_dim: usize,
+    pub keys: usize,
+    pub causal: bool,
+}
+
+impl Attention {
+    /// `q`, `out`: [rows, heads * head_dim], the first row at position `first`; `k`, `v`: [keys, heads * head_dim].
+    #[inline(always)]
+    pub(super) fn run(&self, q: &[f32], k: &[f32], v: &[f32], first: usize, out: &mut [f32]) {
+        let width = self.heads * self.head_dim;
+        let mut transposed = vec![0f32; self.keys * self.head_dim];
+        let mut scores = vec![0f32; self.keys];
+        for head in 0..self.heads {
+            let part = head * self.head_dim..(head + 1) * self.head_dim;
+            for (j, row) in k.chunks_exact(width).enumerate() {
+                row[part.clone()].iter().enumerate().for_each(|(d, x)| transposed[d * self.keys + j] = *x);
+            }
+            for (i, (q, out)) in q.chunks_exact(width).zip(out.chunks_exact_mut(width)).enumerate() {
+                let visible = if self.causal { first + i + 1 } else { self.keys };
+                self.weigh(&q[part.clone()], &transposed, &mut scores[..visible]);
+                mix(&scores[..visible], v, width, part.start, &mut out[part.clone()]);
+            }
+        }
+    }
+
+    /// softmax(q k' / sqrt(d)) into `scores`.
+    #[inline(always)]
+    fn weigh(&self, q: &[f32], transposed: &[f32], scores: &mut [f32]) {
+        let scale = 1.0 / (self.head_dim as f32).sqrt();
+        scores.fill(0.0);
+        for (x, row) in q.iter().zip(transposed.chunks_exact(self.keys)) {
+            let x = x * scale;
+            scores.iter_mut().zip(row).for_each(|(score, k)| *score += x * k);
+        }
+        let highest = scores.iter().copied().fold(f32::MIN, f32::max);
+        scores.iter_mut().for_each(|score| *score = exp(*score - highest));
+        let total: f32 = scores.iter().sum();
+        let inverse = 1.0 / total;
+        scores.iter_mut().for_each(|score| *score *= inverse);
+    }
+}
+
+/// The weighted sum of the value rows.
+#[inline(always)]
+fn mix(scores: &[f32], v: &[f32], width: usize, start: usize, out: &mut [f32]) {
+    out.fill(0.0);
+    for (score, row) in scores.iter().zip(v.chunks_exact(width)) {
+        let row = &row[start..start + out.len()];
+        out.iter_mut().zip(row).for_each(|(out, v)| *out += score * v);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn approximations_are_good_to_f32() {
+        for i in -8000..8000 {
+            let x = i as f32 / 100.0;
+            let exact = f64::from(x).exp();
+            assert!(((f64::from(exp(x)) - exact) / exact).abs() < 2e-7, "exp({x})");
+            let sigmoid = f64::from(x) / (1.0 + (-f64::from(x)).exp());
+            assert!((f64::from(silu(x)) - sigmoid).abs() < 4e-6, "silu({x})");
+        }
+        // scipy.special.erf
+        for (x, exact) in [(0.0, 0.0), (0.5, 0.520_499_9), (-1.0, -0.842_700_8), (2.0, 0.995_322_27), (5.0, 1.0)] {
+            assert!((erf(x) - exact).abs() < 3e-7, "erf({x}) = {}", erf(x));
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_is_not_hidden() {
+        assert!(exp(f32::NAN).is_nan() && silu(f32::NAN).is_nan() && gelu(f32::NAN).is_nan());
+        assert!(silu(f32::INFINITY).is_infinite());
+    }
+}

@@ -1,0 +1,131 @@
+//! Group normalisation (Wu and He, 2018), channels last, with SiLU behind it and a shift before it where wanted.
+
+use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor};
+use candle_nn::VarBuilder;
+use rayon::prelude::*;
+
+use super::custom::floats;
+use super::kernels;
+
+/// A group normalisation over [batch, height, width, channels].
+#[derive(Debug, Clone)]
+pub(crate) struct GroupNorm {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    groups: usize,
+    eps: f64,
+}
+
+impl GroupNorm {
+    pub(crate) fn load(vb: VarBuilder, groups: usize, channels: usize, eps: f64) -> Result<Self> {
+        if groups == 0 || !channels.is_multiple_of(groups) {
+            candle_core::bail!("{}: {channels} channels do not fall into {groups} groups", vb.prefix());
+        }
+        let values = |name| vb.get(channels, name)?.to_vec1::<f32>();
+        Ok(Self { weight: values("weight")?, bias: values("bias")?, groups, eps })
+    }
+
+    /// The normalisation of `x`.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.run(x, None, false)
+    }
+
+    /// SiLU of the normalisation of `x`.
+    pub(crate) fn silu(&self, x: &Tensor) -> Result<Tensor> {
+        self.run(x, None, true)
+    }
+
+    /// SiLU of the normalisation of `x + shift`, `shift` [channels].
+    pub(crate) fn shifted_silu(&self, x: &Tensor, shift: &Tensor) -> Result<Tensor> {
+        self.run(x, Some(shift), true)
+    }
+
+    fn run(&self, x: &Tensor, shift: Option<&Tensor>, silu: bool) -> Result<Tensor> {
+        if !x.device().is_cpu() {
+            return self.composed(x, shift, silu);
+        }
+        let op = Op { norm: self, shifted: shift.is_some(), silu };
+        x.contiguous()?.apply_op2_no_bwd(shift.unwrap_or(x), &op)
+    }
+
+    fn composed(&self, x: &Tensor, shift: Option<&Tensor>, silu: bool) -> Result<Tensor> {
+        let x = shift.map_or_else(|| Ok(x.clone()), |shift| x.broadcast_add(shift))?;
+        let (batch, height, width, channels) = x.dims4()?;
+        let grouped = x.reshape((batch, height * width, self.groups, channels / self.groups))?;
+        let grouped = grouped.transpose(1, 2)?.contiguous()?.flatten_from(2)?;
+        let centred = grouped.broadcast_sub(&grouped.mean_keepdim(D::Minus1)?)?;
+        let spread = (centred.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?.sqrt()?;
+        let normal = centred.broadcast_div(&spread)?;
+        let normal = normal.reshape((batch, self.groups, height * width, channels / self.groups))?.transpose(1, 2)?;
+        let parameter = |values: &[f32]| Tensor::from_slice(values, channels, x.device());
+        let out = normal
+            .reshape((batch, height, width, channels))?
+            .broadcast_mul(&parameter(&self.weight)?)?
+            .broadcast_add(&parameter(&self.bias)?)?;
+        if silu { out.silu() } else { Ok(out) }
+    }
+}
+
+struct Op<'a> {
+    norm: &'a GroupNorm,
+    shifted: bool,
+    silu: bool,
+}
+
+impl CustomOp2 for Op<'_> {
+    fn name(&self) -> &'static str {
+        "group-norm"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, x_l: &Layout, shift: &CpuStorage, shift_l: &Layout) -> Result<(CpuStorage, Shape)> {
+        let values = floats(x, x_l)?;
+        let kernel = kernels::GroupNorm {
+            groups: self.norm.groups,
+            eps: self.norm.eps as f32,
+            weight: &self.norm.weight,
+            bias: &self.norm.bias,
+            shift: if self.shifted { Some(floats(shift, shift_l)?) } else { None },
+        };
+        let (batch, ..) = x_l.shape().dims4()?;
+        let picture = values.len() / batch;
+        let mut out = vec![0f32; values.len()];
+        out.par_chunks_mut(picture).zip(values.par_chunks(picture)).for_each(|(out, x)| {
+            kernels::dispatch(
+                || match self.silu {
+                    true => kernel.run(x, out, kernels::silu),
+                    false => kernel.run(x, out, |x| x),
+                },
+            );
+        });
+        Ok((CpuStorage::F32(out), x_l.shape().clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{close, random};
+
+    #[test]
+    fn it_equals_the_composed_formula() {
+        let values = |seed| random(&[24], seed).to_vec1::<f32>().unwrap();
+        let norm = GroupNorm { weight: values(1), bias: values(2), groups: 6, eps: 1e-5 };
+        let (x, shift) = (random(&[3, 5, 4, 24], 3), random(&[24], 4));
+        close(&norm.forward(&x).unwrap(), &norm.composed(&x, None, false).unwrap(), 3e-6);
+        close(&norm.silu(&x).unwrap(), &norm.composed(&x, None, true).unwrap(), 3e-6);
+        close(&norm.shifted_silu(&x, &shift).unwrap(), &norm.composed(&x, Some(&shift), true).unwrap(), 3e-6);
+    }
+
+    #[test]
+    fn it_equals_candles_group_norm() {
+        use candle_nn::Module;
+        let values = |seed| random(&[24], seed);
+        let vector = |seed| values(seed).to_vec1::<f32>().unwrap();
+        let norm = GroupNorm { weight: vector(1), bias: vector(2), groups: 4, eps: 1e-6 };
+        let theirs = candle_nn::GroupNorm::new(values(1), values(2), 24, 4, 1e-6).unwrap();
+        let x = (random(&[2, 3, 3, 24], 5) * 7.0).unwrap();
+        let channels_first = x.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap();
+        let expected = theirs.forward(&channels_first).unwrap().permute((0, 2, 3, 1)).unwrap();
+        close(&norm.forward(&x).unwrap(), &expected, 3e-6);
+    }
+}

@@ -1,0 +1,9 @@
+//! Pictures: decoding what users send under limits, and preparing it for a vision network.
+
+mod decode;
+mod preprocess;
+mod resize;
+
+pub use decode::{Limits, PictureError, decode};
+pub use image::RgbImage;
+pub use preprocess::{Pixels, Preprocessor};

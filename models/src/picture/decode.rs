@@ -1,0 +1,202 @@
+//! Decodes PNG, JPEG and WebP. Size is checked on the bytes and on the header before any pixel is decoded.
+//!
+//! Colours are those of Pillow's `convert("RGB")`: alpha is dropped, palettes are expanded, of 16 bits the upper 8
+//! count. Unlike it, the EXIF orientation is applied.
+
+use std::io::Cursor;
+
+use image::codecs::jpeg::JpegDecoder;
+use image::codecs::png::PngDecoder;
+use image::codecs::webp::WebPDecoder;
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, RgbImage};
+
+/// What a picture may be at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Encoded.
+    pub max_bytes: usize,
+    /// Width times height.
+    pub max_pixels: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_bytes: 20 * 1024 * 1024, max_pixels: 50_000_000 }
+    }
+}
+
+/// Why a picture is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PictureError {
+    #[error("the record is empty: send the encoded picture as its value")]
+    Empty,
+    #[error("the picture has {bytes} bytes where {max_bytes} are allowed: compress it or make it smaller")]
+    TooManyBytes { bytes: usize, max_bytes: usize },
+    #[error("the picture has {width} x {height} pixels where {max_pixels} in all are allowed: make it smaller")]
+    TooManyPixels { width: u32, height: u32, max_pixels: u64 },
+    #[error("the bytes are not a picture (they start with {start}): send a PNG, JPEG or WebP file")]
+    NotAPicture { start: String },
+    #[error("{format} is not supported: send the picture as PNG, JPEG or WebP")]
+    UnsupportedFormat { format: &'static str },
+    #[error("the {format} is animated: send one frame as a still picture")]
+    Animated { format: &'static str },
+    #[error("the {format} ends before its picture does: send the whole file")]
+    Truncated { format: &'static str },
+    #[error("the {format} cannot be decoded ({reason}): save it again with another program")]
+    Broken { format: &'static str, reason: String },
+}
+
+impl PictureError {
+    /// A stable code for dead letters and metrics.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Empty => "empty-image",
+            Self::TooManyBytes { .. } => "image-too-large",
+            Self::TooManyPixels { .. } => "too-many-pixels",
+            Self::NotAPicture { .. } => "not-an-image",
+            Self::UnsupportedFormat { .. } => "unsupported-image-format",
+            Self::Animated { .. } => "animated-image",
+            Self::Truncated { .. } => "truncated-image",
+            Self::Broken { .. } => "broken-image",
+        }
+    }
+}
+
+/// Decodes an encoded picture.
+pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, PictureError> {
+    if bytes.is_empty() {
+        return Err(PictureError::Empty);
+    }
+    if bytes.len() > limits.max_bytes {
+        return Err(PictureError::TooManyBytes { bytes: bytes.len(), max_bytes: limits.max_bytes });
+    }
+    match image::guess_format(bytes) {
+        Ok(ImageFormat::Png) => decode_png(bytes, limits),
+        Ok(ImageFormat::Jpeg) => decode_jpeg(bytes, limits),
+        Ok(ImageFormat::WebP) => decode_webp(bytes, limits),
+        Ok(ImageFormat::Gif) if contains(bytes, b"NETSCAPE2.0") => Err(PictureError::Animated { format: "GIF" }),
+        Ok(other) => Err(PictureError::UnsupportedFormat { format: name_of(other) }),
+        Err(_) => Err(not_a_picture(bytes)),
+    }
+}
+
+fn decode_png(bytes: &[u8], limits: &Limits) -> Result<RgbImage, PictureError> {
+    const FORMAT: &str = "PNG";
+    // The header comes first in the file, so that the size is known before the decoder reads on.
+    if let Some(header) = bytes.get(16..24) {
+        let side = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        check_pixels(side(0), side(4), limits)?;
+    }
+    let decoder = PngDecoder::with_limits(Cursor::new(bytes), allocation(limits)).map_err(|e| failed(FORMAT, &e))?;
+    if decoder.is_apng().map_err(|error| failed(FORMAT, &error))? {
+        return Err(PictureError::Animated { format: FORMAT });
+    }
+    finish(decoder, FORMAT, limits)
+}
+
+fn decode_jpeg(bytes: &[u8], limits: &Limits) -> Result<RgbImage, PictureError> {
+    const FORMAT: &str = "JPEG";
+    let decoder = JpegDecoder::new(Cursor::new(bytes)).map_err(|error| failed(FORMAT, &error))?;
+    let (width, height) = decoder.dimensions();
+    check_pixels(width, height, limits)?;
+    // The decoder fills what is missing with grey, so the end of the last scan is looked for here.
+    let (scan, end) = (last(bytes, [0xff, 0xda]), last(bytes, [0xff, 0xd9]));
+    if end.is_none() || end < scan {
+        return Err(PictureError::Truncated { format: FORMAT });
+    }
+    finish(decoder, FORMAT, limits)
+}
+
+fn decode_webp(bytes: &[u8], limits: &Limits) -> Result<RgbImage, PictureError> {
+    const FORMAT: &str = "WebP";
+    let promised = bytes.get(4..8).map_or(u64::MAX, |b| u64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]])) + 8);
+    if promised > bytes.len() as u64 {
+        return Err(PictureError::Truncated { format: FORMAT });
+    }
+    let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|error| failed(FORMAT, &error))?;
+    if decoder.has_animation() {
+        return Err(PictureError::Animated { format: FORMAT });
+    }
+    finish(decoder, FORMAT, limits)
+}
+
+fn finish(mut decoder: impl ImageDecoder, format: &'static str, limits: &Limits) -> Result<RgbImage, PictureError> {
+    let (width, height) = decoder.dimensions();
+    check_pixels(width, height, limits)?;
+    decoder.set_limits(allocation(limits)).map_err(|error| failed(format, &error))?;
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(|error| failed(format, &error))?;
+    picture.apply_orientation(orientation);
+    Ok(to_rgb(picture))
+}
+
+/// What a decoder may allocate: four 16-bit channels a pixel, twice over, and metadata.
+fn allocation(limits: &Limits) -> image::Limits {
+    let mut allocation = image::Limits::default();
+    allocation.max_alloc = Some(limits.max_pixels.saturating_mul(16).saturating_add(64 * 1024 * 1024));
+    allocation
+}
+
+fn check_pixels(width: u32, height: u32, limits: &Limits) -> Result<(), PictureError> {
+    let max_pixels = limits.max_pixels;
+    match u64::from(width) * u64::from(height) {
+        pixels if pixels > max_pixels => Err(PictureError::TooManyPixels { width, height, max_pixels }),
+        _ => Ok(()),
+    }
+}
+
+fn to_rgb(picture: DynamicImage) -> RgbImage {
+    match picture {
+        DynamicImage::ImageRgb8(picture) => picture,
+        DynamicImage::ImageLuma16(_)
+        | DynamicImage::ImageLumaA16(_)
+        | DynamicImage::ImageRgb16(_)
+        | DynamicImage::ImageRgba16(_) => {
+            let wide = picture.to_rgb16();
+            RgbImage::from_fn(wide.width(), wide.height(), |x, y| {
+                image::Rgb(wide.get_pixel(x, y).0.map(|value| (value >> 8) as u8))
+            })
+        }
+        other => other.to_rgb8(),
+    }
+}
+
+fn failed(format: &'static str, error: &ImageError) -> PictureError {
+    let reason = error.to_string();
+    let ends_early = |text: &str| ["unexpected end", "eof", "truncat", "exhausted"].iter().any(|t| text.contains(t));
+    match error {
+        ImageError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            PictureError::Truncated { format }
+        }
+        _ if ends_early(&reason.to_lowercase()) => PictureError::Truncated { format },
+        _ => PictureError::Broken { format, reason },
+    }
+}
+
+fn not_a_picture(bytes: &[u8]) -> PictureError {
+    match bytes.get(4..12) {
+        Some(b"ftypavif") => PictureError::UnsupportedFormat { format: "AVIF" },
+        Some(b"ftypheic" | b"ftypheix" | b"ftypmif1") => PictureError::UnsupportedFormat { format: "HEIC" },
+        _ => PictureError::NotAPicture { start: bytes[..bytes.len().min(16)].escape_ascii().to_string() },
+    }
+}
+
+fn name_of(format: ImageFormat) -> &'static str {
+    match format {
+        ImageFormat::Gif => "GIF",
+        ImageFormat::Bmp => "BMP",
+        ImageFormat::Tiff => "TIFF",
+        ImageFormat::Avif => "AVIF",
+        ImageFormat::Ico => "ICO",
+        _ => "this picture format",
+    }
+}
+
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    bytes.windows(wanted.len()).any(|window| window == wanted)
+}
+
+fn last(bytes: &[u8], marker: [u8; 2]) -> Option<usize> {
+    bytes.windows(2).rposition(|window| window == marker)
+}

@@ -1,0 +1,188 @@
+//! transformers' CLIPImageProcessor (the one on Pillow), by the folder's preprocessor_config.json: resize, centre
+//! crop, rescale, normalise.
+
+use std::path::Path;
+
+use image::RgbImage;
+use serde::Deserialize;
+
+use super::resize::{Filter, resize};
+use crate::{ModelError, files};
+
+/// A picture as a vision network takes it: [height, width, 3], normalised.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pixels {
+    pub values: Vec<f32>,
+    pub height: usize,
+    pub width: usize,
+}
+
+/// The steps of preprocessor_config.json.
+#[derive(Debug, Clone)]
+pub struct Preprocessor {
+    resize: Option<(Size, Filter)>,
+    crop: Option<(usize, usize)>,
+    rescale: f64,
+    mean: [f32; 3],
+    std: [f32; 3],
+}
+
+/// A size as the file writes it: a number, a shortest edge, or both sides.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(untagged)]
+enum Size {
+    Number(usize),
+    ShortestEdge { shortest_edge: usize },
+    Sides { height: usize, width: usize },
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+struct Settings {
+    do_resize: bool,
+    size: Size,
+    resample: u8,
+    do_center_crop: bool,
+    crop_size: Size,
+    do_rescale: bool,
+    rescale_factor: f64,
+    do_normalize: bool,
+    image_mean: [f32; 3],
+    image_std: [f32; 3],
+}
+
+/// CLIPImageProcessor's defaults.
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            do_resize: true,
+            size: Size::ShortestEdge { shortest_edge: 224 },
+            resample: 3,
+            do_center_crop: true,
+            crop_size: Size::Number(224),
+            do_rescale: true,
+            rescale_factor: 1.0 / 255.0,
+            do_normalize: true,
+            image_mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
+            image_std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
+        }
+    }
+}
+
+impl Preprocessor {
+    /// Reads preprocessor_config.json.
+    pub fn load(path: &Path) -> Result<Self, ModelError> {
+        let settings: Settings = files::read_json(path)?;
+        let filter = Filter::from_number(settings.resample)
+            .ok_or_else(|| ModelError::unsupported(path, format!("the resampling filter {}", settings.resample)))?;
+        Ok(Self {
+            resize: settings.do_resize.then_some((settings.size, filter)),
+            crop: settings.do_center_crop.then_some(sides(settings.crop_size)),
+            rescale: if settings.do_rescale { settings.rescale_factor } else { 1.0 },
+            mean: if settings.do_normalize { settings.image_mean } else { [0.0; 3] },
+            std: if settings.do_normalize { settings.image_std } else { [1.0; 3] },
+        })
+    }
+
+    /// All the steps.
+    pub fn run(&self, picture: &RgbImage) -> Pixels {
+        let cropped = self.resize_and_crop(picture);
+        let (width, height) = (cropped.width() as usize, cropped.height() as usize);
+        let table: Vec<[f32; 256]> = (0..3).map(|channel| self.levels(channel)).collect();
+        let values = cropped.as_raw().iter().enumerate().map(|(k, &value)| table[k % 3][usize::from(value)]).collect();
+        Pixels { values, height, width }
+    }
+
+    /// What each of the 256 levels of a channel becomes.
+    fn levels(&self, channel: usize) -> [f32; 256] {
+        let (mean, std) = (self.mean[channel], self.std[channel]);
+        std::array::from_fn(|level| ((level as f64 * self.rescale) as f32 - mean) / std)
+    }
+
+    /// The steps before the levels are changed.
+    pub fn resize_and_crop(&self, picture: &RgbImage) -> RgbImage {
+        let resized = self.resize.map(|(size, filter)| {
+            let (height, width) = target(size, picture.height() as usize, picture.width() as usize);
+            resize(picture, width, height, filter)
+        });
+        let resized = resized.unwrap_or_else(|| picture.clone());
+        self.crop.map_or(resized.clone(), |(height, width)| centre_crop(&resized, height, width))
+    }
+}
+
+fn sides(size: Size) -> (usize, usize) {
+    match size {
+        Size::Number(side) | Size::ShortestEdge { shortest_edge: side } => (side, side),
+        Size::Sides { height, width } => (height, width),
+    }
+}
+
+/// Height and width after the resize; a shortest edge keeps the proportions, rounded down.
+fn target(size: Size, height: usize, width: usize) -> (usize, usize) {
+    let (Size::Number(edge) | Size::ShortestEdge { shortest_edge: edge }) = size else { return sides(size) };
+    let long = |long: usize, short: usize| (edge as u64 * long as u64 / short.max(1) as u64) as usize;
+    if width <= height { (long(height, width), edge) } else { (edge, long(width, height)) }
+}
+
+/// The middle of the picture; black where it is smaller than the crop.
+fn centre_crop(picture: &RgbImage, height: usize, width: usize) -> RgbImage {
+    let offset = |from: usize, to: usize| match from >= to {
+        true => ((from - to) / 2) as i64,
+        false => -((to - from).div_ceil(2) as i64),
+    };
+    let top = offset(picture.height() as usize, height);
+    let left = offset(picture.width() as usize, width);
+    RgbImage::from_fn(width as u32, height as u32, |x, y| {
+        let (x, y) = (i64::from(x) + left, i64::from(y) + top);
+        let inside = x >= 0 && y >= 0 && x < i64::from(picture.width()) && y < i64::from(picture.height());
+        if inside { *picture.get_pixel(x as u32, y as u32) } else { image::Rgb([0; 3]) }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn preprocessor(json: &str) -> Result<Preprocessor, ModelError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("preprocessor_config.json");
+        std::fs::write(&path, json).unwrap();
+        Preprocessor::load(&path)
+    }
+
+    #[test]
+    fn the_shortest_edge_keeps_the_proportions() {
+        assert_eq!(target(Size::ShortestEdge { shortest_edge: 224 }, 480, 641), (224, 299));
+        assert_eq!(target(Size::Number(64), 641, 480), (85, 64));
+        assert_eq!(target(Size::Sides { height: 5, width: 9 }, 641, 480), (5, 9));
+    }
+
+    #[test]
+    fn the_crop_is_the_middle_and_pads_with_black() {
+        let picture = RgbImage::from_fn(4, 2, |x, _| image::Rgb([10 * x as u8 + 10; 3]));
+        let cropped = centre_crop(&picture, 4, 2);
+        let reds: Vec<u8> = cropped.pixels().map(|pixel| pixel.0[0]).collect();
+        assert_eq!(reds, [0, 0, 20, 30, 20, 30, 0, 0]);
+    }
+
+    #[test]
+    fn every_way_of_writing_sizes_is_read() {
+        let old = preprocessor(r#"{"size": 32, "crop_size": 30, "resample": 3}"#).unwrap();
+        let new = preprocessor(
+            r#"{"size": {"shortest_edge": 32}, "crop_size": {"height": 30, "width": 30}, "image_processor_type": "x"}"#,
+        );
+        let picture = RgbImage::from_fn(50, 41, |x, y| image::Rgb([(x * 5) as u8, (y * 6) as u8, 7]));
+        let (old, new) = (old.run(&picture), new.unwrap().run(&picture));
+        assert_eq!((old.height, old.width), (30, 30));
+        assert_eq!(old, new);
+        assert!(matches!(preprocessor(r#"{"resample": 0}"#), Err(ModelError::Unsupported { .. })));
+    }
+
+    #[test]
+    fn levels_are_rescaled_and_normalised() {
+        let plain = preprocessor(r#"{"do_resize": false, "do_center_crop": false, "image_mean": [0, 0.5, 0],
+            "image_std": [1, 0.5, 1]}"#);
+        let pixels = plain.unwrap().run(&RgbImage::from_pixel(1, 1, image::Rgb([255, 0, 51])));
+        assert_eq!(pixels.values, [1.0, -1.0, 0.2]);
+    }
+}

@@ -1,0 +1,197 @@
+//! unet/config.json and vae/config.json of a diffusers folder. A setting that the network here does not have is
+//! refused by name, never ignored.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::{ModelError, files};
+
+/// A number for all blocks or one for each.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub(super) enum PerBlock {
+    All(usize),
+    Each(Vec<usize>),
+}
+
+impl PerBlock {
+    pub(super) fn of(&self, block: usize) -> usize {
+        match self {
+            Self::All(value) => *value,
+            Self::Each(values) => values.get(block).copied().unwrap_or(0),
+        }
+    }
+}
+
+fn one() -> PerBlock {
+    PerBlock::All(1)
+}
+
+fn two() -> PerBlock {
+    PerBlock::All(2)
+}
+
+fn eight() -> PerBlock {
+    PerBlock::All(8)
+}
+
+fn epsilon() -> f64 {
+    1e-5
+}
+
+fn groups() -> usize {
+    32
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// diffusers' UNet2DConditionModel.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct UnetConfig {
+    pub sample_size: Option<usize>,
+    pub in_channels: usize,
+    pub out_channels: usize,
+    pub block_out_channels: Vec<usize>,
+    pub down_block_types: Vec<String>,
+    pub up_block_types: Vec<String>,
+    #[serde(default = "two")]
+    pub(super) layers_per_block: PerBlock,
+    #[serde(default = "one")]
+    pub(super) transformer_layers_per_block: PerBlock,
+    /// The number of heads, whatever its name says (diffusers keeps the mistake).
+    #[serde(default = "eight")]
+    attention_head_dim: PerBlock,
+    num_attention_heads: Option<PerBlock>,
+    pub cross_attention_dim: usize,
+    #[serde(default = "groups")]
+    pub norm_num_groups: usize,
+    #[serde(default = "epsilon")]
+    pub norm_eps: f64,
+    #[serde(default = "yes")]
+    pub flip_sin_to_cos: bool,
+    #[serde(default)]
+    pub freq_shift: f64,
+}
+
+/// Settings whose other values mean another network: the name and the values that mean this one.
+const UNET_FIXED: [(&str, &[&str]); 20] = [
+    ("act_fn", &["silu", "swish"]),
+    ("addition_embed_type", &[]),
+    ("center_input_sample", &["false"]),
+    ("class_embed_type", &[]),
+    ("class_embeddings_concat", &["false"]),
+    ("conv_in_kernel", &["3"]),
+    ("conv_out_kernel", &["3"]),
+    ("cross_attention_norm", &[]),
+    ("downsample_padding", &["1"]),
+    ("dual_cross_attention", &["false"]),
+    ("encoder_hid_dim", &[]),
+    ("mid_block_only_cross_attention", &["false"]),
+    ("mid_block_scale_factor", &["1", "1.0"]),
+    ("mid_block_type", &["UNetMidBlock2DCrossAttn"]),
+    ("num_class_embeds", &[]),
+    ("only_cross_attention", &["false"]),
+    ("resnet_skip_time_act", &["false"]),
+    ("resnet_time_scale_shift", &["default"]),
+    ("time_embedding_type", &["positional"]),
+    ("timestep_post_act", &[]),
+];
+
+const VAE_FIXED: [(&str, &[&str]); 6] = [
+    ("act_fn", &["silu", "swish"]),
+    ("latents_mean", &[]),
+    ("latents_std", &[]),
+    ("mid_block_add_attention", &["true"]),
+    ("use_post_quant_conv", &["true", "false"]),
+    ("shift_factor", &["0", "0.0"]),
+];
+
+fn check(path: &Path, fixed: &[(&str, &[&str])]) -> Result<(), ModelError> {
+    let settings: Map<String, Value> = files::read_json(path)?;
+    for (name, allowed) in fixed {
+        let text = match settings.get(*name) {
+            None | Some(Value::Null) => continue,
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+        };
+        if !allowed.contains(&text.as_str()) {
+            return Err(ModelError::unsupported(path, format!("{name} = {text}")));
+        }
+    }
+    Ok(())
+}
+
+impl UnetConfig {
+    pub(crate) fn load(path: &Path) -> Result<Self, ModelError> {
+        check(path, &UNET_FIXED)?;
+        let config: Self = files::read_json(path)?;
+        let blocks = config.block_out_channels.len();
+        if blocks == 0 || config.down_block_types.len() != blocks || config.up_block_types.len() != blocks {
+            return Err(ModelError::broken(path, "its lists of blocks differ in length"));
+        }
+        for (types, attending, plain) in [
+            (&config.down_block_types, "CrossAttnDownBlock2D", "DownBlock2D"),
+            (&config.up_block_types, "CrossAttnUpBlock2D", "UpBlock2D"),
+        ] {
+            if let Some(other) = types.iter().find(|name| *name != attending && *name != plain) {
+                return Err(ModelError::unsupported(path, format!("the block type {other}")));
+            }
+        }
+        for block in 0..blocks {
+            let (channels, heads) = (config.block_out_channels[block], config.heads(block));
+            if heads == 0 || !channels.is_multiple_of(heads) {
+                return Err(ModelError::broken(path, format!("{channels} channels do not fall into {heads} heads")));
+            }
+        }
+        Ok(config)
+    }
+
+    /// The attention heads of a block of the way down.
+    pub(super) fn heads(&self, block: usize) -> usize {
+        self.num_attention_heads.as_ref().unwrap_or(&self.attention_head_dim).of(block)
+    }
+}
+
+/// diffusers' AutoencoderKL, the decoder's part.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct VaeConfig {
+    pub out_channels: usize,
+    pub latent_channels: usize,
+    pub block_out_channels: Vec<usize>,
+    pub layers_per_block: usize,
+    #[serde(default = "groups")]
+    pub norm_num_groups: usize,
+    #[serde(default = "scaling")]
+    pub scaling_factor: f64,
+    #[serde(default = "yes")]
+    pub use_post_quant_conv: bool,
+    #[serde(default)]
+    up_block_types: Vec<String>,
+}
+
+fn scaling() -> f64 {
+    0.18215
+}
+
+impl VaeConfig {
+    pub(crate) fn load(path: &Path) -> Result<Self, ModelError> {
+        check(path, &VAE_FIXED)?;
+        let config: Self = files::read_json(path)?;
+        if let Some(other) = config.up_block_types.iter().find(|name| *name != "UpDecoderBlock2D") {
+            return Err(ModelError::unsupported(path, format!("the block type {other}")));
+        }
+        if config.block_out_channels.is_empty() || config.out_channels != 3 {
+            return Err(ModelError::broken(path, "it does not decode to three channels"));
+        }
+        Ok(config)
+    }
+
+    /// Pixels along the side of a latent.
+    pub(crate) fn scale(&self) -> usize {
+        1 << (self.block_out_channels.len() - 1)
+    }
+}

@@ -1,0 +1,46 @@
+//! The noise a picture begins as. It depends on the seed and the size alone: ChaCha20 seeded with the seed, two
+//! uniform numbers of 53 bits for each pair of values, Box and Muller's transform, in the order channel, row, column
+//! (diffusers' layout).
+
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha20Rng;
+
+/// `count` standard normal values.
+pub(super) fn normal(seed: u64, count: usize) -> Vec<f32> {
+    let mut rng = ChaCha20Rng::seed_from_u64(seed);
+    let mut values = Vec::with_capacity(count + 1);
+    while values.len() < count {
+        // 1 - u lies within 0 (excluded) and 1, so that its logarithm is finite.
+        let radius = (-2.0 * (1.0 - uniform(&mut rng)).ln()).sqrt();
+        let (sine, cosine) = (std::f64::consts::TAU * uniform(&mut rng)).sin_cos();
+        values.extend([(radius * cosine) as f32, (radius * sine) as f32]);
+    }
+    values.truncate(count);
+    values
+}
+
+fn uniform(rng: &mut ChaCha20Rng) -> f64 {
+    (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_is_its_noise() {
+        assert_eq!(normal(7, 64), normal(7, 64));
+        assert_ne!(normal(7, 64), normal(8, 64));
+        assert_eq!(normal(7, 63), normal(7, 64)[..63]);
+    }
+
+    #[test]
+    fn it_is_standard_normal() {
+        let values = normal(1, 100_000);
+        let mean = values.iter().sum::<f32>() / 1e5;
+        let variance = values.iter().map(|x| x * x).sum::<f32>() / 1e5;
+        let beyond = values.iter().filter(|x| x.abs() > 1.96).count();
+        assert!(mean.abs() < 0.01 && (variance - 1.0).abs() < 0.02, "{mean} {variance}");
+        assert!((4_700..5_300).contains(&beyond), "{beyond}");
+    }
+}

@@ -1,0 +1,127 @@
+//! Tokenizers as their folders describe them: tokenizer.json, or CLIP's vocab.json with merges.txt.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use tokenizers::models::bpe::BPE;
+use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::processors::roberta::RobertaProcessing;
+use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer, TruncationParams};
+
+use crate::ModelError;
+use crate::files;
+
+/// A text's token ids, cut at a length that keeps the special tokens.
+#[derive(Debug, Clone)]
+pub(crate) struct TextTokenizer {
+    tokenizer: Tokenizer,
+    pub(crate) max_length: usize,
+    /// The id diffusers pads prompts with.
+    pub(crate) pad: u32,
+}
+
+/// The keys of tokenizer_config.json that matter.
+#[derive(Debug, Default, Deserialize)]
+struct Settings {
+    model_max_length: Option<f64>,
+    pad_token: Option<Special>,
+    bos_token: Option<Special>,
+    eos_token: Option<Special>,
+}
+
+/// A special token is written as its text or as an object that holds it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum Special {
+    Text(String),
+    Token { content: String },
+}
+
+impl Special {
+    fn text(this: Option<&Self>, otherwise: &str) -> String {
+        match this {
+            Some(Self::Text(text) | Self::Token { content: text }) => text.clone(),
+            None => otherwise.to_owned(),
+        }
+    }
+}
+
+const BEGIN: &str = "<|startoftext|>";
+const END: &str = "<|endoftext|>";
+/// How CLIP splits a text into words (openai/CLIP, simple_tokenizer.py).
+const WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+impl TextTokenizer {
+    /// The tokenizer in `folder`; texts are cut at `positions` tokens, or earlier where tokenizer_config.json says.
+    pub(crate) fn load(folder: &Path, positions: usize) -> Result<Self, ModelError> {
+        let settings = folder.join("tokenizer_config.json");
+        let settings: Settings = if settings.is_file() { files::read_json(&settings)? } else { Settings::default() };
+        let mut tokenizer = match folder.join("tokenizer.json") {
+            path if path.is_file() => Tokenizer::from_file(&path).map_err(|error| ModelError::broken(&path, error))?,
+            _ => clip_bpe(folder, &settings)?,
+        };
+        let wanted = settings.model_max_length.filter(|length| *length >= 1.0 && *length < 1e6);
+        let max_length = wanted.map_or(positions, |length| positions.min(length as usize));
+        let truncation = TruncationParams { max_length, ..Default::default() };
+        let failed = |error: tokenizers::Error| ModelError::Tokenizer(error.to_string());
+        tokenizer.with_padding(None).with_truncation(Some(truncation)).map_err(failed)?;
+        let pad = Special::text(settings.pad_token.as_ref(), END);
+        let pad = tokenizer.token_to_id(&pad).unwrap_or(0);
+        Ok(Self { tokenizer, max_length, pad })
+    }
+
+    /// Each text's ids, special tokens included.
+    pub(crate) fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, ModelError> {
+        let encodings = self.tokenizer.encode_batch_fast(texts.to_vec(), true);
+        let encodings = encodings.map_err(|error| ModelError::Tokenizer(error.to_string()))?;
+        Ok(encodings.iter().map(|encoding| encoding.get_ids().to_vec()).collect())
+    }
+
+    /// Each text's ids, filled up to the greatest length.
+    pub(crate) fn encode_padded(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, ModelError> {
+        let mut ids = self.encode(texts)?;
+        ids.iter_mut().for_each(|ids| ids.resize(self.max_length, self.pad));
+        Ok(ids)
+    }
+}
+
+/// CLIP's tokenizer from vocab.json and merges.txt, as transformers converts it.
+fn clip_bpe(folder: &Path, settings: &Settings) -> Result<Tokenizer, ModelError> {
+    let (vocabulary, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
+    let (begin, end) =
+        (Special::text(settings.bos_token.as_ref(), BEGIN), Special::text(settings.eos_token.as_ref(), END));
+    for path in [&vocabulary, &merges] {
+        files::read(path)?;
+    }
+    let broken = |error: tokenizers::Error| ModelError::broken(&vocabulary, error);
+    let bpe = BPE::from_file(&vocabulary.to_string_lossy(), &merges.to_string_lossy())
+        .end_of_word_suffix("</w>".to_owned())
+        .unk_token(end.clone())
+        .build()
+        .map_err(broken)?;
+    let mut tokenizer = Tokenizer::new(bpe);
+    let id = |token: &str| {
+        let absent = || ModelError::broken(&vocabulary, format!("it lacks the special token {token}"));
+        tokenizer.token_to_id(token).ok_or_else(absent)
+    };
+    let ends = RobertaProcessing::new((end.clone(), id(&end)?), (begin.clone(), id(&begin)?));
+    let whitespace = Replace::new(tokenizers::normalizers::replace::ReplacePattern::Regex(r"\s+".to_owned()), " ");
+    let words = Split::new(SplitPattern::Regex(WORDS.to_owned()), SplitDelimiterBehavior::Removed, true);
+    tokenizer
+        .with_normalizer(Some(Normalizers::new(vec![
+            NFC.into(),
+            whitespace.map_err(broken)?.into(),
+            Lowercase.into(),
+        ])))
+        .map_err(broken)?
+        .with_pre_tokenizer(Some(PreTokenizers::new(vec![
+            words.map_err(broken)?.into(),
+            ByteLevel::new(false, true, false).into(),
+        ])))
+        .with_post_processor(Some(ends.trim_offsets(false).add_prefix_space(false)));
+    tokenizer.add_special_tokens([AddedToken::from(begin, true), AddedToken::from(end, true)]).map_err(broken)?;
+    Ok(tokenizer)
+}
