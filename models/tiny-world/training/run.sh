@@ -12,7 +12,7 @@ $python make_tokenizer.py
 $python train_vae.py --steps 1250 &
 $python train_clip.py --steps 600
 wait
-$python probe.py --steps 1500 &
+$python probe.py --steps 800 &
 $python -c "import train_unet; train_unet.latents()"
 wait
 
