@@ -15,6 +15,8 @@ use crate::endpoint::{Cloud, Endpoint, unique, upsert};
 const DIM: usize = 384;
 const POINTS: u64 = 12_000;
 const K: u64 = 100;
+/// The default, below which a segment is searched one by one.
+const INDEXING_THRESHOLD_KB: u64 = 10_000;
 
 async fn info(client: &Qdrant, name: &str) -> CollectionInfo {
     client.collection_info(name).await.unwrap().result.unwrap()
@@ -83,7 +85,8 @@ async fn a_graph_is_built_beside_writes_and_reads_and_recalls_what_is_near() {
     assert!(written >= 5, "only {written} writes were acknowledged while the graph was built");
     assert!(longest < Duration::from_secs(5), "a write waited {longest:?}");
     let info = info(&client, &name).await;
-    assert!(info.indexed_vectors_count() >= POINTS * 8 / 10, "{} vectors are indexed", info.indexed_vectors_count());
+    let waiting_kb = (POINTS + written - info.indexed_vectors_count()) * DIM as u64 * 4 / 1024;
+    assert!(waiting_kb < INDEXING_THRESHOLD_KB, "{waiting_kb} KB are left unindexed");
     let count = client.count(CountPointsBuilder::new(&name).exact(true)).await.unwrap();
     assert_eq!(count.result.unwrap().count, POINTS + written);
     let recall = recall(&client, &name, &mut cloud).await;

@@ -2,21 +2,22 @@
 //!
 //! Edge's `optimize` blocks its caller until nothing is left to do and cannot be cancelled, but it takes the locks that
 //! updates need only for moments (the segments being rebuilt are wrapped, new points go to a fresh one). So it runs on
-//! a thread of its own: when writing pauses, or, under steady writing, when much is not indexed.
+//! a thread of its own: when writing pauses, or, under steady writing, every so often when enough is not indexed.
 
 use std::io;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use qdrant_edge::{EdgeShard, ShardInfo};
 
 /// A pause in writing this long lets an optimisation start.
 const PAUSE: Duration = Duration::from_millis(500);
-/// Under steady writing, how many times the indexing threshold may wait, and what part of what is indexed.
-const BACKLOG_THRESHOLDS: usize = 4;
-const BACKLOG_PART: usize = 4;
+/// Without a pause, an optimisation starts this long after the last one began to be behind ...
+const PATIENCE: Duration = Duration::from_secs(10);
+/// ... if what waits is more than this part of what is indexed, for a large graph is not worth touching for a little.
+const WORTHWHILE_PART: usize = 20;
 /// After an error, how long to wait before trying again.
 const AFTER_ERROR: Duration = Duration::from_secs(30);
 
@@ -35,6 +36,7 @@ struct State {
     dirty: bool,
     running: bool,
     stopping: bool,
+    dirty_since: Instant,
     last_write: Instant,
     not_before: Instant,
     error: Option<String>,
@@ -44,8 +46,15 @@ impl Optimiser {
     pub fn start(name: &str, edge: &Arc<EdgeShard>, dim: usize) -> io::Result<Arc<Self>> {
         let now = Instant::now();
         // What an earlier run left undone is found by a first look.
-        let state =
-            State { dirty: true, running: false, stopping: false, last_write: now, not_before: now, error: None };
+        let state = State {
+            dirty: true,
+            running: false,
+            stopping: false,
+            dirty_since: now,
+            last_write: now,
+            not_before: now,
+            error: None,
+        };
         let optimiser = Arc::new(Self {
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -64,6 +73,7 @@ impl Optimiser {
         let mut state = self.state.lock();
         state.last_write = Instant::now();
         if !std::mem::replace(&mut state.dirty, true) {
+            state.dirty_since = state.last_write;
             self.changed.notify_all();
         }
     }
@@ -131,7 +141,8 @@ impl Optimiser {
             }
             let now = Instant::now();
             let paused = now.duration_since(state.last_write) >= PAUSE;
-            if now >= state.not_before && (paused || self.backlogged(&mut state)) {
+            let late = now.duration_since(state.dirty_since) >= PATIENCE;
+            if now >= state.not_before && (paused || late && self.worthwhile(&mut state)) {
                 state.dirty = false;
                 state.running = true;
                 return true;
@@ -141,13 +152,13 @@ impl Optimiser {
     }
 
     /// Asks the shard without holding the lock that writers take.
-    fn backlogged(&self, state: &mut parking_lot::MutexGuard<'_, State>) -> bool {
-        parking_lot::MutexGuard::unlocked(state, || {
+    fn worthwhile(&self, state: &mut MutexGuard<'_, State>) -> bool {
+        MutexGuard::unlocked(state, || {
             let Some(edge) = self.edge.upgrade() else { return false };
             let Ok(info) = edge.info() else { return false };
-            let indexed_kb = self.kb(info.points_count).saturating_sub(self.waiting_kb(&info));
-            let bound = threshold_kb(&edge).saturating_mul(BACKLOG_THRESHOLDS).max(indexed_kb / BACKLOG_PART);
-            self.waiting_kb(&info) >= bound
+            let waiting_kb = self.waiting_kb(&info);
+            let indexed_kb = self.kb(info.points_count).saturating_sub(waiting_kb);
+            waiting_kb >= threshold_kb(&edge).max(indexed_kb / WORTHWHILE_PART)
         })
     }
 
