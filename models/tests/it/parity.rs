@@ -1,0 +1,212 @@
+//! Our networks against sentence-transformers, transformers and diffusers on the same weights and inputs, as
+//! models/tools/make_references.py recorded them. `UNPROMPT_PARITY_REPORT` names a file for the figures.
+
+use candle_core::{Device, Tensor};
+use unprompt_models::clip::{ClipText, ClipVision};
+use unprompt_models::metrics::cosine;
+use unprompt_models::minilm::{Engine, MiniLm};
+use unprompt_models::picture::{Limits, Preprocessor, decode};
+use unprompt_models::stable_diffusion::{GenerationParams, StableDiffusion};
+
+use crate::common::{self, Reference};
+
+/// What one comparison found.
+#[derive(Debug, serde::Serialize)]
+struct Finding {
+    model: String,
+    reference: &'static str,
+    /// The largest absolute difference of any value.
+    max_abs: f64,
+    /// The smallest cosine of any vector (or of the whole).
+    cosine: f64,
+    tolerance: String,
+    pass: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Tolerance {
+    Cosine(f64),
+    MaxAbs(f64),
+}
+
+impl Finding {
+    fn of(model: &str, reference: &'static str, ours: &[Vec<f32>], theirs: &[Vec<f32>], tolerance: Tolerance) -> Self {
+        assert_eq!(ours.len(), theirs.len(), "{model}");
+        let pairs = || ours.iter().zip(theirs);
+        assert!(pairs().all(|(a, b)| a.len() == b.len()), "{model}");
+        let difference = |(a, b): (&Vec<f32>, &Vec<f32>)| a.iter().zip(b).map(|(x, y)| f64::from((x - y).abs())).fold(0.0, worse);
+        let max_abs = pairs().map(difference).fold(0.0, worse);
+        let cosine = pairs().map(|(a, b)| f64::from(cosine(a, b))).fold(1.0, f64::min);
+        let (tolerance, pass) = match tolerance {
+            Tolerance::Cosine(least) => (format!("cosine >= {least}"), cosine >= least),
+            Tolerance::MaxAbs(most) => (format!("max_abs <= {most}"), max_abs <= most),
+        };
+        Self { model: model.to_owned(), reference, max_abs, cosine, tolerance, pass }
+    }
+}
+
+/// The larger one, where NaN is largest of all.
+fn worse(a: f64, b: f64) -> f64 {
+    if b.is_nan() || b > a { b } else { a }
+}
+
+fn minilm(engine: Engine, name: &str) -> Finding {
+    let folder = common::minilm_folder();
+    let reference = Reference::read("minilm");
+    reference.must_be_of(&folder);
+    let texts = common::texts("texts.json");
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let ours = MiniLm::load(&folder, engine).unwrap().embed(&texts).unwrap();
+    let theirs = reference.rows("vectors");
+    Finding::of(name, "sentence-transformers f32", &ours, &theirs, Tolerance::Cosine(0.9999))
+}
+
+fn clip() -> [Finding; 2] {
+    let folder = common::checkpoint("clip");
+    let reference = Reference::read("clip");
+    reference.must_be_of(&folder);
+    let texts = common::texts("clip-texts.json");
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let text = ClipText::load(&folder).unwrap().embed(&texts).unwrap();
+    let vision = ClipVision::load(&folder).unwrap();
+    let pixels: Vec<_> = pictures(".png").iter().map(|(_, picture)| vision.preprocess(picture)).collect();
+    let vision = vision.embed(&pixels.iter().collect::<Vec<_>>()).unwrap();
+    let tolerance = Tolerance::Cosine(0.9999);
+    [
+        Finding::of("clip text tower", "transformers f32", &text, &reference.rows("text"), tolerance),
+        Finding::of("clip vision tower", "transformers f32", &vision, &reference.rows("vision"), tolerance),
+    ]
+}
+
+/// The reference pictures whose names end so, by name.
+fn pictures(ending: &str) -> Vec<(String, image::RgbImage)> {
+    let folder = std::fs::read_dir(common::reference_folder().join("pictures")).unwrap();
+    let mut paths: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let named = paths.iter().map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), path));
+    named
+        .filter(|(name, _)| name.ends_with(ending))
+        .map(|(name, path)| (name, decode(&std::fs::read(path).unwrap(), &Limits::default()).unwrap()))
+        .collect()
+}
+
+fn preprocessor(side: usize) -> Preprocessor {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("preprocessor_config.json");
+    std::fs::write(&path, format!(r#"{{"size": {{"shortest_edge": {side}}}, "crop_size": {side}}}"#)).unwrap();
+    Preprocessor::load(&path).unwrap()
+}
+
+/// 0..1, as the tolerance is given.
+fn shares(levels: impl IntoIterator<Item = f32>) -> Vec<f32> {
+    levels.into_iter().map(|level| level / 255.0).collect()
+}
+
+fn preprocessing() -> [Finding; 4] {
+    let reference = Reference::read("preprocess");
+    let levels = |picture: &image::RgbImage| shares(picture.as_raw().iter().map(|&level| f32::from(level)));
+    let recorded = |key: String| shares(reference.values(&key).iter().copied());
+    let (small, large) = (preprocessor(64), preprocessor(224));
+    let lossless: Vec<_> = [pictures(".png"), pictures(".webp")].concat();
+    let of = |ending: &str, ours: &dyn Fn(&image::RgbImage) -> Vec<f32>| {
+        lossless
+            .iter()
+            .filter(|(name, _)| reference.has(&format!("{name}/{ending}")))
+            .map(|(_, picture)| ours(picture))
+            .collect::<Vec<_>>()
+    };
+    let theirs = |ending: &str| -> Vec<Vec<f32>> {
+        let keys = lossless.iter().map(|(name, _)| format!("{name}/{ending}"));
+        keys.filter(|key| reference.has(key)).map(&recorded).collect()
+    };
+    let jpegs = pictures(".jpg");
+    let decoded: Vec<_> = jpegs.iter().map(|(_, picture)| levels(picture)).collect();
+    let by_pillow: Vec<_> = jpegs.iter().map(|(name, _)| recorded(format!("{name}/decoded"))).collect();
+    let level = Tolerance::MaxAbs(1.0 / 255.0 + 1e-6);
+    let processor = "CLIPImageProcessor (Pillow)";
+    [
+        Finding::of("decoding of png and webp", "Pillow", &of("decoded", &levels), &theirs("decoded"), level),
+        Finding::of("decoding of jpeg", "Pillow (libjpeg-turbo)", &decoded, &by_pillow, Tolerance::Cosine(0.9999)),
+        Finding::of(
+            "resize and crop to 64",
+            processor,
+            &of("64", &|picture| levels(&small.resize_and_crop(picture))),
+            &theirs("64"),
+            level,
+        ),
+        Finding::of(
+            "resize and crop to 224",
+            processor,
+            &of("224", &|picture| levels(&large.resize_and_crop(picture))),
+            &theirs("224"),
+            level,
+        ),
+    ]
+}
+
+fn tensor(reference: &Reference, name: &str) -> Tensor {
+    Tensor::from_slice(reference.values(name), reference.shape(name), &Device::Cpu).unwrap()
+}
+
+/// Each picture's values.
+fn pictures_of(tensor: &Tensor) -> Vec<Vec<f32>> {
+    tensor.flatten_from(1).unwrap().to_vec2::<f32>().unwrap()
+}
+
+fn stable_diffusion(name: &'static str, folder: &std::path::Path) -> Vec<Finding> {
+    let reference = Reference::read(name);
+    reference.must_be_of(folder);
+    let model = StableDiffusion::load(folder).unwrap();
+    let prompts: Vec<String> = serde_json::from_str(reference.metadata("prompts")).unwrap();
+    let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
+    let guidance: f64 = reference.metadata("guidance").parse().unwrap();
+    let steps = reference.metadata("steps").parse().unwrap();
+    let prediction = reference.metadata("prediction").to_owned();
+    let initial = tensor(&reference, "initial");
+    let denoise = |guidance_scale| {
+        let params = GenerationParams { steps, guidance_scale, ..Default::default() };
+        pictures_of(&model.denoise(&initial, &prompts, &params).unwrap())
+    };
+    let guided = tensor(&reference, "guided");
+    let finding = |what: &str, ours: &[Vec<f32>], theirs: &str| {
+        let theirs = pictures_of(&tensor(&reference, theirs));
+        let label = format!("{what} ({prediction}, {name})");
+        Finding::of(&label, "diffusers f32", ours, &theirs, Tolerance::MaxAbs(1e-3))
+    };
+    vec![
+        finding(&format!("latents after {steps} DDIM steps, guidance {guidance}"), &denoise(guidance), "guided"),
+        finding(&format!("latents after {steps} DDIM steps, no guidance"), &denoise(1.0), "unguided"),
+        finding("decoded pictures", &pictures_of(&model.decode_values(&guided).unwrap()), "decoded"),
+    ]
+}
+
+#[test]
+fn our_networks_answer_as_the_reference_implementations_do() {
+    let mut findings = vec![minilm(Engine::Candle, "minilm (candle)")];
+    if cfg!(feature = "onnx") {
+        findings.push(minilm(Engine::Onnx, "minilm (onnx)"));
+    }
+    findings.extend(preprocessing());
+    findings.extend(clip());
+    findings.extend(stable_diffusion("sd2", &common::checkpoint("sd2")));
+    findings.extend(stable_diffusion("epsilon", &common::reference_folder().join("sd-epsilon")));
+    for finding in &findings {
+        println!("{finding:?}");
+    }
+    if let Some(path) = std::env::var_os("UNPROMPT_PARITY_REPORT") {
+        std::fs::write(path, serde_json::to_string_pretty(&findings).unwrap() + "\n").unwrap();
+    }
+    let failed: Vec<_> = findings.iter().filter(|finding| !finding.pass).collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[test]
+fn normalised_pixels_are_the_processors() {
+    let (reference, small) = (Reference::read("preprocess"), preprocessor(64));
+    for (name, picture) in [pictures("wide.png"), pictures("photo.webp")].concat() {
+        let ours = small.run(&picture).values;
+        let theirs = reference.values(&format!("{name}/normalised"));
+        let most = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(most < 1e-5, "{name}: {most}");
+    }
+}

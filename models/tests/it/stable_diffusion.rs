@@ -1,0 +1,106 @@
+//! What callers of Stable Diffusion rely on, on an untrained model of 14 x 10 latents or fewer.
+
+use unprompt_models::stable_diffusion::{GenerationError, GenerationParams, GenerationRequest, StableDiffusion};
+
+use crate::common;
+
+fn model() -> StableDiffusion {
+    StableDiffusion::load(&common::reference_folder().join("sd-epsilon")).unwrap()
+}
+
+fn request(prompt: &str, seed: u64) -> GenerationRequest {
+    GenerationRequest { prompt: prompt.to_owned(), seed }
+}
+
+fn params() -> GenerationParams {
+    GenerationParams { steps: 4, guidance_scale: 3.0, height: None, width: None }
+}
+
+#[test]
+fn a_picture_is_the_same_alone_and_in_any_batch() {
+    let model = model();
+    let requests: Vec<_> = (0..35).map(|i| request(&format!("a red circle number {i}"), i % 5)).collect();
+    let together = model.generate(&requests, &params()).unwrap();
+    assert_eq!(together.len(), 35);
+    for i in [0, 13, 34] {
+        let alone = model.generate(&requests[i..=i], &params()).unwrap();
+        let (alone, together) = (alone[0].as_ref().unwrap(), together[i].as_ref().unwrap());
+        assert_eq!(alone.dimensions(), (32, 32));
+        let most = alone.as_raw().iter().zip(together.as_raw()).map(|(a, b)| a.abs_diff(*b)).max();
+        assert!(most <= Some(1), "{i}: {most:?}");
+    }
+}
+
+#[test]
+fn seed_prompt_and_guidance_decide_the_picture() {
+    let model = model();
+    let make = |request: GenerationRequest, params: &GenerationParams| {
+        model.generate(&[request], params).unwrap().remove(0).unwrap()
+    };
+    let first = make(request("a star", 1), &params());
+    assert_eq!(first, make(request("a star", 1), &params()));
+    assert_ne!(first, make(request("a star", 2), &params()));
+    assert_ne!(first, make(request("a cube", 1), &params()));
+    assert_ne!(first, make(request("a star", 1), &GenerationParams { guidance_scale: 9.0, ..params() }));
+}
+
+#[test]
+fn the_size_is_the_callers_where_it_can_be() {
+    let model = model();
+    let sized = GenerationParams { height: Some(56), width: Some(40), ..params() };
+    let picture = model.generate(&[request("a star", 1)], &sized).unwrap().remove(0).unwrap();
+    assert_eq!(picture.dimensions(), (40, 56));
+    for wrong in [GenerationParams { height: Some(30), ..params() }, GenerationParams { steps: 0, ..params() }] {
+        assert!(model.generate(&[request("a star", 1)], &wrong).is_err(), "{wrong}");
+    }
+    assert!(model.generate(&[], &params()).unwrap().is_empty());
+}
+
+#[test]
+fn values_that_are_not_finite_fail_their_picture() {
+    let model = model();
+    let absurd = GenerationParams { guidance_scale: 1e38, ..params() };
+    let pictures = model.generate(&[request("a star", 1), request("a cube", 2)], &absurd).unwrap();
+    assert_eq!(pictures[1], Err(GenerationError::NonFinite { seed: 2 }));
+}
+
+/// The folder with one file changed.
+fn changed(file: &str, from: &str, to: &str) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    let source = common::reference_folder().join("sd-epsilon");
+    for part in ["scheduler", "text_encoder", "tokenizer", "unet", "vae"] {
+        std::fs::create_dir(copy.path().join(part)).unwrap();
+        for entry in std::fs::read_dir(source.join(part)).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, copy.path().join(part).join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    let text = std::fs::read_to_string(copy.path().join(file)).unwrap();
+    assert!(text.contains(from), "{file} lacks {from}");
+    std::fs::write(copy.path().join(file), text.replacen(from, to, 1)).unwrap();
+    copy
+}
+
+#[test]
+fn what_the_network_lacks_is_refused_by_name() {
+    for (file, from, to, named) in [
+        ("unet/config.json", "\"dual_cross_attention\": false", "\"dual_cross_attention\": true", "dual_cross_attention"),
+        ("unet/config.json", "\"DownBlock2D\"", "\"AttnDownBlock2D\"", "AttnDownBlock2D"),
+        ("unet/config.json", "\"cross_attention_dim\": 20", "\"cross_attention_dim\": 24", "unet"),
+        ("vae/config.json", "\"act_fn\": \"silu\"", "\"act_fn\": \"mish\"", "mish"),
+        ("scheduler/scheduler_config.json", "\"thresholding\": false", "\"thresholding\": true", "thresholding"),
+        ("text_encoder/config.json", "{", "[", "text_encoder/config.json"),
+    ] {
+        let folder = changed(file, from, to);
+        let error = StableDiffusion::load(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(named), "{file}: {error}");
+    }
+}
+
+#[test]
+fn a_missing_part_is_named() {
+    let folder = changed("vae/config.json", "{", "{");
+    std::fs::remove_file(folder.path().join("vae/diffusion_pytorch_model.safetensors")).unwrap();
+    let error = StableDiffusion::load(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("vae/model.safetensors"), "{error}");
+}
