@@ -2,14 +2,16 @@
 //!
 //! It knows every service's settings as plain values; it must not know what the services do with them.
 
+mod environment;
 mod kafka;
 mod layers;
 mod runner;
 mod secret;
 mod sections;
 
+pub use environment::ENVIRONMENT_PREFIX;
 pub use kafka::{KafkaConfig, Profile};
-pub use layers::{ENVIRONMENT_PREFIX, LOCAL_FILE, load};
+pub use layers::{LOCAL_FILE, load, load_with};
 pub use runner::{Delivery, RunnerConfig, RunnerOverrides, RunnerSection};
 pub use secret::Secret;
 pub use sections::{

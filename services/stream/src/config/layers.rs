@@ -4,14 +4,12 @@ use std::path::Path;
 
 use figment::Figment;
 use figment::error::Kind;
-use figment::providers::{Env, Format, Serialized, Toml};
+use figment::providers::{Format, Serialized, Toml};
 use serde::Serialize;
 
 use super::Config;
+use super::environment::{Environment, LAYER};
 use crate::StreamError;
-
-/// What environment variables begin with; `UNPROMPT__KAFKA__BROKERS` is `brokers` in `[kafka]`.
-pub const ENVIRONMENT_PREFIX: &str = "UNPROMPT__";
 
 /// The file that is read where none is named.
 pub const LOCAL_FILE: &str = "unprompt.toml";
@@ -25,8 +23,23 @@ const DEFAULTS: &str = include_str!("default.toml");
 ///
 /// [`StreamError::Config`], naming the layer and the key.
 pub fn load(file: Option<&Path>, flags: impl Serialize) -> Result<Config, StreamError> {
+    // A variable that is not Unicode is not one of ours.
+    let unicode = std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
+    load_with(file, unicode, flags)
+}
+
+/// [`load`] with the environment handed in.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn load_with(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+    flags: impl Serialize,
+) -> Result<Config, StreamError> {
     let figment = with_file(Figment::from(Toml::string(DEFAULTS)), file)?
-        .merge(Env::prefixed(ENVIRONMENT_PREFIX).split("__"))
+        .merge(Environment::new(environment))
         .merge(Serialized::defaults(flags));
     figment.extract().map_err(|error| StreamError::Config(explain(&figment, error)))
 }
@@ -70,7 +83,7 @@ fn key_of(error: &figment::Error) -> String {
 fn layer_name(metadata: &figment::Metadata) -> String {
     match (&metadata.source, metadata.name.as_ref()) {
         (Some(figment::Source::File(path)), _) => path.display().to_string(),
-        (_, name) if name.contains("environment") => format!("the environment ({ENVIRONMENT_PREFIX}…)"),
+        (_, LAYER) => LAYER.to_owned(),
         (_, name) if name.contains("TOML") => "the defaults".to_owned(),
         _ => "the flags".to_owned(),
     }

@@ -1,0 +1,39 @@
+//! Environment variables as a layer: `UNPROMPT__KAFKA__BROKERS` is `brokers` in `[kafka]`.
+
+use figment::util::nest;
+use figment::value::{Dict, Map, Value};
+use figment::{Error, Metadata, Profile, Provider};
+
+/// What the variables begin with; two underscores also part section from key.
+pub const ENVIRONMENT_PREFIX: &str = "UNPROMPT__";
+
+/// The layer's name in errors.
+pub(super) const LAYER: &str = "the environment";
+
+/// The variables of a process, or of a test.
+#[derive(Clone, Debug)]
+pub(super) struct Environment(Vec<(String, String)>);
+
+impl Environment {
+    pub fn new(variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        let ours = variables.into_iter().filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX));
+        Self(ours.collect())
+    }
+}
+
+impl Provider for Environment {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(LAYER)
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, Error> {
+        let mut layer = figment::Figment::new();
+        for (name, text) in &self.0 {
+            let key = name[ENVIRONMENT_PREFIX.len()..].to_lowercase().replace("__", ".");
+            let Ok(value) = text.parse::<Value>();
+            let dict = nest(&key, value).into_dict().unwrap_or_default();
+            layer = layer.merge(figment::providers::Serialized::defaults(dict));
+        }
+        layer.data()
+    }
+}
