@@ -17,12 +17,13 @@ setup: ## toolchain, system packages and models
 	@models/tools/fetch_minilm.sh "$(UNPROMPT_MODELS)"
 
 build: setup ## the binary
-	$(CARGO) build --locked -p unprompt
+	$(CARGO) build --locked -p unprompt -p unprompt-unify
 
 demo: build ## the main job, from prompts to predictions (ONCE=1: end after the table)
 	$(TARGET)/debug/unprompt demo $(if $(ONCE),--once) --report reports/demo.json
 
 test: setup ## every test
+	@scripts/system-packages kcat
 	$(CARGO) test --locked --workspace
 
 lint: setup ## rustfmt, clippy, and cargo-deny where it is installed
@@ -32,7 +33,7 @@ lint: setup ## rustfmt, clippy, and cargo-deny where it is installed
 	else echo "lint: cargo-deny is not installed; skipped (cargo install cargo-deny)"; fi
 
 parity: setup ## our networks against transformers, diffusers and sentence-transformers: reports/parity.json
-	UNPROMPT_PARITY_REPORT=$(CURDIR)/reports/parity.json $(CARGO) test --locked -p unprompt-models --features onnx --test it parity -- --nocapture
+	UNPROMPT_PARITY_REPORT=$(CURDIR)/reports/parity.json $(CARGO) test --locked -p unprompt-models -p unprompt-unify --features unprompt-models/onnx --test it parity -- --nocapture
 	@cat reports/parity.json
 
 bench: build ## speed, side by side with what a user would pick instead: reports/bench.json

@@ -1,1 +1,175 @@
-//! Placeholder.
+//! The trainer, a job: learns a head from what is in the topics and says so on heads.v1.
+//!
+//! It joins image embeddings with prompt embeddings by prompt_id, fits a ridge regression whose strength is chosen on
+//! validation prompts, learns the blend's weight and the calibration of expected_cosine on them, and writes the head with
+//! a card. A prompt's own point never votes for its picture: the index is asked without it.
+
+mod card;
+mod join;
+mod validation;
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use unprompt_index::{IndexError, PromptIndex};
+use unprompt_models::ModelError;
+use unprompt_models::head::{RidgeHead, Samples};
+use unprompt_schemas::SchemaError;
+use unprompt_schemas::codec::Codec;
+use unprompt_schemas::records::Head;
+use unprompt_schemas::topics::Topic;
+use unprompt_stream::{KafkaConfig, OutputRecord, Publisher, StreamError};
+
+pub use join::{Joined, Pair};
+pub use validation::Validation;
+
+/// Ridge strengths tried, from hardly any to a mean prompt.
+const STRENGTHS: [f64; 13] = [1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1000.0];
+
+/// What a training run needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The head's name on heads.v1.
+    pub name: String,
+    /// `name@revision` of the encoder whose vectors the head reads.
+    pub encoder: String,
+    /// Share of the prompts kept for validation, 0 to 1.
+    pub validation: f64,
+    /// Where the head's file and card go.
+    pub out: PathBuf,
+    /// Neighbours that vote, as in the predictor.
+    pub k: usize,
+    /// Written into the record, milliseconds since the epoch.
+    pub now_ms: i64,
+}
+
+/// Why no head was trained.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum TrainError {
+    #[error("{pairs} pictures with a known prompt ({train} to train on, {validation} to validate on), at least {needed} of each are needed; publish prompts with seeds and wait until their pictures are encoded")]
+    TooFewPairs { pairs: usize, train: usize, validation: usize, needed: usize },
+    #[error("the share kept for validation is {0}; choose one above 0 and below 1")]
+    ValidationShare(f64),
+    #[error("{path}: {error}; make the folder writable or choose another with --out")]
+    Write { path: PathBuf, error: std::io::Error },
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+}
+
+/// A head that was trained and announced.
+#[derive(Clone, Debug)]
+pub struct Trained {
+    /// As announced.
+    pub head: Head,
+    /// Pictures trained on.
+    pub train: usize,
+    /// Pictures validated on.
+    pub validation: usize,
+}
+
+/// Reads the topics to their ends, trains, writes the files and announces the head.
+pub async fn train(
+    kafka: &KafkaConfig,
+    index: &PromptIndex,
+    codec: &Codec,
+    settings: &Settings,
+) -> Result<Trained, TrainError> {
+    if !(settings.validation > 0.0 && settings.validation < 1.0) {
+        return Err(TrainError::ValidationShare(settings.validation));
+    }
+    let joined = join::read(kafka, codec, &settings.encoder).await?;
+    let (train, validation) = joined.split(settings.validation);
+    check_enough(&joined, &train, &validation)?;
+    tracing::info!(train = train.len(), validation = validation.len(), "pairs joined");
+    let (ridge, strength) = fit(&train, &validation)?;
+    let learned = Validation::learn(index, &ridge, &validation, settings.k).await?;
+    let head = write(settings, &joined, &ridge, strength, &learned, train.len(), validation.len())?;
+    announce(kafka, codec, &head).await?;
+    Ok(Trained { head, train: train.len(), validation: validation.len() })
+}
+
+fn check_enough(joined: &Joined, train: &[&Pair], validation: &[&Pair]) -> Result<(), TrainError> {
+    const NEEDED: usize = 20;
+    if train.len() >= NEEDED && validation.len() >= NEEDED {
+        return Ok(());
+    }
+    Err(TrainError::TooFewPairs {
+        pairs: joined.pairs.len(),
+        train: train.len(),
+        validation: validation.len(),
+        needed: NEEDED,
+    })
+}
+
+fn fit(train: &[&Pair], validation: &[&Pair]) -> Result<(RidgeHead, f64), TrainError> {
+    Ok(RidgeHead::fit_with_validation(&samples(train), &samples(validation), &STRENGTHS)?)
+}
+
+fn samples<'a>(pairs: &[&'a Pair]) -> Samples<'a> {
+    Samples {
+        inputs: pairs.iter().map(|pair| pair.image.as_slice()).collect(),
+        targets: pairs.iter().map(|pair| pair.prompt.as_slice()).collect(),
+    }
+}
+
+/// Writes `<name>-<12 hex of sha256>.safetensors` and the card beside it; both appear whole or not at all.
+fn write(
+    settings: &Settings,
+    joined: &Joined,
+    ridge: &RidgeHead,
+    strength: f64,
+    learned: &Validation,
+    train: usize,
+    validation: usize,
+) -> Result<Head, TrainError> {
+    let bytes = ridge.to_bytes(&settings.encoder, &joined.minilm)?;
+    let sha256 = format!("{:x}", Sha256::digest(&bytes));
+    let path = settings.out.join(format!("{}-{}.safetensors", settings.name, &sha256[..12]));
+    let mut metrics = learned.metrics();
+    metrics.insert("ridge_strength".into(), strength);
+    metrics.insert("train_pictures".into(), train as f64);
+    metrics.insert("validation_pictures".into(), validation as f64);
+    let head = Head {
+        name: settings.name.clone(),
+        path: std::path::absolute(&path).unwrap_or(path.clone()).display().to_string(),
+        sha256,
+        encoder: settings.encoder.clone(),
+        minilm: joined.minilm.clone(),
+        metrics,
+        blend_weight: f64::from(learned.blend_weight),
+        calibration: learned.calibration.values(),
+        created_at_ms: settings.now_ms,
+    };
+    write_whole(&path, &bytes)?;
+    write_whole(&path.with_extension("md"), card::text(&head).as_bytes())?;
+    Ok(head)
+}
+
+/// A reader sees the old file or the new one, never a part.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+    let temporary = path.with_extension("tmp");
+    let written = std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))
+        .and_then(|()| std::fs::write(&temporary, bytes))
+        .and_then(|()| std::fs::File::open(&temporary)?.sync_all())
+        .and_then(|()| std::fs::rename(&temporary, path));
+    written.map_err(|error| TrainError::Write { path: path.to_owned(), error })
+}
+
+async fn announce(kafka: &KafkaConfig, codec: &Codec, head: &Head) -> Result<(), TrainError> {
+    let publisher = Publisher::new(kafka)?;
+    let record = OutputRecord {
+        topic: Topic::Heads,
+        key: Some(head.name.clone().into_bytes()),
+        value: Some(codec.encode(&kafka.prefix.name(Topic::Heads), head)?),
+        headers: Vec::new(),
+    };
+    publisher.publish(record).await?;
+    Ok(())
+}

@@ -1,1 +1,34 @@
-fn main() {}
+//! The one binary: hosts the services, and talks to them.
+
+mod answers;
+mod cli;
+mod commands;
+mod context;
+mod demo;
+mod endpoints;
+mod evaluation;
+mod output;
+mod services;
+mod stack;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    // tonic brings ring, the broker aws-lc-rs: rustls wants to be told which.
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        eprintln!("a TLS provider is installed already; going on with it");
+    }
+    let cli = cli::Cli::parse();
+    match commands::run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,75 @@
+//! The generator as a plain type: the seed decides the picture and its identity, whatever the batch.
+
+use std::path::Path;
+
+use unprompt_generator::Generator;
+use unprompt_models::stable_diffusion::GenerationParams;
+use unprompt_schemas::cloudevents::ImageEvent;
+use unprompt_schemas::codec::Codec;
+use unprompt_schemas::identity::prompt_id;
+use unprompt_schemas::records::Prompt;
+use unprompt_schemas::topics::Topic;
+use unprompt_stream::{InputRecord, Outcome, OutputRecord, Stage};
+
+fn generator(batch: usize) -> Generator {
+    let sd2 = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny-world/checkpoints/sd2");
+    let params = GenerationParams { steps: 4, ..GenerationParams::default() };
+    Generator::load(&sd2, params, batch, Codec::single_object()).unwrap()
+}
+
+fn record(text: &str, seeds: &[i64]) -> InputRecord {
+    let prompt = Prompt { text: text.into(), source: "s".into(), seeds: seeds.to_vec(), attributes: Default::default() };
+    InputRecord {
+        topic: Topic::Prompts,
+        topic_name: "prompts.v1".into(),
+        partition: 0,
+        offset: 0,
+        timestamp_ms: 1_700_000_000_000,
+        key: None,
+        value: Some(Codec::single_object().encode("prompts.v1", &prompt).unwrap()),
+        headers: Vec::new(),
+    }
+}
+
+fn outputs(outcome: &Outcome) -> &[OutputRecord] {
+    match outcome {
+        Outcome::Outputs(outputs) => outputs,
+        Outcome::Rejected(rejection) => panic!("rejected: {rejection:?}"),
+    }
+}
+
+fn event(output: &OutputRecord) -> ImageEvent {
+    ImageEvent::parse(&output.headers).unwrap()
+}
+
+#[test]
+fn each_seed_gives_a_picture_with_an_identity_that_does_not_depend_on_the_batch() {
+    let star = "a red star on a sandy beach";
+    let batch = [record(star, &[1, 2]), record("index only", &[]), record("a blue house", &[1])];
+    let outcomes = generator(8).process(&batch).unwrap();
+    assert_eq!([2, 0, 1], [0, 1, 2].map(|at| outputs(&outcomes[at]).len()));
+    let drawn = outputs(&outcomes[0]);
+    assert_eq!(event(&drawn[0]).prompt_id, Some(prompt_id(star)));
+    assert_eq!((event(&drawn[0]).seed, event(&drawn[1]).seed), (Some(1), Some(2)));
+    assert_ne!(event(&drawn[0]).id, event(&drawn[1]).id);
+    assert_ne!(drawn[0].value, drawn[1].value, "another seed draws another picture");
+
+    let alone = generator(1).process(&[record(star, &[2])]).unwrap();
+    let alone = &outputs(&alone[0])[0];
+    assert_eq!(event(alone).id, event(&drawn[1]).id);
+    let pixels = |output: &OutputRecord| image::load_from_memory(output.value.as_deref().unwrap()).unwrap().to_rgb8();
+    let (a, b) = (pixels(alone), pixels(&drawn[1]));
+    let furthest = a.iter().zip(b.iter()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+    assert!(furthest <= 2, "a picture depends on its batch by {furthest} of 255");
+}
+
+#[test]
+fn an_empty_prompt_is_rejected_and_a_delete_draws_nothing() {
+    let mut empty = record("x", &[1]);
+    empty.value = Some(b"  ".to_vec());
+    let mut delete = record("x", &[1]);
+    delete.value = None;
+    let outcomes = generator(2).process(&[empty, delete]).unwrap();
+    assert!(matches!(outcomes[0], Outcome::Rejected(_)));
+    assert!(outputs(&outcomes[1]).is_empty());
+}

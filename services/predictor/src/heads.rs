@@ -1,0 +1,130 @@
+//! The head in use: taken from heads.v1 while the predictor runs, checked before it is believed.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
+
+use sha2::{Digest, Sha256};
+use unprompt_models::calibration::{Calibration, Evidence};
+use unprompt_models::head::RidgeHead;
+use unprompt_schemas::records::Head;
+use unprompt_stream::Rejection;
+
+/// Why an announced head is not used; the head in use stays.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum RefusedHead {
+    #[error("head {name} fits encoder {head_encoder}, this predictor reads {encoder}; train a head for it (unprompt train)")]
+    OtherEncoder { name: String, head_encoder: String, encoder: String },
+    #[error("head {name}: {path} cannot be read: {error}; put the file there or announce another head")]
+    Unreadable { name: String, path: PathBuf, error: std::io::Error },
+    #[error("head {name}: {path} has sha256 {found}, {wanted} was announced; the file was changed or cut off")]
+    OtherContent { name: String, path: PathBuf, found: String, wanted: String },
+    #[error("head {name}: {reason}")]
+    Malformed { name: String, reason: String },
+}
+
+/// A head with the blend and calibration that were learned with it.
+#[derive(Debug)]
+pub(crate) struct LoadedHead {
+    announced: Head,
+    ridge: RidgeHead,
+    calibration: Option<Calibration>,
+}
+
+/// The head in use, shared between the predictor and the task that follows heads.v1.
+#[derive(Clone, Debug)]
+pub struct HeadStore {
+    encoder: Arc<str>,
+    current: Arc<RwLock<Option<Arc<LoadedHead>>>>,
+}
+
+impl HeadStore {
+    /// An empty store for heads of `encoder` (`name@revision`).
+    pub fn new(encoder: &str) -> Self {
+        Self { encoder: encoder.into(), current: Arc::default() }
+    }
+
+    /// Uses `head` from now on, unless it is refused; an older announcement than the one in use changes nothing.
+    pub fn announce(&self, head: Head) -> Result<(), RefusedHead> {
+        if self.current().is_some_and(|current| current.announced.created_at_ms > head.created_at_ms) {
+            return Ok(());
+        }
+        let loaded = load(head, &self.encoder)?;
+        tracing::info!(head = %loaded.announced.name, blend_weight = loaded.announced.blend_weight, "head taken into use");
+        *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::new(loaded));
+        Ok(())
+    }
+
+    /// The name of the head in use.
+    pub fn current_name(&self) -> Option<String> {
+        self.current().map(|head| head.announced.name.clone())
+    }
+
+    /// Stops using the head called `name`: a null value on heads.v1.
+    pub fn withdraw(&self, name: &str) {
+        let mut current = self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if current.as_ref().is_some_and(|head| head.announced.name == name) {
+            *current = None;
+        }
+    }
+
+    pub(crate) fn current(&self) -> Option<Arc<LoadedHead>> {
+        self.current.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+}
+
+impl LoadedHead {
+    pub(crate) fn name(&self) -> &str {
+        &self.announced.name
+    }
+
+    pub(crate) fn blend_weight(&self) -> f32 {
+        self.announced.blend_weight as f32
+    }
+
+    /// The head's MiniLM vector, [384] of unit norm, for one image vector.
+    pub(crate) fn predict(&self, vector: &[f32]) -> Result<Vec<f32>, Rejection> {
+        self.ridge.predict(vector).map_err(|e| Rejection::new("head", e.to_string()))
+    }
+
+    pub(crate) fn expected_cosine(&self, evidence: &Evidence) -> Option<f32> {
+        self.calibration.as_ref().map(|calibration| calibration.expected_cosine(evidence))
+    }
+}
+
+fn load(head: Head, encoder: &str) -> Result<LoadedHead, RefusedHead> {
+    if head.encoder != encoder {
+        return Err(RefusedHead::OtherEncoder {
+            name: head.name,
+            head_encoder: head.encoder,
+            encoder: encoder.to_owned(),
+        });
+    }
+    let path = PathBuf::from(&head.path);
+    let bytes = std::fs::read(&path).map_err(|error| RefusedHead::Unreadable {
+        name: head.name.clone(),
+        path: path.clone(),
+        error,
+    })?;
+    check_content(&head, &path, &bytes)?;
+    let malformed = |reason: String| RefusedHead::Malformed { name: head.name.clone(), reason };
+    let ridge = RidgeHead::from_bytes(&bytes).map_err(|e| malformed(e.to_string()))?;
+    let calibration = match head.calibration.is_empty() {
+        true => None,
+        false => Some(Calibration::from_values(&head.calibration).map_err(|e| malformed(e.to_string()))?),
+    };
+    Ok(LoadedHead { announced: head, ridge, calibration })
+}
+
+fn check_content(head: &Head, path: &Path, bytes: &[u8]) -> Result<(), RefusedHead> {
+    let found = format!("{:x}", Sha256::digest(bytes));
+    if found == head.sha256 {
+        return Ok(());
+    }
+    Err(RefusedHead::OtherContent {
+        name: head.name.clone(),
+        path: path.to_owned(),
+        found,
+        wanted: head.sha256.clone(),
+    })
+}

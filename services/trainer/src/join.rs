@@ -1,0 +1,107 @@
+//! Pairs of an image vector and its prompt's MiniLM vector, joined from the topics by prompt_id.
+
+use std::collections::HashMap;
+
+use unprompt_schemas::Uuid;
+use unprompt_schemas::codec::Codec;
+use unprompt_schemas::records::{ImageEmbedding, PromptEmbedding};
+use unprompt_schemas::topics::Topic;
+use unprompt_stream::{InputRecord, KafkaConfig, read_to_end};
+
+use crate::TrainError;
+
+/// A picture whose prompt is known.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// The prompt's id; pictures of one prompt stay on one side of the split.
+    pub prompt_id: Uuid,
+    /// The encoder's vector, [d].
+    pub image: Vec<f32>,
+    /// The prompt's MiniLM vector, [384].
+    pub prompt: Vec<f32>,
+}
+
+/// All pairs of the topics, in a fixed order.
+#[derive(Clone, Debug, Default)]
+pub struct Joined {
+    /// Sorted by image_id, so that a run over the same topics gives the same head.
+    pub pairs: Vec<Pair>,
+    /// `name@revision` of the MiniLM that made the prompt vectors.
+    pub minilm: String,
+}
+
+/// Image vectors by image_id: a picture encoded twice counts once.
+type Images = HashMap<Uuid, (Uuid, Vec<f32>)>;
+
+/// Reads both topics to their ends; only vectors of `encoder` and prompts that have a picture are kept.
+pub(crate) async fn read(kafka: &KafkaConfig, codec: &Codec, encoder: &str) -> Result<Joined, TrainError> {
+    let mut images = Images::new();
+    read_to_end(kafka, &[Topic::ImageEmbeddings], |record| collect_image(&mut images, codec, encoder, &record)).await?;
+    let mut prompts: HashMap<Uuid, Option<PromptEmbedding>> = images.values().map(|(id, _)| (*id, None)).collect();
+    read_to_end(kafka, &[Topic::PromptEmbeddings], |record| collect_prompt(&mut prompts, codec, &record)).await?;
+    Ok(join(images, prompts))
+}
+
+/// A record that cannot be read is skipped here: the service that consumes it has sent it to the dead letters.
+fn collect_image(images: &mut Images, codec: &Codec, encoder: &str, record: &InputRecord) {
+    let Some(value) = record.value.as_deref() else { return };
+    let Ok(embedding) = codec.decode::<ImageEmbedding>(value) else { return };
+    let Some(prompt_id) = embedding.prompt_id else { return };
+    if let Some(vector) = embedding.vectors.into_iter().find(|vector| vector.model == encoder) {
+        images.insert(embedding.image_id, (prompt_id, vector.values));
+    }
+}
+
+fn collect_prompt(prompts: &mut HashMap<Uuid, Option<PromptEmbedding>>, codec: &Codec, record: &InputRecord) {
+    let Some(value) = record.value.as_deref() else { return };
+    let Ok(embedding) = codec.decode::<PromptEmbedding>(value) else { return };
+    if let Some(slot) = prompts.get_mut(&embedding.prompt_id) {
+        *slot = Some(embedding);
+    }
+}
+
+fn join(images: Images, prompts: HashMap<Uuid, Option<PromptEmbedding>>) -> Joined {
+    let minilm = prompts.values().flatten().map(|prompt| prompt.minilm.model.clone()).next().unwrap_or_default();
+    let mut images: Vec<_> = images.into_iter().collect();
+    images.sort_by_key(|(image_id, _)| *image_id);
+    let pairs = images.into_iter().filter_map(|(_, (prompt_id, image))| {
+        let prompt = prompts.get(&prompt_id)?.as_ref()?;
+        (prompt.minilm.model == minilm).then(|| Pair { prompt_id, image, prompt: prompt.minilm.values.clone() })
+    });
+    Joined { pairs: pairs.collect(), minilm }
+}
+
+impl Joined {
+    /// Train and validation, by a hash of the prompt: the same prompt is always on the same side.
+    pub fn split(&self, validation: f64) -> (Vec<&Pair>, Vec<&Pair>) {
+        self.pairs.iter().partition(|pair| !is_validation(pair.prompt_id, validation))
+    }
+}
+
+/// A prompt_id is a SHA-1 already: its last eight bytes serve as the hash.
+fn is_validation(prompt_id: Uuid, share: f64) -> bool {
+    let (_, low) = prompt_id.as_u64_pair();
+    // The two highest bits of the low half are the UUID's variant, the same in all.
+    (low << 2) as f64 / u64::MAX as f64 <= share
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_split_keeps_its_share_and_never_parts_a_prompt() {
+        let pairs: Vec<Pair> = (0..2000)
+            .map(|i| Pair {
+                prompt_id: unprompt_schemas::identity::prompt_id(&format!("prompt {}", i / 2)),
+                image: Vec::new(),
+                prompt: Vec::new(),
+            })
+            .collect();
+        let joined = Joined { pairs, minilm: String::new() };
+        let (train, validation) = joined.split(0.25);
+        assert!((430..570).contains(&validation.len()), "a quarter of 2000, but {}", validation.len());
+        let held: std::collections::HashSet<_> = validation.iter().map(|pair| pair.prompt_id).collect();
+        assert!(train.iter().all(|pair| !held.contains(&pair.prompt_id)));
+    }
+}

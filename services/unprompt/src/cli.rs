@@ -1,0 +1,265 @@
+//! Every command and flag, in one definition that feeds help and completions.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// From pictures back to prompts: publish images to a topic, read the prompts they were made from.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that every command takes; each overrides the environment and the configuration file.
+#[derive(Args, Clone, Debug)]
+pub struct Global {
+    /// Configuration file (TOML); without it ./unprompt.toml, where there is one
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Kafka's bootstrap servers; without it the embedded broker of `unprompt up`
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    pub kafka: Option<String>,
+    /// Qdrant's gRPC endpoint; without it the embedded index of `unprompt up`
+    #[arg(long, global = true, value_name = "URL")]
+    pub qdrant: Option<String>,
+    /// Where the embedded broker and index keep their data
+    #[arg(long, global = true, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Print JSON on stdout instead of tables
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Log filter, such as `info` or `unprompt_stream=debug` (logs go to stderr)
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Host broker, index and all services in this process
+    Up(Up),
+    /// Import prompts, generate pictures, train and predict: the main job, with its score
+    Demo(Demo),
+    /// Run one service against a Kafka and a Qdrant
+    Serve(Serve),
+    /// Publish pictures (files and folders) to images.v1
+    Publish(Publish),
+    /// Publish one picture and wait for its prediction
+    Predict(Predict),
+    /// Search the prompt index
+    Query(Query),
+    /// Bring prompts in
+    #[command(subcommand)]
+    Prompts(Prompts),
+    /// Train a head from the topics and announce it
+    Train(Train),
+    /// Score predictions against the true prompts
+    Evaluate(Evaluate),
+    /// Look at the topics
+    #[command(subcommand)]
+    Topics(Topics),
+    /// Check this machine, the models and the endpoints
+    Doctor,
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell to print for
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Up {
+    /// Port of the embedded broker, 0 for any
+    #[arg(long)]
+    pub broker_port: Option<u16>,
+    /// Port of the embedded index, 0 for any
+    #[arg(long)]
+    pub index_port: Option<u16>,
+    /// Port of /livez, /readyz and /metrics, 0 for any
+    #[arg(long)]
+    pub http_port: Option<u16>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Demo {
+    #[command(flatten)]
+    pub up: Up,
+    /// End after the table instead of staying up
+    #[arg(long)]
+    pub once: bool,
+    /// Where to write the report (JSON)
+    #[arg(long, value_name = "FILE", default_value = "reports/demo.json")]
+    pub report: PathBuf,
+    /// Prompts to index
+    #[arg(long, default_value_t = 20_000)]
+    pub prompts: usize,
+    /// Pictures to train and validate on
+    #[arg(long, default_value_t = 1_000)]
+    pub pictures: usize,
+    /// Pictures held out, whose prompts are neither indexed nor trained on
+    #[arg(long, default_value_t = 250)]
+    pub held_out: usize,
+    /// Seed of the prompts
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+#[derive(Args, Debug)]
+pub struct Serve {
+    /// The service to run
+    pub service: ServiceName,
+    /// Port of /livez, /readyz and /metrics, 0 for any
+    #[arg(long)]
+    pub http_port: Option<u16>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ServiceName {
+    Generator,
+    TextEncoder,
+    ImageEncoder,
+    Indexer,
+    Predictor,
+}
+
+impl ServiceName {
+    pub const ALL: [Self; 5] =
+        [Self::TextEncoder, Self::Indexer, Self::Generator, Self::ImageEncoder, Self::Predictor];
+}
+
+#[derive(Args, Debug)]
+pub struct Publish {
+    /// Pictures, or folders of them (searched for .png, .jpg, .jpeg and .webp)
+    #[arg(required = true)]
+    pub paths: Vec<PathBuf>,
+    /// Wait until every picture is predicted or in the dead letters
+    #[arg(long)]
+    pub wait: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Predict {
+    /// The picture: PNG, JPEG or WebP
+    pub image: PathBuf,
+    /// Prompts to show
+    #[arg(long, short = 'n', default_value_t = 10)]
+    pub limit: usize,
+    /// Give up after this many seconds
+    #[arg(long, default_value_t = 60)]
+    pub timeout_s: u64,
+}
+
+#[derive(Args, Debug)]
+#[group(id = "what", required = true, multiple = false)]
+pub struct QueryBy {
+    /// By meaning: the text's MiniLM vector against the prompts'
+    #[arg(long)]
+    pub text: Option<String>,
+    /// By picture: its CLIP vector against the prompts' CLIP text vectors
+    #[arg(long, value_name = "FILE")]
+    pub image: Option<PathBuf>,
+    /// By vector: a JSON list of MiniLM's or the encoder's dimension, or - for standard input
+    #[arg(long, value_name = "JSON")]
+    pub vector: Option<String>,
+    /// More like this: the prompt with this id
+    #[arg(long)]
+    pub id: Option<uuid::Uuid>,
+}
+
+#[derive(Args, Debug)]
+pub struct Query {
+    #[command(flatten)]
+    pub by: QueryBy,
+    /// Prompts to show
+    #[arg(long, short = 'n', default_value_t = 10)]
+    pub limit: usize,
+    /// Only prompts of this source (repeatable: any of them)
+    #[arg(long)]
+    pub source: Vec<String>,
+    /// Only prompts that contain this text
+    #[arg(long)]
+    pub contains: Option<String>,
+    /// Only prompts at least this similar
+    #[arg(long)]
+    pub threshold: Option<f32>,
+    /// Compare with every prompt instead of searching the graph
+    #[arg(long)]
+    pub exact: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Prompts {
+    /// Publish prompts from files: plain text (one a line) or JSON lines ({"text": …, "source": …, "seeds": […]})
+    Import(Import),
+    /// Print prompts of the tiny world's grammar as JSON lines
+    Sample(Sample),
+}
+
+#[derive(Args, Debug)]
+pub struct Import {
+    /// Files (.jsonl and .ndjson are JSON lines, all others text), or - for standard input as text
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+    /// Source of prompts that name none; without it the file's name
+    #[arg(long)]
+    pub source: Option<String>,
+    /// Read standard input as JSON lines
+    #[arg(long)]
+    pub jsonl: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Sample {
+    /// Prompts to print
+    #[arg(long, short = 'n', default_value_t = 10)]
+    pub count: usize,
+    /// The sequence to take them from
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Give each prompt this many seeds, so that pictures are generated for it
+    #[arg(long, default_value_t = 0)]
+    pub seeds: usize,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Train {
+    /// The head's name on heads.v1
+    #[arg(long, default_value = "ridge")]
+    pub name: String,
+    /// Share of the prompts kept for validation
+    #[arg(long, default_value_t = 0.25)]
+    pub validation: f64,
+    /// Where head files are kept; without it DATA_DIR/heads
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct Evaluate {
+    /// JSON lines of the truth: {"image_id": …, "text": …}
+    #[arg(long, value_name = "FILE")]
+    pub truth: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Topics {
+    /// Topics with partitions, records and limits
+    List,
+    /// Print records as they come
+    Tail(Tail),
+}
+
+#[derive(Args, Debug)]
+pub struct Tail {
+    /// The topic, such as predictions.v1
+    pub topic: String,
+    /// Start with the first record there is
+    #[arg(long)]
+    pub from_beginning: bool,
+    /// Stop after this many records
+    #[arg(long, short = 'n')]
+    pub limit: Option<usize>,
+}

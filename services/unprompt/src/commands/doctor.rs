@@ -1,0 +1,115 @@
+//! `unprompt doctor`: what works here and what does not, each with what to do.
+
+use std::path::Path;
+
+use serde::Serialize;
+use unprompt_models::clip::{ClipText, ClipVision};
+use unprompt_models::minilm::MiniLm;
+use unprompt_models::stable_diffusion::StableDiffusion;
+use unprompt_stream::list_topics;
+
+use crate::context::Context;
+use crate::output;
+
+/// One thing looked at.
+#[derive(Debug, Serialize)]
+struct Check {
+    what: &'static str,
+    ok: bool,
+    /// What was found, or what to do.
+    detail: String,
+}
+
+pub async fn run(context: &Context) -> anyhow::Result<()> {
+    let mut checks = models(context);
+    checks.push(data_dir(context.data_dir()));
+    checks.push(kafka(context).await);
+    checks.push(index(context).await);
+    let bad = checks.iter().filter(|check| !check.ok).count();
+    print(context, &checks)?;
+    anyhow::ensure!(bad == 0, "{bad} of {} checks failed", checks.len());
+    Ok(())
+}
+
+fn check(what: &'static str, found: anyhow::Result<String>) -> Check {
+    match found {
+        Ok(detail) => Check { what, ok: true, detail },
+        Err(error) => Check { what, ok: false, detail: format!("{error:#}") },
+    }
+}
+
+fn models(context: &Context) -> Vec<Check> {
+    let folders = match context.models() {
+        Ok(folders) => folders,
+        Err(error) => return vec![check("model folders", Err(error))],
+    };
+    vec![
+        check("MiniLM", minilm(context, &folders.minilm)),
+        check("CLIP", clip(&folders.clip)),
+        check("Stable Diffusion 2", sd2(&folders.sd2)),
+    ]
+}
+
+fn minilm(context: &Context, folder: &Path) -> anyhow::Result<String> {
+    let mut minilm = MiniLm::load(folder, context.engine()?)?;
+    let vector = minilm.embed(&["a test"])?;
+    Ok(format!("{} on {}, {} values", minilm.revision(), minilm.engine_name(), vector[0].len()))
+}
+
+fn clip(folder: &Path) -> anyhow::Result<String> {
+    let (vision, text) = (ClipVision::load(folder)?, ClipText::load(folder)?);
+    anyhow::ensure!(vision.dims() == text.dims(), "its towers have {} and {} values", vision.dims(), text.dims());
+    Ok(format!("{}, {} values", vision.revision(), vision.dims()))
+}
+
+fn sd2(folder: &Path) -> anyhow::Result<String> {
+    Ok(StableDiffusion::load(folder)?.revision().to_string())
+}
+
+/// Writable, or to be made where a parent is writable.
+fn data_dir(folder: &Path) -> Check {
+    let tried = std::fs::create_dir_all(folder).and_then(|()| {
+        let probe = folder.join(".doctor");
+        std::fs::write(&probe, b"")?;
+        std::fs::remove_file(probe)
+    });
+    let found = tried.map(|()| format!("{} is writable", folder.display())).map_err(|error| {
+        anyhow::anyhow!("{}: {error}; free some space, make it writable or choose another --data-dir", folder.display())
+    });
+    check("data directory", found)
+}
+
+async fn kafka(context: &Context) -> Check {
+    let kafka = context.kafka();
+    let found = async {
+        let states = list_topics(&kafka).await?;
+        let missing: Vec<_> =
+            states.iter().filter(|state| state.partitions.is_none()).map(|state| state.name.as_str()).collect();
+        anyhow::ensure!(missing.is_empty(), "{} answers, but lacks {}; any service makes them at its start", kafka.brokers, missing.join(", "));
+        Ok(format!("{} answers, all {} topics exist", kafka.brokers, states.len()))
+    };
+    check("Kafka", found.await.map_err(start_it))
+}
+
+async fn index(context: &Context) -> Check {
+    let found = async {
+        let index = context.index().await?;
+        let count = index.count(&Default::default()).await?;
+        Ok(format!("{} answers, {count} prompts", context.qdrant_url()))
+    };
+    check("Qdrant", found.await.map_err(start_it))
+}
+
+fn start_it(error: anyhow::Error) -> anyhow::Error {
+    anyhow::anyhow!("{error:#}; `unprompt up` starts an embedded one")
+}
+
+fn print(context: &Context, checks: &[Check]) -> anyhow::Result<()> {
+    if context.json {
+        return output::json(&checks);
+    }
+    for Check { what, ok, detail } in checks {
+        output::line(format!("{} {what}: {detail}", if *ok { '✔' } else { '✖' }))?;
+    }
+    Ok(())
+}

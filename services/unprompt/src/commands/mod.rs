@@ -1,0 +1,93 @@
+//! One module a command. Each prints data on stdout, everything else on stderr.
+
+mod doctor;
+pub mod evaluate;
+mod predict;
+pub mod prompts;
+pub mod publish;
+mod query;
+mod serve;
+mod topics;
+pub mod train;
+mod up;
+
+use clap::CommandFactory;
+use tokio_util::sync::CancellationToken;
+use unprompt_stream::telemetry;
+
+use crate::cli::{Cli, Command};
+use crate::context::Context;
+use crate::demo;
+
+/// Runs the command on a runtime of its own; Ctrl-C and SIGTERM ask it to stop.
+pub fn run(cli: Cli) -> anyhow::Result<()> {
+    if let Command::Completions { shell } = &cli.command {
+        clap_complete::generate(*shell, &mut Cli::command(), "unprompt", &mut std::io::stdout());
+        return Ok(());
+    }
+    let context = load(&cli)?;
+    telemetry::init(&context.config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let done = runtime.block_on(dispatch(context, cli.command));
+    // A blocking thread may still be inside a model; it holds nothing that is not committed.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    done
+}
+
+/// Commands that talk rather than serve are quiet unless they are asked to log.
+fn load(cli: &Cli) -> anyhow::Result<Context> {
+    let (up, http_port) = match &cli.command {
+        Command::Up(up) => (Some(up), None),
+        Command::Demo(demo) => (Some(&demo.up), None),
+        Command::Serve(serve) => (None, serve.http_port),
+        _ => (None, None),
+    };
+    let mut context = Context::load(&cli.global, up, http_port)?;
+    let serves = matches!(cli.command, Command::Up(_) | Command::Serve(_));
+    if !serves && cli.global.log.is_none() && std::env::var_os("UNPROMPT__LOG__FILTER").is_none() {
+        context.config.log.filter = "warn,unprompt_stream::progress=info".into();
+    }
+    Ok(context)
+}
+
+async fn dispatch(context: Context, command: Command) -> anyhow::Result<()> {
+    let stop = stop_on_signal()?;
+    match command {
+        Command::Up(_) => up::run(&context, stop).await,
+        Command::Demo(args) => demo::run(context, args, stop).await,
+        Command::Serve(args) => serve::run(&context, args.service, stop).await,
+        Command::Publish(args) => publish::run(&context, args, stop).await,
+        Command::Predict(args) => predict::run(&context, args).await,
+        Command::Query(args) => query::run(&context, args).await,
+        Command::Prompts(command) => prompts::run(&context, command, stop).await,
+        Command::Train(args) => train::run(&context, args).await,
+        Command::Evaluate(args) => evaluate::run(&context, args).await,
+        Command::Topics(command) => topics::run(&context, command, stop).await,
+        Command::Doctor => doctor::run(&context).await,
+        Command::Completions { .. } => Ok(()),
+    }
+}
+
+/// Cancelled by the first Ctrl-C or SIGTERM; a second one ends the process as usual.
+fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        eprintln!("stopping: finishing what is in flight; once more to stop at once");
+        stopping.cancel();
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        // Whatever is not committed is processed again at the next start.
+        std::process::abort();
+    });
+    Ok(stop)
+}

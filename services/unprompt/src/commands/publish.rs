@@ -1,0 +1,132 @@
+//! `unprompt publish`: pictures from files and folders to images.v1.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use unprompt_schemas::Uuid;
+use unprompt_schemas::cloudevents::ImageEvent;
+use unprompt_schemas::topics::Topic;
+use unprompt_stream::{OutputRecord, Publisher, Start, Tail, ensure_topics};
+
+use crate::answers::{Answer, answer_of};
+use crate::cli::Publish;
+use crate::context::Context;
+use crate::output;
+use unprompt_stream::progress::Progress;
+
+/// Pictures read and published at once.
+const CHUNK: usize = 64;
+
+/// File names that a folder is searched for.
+const EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
+
+pub async fn run(context: &Context, args: Publish, stop: CancellationToken) -> anyhow::Result<()> {
+    let files = collect(&args.paths)?;
+    let kafka = context.kafka();
+    ensure_topics(&kafka).await?;
+    let mut tail = match args.wait {
+        true => Some(Tail::new(&kafka, &[Topic::Predictions, Topic::DeadLetters], Start::End).await?),
+        false => None,
+    };
+    let publisher = Publisher::new(&kafka)?;
+    let progress = Progress::new("publishing", Some(files.len() as u64));
+    let mut waiting = HashSet::new();
+    for chunk in files.chunks(CHUNK) {
+        let published = publish_chunk(&publisher, chunk).await?;
+        waiting.extend(published);
+        progress.set(waiting.len() as u64);
+        if stop.is_cancelled() {
+            bail!("stopped after {} of {} pictures; those printed are published", waiting.len(), files.len());
+        }
+    }
+    progress.finish();
+    match &mut tail {
+        Some(tail) => wait(context, tail, waiting, stop).await,
+        None => Ok(()),
+    }
+}
+
+/// Publishes the pictures and prints the id of each once all are acknowledged.
+async fn publish_chunk(publisher: &Publisher, files: &[PathBuf]) -> anyhow::Result<Vec<Uuid>> {
+    let ids: Vec<Uuid> = files.iter().map(|_| Uuid::new_v4()).collect();
+    let records: Vec<_> = files.iter().zip(&ids).map(|(file, id)| picture_record(file, *id)).collect::<Result<_, _>>()?;
+    publisher.publish_many(records).await?;
+    for (file, id) in files.iter().zip(&ids) {
+        output::json_line(&json!({"image_id": id, "file": file}))?;
+    }
+    Ok(ids)
+}
+
+/// The record that publishes the picture in `file` under `id`.
+pub fn picture_record(file: &Path, id: Uuid) -> anyhow::Result<OutputRecord> {
+    let bytes = std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    Ok(picture(bytes, id))
+}
+
+/// The record that publishes an encoded picture under `id`.
+pub fn picture(bytes: Vec<u8>, id: Uuid) -> OutputRecord {
+    let event = ImageEvent {
+        id: Some(id.to_string()),
+        source: Some("unprompt/publish".into()),
+        event_type: Some("unprompt.image.published".into()),
+        ..ImageEvent::default()
+    };
+    OutputRecord { topic: Topic::Images, key: None, value: Some(bytes), headers: event.to_headers() }
+}
+
+async fn wait(context: &Context, tail: &mut Tail, mut waiting: HashSet<Uuid>, stop: CancellationToken) -> anyhow::Result<()> {
+    let codec = context.codec()?;
+    let total = waiting.len();
+    let progress = Progress::new("answered", Some(total as u64));
+    let mut dead = 0;
+    while !waiting.is_empty() {
+        let record = tokio::select! {
+            record = tail.next() => record?,
+            () = stop.cancelled() => bail!("stopped while {} of {total} pictures were not answered yet", waiting.len()),
+        };
+        match answer_of(&codec, &record) {
+            Some(Answer::Prediction(prediction)) => {
+                waiting.remove(&prediction.image_id);
+            }
+            Some(Answer::DeadLetter { image_id, reason }) if waiting.remove(&image_id) => {
+                dead += 1;
+                eprintln!("{image_id}: {reason}");
+            }
+            _ => {}
+        }
+        progress.set((total - waiting.len()) as u64);
+    }
+    progress.finish();
+    eprintln!("{} predicted, {dead} in the dead letters", total - dead);
+    Ok(())
+}
+
+/// Files as given, and the pictures of folders in the order of their names.
+fn collect(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for path in paths {
+        if path.is_dir() { collect_folder(path, &mut files)? } else { files.push(path.clone()) }
+    }
+    if files.is_empty() {
+        bail!("no picture found; name files, or folders with {} files", EXTENSIONS.join(", "));
+    }
+    Ok(files)
+}
+
+fn collect_folder(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    let entries = std::fs::read_dir(folder).with_context(|| format!("{} cannot be read", folder.display()))?;
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    paths.sort();
+    for path in paths {
+        let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+        if path.is_dir() {
+            collect_folder(&path, files)?;
+        } else if extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str())) {
+            files.push(path);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,20 @@
+//! `unprompt serve <service>`: one service against a Kafka and a Qdrant that are elsewhere.
+
+use tokio_util::sync::CancellationToken;
+use unprompt_stream::{ensure_topics, health};
+
+use crate::cli::ServiceName;
+use crate::context::Context;
+use crate::services::{Services, Wiring};
+
+pub async fn run(context: &Context, service: ServiceName, stop: CancellationToken) -> anyhow::Result<()> {
+    let kafka = context.kafka();
+    ensure_topics(&kafka).await?;
+    let health = health::Health::default();
+    let listener = health::serve(context.config.http.address(), health.clone(), stop.clone()).await?;
+    eprintln!("health and metrics on http://{}", listener.address());
+    let wiring = Wiring { context: context.clone(), kafka, qdrant_url: context.qdrant_url(), health };
+    let mut services = Services::new(wiring, stop);
+    services.spawn(service);
+    services.finish().await
+}

@@ -1,0 +1,44 @@
+//! `unprompt train`: a head from what is in the topics.
+
+use unprompt_models::clip::ClipVision;
+use unprompt_trainer::{Settings, Trained};
+
+use crate::cli::Train;
+use crate::context::Context;
+use crate::output;
+
+pub async fn run(context: &Context, args: Train) -> anyhow::Result<()> {
+    let trained = train(context, &args).await?;
+    if context.json {
+        return output::json(&trained.head);
+    }
+    let mut table = output::table(["measure", "value"]);
+    table.add_row(["pictures trained on", &trained.train.to_string()]);
+    table.add_row(["pictures validated on", &trained.validation.to_string()]);
+    table.add_row(["weight of the head in the blend", &format!("{:.3}", trained.head.blend_weight)]);
+    for (name, value) in &trained.head.metrics {
+        table.add_row([name.as_str(), &format!("{value:.4}")]);
+    }
+    output::line(table)?;
+    output::line(format!("announced as {} on heads.v1: {}", trained.head.name, trained.head.path))
+}
+
+/// Trains with the configuration's index and encoder; the demo calls this too.
+pub async fn train(context: &Context, args: &Train) -> anyhow::Result<Trained> {
+    let settings = Settings {
+        name: args.name.clone(),
+        encoder: ClipVision::load(&context.models()?.clip)?.revision().to_string(),
+        validation: args.validation,
+        out: args.out.clone().unwrap_or_else(|| context.data_dir().join("heads")),
+        k: context.config.predictor.k,
+        now_ms: now_ms(),
+    };
+    let index = context.index().await?;
+    Ok(unprompt_trainer::train(&context.kafka(), &index, &context.codec()?, &settings).await?)
+}
+
+/// Milliseconds since the epoch.
+fn now_ms() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |since| since.as_millis() as i64)
+}

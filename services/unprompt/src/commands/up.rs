@@ -1,0 +1,13 @@
+//! `unprompt up`: broker, index and all services in this process, until it is told to stop.
+
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::ServiceName;
+use crate::context::Context;
+use crate::stack::Stack;
+
+pub async fn run(context: &Context, stop: CancellationToken) -> anyhow::Result<()> {
+    let stack = Stack::start(context, &ServiceName::ALL, stop.clone()).await?;
+    eprintln!("{}", stack.welcome());
+    stack.run_until(stop).await
+}

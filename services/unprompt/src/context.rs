@@ -1,0 +1,153 @@
+//! What every command starts from: the configuration with its flags, and clients made from it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use serde_json::{Map, Value, json};
+use unprompt_index::{ConnectOptions, PromptIndex};
+use unprompt_models::minilm::Engine;
+use unprompt_schemas::codec::Codec;
+use unprompt_stream::config::{self, Config};
+use unprompt_stream::{KafkaConfig, Profile};
+
+use crate::cli::{Global, Up};
+use crate::endpoints::Endpoints;
+
+/// The configuration of this run.
+#[derive(Clone, Debug)]
+pub struct Context {
+    pub config: Config,
+    pub json: bool,
+    /// `--kafka` or `--qdrant` was given: no embedded server is looked for.
+    kafka_given: bool,
+    qdrant_given: bool,
+}
+
+/// Model folders, resolved.
+#[derive(Clone, Debug)]
+pub struct ModelFolders {
+    pub minilm: PathBuf,
+    pub clip: PathBuf,
+    pub sd2: PathBuf,
+}
+
+impl Context {
+    /// Reads the layers; `up` holds the flags of commands that host servers.
+    pub fn load(global: &Global, up: Option<&Up>, http_port: Option<u16>) -> anyhow::Result<Self> {
+        let config = config::load(global.config.as_deref(), flags(global, up, http_port))?;
+        let kafka_given = global.kafka.is_some() || config.kafka.profile == Profile::Kafka;
+        Ok(Self { config, json: global.json, kafka_given, qdrant_given: global.qdrant.is_some() })
+    }
+
+    pub fn data_dir(&self) -> &Path {
+        &self.config.embedded.data_dir
+    }
+
+    /// Kafka as this command should reach it: where given, or the embedded broker that runs on the data directory.
+    pub fn kafka(&self) -> KafkaConfig {
+        let mut kafka = self.config.kafka.clone();
+        if let (false, Some(endpoints)) = (self.kafka_given, Endpoints::read(self.data_dir())) {
+            kafka.brokers = endpoints.kafka.to_string();
+        }
+        kafka
+    }
+
+    /// Qdrant's gRPC endpoint, found like [`Self::kafka`].
+    pub fn qdrant_url(&self) -> String {
+        match (self.qdrant_given, Endpoints::read(self.data_dir())) {
+            (false, Some(endpoints)) => format!("http://{}", endpoints.qdrant),
+            _ => self.config.index.url.clone(),
+        }
+    }
+
+    /// A client of the prompt index.
+    pub async fn index(&self) -> anyhow::Result<PromptIndex> {
+        let api_key = self.config.index.api_key.as_ref().map(|key| key.expose().to_owned().into());
+        let options = ConnectOptions { api_key, ..ConnectOptions::default() };
+        Ok(PromptIndex::connect(&self.qdrant_url(), options).await?)
+    }
+
+    pub fn codec(&self) -> anyhow::Result<Codec> {
+        if self.config.registry.url.is_some() {
+            bail!("[registry] url is set, but this release has no registry client; remove it to use single-object framing");
+        }
+        Ok(Codec::single_object())
+    }
+
+    pub fn engine(&self) -> anyhow::Result<Engine> {
+        match self.config.models.engine.as_str() {
+            "auto" => Ok(Engine::Auto),
+            "onnx" => Ok(Engine::Onnx),
+            "candle" => Ok(Engine::Candle),
+            other => bail!("[models] engine is {other:?}; choose auto, onnx or candle"),
+        }
+    }
+
+    /// Where the models are: as configured, or the downloaded MiniLM and the tiny world's checkpoints.
+    pub fn models(&self) -> anyhow::Result<ModelFolders> {
+        let models = &self.config.models;
+        Ok(ModelFolders {
+            minilm: models.minilm.clone().unwrap_or_else(|| models_cache().join("all-MiniLM-L6-v2")),
+            clip: models.clip.clone().map_or_else(|| tiny_world("clip"), Ok)?,
+            sd2: models.sd2.clone().map_or_else(|| tiny_world("sd2"), Ok)?,
+        })
+    }
+}
+
+/// $UNPROMPT_MODELS, or the user's cache.
+pub fn models_cache() -> PathBuf {
+    if let Some(folder) = std::env::var_os("UNPROMPT_MODELS") {
+        return folder.into();
+    }
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
+    cache.unwrap_or_else(home).join("unprompt/models")
+}
+
+/// A checkpoint that comes with the repository, seen from a folder of it or from the binary's place in target/.
+fn tiny_world(name: &str) -> anyhow::Result<PathBuf> {
+    let here = std::env::current_dir().context("the current folder cannot be told")?;
+    let binary = std::env::current_exe().unwrap_or_default();
+    let found = here.ancestors().chain(binary.ancestors()).find_map(|folder| {
+        let checkpoint = folder.join("models/tiny-world/checkpoints").join(name);
+        checkpoint.is_dir().then_some(checkpoint)
+    });
+    found.with_context(|| {
+        format!("no [models] {name} is configured, and the repository's tiny one is not found from {}", here.display())
+    })
+}
+
+fn flags(global: &Global, up: Option<&Up>, http_port: Option<u16>) -> Value {
+    let mut flags = Map::new();
+    if let Some(brokers) = &global.kafka {
+        set(&mut flags, "kafka", "brokers", json!(brokers));
+        set(&mut flags, "kafka", "profile", json!("kafka"));
+    }
+    if let Some(url) = &global.qdrant {
+        set(&mut flags, "index", "url", json!(url));
+    }
+    if let Some(folder) = &global.data_dir {
+        set(&mut flags, "embedded", "data_dir", json!(folder));
+    }
+    if let Some(filter) = &global.log {
+        set(&mut flags, "log", "filter", json!(filter));
+    }
+    let ports = [
+        ("embedded", "broker_port", up.and_then(|up| up.broker_port)),
+        ("embedded", "index_port", up.and_then(|up| up.index_port)),
+        ("http", "port", http_port.or_else(|| up.and_then(|up| up.http_port))),
+    ];
+    for (section, key, port) in ports {
+        if let Some(port) = port {
+            set(&mut flags, section, key, json!(port));
+        }
+    }
+    Value::Object(flags)
+}
+
+fn set(flags: &mut Map<String, Value>, section: &str, key: &str, value: Value) {
+    let section = flags.entry(section).or_insert_with(|| json!({}));
+    if let Some(section) = section.as_object_mut() {
+        section.insert(key.to_owned(), value);
+    }
+}

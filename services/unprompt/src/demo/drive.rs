@@ -1,0 +1,239 @@
+//! The parts of the demo, one after another, each waiting for what the services make of it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use unprompt_index::Filter;
+use unprompt_schemas::Uuid;
+use unprompt_schemas::cloudevents::ImageEvent;
+use unprompt_schemas::codec::Codec;
+use unprompt_schemas::records::Prompt;
+use unprompt_schemas::topics::{Prefix, Topic};
+use unprompt_stream::{InputRecord, KafkaConfig, Publisher, list_topics, read_to_end};
+use unprompt_trainer::Trained;
+
+use super::plan::Plan;
+use super::report::{Counts, Report};
+use super::HELD_OUT_PREFIX;
+use crate::answers::{Answer, answer_of};
+use crate::cli::{ServiceName, Train};
+use crate::commands::evaluate::evaluate;
+use crate::commands::prompts;
+use crate::commands::publish::picture;
+use crate::commands::train::train;
+use crate::context::Context;
+use unprompt_stream::progress::Progress;
+use crate::stack::Stack;
+
+/// Time between looks at how far the services are.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Seconds of each part, in order.
+#[derive(Debug, Default)]
+pub struct Seconds(pub BTreeMap<&'static str, f64>);
+
+impl Seconds {
+    async fn time<T>(&mut self, part: &'static str, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        let started = Instant::now();
+        let done = work.await;
+        self.0.insert(part, started.elapsed().as_secs_f64());
+        done
+    }
+}
+
+/// Runs every part and gathers the report.
+pub async fn all(stack: &mut Stack, plan: &Plan) -> anyhow::Result<Report> {
+    let mut seconds = Seconds::default();
+    let context = stack.context.clone();
+    let kafka = context.kafka();
+    let held_out_kafka = KafkaConfig { prefix: Prefix::new(HELD_OUT_PREFIX)?, ..kafka.clone() };
+    stack.also(ServiceName::Generator, held_out_kafka.clone()).await?;
+
+    let pictured = seconds.time("publish_prompts", publish_prompts(&context, &kafka, &held_out_kafka, plan)).await?;
+    anyhow::ensure!(pictured == plan.to_draw() + plan.indexed_only.len() as u64, "not every prompt was published");
+    seconds.time("index", wait_for_index(&context, plan.to_index())).await?;
+    seconds.time("generate", wait_for_pictures(&kafka, &held_out_kafka, plan)).await?;
+    seconds.time("encode", wait_for_topic(&kafka, Topic::ImageEmbeddings, "encoded", plan.pictured.len() as u64)).await?;
+    let trained = seconds.time("train", train_head(&context)).await?;
+    let truth = seconds.time("predict", publish_held_out(&context, &kafka, &held_out_kafka, plan)).await?;
+    let counts = seconds.time("count", count(&context, &kafka, plan, &trained)).await?;
+    let scores = seconds.time("evaluate", evaluate(&context, truth)).await?;
+    Ok(Report::new(counts, scores, seconds))
+}
+
+async fn publish_prompts(
+    context: &Context,
+    kafka: &KafkaConfig,
+    held_out: &KafkaConfig,
+    plan: &Plan,
+) -> anyhow::Result<u64> {
+    let codec = context.codec()?;
+    let published = publish_all(kafka, &codec, plan.pictured.iter().chain(&plan.indexed_only)).await?;
+    Ok(published + publish_all(held_out, &codec, plan.held_out.iter()).await?)
+}
+
+async fn publish_all<'a>(
+    kafka: &KafkaConfig,
+    codec: &Codec,
+    all: impl Iterator<Item = &'a Prompt>,
+) -> anyhow::Result<u64> {
+    let publisher = Publisher::new(kafka)?;
+    let topic_name = kafka.prefix.name(Topic::Prompts);
+    let records: Vec<_> = all.map(|prompt| prompts::record(codec, &topic_name, prompt)).collect::<Result<_, _>>()?;
+    Ok(publisher.publish_many(records).await? as u64)
+}
+
+async fn wait_for_index(context: &Context, wanted: u64) -> anyhow::Result<()> {
+    let index = context.index().await?;
+    let progress = Progress::new("prompts indexed", Some(wanted));
+    loop {
+        // The collection appears with the indexer's first breath; until then there is nothing to count.
+        let count = index.count(&Filter::default()).await.unwrap_or(0);
+        progress.set(count);
+        if count >= wanted {
+            progress.finish();
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn wait_for_pictures(kafka: &KafkaConfig, held_out: &KafkaConfig, plan: &Plan) -> anyhow::Result<()> {
+    let progress = Progress::new("pictures drawn", Some(plan.to_draw()));
+    loop {
+        let drawn = size(kafka, Topic::Images).await? + size(held_out, Topic::Images).await?;
+        progress.set(drawn);
+        if drawn >= plan.to_draw() {
+            progress.finish();
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn wait_for_topic(kafka: &KafkaConfig, topic: Topic, name: &str, wanted: u64) -> anyhow::Result<()> {
+    let progress = Progress::new(name, Some(wanted));
+    loop {
+        let records = size(kafka, topic).await?;
+        progress.set(records);
+        if records >= wanted {
+            progress.finish();
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn size(kafka: &KafkaConfig, topic: Topic) -> anyhow::Result<u64> {
+    let states = list_topics(kafka).await?;
+    Ok(states.iter().find(|state| state.topic == topic).map_or(0, |state| state.records as u64))
+}
+
+async fn train_head(context: &Context) -> anyhow::Result<Trained> {
+    let args = Train { name: "ridge".into(), validation: 0.25, out: None };
+    let trained = train(context, &args).await?;
+    eprintln!("{:>22} on {} pictures, validated on {}", "head trained", trained.train, trained.validation);
+    Ok(trained)
+}
+
+/// Publishes the held-out pictures as a user's pipeline would, and waits for an answer to each.
+async fn publish_held_out(
+    context: &Context,
+    kafka: &KafkaConfig,
+    held_out: &KafkaConfig,
+    plan: &Plan,
+) -> anyhow::Result<HashMap<Uuid, String>> {
+    wait_for_head(context, kafka).await?;
+    let pictures = held_out_pictures(held_out, plan).await?;
+    let publisher = Publisher::new(kafka)?;
+    let mut truth = HashMap::new();
+    let records = pictures.into_iter().map(|(bytes, text)| {
+        let id = Uuid::new_v4();
+        truth.insert(id, text);
+        picture(bytes, id)
+    });
+    publisher.publish_many(records).await?;
+    let wanted = (plan.pictured.len() + truth.len()) as u64;
+    wait_for_answers(kafka, wanted).await?;
+    Ok(truth)
+}
+
+async fn wait_for_answers(kafka: &KafkaConfig, wanted: u64) -> anyhow::Result<()> {
+    let progress = Progress::new("pictures answered", Some(wanted));
+    loop {
+        let answered = size(kafka, Topic::Predictions).await? + size(kafka, Topic::DeadLetters).await?;
+        progress.set(answered);
+        if answered >= wanted {
+            progress.finish();
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// The predictor follows heads.v1 by itself; it is given the time that takes.
+async fn wait_for_head(_context: &Context, kafka: &KafkaConfig) -> anyhow::Result<()> {
+    anyhow::ensure!(size(kafka, Topic::Heads).await? > 0, "the trained head is not on heads.v1");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    Ok(())
+}
+
+/// What the held-out generator drew, with the prompts it drew them of.
+async fn held_out_pictures(held_out: &KafkaConfig, plan: &Plan) -> anyhow::Result<Vec<(Vec<u8>, String)>> {
+    let texts: HashMap<Uuid, &str> = plan
+        .held_out
+        .iter()
+        .map(|prompt| (unprompt_schemas::identity::prompt_id(&prompt.text), prompt.text.as_str()))
+        .collect();
+    let mut pictures = BTreeMap::new();
+    read_to_end(held_out, &[Topic::Images], |record| {
+        if let Some((id, bytes)) = drawn(record) {
+            pictures.insert(id, bytes);
+        }
+    })
+    .await?;
+    let with_text = pictures.into_iter().filter_map(|(id, bytes)| Some((bytes, (*texts.get(&id)?).to_owned())));
+    Ok(with_text.collect())
+}
+
+fn drawn(record: InputRecord) -> Option<(Uuid, Vec<u8>)> {
+    let event = ImageEvent::parse(&record.headers).ok()?;
+    Some((event.prompt_id?, record.value?))
+}
+
+/// Counts by reading the topics from their beginnings, with a consumer of its own.
+async fn count(context: &Context, kafka: &KafkaConfig, plan: &Plan, trained: &Trained) -> anyhow::Result<Counts> {
+    let codec = context.codec()?;
+    let mut published = HashSet::new();
+    read_to_end(kafka, &[Topic::Images], |record| {
+        if let Ok(event) = ImageEvent::parse(&record.headers) {
+            published.insert(event.image_id(&record.topic_name, record.partition, record.offset));
+        }
+    })
+    .await?;
+    let (mut predicted, mut dead) = (HashSet::new(), HashSet::new());
+    let mut dead_letters = 0;
+    read_to_end(kafka, &[Topic::Predictions, Topic::DeadLetters], |record| {
+        dead_letters += u64::from(record.topic == Topic::DeadLetters);
+        match answer_of(&codec, &record) {
+            Some(Answer::Prediction(prediction)) => predicted.insert(prediction.image_id),
+            Some(Answer::DeadLetter { image_id, .. }) => dead.insert(image_id),
+            None => false,
+        };
+    })
+    .await?;
+    let lost = published.iter().filter(|id| !predicted.contains(id) && !dead.contains(id)).count();
+    let index = context.index().await.context("counting the prompts")?;
+    Ok(Counts {
+        prompts_indexed: index.count(&Filter::default()).await?,
+        images_generated: plan.to_draw(),
+        train: trained.train,
+        validation: trained.validation,
+        held_out: plan.held_out.len(),
+        published: published.len(),
+        predicted: published.intersection(&predicted).count(),
+        dead_letters,
+        lost,
+    })
+}

@@ -1,0 +1,97 @@
+//! `unprompt demo`: the main job on the tiny world, from prompts to predictions, with its score.
+//!
+//! It uses the topics as a user's pipeline would. Held-out pictures are drawn by a second generator whose topics have
+//! a prefix of their own, so that their prompts reach neither the index nor the trainer; then they are published to
+//! images.v1 as bare pictures, and what comes back is counted by a consumer that shares nothing with the services.
+
+mod drive;
+mod plan;
+mod report;
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context as _, bail};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{Demo, ServiceName};
+use crate::context::Context;
+use crate::stack::Stack;
+use plan::Plan;
+
+/// Put before the topics of the generator that draws held-out pictures.
+const HELD_OUT_PREFIX: &str = "held-out.";
+/// A file that says a data directory is the demo's to empty.
+const MARKER: &str = "made-by-unprompt-demo";
+
+pub async fn run(context: Context, args: Demo, stop: CancellationToken) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let context = own_data_dir(context)?;
+    let plan = Plan::draw(&args);
+    eprintln!("{}", plan.summary());
+    let mut stack = Stack::start(&context, &ServiceName::ALL, stop.clone()).await?;
+    let driven = drive(&mut stack, &plan, &args, stop.clone(), started).await;
+    match driven {
+        Ok(()) if !args.once => {
+            eprintln!("\n{}\n{}", stack.welcome(), what_next(&context));
+            stack.run_until(stop).await
+        }
+        done => {
+            let stopped = stack.shut_down().await;
+            done?;
+            stopped
+        }
+    }
+}
+
+async fn drive(
+    stack: &mut Stack,
+    plan: &Plan,
+    args: &Demo,
+    stop: CancellationToken,
+    started: Instant,
+) -> anyhow::Result<()> {
+    let failed = stack.stop_token().clone();
+    let report = tokio::select! {
+        report = drive::all(stack, plan) => report?,
+        () = stop.cancelled() => bail!("stopped before the end; nothing is lost, but a new demo starts afresh"),
+        () = failed.cancelled() => bail!("a service stopped; its log lines above say why"),
+    };
+    let report = report.finished(started.elapsed());
+    report.print()?;
+    report.write(&args.report)?;
+    report.check()
+}
+
+/// The demo starts afresh in a folder that it made itself, and never empties another.
+fn own_data_dir(mut context: Context) -> anyhow::Result<Context> {
+    let folder = context.data_dir().join("demo");
+    if folder.exists() && !folder.join(MARKER).is_file() {
+        bail!("{} was not made by the demo; move it away or choose another --data-dir", folder.display());
+    }
+    if folder.exists() {
+        refuse_while_in_use(&folder)?;
+        std::fs::remove_dir_all(&folder).with_context(|| format!("{} cannot be emptied", folder.display()))?;
+    }
+    std::fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    std::fs::write(folder.join(MARKER), "emptied at each start of `unprompt demo`\n")?;
+    context.config.embedded.data_dir = folder;
+    Ok(context)
+}
+
+/// Taking the lock for a moment shows that nobody else has it.
+fn refuse_while_in_use(folder: &Path) -> anyhow::Result<()> {
+    drop(unprompt_stream::data_dir::DataDir::lock(folder, "unprompt demo")?);
+    Ok(())
+}
+
+fn what_next(context: &Context) -> String {
+    let folder = context.data_dir().display();
+    format!(
+        "what to try next, in another terminal:\n\
+         \x20 unprompt --data-dir {folder} query --text \"a red fish in the deep ocean\"\n\
+         \x20 unprompt --data-dir {folder} predict models/tiny-world/contact_sheet.png\n\
+         \x20 unprompt --data-dir {folder} topics tail predictions.v1\n\
+         \x20 unprompt --data-dir {folder} doctor"
+    )
+}

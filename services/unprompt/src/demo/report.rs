@@ -1,0 +1,105 @@
+//! The demo's report: what was counted and scored, for people and for programs.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use serde::Serialize;
+
+use super::drive::Seconds;
+use crate::evaluation::{Calibrated, Scores};
+use crate::output;
+
+/// What was counted, by readers that share nothing with the services.
+#[derive(Debug, Serialize)]
+pub struct Counts {
+    pub prompts_indexed: u64,
+    pub images_generated: u64,
+    pub train: usize,
+    pub validation: usize,
+    pub held_out: usize,
+    /// Pictures on images.v1, whoever published them.
+    pub published: usize,
+    pub predicted: usize,
+    pub dead_letters: u64,
+    /// Neither predicted nor in the dead letters.
+    pub lost: usize,
+}
+
+/// reports/demo.json.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    #[serde(flatten)]
+    counts: Counts,
+    mean_cosine: BTreeMap<&'static str, f64>,
+    interval: BTreeMap<&'static str, [f64; 2]>,
+    calibration: Option<Calibrated>,
+    seconds: BTreeMap<&'static str, f64>,
+    #[serde(skip)]
+    scores: Scores,
+}
+
+impl Report {
+    pub fn new(counts: Counts, scores: Scores, seconds: Seconds) -> Self {
+        Self {
+            counts,
+            mean_cosine: scores.mean_cosine.clone(),
+            interval: scores.interval.clone(),
+            calibration: scores.calibration.clone(),
+            seconds: seconds.0,
+            scores,
+        }
+    }
+
+    /// With the time of all parts together.
+    pub fn finished(mut self, elapsed: Duration) -> Self {
+        self.seconds.insert("total", elapsed.as_secs_f64());
+        self
+    }
+
+    pub fn print(&self) -> anyhow::Result<()> {
+        let counts = &self.counts;
+        output::line(format!(
+            "\n{} prompts indexed, {} pictures generated ({} to train on, {} to validate on, {} held out)\n\
+             {} pictures published, {} predicted, {} dead letters, {} lost",
+            counts.prompts_indexed,
+            counts.images_generated,
+            counts.train,
+            counts.validation,
+            counts.held_out,
+            counts.published,
+            counts.predicted,
+            counts.dead_letters,
+            counts.lost
+        ))?;
+        output::line(format!("\ncosine to the true prompt's embedding, {} held-out pictures", self.scores.pictures))?;
+        output::line(self.scores.table())?;
+        if let Some(calibration) = &self.calibration {
+            output::line(format!(
+                "expected_cosine is {:.4} off on average over tenths of the pictures ({:.4} a picture), rank correlation {:.2}",
+                calibration.mean_abs_error, calibration.mean_abs_error_per_picture, calibration.rank_correlation
+            ))?;
+        }
+        output::line(format!("{:.0} s in all", self.seconds["total"]))
+    }
+
+    pub fn write(&self, path: &Path) -> anyhow::Result<()> {
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+        }
+        std::fs::write(path, serde_json::to_string_pretty(self)? + "\n")
+            .with_context(|| format!("{} cannot be written", path.display()))?;
+        eprintln!("report written to {}", path.display());
+        Ok(())
+    }
+
+    /// What must hold on any machine; the scores themselves are for the reader to judge.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let counts = &self.counts;
+        if counts.lost > 0 {
+            bail!("{} published pictures were lost; that is a defect, please report it", counts.lost);
+        }
+        Ok(())
+    }
+}

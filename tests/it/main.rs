@@ -1,0 +1,7 @@
+//! The product's promises, tested on the binary with real models, topics and index.
+
+mod bad_pictures;
+mod command_line;
+mod demo;
+mod kill;
+mod stack;
