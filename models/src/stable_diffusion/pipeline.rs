@@ -32,9 +32,9 @@ pub struct StableDiffusion {
 }
 
 /// Latent positions (height times width, over all pictures) that are denoised together.
-const POSITIONS: usize = 2048;
+const POSITIONS: usize = 512;
 /// Pixels that are decoded together.
-const PIXELS: usize = 64 * 1024;
+const PIXELS: usize = 16 * 1024;
 
 /// The side of the latents where unet/config.json does not say (diffusers' default).
 const SAMPLE_SIZE: usize = 64;
