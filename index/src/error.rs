@@ -14,7 +14,9 @@ pub enum IndexError {
     #[error("{url:?} is not an address of Qdrant's gRPC port; give one such as http://127.0.0.1:6334")]
     InvalidUrl { url: String },
     /// Nothing answered there.
-    #[error("no Qdrant answers at {url} ({reason}); start it, or give its gRPC address (port 6334) with --qdrant")]
+    #[error(
+        "no Qdrant answers at {url} ({reason}); start it, or give its gRPC address (port 6334) with --qdrant"
+    )]
     Unreachable { url: String, reason: String },
     /// The server refused or failed a request.
     #[error("qdrant could not {operation}: {code:?}: {message}")]
@@ -26,7 +28,9 @@ pub enum IndexError {
     #[error("qdrant took the write but did not confirm it (status {status}); write it again")]
     NotAcknowledged { status: String },
     /// There is no collection behind the alias.
-    #[error("there is no collection behind the alias {alias:?}; start the indexer first, it creates the collection")]
+    #[error(
+        "there is no collection behind the alias {alias:?}; start the indexer first, it creates the collection"
+    )]
     NoCollection { alias: String },
     /// The alias serves another encoder's collection.
     #[error(
@@ -35,7 +39,9 @@ pub enum IndexError {
     )]
     OtherEncoder { alias: String, found: String, wanted: String },
     /// The collection of that name was made for other vectors.
-    #[error("the collection {collection:?} does not fit: {detail}. Delete the collection and index the prompts again")]
+    #[error(
+        "the collection {collection:?} does not fit: {detail}. Delete the collection and index the prompts again"
+    )]
     OtherShape { collection: String, detail: String },
     /// A point that cannot be written.
     #[error("the prompt {prompt_id} cannot be indexed: {reason}")]
@@ -44,7 +50,9 @@ pub enum IndexError {
     #[error("the query cannot be answered: {reason}")]
     InvalidQuery { reason: String },
     /// A point of the collection that this version cannot read.
-    #[error("the point {id} of the collection is not a prompt: {reason}. Delete it, or use a collection of its own for it")]
+    #[error(
+        "the point {id} of the collection is not a prompt: {reason}. Delete it, or use a collection of its own for it"
+    )]
     ForeignPoint { id: String, reason: String },
     /// The embedded index could not open its folder.
     #[error("the index's folder {} cannot be used: {reason}", path.display())]

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use qdrant_client::Payload;
 use qdrant_client::qdrant::{
-    CreateCollection, CreateCollectionBuilder, Distance, HnswConfigDiffBuilder, ScalarQuantizationBuilder,
-    QuantizationType, Value, VectorParamsBuilder, VectorsConfigBuilder,
+    CreateCollection, CreateCollectionBuilder, Distance, HnswConfigDiffBuilder, QuantizationType,
+    ScalarQuantizationBuilder, Value, VectorParamsBuilder, VectorsConfigBuilder,
 };
 
 /// The alias that readers and writers use.
@@ -102,7 +102,8 @@ impl Layout {
         let hnsw = HnswConfigDiffBuilder::default().m(self.hnsw_m).ef_construct(self.hnsw_ef_construct);
         let mut create = CreateCollectionBuilder::new(collection).vectors_config(vectors).hnsw_config(hnsw);
         if self.quantisation == Quantisation::Int8 {
-            let int8 = ScalarQuantizationBuilder::default().r#type(QuantizationType::Int8.into()).quantile(0.99);
+            let int8 =
+                ScalarQuantizationBuilder::default().r#type(QuantizationType::Int8.into()).quantile(0.99);
             create = create.quantization_config(int8.always_ram(true));
         }
         let mut create = create.build();

@@ -40,7 +40,9 @@ pub(crate) fn vectors_selector(spaces: &[Space]) -> WithVectorsSelector {
     let options = if spaces.is_empty() {
         SelectorOptions::Enable(false)
     } else {
-        SelectorOptions::Include(VectorsSelector { names: spaces.iter().map(|s| s.name().to_owned()).collect() })
+        SelectorOptions::Include(VectorsSelector {
+            names: spaces.iter().map(|s| s.name().to_owned()).collect(),
+        })
     };
     WithVectorsSelector { selector_options: Some(options) }
 }

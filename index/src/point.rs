@@ -1,7 +1,7 @@
 //! A prompt as the index keeps it, and as a search answers it.
 
-use std::collections::{BTreeMap, HashMap};
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 
 use uuid::Uuid;
 

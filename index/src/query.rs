@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use qdrant_client::qdrant::{self, Condition, QuantizationSearchParamsBuilder, QueryPoints, Range, SearchParamsBuilder};
+use qdrant_client::qdrant::{
+    self, Condition, QuantizationSearchParamsBuilder, QueryPoints, Range, SearchParamsBuilder,
+};
 use uuid::Uuid;
 
 use crate::{IndexError, Space, payload};
@@ -85,7 +87,9 @@ impl Query {
 
     pub(crate) fn to_qdrant(&self, collection: &str) -> Result<QueryPoints, IndexError> {
         if self.limit == 0 {
-            return Err(IndexError::InvalidQuery { reason: "its limit is 0; ask for one answer at least".into() });
+            return Err(IndexError::InvalidQuery {
+                reason: "its limit is 0; ask for one answer at least".into(),
+            });
         }
         Ok(QueryPoints {
             collection_name: collection.to_owned(),
@@ -111,7 +115,8 @@ impl Query {
     }
 
     fn params(&self) -> qdrant::SearchParams {
-        let quantisation = QuantizationSearchParamsBuilder::default().rescore(true).oversampling(OVERSAMPLING);
+        let quantisation =
+            QuantizationSearchParamsBuilder::default().rescore(true).oversampling(OVERSAMPLING);
         let params = SearchParamsBuilder::default().exact(self.exact).quantization(quantisation);
         match self.ef {
             Some(ef) => params.hnsw_ef(ef).build(),

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qdrant_client::qdrant::{
-    CollectionInfo, CollectionStatus, CreateAlias, CreateFieldIndexCollection, FieldType, Value, VectorParamsMap,
-    vectors_config,
+    CollectionInfo, CollectionStatus, CreateAlias, CreateFieldIndexCollection, FieldType,
+    IntegerIndexParamsBuilder, Value, VectorParamsMap, vectors_config,
 };
 use tonic::Code;
 
@@ -63,7 +63,7 @@ impl PromptIndex {
             Some(_) => {
                 let info = self.collection_info(&collection).await?;
                 check_shape(&collection, layout, &info)?;
-                self.index_payload(&collection).await?;
+                self.index_payload(&collection, &info).await?;
                 self.remember(layout);
                 return Ok(Ensured { collection, created: false });
             }
@@ -144,23 +144,38 @@ impl PromptIndex {
             Err(error) => match IndexError::from_client("create the collection", error) {
                 // Qdrant says either, by its version; another indexer may have been quicker.
                 IndexError::Server { code: Code::AlreadyExists, .. } => false,
-                IndexError::Server { code: Code::InvalidArgument, message, .. } if message.contains("exist") => false,
+                IndexError::Server { code: Code::InvalidArgument, message, .. }
+                    if message.contains("exist") =>
+                {
+                    false
+                }
                 other => return Err(other),
             },
         };
-        check_shape(collection, layout, &self.collection_info(collection).await?)?;
-        self.index_payload(collection).await?;
+        let info = self.collection_info(collection).await?;
+        check_shape(collection, layout, &info)?;
+        self.index_payload(collection, &info).await?;
         Ok(created)
     }
 
-    /// Repeating this is harmless.
-    async fn index_payload(&self, collection: &str) -> Result<(), IndexError> {
-        for (field, kind) in [(payload::SOURCES, FieldType::Keyword), (payload::CREATED_AT, FieldType::Integer)] {
+    /// Indexes the fields that filters use, where they are not.
+    async fn index_payload(&self, collection: &str, info: &CollectionInfo) -> Result<(), IndexError> {
+        // Links between prompts of one time would cost more to build than they save.
+        let created_at = IntegerIndexParamsBuilder::new(false, true).enable_hnsw(false).build();
+        let fields = [
+            (payload::SOURCES, FieldType::Keyword, None),
+            (payload::CREATED_AT, FieldType::Integer, Some(created_at)),
+        ];
+        for (field, kind, params) in fields {
+            if info.payload_schema.contains_key(field) {
+                continue;
+            }
             let request = CreateFieldIndexCollection {
                 collection_name: collection.to_owned(),
                 wait: Some(true),
                 field_name: field.to_owned(),
                 field_type: Some(kind.into()),
+                field_index_params: params.map(Into::into),
                 ..Default::default()
             };
             self.client.create_field_index(request).await.map_err(|e| self.error("index the payload", e))?;
@@ -177,8 +192,11 @@ impl PromptIndex {
     }
 
     async fn collection_info(&self, collection: &str) -> Result<CollectionInfo, IndexError> {
-        let answer =
-            self.client.collection_info(collection).await.map_err(|e| self.error("describe the collection", e))?;
+        let answer = self
+            .client
+            .collection_info(collection)
+            .await
+            .map_err(|e| self.error("describe the collection", e))?;
         answer.result.ok_or_else(|| IndexError::NoCollection { alias: collection.to_owned() })
     }
 }
@@ -190,7 +208,9 @@ fn check_shape(collection: &str, layout: &Layout, info: &CollectionInfo) -> Resu
         let (name, wanted) = (space.name(), layout.dim(space) as u64);
         match sizes.as_ref().and_then(|sizes| sizes.map.get(name)).map(|params| params.size) {
             Some(found) if found == wanted => {}
-            Some(found) => return refuse(format!("its vector {name:?} has {found} values where {wanted} are needed")),
+            Some(found) => {
+                return refuse(format!("its vector {name:?} has {found} values where {wanted} are needed"));
+            }
             None => return refuse(format!("it has no vector {name:?}")),
         }
     }

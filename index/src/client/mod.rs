@@ -87,7 +87,10 @@ pub struct PromptIndex {
 
 impl std::fmt::Debug for PromptIndex {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PromptIndex").field("url", &self.url).field("target", &self.target).finish_non_exhaustive()
+        f.debug_struct("PromptIndex")
+            .field("url", &self.url)
+            .field("target", &self.target)
+            .finish_non_exhaustive()
     }
 }
 
@@ -205,7 +208,9 @@ impl PromptIndex {
             IndexError::Server { code: Code::NotFound, .. } => {
                 IndexError::NoCollection { alias: self.target.to_string() }
             }
-            IndexError::Server { code: Code::Internal, message, .. } if message.starts_with("Failed to connect") => {
+            IndexError::Server { code: Code::Internal, message, .. }
+                if message.starts_with("Failed to connect") =>
+            {
                 IndexError::Unreachable { url: self.url.to_string(), reason: message }
             }
             other => other,

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use qdrant_client::qdrant::{
-    DeletePoints, GetPoints, PointsIdsList, PointsOperationResponse, PointsSelector, UpdateStatus, UpsertPoints,
-    points_selector::PointsSelectorOneOf, with_payload_selector::SelectorOptions,
+    DeletePoints, GetPoints, PointsIdsList, PointsOperationResponse, PointsSelector, UpdateStatus,
+    UpsertPoints, points_selector::PointsSelectorOneOf, with_payload_selector::SelectorOptions,
 };
 use uuid::Uuid;
 

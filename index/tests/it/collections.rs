@@ -2,9 +2,10 @@
 
 use qdrant_client::qdrant::{
     CollectionStatus, CreateAliasBuilder, CreateCollectionBuilder, CreateFieldIndexCollectionBuilder,
-    DeleteFieldIndexCollectionBuilder, Distance, FieldType, HnswConfigDiffBuilder, OptimizersConfigDiffBuilder,
-    PayloadSchemaType, PointStruct, RenameAliasBuilder, ScalarQuantizationBuilder, QuantizationType,
-    UpdateCollectionBuilder, VectorParamsBuilder, VectorsConfigBuilder, vectors_config,
+    DeleteFieldIndexCollectionBuilder, Distance, FieldType, HnswConfigDiffBuilder,
+    OptimizersConfigDiffBuilder, PayloadSchemaType, PointStruct, QuantizationType, RenameAliasBuilder,
+    ScalarQuantizationBuilder, UpdateCollectionBuilder, VectorParamsBuilder, VectorsConfigBuilder,
+    vectors_config,
 };
 use qdrant_client::{Payload, Qdrant};
 use serde_json::json;
@@ -49,7 +50,8 @@ async fn a_description_tells_what_the_collection_was_made_with() {
     let hnsw = config.hnsw_config.unwrap();
     assert_eq!((hnsw.m, hnsw.ef_construct), (Some(24), Some(100)));
     assert!(config.quantization_config.is_some());
-    let Some(vectors_config::Config::ParamsMap(map)) = config.params.unwrap().vectors_config.unwrap().config else {
+    let Some(vectors_config::Config::ParamsMap(map)) = config.params.unwrap().vectors_config.unwrap().config
+    else {
         panic!("the vectors have names");
     };
     assert_eq!((map.map["a"].size, map.map["b"].size), (3, 5));
@@ -131,7 +133,10 @@ async fn payload_indexes_come_and_go_in_the_description() {
     for (field, _, kind) in kinds {
         assert_eq!((schema[field].data_type(), schema[field].points), (kind, Some(1)), "{field}");
     }
-    client.delete_field_index(DeleteFieldIndexCollectionBuilder::new(&name, "year").wait(true)).await.unwrap();
+    client
+        .delete_field_index(DeleteFieldIndexCollectionBuilder::new(&name, "year").wait(true))
+        .await
+        .unwrap();
     let schema = client.collection_info(&name).await.unwrap().result.unwrap().payload_schema;
     assert!(!schema.contains_key("year") && schema.contains_key("colour"));
     client.delete_collection(&name).await.unwrap();

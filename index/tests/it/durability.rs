@@ -3,14 +3,14 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use qdrant_client::qdrant::{
     CountPointsBuilder, CreateAliasBuilder, CreateCollectionBuilder, CreateFieldIndexCollectionBuilder,
-    DeletePointsBuilder, Distance, FieldType, GetPointsBuilder, OptimizersConfigDiffBuilder, PointId, PointStruct,
-    PointsIdsList, UpsertPointsBuilder, VectorParamsBuilder, WalConfigDiffBuilder,
+    DeletePointsBuilder, Distance, FieldType, GetPointsBuilder, OptimizersConfigDiffBuilder, PointId,
+    PointStruct, PointsIdsList, UpsertPointsBuilder, VectorParamsBuilder, WalConfigDiffBuilder,
 };
 use qdrant_client::{Payload, Qdrant};
 use serde_json::json;
@@ -49,7 +49,8 @@ impl Server {
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         // The test harness may have begun the line.
-        let mut urls = lines.map_while(Result::ok).filter_map(|l| l.split_once(ADDRESS).map(|(_, url)| url.to_owned()));
+        let mut urls =
+            lines.map_while(Result::ok).filter_map(|l| l.split_once(ADDRESS).map(|(_, url)| url.to_owned()));
         let url = urls.next().expect("the child serves");
         Self(child, url)
     }
@@ -69,21 +70,27 @@ fn point(number: u64) -> PointStruct {
 async fn create(client: &Qdrant) {
     let create = CreateCollectionBuilder::new(COLLECTION)
         .vectors_config(VectorParamsBuilder::new(DIM, Distance::Cosine))
-        .optimizers_config(OptimizersConfigDiffBuilder::default().indexing_threshold(100).default_segment_number(1))
+        .optimizers_config(
+            OptimizersConfigDiffBuilder::default().indexing_threshold(100).default_segment_number(1),
+        )
         .wal_config(WalConfigDiffBuilder::default().wal_capacity_mb(1));
     client.create_collection(create).await.unwrap();
 }
 
-/// What was acknowledged: every number below `written`, less the deleted ones.
+/// What was acknowledged, and whether to write at all.
 #[derive(Default)]
 struct Acknowledged {
     written: Mutex<Vec<u64>>,
     deleted: Mutex<Vec<u64>>,
+    paused: AtomicBool,
 }
 
 /// Writes until the server is gone, noting each acknowledgement; now and then deletes one that was written.
 async fn write_until_killed(client: Qdrant, next: Arc<AtomicU64>, acknowledged: Arc<Acknowledged>) {
     loop {
+        while acknowledged.paused.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let first = next.fetch_add(20, Ordering::Relaxed);
         let numbers: Vec<u64> = (first..first + 20).collect();
         let points = numbers.iter().map(|n| point(*n)).collect::<Vec<_>>();
@@ -93,7 +100,11 @@ async fn write_until_killed(client: Qdrant, next: Arc<AtomicU64>, acknowledged: 
         acknowledged.written.lock().unwrap().extend(&numbers);
         if first % 100 == 0 {
             let ids = PointsIdsList { ids: vec![first.into()] };
-            if client.delete_points(DeletePointsBuilder::new(COLLECTION).points(ids).wait(true)).await.is_err() {
+            if client
+                .delete_points(DeletePointsBuilder::new(COLLECTION).points(ids).wait(true))
+                .await
+                .is_err()
+            {
                 // It may or may not have been applied.
                 acknowledged.written.lock().unwrap().retain(|number| *number != first);
                 return;
@@ -109,7 +120,8 @@ async fn check(client: &Qdrant, acknowledged: &Acknowledged) {
     let expected: Vec<u64> = written.into_iter().filter(|number| !deleted.contains(number)).collect();
     for chunk in expected.chunks(1000) {
         let ids: Vec<PointId> = chunk.iter().map(|number| (*number).into()).collect();
-        let found = client.get_points(GetPointsBuilder::new(COLLECTION, ids).with_payload(true)).await.unwrap();
+        let found =
+            client.get_points(GetPointsBuilder::new(COLLECTION, ids).with_payload(true)).await.unwrap();
         assert_eq!(found.result.len(), chunk.len(), "acknowledged points are missing");
         for (point, number) in found.result.iter().zip(chunk) {
             assert_eq!(point.payload["number"].as_integer(), Some(*number as i64));
@@ -120,12 +132,31 @@ async fn check(client: &Qdrant, acknowledged: &Acknowledged) {
     assert!(back.is_empty(), "{} deleted points came back", back.len());
 }
 
+/// Whether the folder is in the middle of building a segment.
+fn is_optimising(folder: &Path) -> bool {
+    let collections = std::fs::read_dir(folder.join("collections")).unwrap().flatten();
+    let mut unfinished = collections.map(|collection| collection.path().join("temp_segments"));
+    unfinished.any(|temporary| std::fs::read_dir(temporary).is_ok_and(|mut entries| entries.next().is_some()))
+}
+
+async fn wait_for_an_optimisation(folder: &Path) -> bool {
+    let deadline = std::time::Instant::now() + Duration::from_secs(3);
+    while std::time::Instant::now() < deadline {
+        if is_optimising(folder) {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    false
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledged_writes_survive_kills() {
     let folder = tempfile::tempdir().unwrap();
     let next = Arc::new(AtomicU64::new(0));
     let acknowledged = Arc::new(Acknowledged::default());
-    for round in 0..5u64 {
+    let mut interrupted = 0;
+    for round in 0..6u64 {
         let server = Server::start(folder.path());
         let client = client(&server.1);
         if round == 0 {
@@ -133,15 +164,23 @@ async fn acknowledged_writes_survive_kills() {
         }
         check(&client, &acknowledged).await;
         let writers: Vec<_> = (0..3)
-            .map(|_| tokio::spawn(write_until_killed(client.clone(), Arc::clone(&next), Arc::clone(&acknowledged))))
+            .map(|_| {
+                tokio::spawn(write_until_killed(client.clone(), Arc::clone(&next), Arc::clone(&acknowledged)))
+            })
             .collect();
-        tokio::time::sleep(Duration::from_millis(700 + 333 * round)).await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        // A pause lets an optimisation start; the kill then finds writes beside it.
+        acknowledged.paused.store(true, Ordering::Relaxed);
+        interrupted += u64::from(wait_for_an_optimisation(folder.path()).await);
+        acknowledged.paused.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(20 + 40 * round)).await;
         server.kill();
         for writer in writers {
             writer.await.unwrap();
         }
     }
     assert!(acknowledged.written.lock().unwrap().len() > 1000, "too few writes to mean anything");
+    assert!(interrupted > 0, "no kill came near an optimisation");
     let server = Server::start(folder.path());
     check(&client(&server.1), &acknowledged).await;
     server.kill();
@@ -150,7 +189,8 @@ async fn acknowledged_writes_survive_kills() {
 fn wal_bytes(folder: &Path) -> u64 {
     let collections = std::fs::read_dir(folder.join("collections")).unwrap().flatten();
     let wals = collections.map(|collection| collection.path().join("wal")).filter(|wal| wal.is_dir());
-    let sizes = wals.flat_map(|wal| std::fs::read_dir(wal).unwrap().flatten().map(|file| file.metadata().unwrap().len()));
+    let sizes = wals
+        .flat_map(|wal| std::fs::read_dir(wal).unwrap().flatten().map(|file| file.metadata().unwrap().len()));
     sizes.sum()
 }
 

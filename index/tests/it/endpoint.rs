@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use qdrant_client::Qdrant;
 use qdrant_client::qdrant::{
-    CreateCollection, CreateCollectionBuilder, Distance, PointStruct, UpsertPointsBuilder, VectorParamsBuilder,
+    CreateCollection, CreateCollectionBuilder, Distance, PointStruct, UpsertPointsBuilder,
+    VectorParamsBuilder,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

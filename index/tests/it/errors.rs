@@ -1,8 +1,8 @@
 //! Claims about refusals: the code a client can act on, and a message that says what was wrong.
 
 use qdrant_client::qdrant::{
-    Condition, CountPointsBuilder, CreateAliasBuilder, DiscoverInput, Filter, GetPointsBuilder, PointId, PointStruct,
-    Query, QueryPointsBuilder, UpsertPointsBuilder,
+    Condition, CountPointsBuilder, CreateAliasBuilder, DiscoverInput, Filter, GetPointsBuilder, PointId,
+    PointStruct, Query, QueryPointsBuilder, UpsertPointsBuilder,
 };
 use qdrant_client::{Payload, Qdrant, QdrantError};
 use tonic::Code;
@@ -80,7 +80,11 @@ async fn malformed_ids_filters_and_limits_are_invalid() {
     let answers = [
         refused(client.get_points(GetPointsBuilder::new(&name, ids)).await),
         upsert(&client, &name, PointStruct::new("nor-this", vec![1.0; 4], Payload::new())).await,
-        refused(client.count(CountPointsBuilder::new(&name).filter(Filter::must([Condition::is_null("a[")]))).await),
+        refused(
+            client
+                .count(CountPointsBuilder::new(&name).filter(Filter::must([Condition::is_null("a[")])))
+                .await,
+        ),
     ];
     for (code, message) in answers {
         assert_eq!(code, Code::InvalidArgument, "{message}");
@@ -106,7 +110,8 @@ async fn what_the_embedded_index_does_not_cover_is_named() {
     }
     let endpoint = Endpoint::start().await;
     let (client, name) = endpoint.collection().await;
-    let discover = Query { variant: Some(qdrant_client::qdrant::query::Variant::Discover(DiscoverInput::default())) };
+    let discover =
+        Query { variant: Some(qdrant_client::qdrant::query::Variant::Discover(DiscoverInput::default())) };
     let answers = [
         (refused(client.collection_cluster_info(name.as_str()).await), "CollectionClusterInfo"),
         (refused(client.query(QueryPointsBuilder::new(&name).query(discover)).await), "discover"),

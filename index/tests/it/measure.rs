@@ -12,7 +12,8 @@ const DIM: usize = 384;
 const K: usize = 100;
 
 fn points(cloud: &mut Cloud) -> Vec<PromptPoint> {
-    let point = |number| PromptPoint { clip: cloud.vector(), minilm: cloud.vector(), ..prompt(number, "a", 0) };
+    let point =
+        |number| PromptPoint { clip: cloud.vector(), minilm: cloud.vector(), ..prompt(number, "a", 0) };
     (0..POINTS).map(point).collect()
 }
 
@@ -81,7 +82,8 @@ async fn measure() {
     for clients in [1, 4] {
         searches(&index, &queries, clients).await;
     }
-    let with_vectors: Vec<_> = queries.iter().map(|query| query.clone().with_vectors([Space::MiniLm])).collect();
+    let with_vectors: Vec<_> =
+        queries.iter().map(|query| query.clone().with_vectors([Space::MiniLm])).collect();
     println!("the same with the MiniLM vectors of the answers:");
     searches(&index, &with_vectors, 4).await;
     println!("recall@{K}: {:.3}", recall(&index, &queries[..100]).await);

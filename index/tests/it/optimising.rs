@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use qdrant_client::qdrant::{
     CollectionInfo, CollectionStatus, CountPointsBuilder, CreateCollectionBuilder, Distance, PointStruct,
-    QueryPointsBuilder, QuantizationSearchParamsBuilder, QuantizationType, ScalarQuantizationBuilder,
+    QuantizationSearchParamsBuilder, QuantizationType, QueryPointsBuilder, ScalarQuantizationBuilder,
     SearchParamsBuilder, VectorParamsBuilder,
 };
 use qdrant_client::{Payload, Qdrant};

@@ -4,14 +4,15 @@ use std::collections::HashMap;
 
 use qdrant_client::qdrant::points_update_operation::{DeletePoints, Operation, PointStructList, SetPayload};
 use qdrant_client::qdrant::{
-    ClearPayloadPointsBuilder, Condition, CountPointsBuilder, DeletePayloadPointsBuilder, DeletePointsBuilder,
-    FacetCountsBuilder, Filter, GetPointsBuilder, NamedVectors, OrderByBuilder, PointId, PointStruct, PointVectors,
-    PointsIdsList, PointsSelector, PointsUpdateOperation, RetrievedPoint, ScrollPointsBuilder, SetPayloadPointsBuilder,
-    UpdateBatchPointsBuilder, UpdatePointVectorsBuilder, UpdateStatus, UpsertPointsBuilder, Value, facet_value,
-    points_selector::PointsSelectorOneOf, with_payload_selector::SelectorOptions, CreateFieldIndexCollectionBuilder,
-    FieldType, PayloadExcludeSelector, UpdateMode, VectorParamsBuilder, VectorsConfigBuilder, Distance,
-    CreateCollectionBuilder, SparseVectorParamsBuilder, SparseVectorsConfigBuilder, Vector, VectorsSelector,
-    DeletePointVectorsBuilder,
+    ClearPayloadPointsBuilder, Condition, CountPointsBuilder, CreateCollectionBuilder,
+    CreateFieldIndexCollectionBuilder, DeletePayloadPointsBuilder, DeletePointVectorsBuilder,
+    DeletePointsBuilder, Distance, FacetCountsBuilder, FieldType, Filter, GetPointsBuilder, NamedVectors,
+    OrderByBuilder, PayloadExcludeSelector, PointId, PointStruct, PointVectors, PointsIdsList,
+    PointsSelector, PointsUpdateOperation, RetrievedPoint, ScrollPointsBuilder, SetPayloadPointsBuilder,
+    SparseVectorParamsBuilder, SparseVectorsConfigBuilder, UpdateBatchPointsBuilder, UpdateMode,
+    UpdatePointVectorsBuilder, UpdateStatus, UpsertPointsBuilder, Value, Vector, VectorParamsBuilder,
+    VectorsConfigBuilder, VectorsSelector, facet_value, points_selector::PointsSelectorOneOf,
+    with_payload_selector::SelectorOptions,
 };
 use qdrant_client::{Payload, Qdrant};
 use serde_json::json;
@@ -51,7 +52,9 @@ async fn a_point_comes_back_as_it_was_written() {
     let expected = json!({"number": 3, "parity": "odd", "deep": {"list": [1, {"x": null}]}});
     assert_eq!(json_of(point.payload), expected);
     let norm = 10f32.sqrt();
-    let Some(qdrant_client::qdrant::vector_output::Vector::Dense(dense)) = point.vectors.unwrap().get_vector() else {
+    let Some(qdrant_client::qdrant::vector_output::Vector::Dense(dense)) =
+        point.vectors.unwrap().get_vector()
+    else {
         panic!("a dense vector was written");
     };
     assert!(dense.data.iter().zip([3.0 / norm, 1.0 / norm, 0.0, 0.0]).all(|(a, b)| (a - b).abs() < 1e-6));
@@ -160,7 +163,9 @@ async fn a_batch_of_changes_is_applied_in_order() {
 async fn an_insert_only_upsert_leaves_what_is_there() {
     let endpoint = Endpoint::start().await;
     let (client, name) = filled(&endpoint).await;
-    let point = |number: u64| PointStruct::new(number, vec![1.0; 4], Payload::try_from(json!({"new": true})).unwrap());
+    let point = |number: u64| {
+        PointStruct::new(number, vec![1.0; 4], Payload::try_from(json!({"new": true})).unwrap())
+    };
     let request = UpsertPointsBuilder::new(&name, vec![point(3), point(300)]).wait(true);
     client.upsert_points(request.update_mode(UpdateMode::InsertOnly)).await.unwrap();
     assert_eq!(json_of(one(&client, &name, 3).await.payload)["parity"], "odd");
@@ -211,10 +216,14 @@ async fn facets_count_values() {
     let (client, name) = filled(&endpoint).await;
     let index = CreateFieldIndexCollectionBuilder::new(&name, "parity", FieldType::Keyword).wait(true);
     client.create_field_index(index).await.unwrap();
-    let low = Filter::must([Condition::range("number", qdrant_client::qdrant::Range { lt: Some(5.0), ..Default::default() })]);
+    let low = Filter::must([Condition::range(
+        "number",
+        qdrant_client::qdrant::Range { lt: Some(5.0), ..Default::default() },
+    )]);
     let request = FacetCountsBuilder::new(&name, "parity").filter(low).exact(true);
     let hits = client.facet(request).await.unwrap().hits;
-    let mut counts: Vec<_> = hits.into_iter().map(|hit| (hit.value.and_then(|v| v.variant), hit.count)).collect();
+    let mut counts: Vec<_> =
+        hits.into_iter().map(|hit| (hit.value.and_then(|v| v.variant), hit.count)).collect();
     counts.sort_by_key(|(_, count)| *count);
     let value = |text: &str| Some(facet_value::Variant::StringValue(text.to_owned()));
     assert_eq!(counts, [(value("odd"), 2), (value("even"), 3)]);

@@ -23,6 +23,10 @@ async fn ensuring_makes_the_collection_behind_the_alias_once() {
     let info = index.info().await.unwrap();
     assert_eq!(info.encoder.as_deref(), Some("tiny-clip@0a1b2c"));
     assert_eq!((info.points, info.state), (0, IndexState::Ready));
+    let described = endpoint.client().collection_info(&first.collection).await.unwrap().result.unwrap();
+    let mut indexed: Vec<_> = described.payload_schema.into_keys().collect();
+    indexed.sort_unstable();
+    assert_eq!(indexed, ["created_at", "sources"]);
     endpoint.stop().await;
 }
 
@@ -32,7 +36,10 @@ async fn another_encoder_is_refused_with_what_to_do() {
     let index = endpoint.index().await;
     index.ensure(&layout()).await.unwrap();
     let error = index.ensure(&Layout { encoder: "vit-h@99".into(), ..layout() }).await.unwrap_err();
-    assert!(matches!(&error, IndexError::OtherEncoder { wanted, .. } if wanted.ends_with("vit-h-99")), "{error}");
+    assert!(
+        matches!(&error, IndexError::OtherEncoder { wanted, .. } if wanted.ends_with("vit-h-99")),
+        "{error}"
+    );
     assert!(!error.is_transient());
     endpoint.stop().await;
 }
@@ -42,7 +49,9 @@ async fn another_dimension_or_sentence_encoder_is_refused() {
     let endpoint = Endpoint::start().await;
     let index = endpoint.index().await;
     index.ensure(&layout()).await.unwrap();
-    for other in [Layout { clip_dim: CLIP_DIM + 1, ..layout() }, Layout { minilm: "other@1".into(), ..layout() }] {
+    for other in
+        [Layout { clip_dim: CLIP_DIM + 1, ..layout() }, Layout { minilm: "other@1".into(), ..layout() }]
+    {
         let error = index.ensure(&other).await.unwrap_err();
         assert!(matches!(error, IndexError::OtherShape { .. }), "{error}");
     }
@@ -241,7 +250,9 @@ async fn waiting_for_the_index_ends_when_it_is_ready() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_there_is_transient_and_names_the_address() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let error = unprompt_index::PromptIndex::connect(&format!("http://{free}"), Default::default()).await.unwrap_err();
+    let error = unprompt_index::PromptIndex::connect(&format!("http://{free}"), Default::default())
+        .await
+        .unwrap_err();
     assert!(error.is_transient() && error.to_string().contains(&free.to_string()), "{error}");
     let error = unprompt_index::PromptIndex::connect("not an address", Default::default()).await.unwrap_err();
     assert!(matches!(error, IndexError::InvalidUrl { .. }), "{error}");

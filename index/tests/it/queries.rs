@@ -1,10 +1,11 @@
 //! Claims about queries: ranking, filters, parameters, selectors, stages.
 
 use qdrant_client::qdrant::{
-    Condition, CreateCollectionBuilder, Distance, Filter, Fusion, PointStruct, PrefetchQueryBuilder, Query,
-    QueryBatchPointsBuilder, QueryPointsBuilder, Range, Sample, ScoredPoint, SearchBatchPointsBuilder,
-    SearchParamsBuilder, SearchPointsBuilder, SparseVectorParamsBuilder, SparseVectorsConfigBuilder, Vector,
-    VectorParamsBuilder, VectorsConfigBuilder, NamedVectors, QuantizationSearchParamsBuilder,
+    Condition, CreateCollectionBuilder, Distance, Filter, Fusion, NamedVectors, PointStruct,
+    PrefetchQueryBuilder, QuantizationSearchParamsBuilder, Query, QueryBatchPointsBuilder,
+    QueryPointsBuilder, Range, Sample, ScoredPoint, SearchBatchPointsBuilder, SearchParamsBuilder,
+    SearchPointsBuilder, SparseVectorParamsBuilder, SparseVectorsConfigBuilder, Vector, VectorParamsBuilder,
+    VectorsConfigBuilder,
 };
 use qdrant_client::{Payload, Qdrant};
 use serde_json::json;
@@ -17,7 +18,11 @@ async fn circle(endpoint: &Endpoint) -> (Qdrant, String) {
     let point = |number: u64| {
         let angle = number as f32 * 0.15;
         let payload = json!({"number": number, "tags": ["all", if number < 5 { "low" } else { "high" }]});
-        PointStruct::new(number, vec![angle.cos(), angle.sin(), 0.0, 0.0], Payload::try_from(payload).unwrap())
+        PointStruct::new(
+            number,
+            vec![angle.cos(), angle.sin(), 0.0, 0.0],
+            Payload::try_from(payload).unwrap(),
+        )
     };
     upsert(&client, &name, (0..10).map(point).collect()).await;
     (client, name)
@@ -107,7 +112,8 @@ async fn batches_and_the_older_search_answer_alike() {
     let search = SearchPointsBuilder::new(&name, east(), 2).build();
     assert_eq!(numbers(&client.search_points(search.clone()).await.unwrap().result), [0, 1]);
     let searches = vec![search, SearchPointsBuilder::new(&name, north, 2).build()];
-    let answers = client.search_batch_points(SearchBatchPointsBuilder::new(&name, searches)).await.unwrap().result;
+    let answers =
+        client.search_batch_points(SearchBatchPointsBuilder::new(&name, searches)).await.unwrap().result;
     let answers: Vec<_> = answers.iter().map(|answer| numbers(&answer.result)).collect();
     assert_eq!(answers, [[0, 1], [9, 8]]);
     client.delete_collection(&name).await.unwrap();
@@ -150,7 +156,11 @@ async fn a_sparse_vector_is_searched_by_its_overlap() {
             .add_vector("s", Vector::new_sparse(indices, values));
         PointStruct::new(id, vectors, Payload::new())
     };
-    let points = vec![point(1, vec![1, 2], vec![1.0, 1.0]), point(2, vec![2, 3], vec![3.0, 1.0]), point(3, vec![7], vec![9.0])];
+    let points = vec![
+        point(1, vec![1, 2], vec![1.0, 1.0]),
+        point(2, vec![2, 3], vec![3.0, 1.0]),
+        point(3, vec![7], vec![9.0]),
+    ];
     upsert(&client, &name, points).await;
     let query = QueryPointsBuilder::new(&name).query(vec![(2u32, 1.0f32)]).using("s");
     let found = ask(&client, query).await;

@@ -2,8 +2,9 @@
 
 use qdrant_client::qdrant::quantization_config::Quantization;
 use qdrant_client::qdrant::{
-    CollectionConfig, CollectionParams, CompressionRatio, CreateCollection, Datatype, Distance, HnswConfigDiff, Modifier,
-    OptimizersConfigDiff, QuantizationConfig, SparseVectorParams, VectorParams, WalConfigDiff, vectors_config,
+    CollectionConfig, CollectionParams, CompressionRatio, CreateCollection, Datatype, Distance,
+    HnswConfigDiff, Modifier, OptimizersConfigDiff, QuantizationConfig, SparseVectorParams, VectorParams,
+    WalConfigDiff, vectors_config,
 };
 use qdrant_edge::{DEFAULT_VECTOR_NAME, EdgeConfig, EdgeOptimizersConfig, HnswIndexConfig};
 use serde_json::{Map, Value as Json, json};
@@ -260,7 +261,9 @@ fn quantisation_json(config: QuantizationConfig) -> Result<Option<Json>, Status>
             ("always_ram", product.always_ram.map(Json::Bool)),
             ("memory", memory_json(product.memory)),
         ])})),
-        Some(Quantization::Binary(binary)) if binary.encoding.is_none() && binary.query_encoding.is_none() => {
+        Some(Quantization::Binary(binary))
+            if binary.encoding.is_none() && binary.query_encoding.is_none() =>
+        {
             Some(json!({"binary": object([
                 ("always_ram", binary.always_ram.map(Json::Bool)),
                 ("memory", memory_json(binary.memory)),
@@ -273,7 +276,8 @@ fn quantisation_json(config: QuantizationConfig) -> Result<Option<Json>, Status>
 }
 
 fn compression(ratio: i32) -> Result<&'static str, Status> {
-    let ratio = CompressionRatio::try_from(ratio).map_err(|_| Status::invalid_argument("unknown compression"))?;
+    let ratio =
+        CompressionRatio::try_from(ratio).map_err(|_| Status::invalid_argument("unknown compression"))?;
     Ok(ratio.as_str_name())
 }
 

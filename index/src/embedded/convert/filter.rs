@@ -3,8 +3,8 @@
 use qdrant_client::qdrant::condition::ConditionOneOf;
 use qdrant_client::qdrant::r#match::MatchValue;
 use qdrant_client::qdrant::{
-    Condition, DatetimeRange, FieldCondition, Filter, GeoBoundingBox, GeoLineString, GeoPoint, GeoPolygon, GeoRadius,
-    HasIdCondition, Match, MinShould, NestedCondition, Range, ValuesCount,
+    Condition, DatetimeRange, FieldCondition, Filter, GeoBoundingBox, GeoLineString, GeoPoint, GeoPolygon,
+    GeoRadius, HasIdCondition, Match, MinShould, NestedCondition, Range, ValuesCount,
 };
 use qdrant_edge::Filter as EdgeFilter;
 use serde_json::{Value as Json, json};
@@ -59,7 +59,9 @@ fn condition_json(condition: Condition) -> Result<Json, Status> {
 
 fn field_json(field: FieldCondition) -> Result<Json, Status> {
     if field.range.is_some() && field.datetime_range.is_some() {
-        return Err(Status::invalid_argument("a condition has a range and a datetime range; give one of them"));
+        return Err(Status::invalid_argument(
+            "a condition has a range and a datetime range; give one of them",
+        ));
     }
     let range = field.range.map(range_json).transpose()?.or(field.datetime_range.map(datetime_range_json));
     Ok(object([
@@ -136,7 +138,8 @@ fn radius_json(radius: GeoRadius) -> Result<Json, Status> {
 
 fn polygon_json(polygon: GeoPolygon) -> Result<Json, Status> {
     let line = |line: GeoLineString| -> Result<Json, Status> {
-        let points = line.points.into_iter().map(|point| point_json(Some(point))).collect::<Result<Vec<_>, _>>()?;
+        let points =
+            line.points.into_iter().map(|point| point_json(Some(point))).collect::<Result<Vec<_>, _>>()?;
         Ok(json!({"points": points}))
     };
     let exterior = polygon.exterior.ok_or_else(|| Status::invalid_argument("a polygon has no exterior"))?;
@@ -181,14 +184,16 @@ mod tests {
     #[test]
     fn nested_filters_keep_their_clauses() {
         let inner = Filter::must_not([Condition::has_id([7u64])]);
-        let read = edge(Filter { should: vec![inner.into(), Condition::is_empty("x")], ..Default::default() });
+        let read =
+            edge(Filter { should: vec![inner.into(), Condition::is_empty("x")], ..Default::default() });
         assert_eq!(read.should.map(|should| should.len()), Some(2));
         assert!(read.must.is_none());
     }
 
     #[test]
     fn a_datetime_range_is_read_as_dates() {
-        let range = DatetimeRange { gte: Some("1970-01-01T00:00:00Z".parse().unwrap()), ..Default::default() };
+        let range =
+            DatetimeRange { gte: Some("1970-01-01T00:00:00Z".parse().unwrap()), ..Default::default() };
         let text = format!("{:?}", edge(Filter::must([Condition::datetime_range("at", range)])));
         assert!(text.contains("DateTime"), "{text}");
     }

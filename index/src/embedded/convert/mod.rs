@@ -18,7 +18,8 @@ use tonic::Status;
 
 /// Reads an edge type from its JSON.
 fn from_json<T: DeserializeOwned>(what: &str, json: Json) -> Result<T, Status> {
-    serde_json::from_value(json).map_err(|error| Status::invalid_argument(format!("{what} is malformed: {error}")))
+    serde_json::from_value(json)
+        .map_err(|error| Status::invalid_argument(format!("{what} is malformed: {error}")))
 }
 
 /// A path into a payload.

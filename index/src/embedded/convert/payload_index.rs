@@ -1,7 +1,9 @@
 //! The kinds of payload index, and what a collection says of those it has.
 
 use qdrant_client::qdrant::payload_index_params::IndexParams;
-use qdrant_client::qdrant::{FieldType, Memory, PayloadIndexParams, PayloadSchemaInfo, PayloadSchemaType, TokenizerType};
+use qdrant_client::qdrant::{
+    FieldType, Memory, PayloadIndexParams, PayloadSchemaInfo, PayloadSchemaType, TokenizerType,
+};
 use qdrant_edge::{PayloadFieldSchema, PayloadIndexInfo, PayloadSchemaType as EdgeType};
 use serde_json::{Value as Json, json};
 use tonic::Status;
@@ -26,7 +28,9 @@ pub(in super::super) fn schema_to_edge(
         Some(Ok(FieldType::Bool)) => EdgeType::Bool,
         Some(Ok(FieldType::Datetime)) => EdgeType::Datetime,
         Some(Ok(FieldType::Uuid)) => EdgeType::Uuid,
-        Some(Err(_)) | None => return Err(Status::invalid_argument("say which type the payload index is of")),
+        Some(Err(_)) | None => {
+            return Err(Status::invalid_argument("say which type the payload index is of"));
+        }
     }))
 }
 
@@ -46,36 +50,47 @@ fn params_json(params: IndexParams) -> Result<Json, Status> {
     }
     #[allow(deprecated)] // clients before 1.19 say `on_disk`, not `memory`
     Ok(match params {
-        IndexParams::KeywordIndexParams(p) => with_common!("keyword", p, [
-            ("is_tenant", p.is_tenant.map(Json::Bool)),
-            ("prefix", p.prefix.map(|_| Json::Bool(true)))
-        ]),
-        IndexParams::IntegerIndexParams(p) => with_common!("integer", p, [
-            ("lookup", p.lookup.map(Json::Bool)),
-            ("range", p.range.map(Json::Bool)),
-            ("is_principal", p.is_principal.map(Json::Bool))
-        ]),
+        IndexParams::KeywordIndexParams(p) => with_common!(
+            "keyword",
+            p,
+            [("is_tenant", p.is_tenant.map(Json::Bool)), ("prefix", p.prefix.map(|_| Json::Bool(true)))]
+        ),
+        IndexParams::IntegerIndexParams(p) => with_common!(
+            "integer",
+            p,
+            [
+                ("lookup", p.lookup.map(Json::Bool)),
+                ("range", p.range.map(Json::Bool)),
+                ("is_principal", p.is_principal.map(Json::Bool))
+            ]
+        ),
         IndexParams::FloatIndexParams(p) => {
             with_common!("float", p, [("is_principal", p.is_principal.map(Json::Bool))])
         }
         IndexParams::DatetimeIndexParams(p) => {
             with_common!("datetime", p, [("is_principal", p.is_principal.map(Json::Bool))])
         }
-        IndexParams::UuidIndexParams(p) => with_common!("uuid", p, [("is_tenant", p.is_tenant.map(Json::Bool))]),
+        IndexParams::UuidIndexParams(p) => {
+            with_common!("uuid", p, [("is_tenant", p.is_tenant.map(Json::Bool))])
+        }
         IndexParams::GeoIndexParams(p) => with_common!("geo", p, []),
         IndexParams::BoolIndexParams(p) => with_common!("bool", p, []),
         IndexParams::TextIndexParams(p) => {
             if p.stopwords.is_some() || p.stemmer.is_some() || p.scoring.is_some() {
                 return Err(Status::unimplemented("text indexes with stop words, stemming or scoring"));
             }
-            with_common!("text", p, [
-                ("tokenizer", tokenizer_json(p.tokenizer)),
-                ("lowercase", p.lowercase.map(Json::Bool)),
-                ("ascii_folding", p.ascii_folding.map(Json::Bool)),
-                ("phrase_matching", p.phrase_matching.map(Json::Bool)),
-                ("min_token_len", p.min_token_len.map(|len| json!(len))),
-                ("max_token_len", p.max_token_len.map(|len| json!(len)))
-            ])
+            with_common!(
+                "text",
+                p,
+                [
+                    ("tokenizer", tokenizer_json(p.tokenizer)),
+                    ("lowercase", p.lowercase.map(Json::Bool)),
+                    ("ascii_folding", p.ascii_folding.map(Json::Bool)),
+                    ("phrase_matching", p.phrase_matching.map(Json::Bool)),
+                    ("min_token_len", p.min_token_len.map(|len| json!(len))),
+                    ("max_token_len", p.max_token_len.map(|len| json!(len)))
+                ]
+            )
         }
     })
 }

@@ -6,14 +6,14 @@ use qdrant_client::qdrant::query::Variant;
 use qdrant_client::qdrant::start_from::Value as StartValue;
 use qdrant_client::qdrant::vector_input::Variant as InputVariant;
 use qdrant_client::qdrant::{
-    Direction as OrderDirection, Fusion as FusionKind, OrderBy, PrefetchQuery, Query, QueryPoints, RetrievedPoint,
-    ScoredPoint, SearchParams, SearchPoints, VectorInput,
+    Direction as OrderDirection, Fusion as FusionKind, OrderBy, PrefetchQuery, Query, QueryPoints,
+    RetrievedPoint, ScoredPoint, SearchParams, SearchPoints, VectorInput,
 };
 use qdrant_edge::external::ordered_float::OrderedFloat;
 use qdrant_edge::{
     DEFAULT_VECTOR_NAME, Direction, Fusion, NamedQuery, OrderBy as EdgeOrderBy, PointId as EdgeId, Prefetch,
-    QuantizationSearchParams, QueryEnum, QueryRequest, Record, Sample, ScoredPoint as EdgeScored, ScoringQuery,
-    SearchParams as EdgeParams, StartFrom, VectorInternal,
+    QuantizationSearchParams, QueryEnum, QueryRequest, Record, Sample, ScoredPoint as EdgeScored,
+    ScoringQuery, SearchParams as EdgeParams, StartFrom, VectorInternal,
 };
 use tonic::Status;
 
@@ -35,7 +35,8 @@ pub(in super::super) fn to_edge(query: QueryPoints, lookup: &Lookup) -> Result<Q
     let own = named_ids(query.query.as_ref())?;
     let mut request = QueryRequest::new(limit(query.limit)?);
     request.prefetches = query.prefetch.into_iter().map(|p| prefetch(p, lookup)).collect::<Result<_, _>>()?;
-    request.query = query.query.and_then(|query| query.variant).map(|v| scoring(v, &using, lookup)).transpose()?;
+    request.query =
+        query.query.and_then(|query| query.variant).map(|v| scoring(v, &using, lookup)).transpose()?;
     request.filter = filter::to_edge(without(query.filter, own))?;
     request.score_threshold = query.score_threshold;
     request.offset = usize::try_from(query.offset.unwrap_or(0)).unwrap_or(usize::MAX);
@@ -78,7 +79,11 @@ pub(in super::super) fn wanted(query: &QueryPoints) -> Result<Vec<(String, EdgeI
     Ok(wanted)
 }
 
-fn collect(query: Option<&Query>, using: Option<&str>, wanted: &mut Vec<(String, EdgeId)>) -> Result<(), Status> {
+fn collect(
+    query: Option<&Query>,
+    using: Option<&str>,
+    wanted: &mut Vec<(String, EdgeId)>,
+) -> Result<(), Status> {
     let using = using.unwrap_or(DEFAULT_VECTOR_NAME);
     wanted.extend(named_ids(query)?.into_iter().map(|id| (using.to_owned(), id)));
     Ok(())
@@ -121,8 +126,10 @@ fn prefetch(stage: PrefetchQuery, lookup: &Lookup) -> Result<Prefetch, Status> {
     let using = stage.using.unwrap_or_else(|| DEFAULT_VECTOR_NAME.to_owned());
     let own = named_ids(stage.query.as_ref())?;
     let mut prefetched = Prefetch::new(limit(stage.limit)?);
-    prefetched.prefetches = stage.prefetch.into_iter().map(|p| prefetch(p, lookup)).collect::<Result<_, _>>()?;
-    prefetched.query = stage.query.and_then(|query| query.variant).map(|v| scoring(v, &using, lookup)).transpose()?;
+    prefetched.prefetches =
+        stage.prefetch.into_iter().map(|p| prefetch(p, lookup)).collect::<Result<_, _>>()?;
+    prefetched.query =
+        stage.query.and_then(|query| query.variant).map(|v| scoring(v, &using, lookup)).transpose()?;
     prefetched.filter = filter::to_edge(without(stage.filter, own))?;
     prefetched.params = stage.params.map(params).transpose()?;
     prefetched.score_threshold = stage.score_threshold;
@@ -175,11 +182,15 @@ fn input_vector(input: VectorInput, using: &str, lookup: &Lookup) -> Result<Vect
         Some(InputVariant::Sparse(sparse)) => {
             Ok(VectorInternal::Sparse(vectors::sparse_to_edge(sparse.indices, sparse.values)?))
         }
-        Some(InputVariant::MultiDense(multi)) => Ok(VectorInternal::MultiDense(vectors::multi_to_edge(multi.vectors)?)),
+        Some(InputVariant::MultiDense(multi)) => {
+            Ok(VectorInternal::MultiDense(vectors::multi_to_edge(multi.vectors)?))
+        }
         Some(InputVariant::Id(id)) => {
             let id = ids::to_edge(Some(id))?;
             let found = lookup.get(&(using.to_owned(), id)).cloned();
-            found.ok_or_else(|| Status::not_found(format!("no point {id} with a vector {using:?} to query by")))
+            found.ok_or_else(|| {
+                Status::not_found(format!("no point {id} with a vector {using:?} to query by"))
+            })
         }
         Some(InputVariant::Document(_) | InputVariant::Image(_) | InputVariant::Object(_)) => {
             Err(Status::unimplemented("the embedded index does not embed: query with a vector or an id"))

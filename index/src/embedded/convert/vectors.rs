@@ -6,8 +6,8 @@ use qdrant_client::qdrant::vectors::VectorsOptions;
 use qdrant_client::qdrant::vectors_output::VectorsOptions as OutputOptions;
 use qdrant_client::qdrant::with_vectors_selector::SelectorOptions;
 use qdrant_client::qdrant::{
-    DenseVector, MultiDenseVector, NamedVectors, NamedVectorsOutput, SparseVector, Vector, VectorOutput, Vectors,
-    VectorsOutput, WithVectorsSelector, vector, vector_output,
+    DenseVector, MultiDenseVector, NamedVectors, NamedVectorsOutput, SparseVector, Vector, VectorOutput,
+    Vectors, VectorsOutput, WithVectorsSelector, vector, vector_output,
 };
 use qdrant_edge::{
     DEFAULT_VECTOR_NAME, SparseVector as EdgeSparse, TypedMultiDenseVector, VectorInternal, VectorPersisted,
@@ -46,16 +46,19 @@ fn persisted(vector: Vector) -> Result<VectorPersisted, Status> {
     use vector::Vector as Kind;
     match vector.vector {
         Some(Kind::Dense(dense)) => Ok(VectorPersisted::Dense(dense.data)),
-        Some(Kind::Sparse(sparse)) => Ok(VectorPersisted::Sparse(sparse_to_edge(sparse.indices, sparse.values)?)),
-        Some(Kind::MultiDense(multi)) => Ok(VectorPersisted::MultiDense(matrix(multi.vectors)?)),
-        Some(Kind::Document(_) | Kind::Image(_) | Kind::Object(_)) => {
-            Err(Status::unimplemented("the embedded index does not embed: send vectors, not documents or images"))
+        Some(Kind::Sparse(sparse)) => {
+            Ok(VectorPersisted::Sparse(sparse_to_edge(sparse.indices, sparse.values)?))
         }
+        Some(Kind::MultiDense(multi)) => Ok(VectorPersisted::MultiDense(matrix(multi.vectors)?)),
+        Some(Kind::Document(_) | Kind::Image(_) | Kind::Object(_)) => Err(Status::unimplemented(
+            "the embedded index does not embed: send vectors, not documents or images",
+        )),
         None => match (vector.indices, vector.vectors_count) {
             (Some(indices), _) => Ok(VectorPersisted::Sparse(sparse_to_edge(indices.data, vector.data)?)),
             (None, Some(count)) if count > 0 => {
                 let size = vector.data.len() / count as usize;
-                let rows = vector.data.chunks(size.max(1)).map(|row| DenseVector { data: row.to_vec() }).collect();
+                let rows =
+                    vector.data.chunks(size.max(1)).map(|row| DenseVector { data: row.to_vec() }).collect();
                 Ok(VectorPersisted::MultiDense(matrix(rows)?))
             }
             _ => Ok(VectorPersisted::Dense(vector.data)),
@@ -84,7 +87,9 @@ pub(super) fn multi_to_edge(rows: Vec<DenseVector>) -> Result<TypedMultiDenseVec
 pub(in super::super) fn from_edge(vectors: Option<VectorStructInternal>) -> Option<VectorsOutput> {
     let options = match vectors? {
         VectorStructInternal::Single(dense) => OutputOptions::Vector(output(VectorInternal::Dense(dense))),
-        VectorStructInternal::MultiDense(multi) => OutputOptions::Vector(output(VectorInternal::MultiDense(multi))),
+        VectorStructInternal::MultiDense(multi) => {
+            OutputOptions::Vector(output(VectorInternal::MultiDense(multi)))
+        }
         VectorStructInternal::Named(named) => {
             let vectors = named.into_iter().map(|(name, vector)| (name, output(vector))).collect();
             OutputOptions::Vectors(NamedVectorsOutput { vectors })

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use qdrant_client::qdrant::{
-    AliasDescription, ChangeAliases, CollectionClusterInfoRequest, CollectionClusterInfoResponse, CollectionDescription,
-    CollectionExists, CollectionExistsRequest, CollectionExistsResponse, CollectionInfo, CollectionOperationResponse,
-    CollectionStatus, CreateCollection, CreateShardKeyRequest, CreateShardKeyResponse, DeleteCollection,
-    DeleteShardKeyRequest, DeleteShardKeyResponse, GetCollectionInfoRequest, GetCollectionInfoResponse,
-    ListAliasesRequest, ListAliasesResponse, ListCollectionAliasesRequest, ListCollectionsRequest,
-    ListCollectionsResponse, ListShardKeysRequest, ListShardKeysResponse, OptimizerStatus, UpdateCollection,
-    UpdateCollectionClusterSetupRequest, UpdateCollectionClusterSetupResponse, collections_server,
+    AliasDescription, ChangeAliases, CollectionClusterInfoRequest, CollectionClusterInfoResponse,
+    CollectionDescription, CollectionExists, CollectionExistsRequest, CollectionExistsResponse,
+    CollectionInfo, CollectionOperationResponse, CollectionStatus, CreateCollection, CreateShardKeyRequest,
+    CreateShardKeyResponse, DeleteCollection, DeleteShardKeyRequest, DeleteShardKeyResponse,
+    GetCollectionInfoRequest, GetCollectionInfoResponse, ListAliasesRequest, ListAliasesResponse,
+    ListCollectionAliasesRequest, ListCollectionsRequest, ListCollectionsResponse, ListShardKeysRequest,
+    ListShardKeysResponse, OptimizerStatus, UpdateCollection, UpdateCollectionClusterSetupRequest,
+    UpdateCollectionClusterSetupResponse, collections_server,
 };
 use tonic::{Request, Response, Status};
 
@@ -67,7 +68,8 @@ impl collections_server::Collections for Service {
     }
 
     async fn update_aliases(&self, request: Request<ChangeAliases>) -> Answer<CollectionOperationResponse> {
-        let actions = request.into_inner().actions.into_iter().filter_map(|operation| operation.action).collect();
+        let actions =
+            request.into_inner().actions.into_iter().filter_map(|operation| operation.action).collect();
         self.operate(move |store| store.change_aliases(actions).map(|()| true)).await
     }
 
@@ -83,10 +85,16 @@ impl collections_server::Collections for Service {
 
     async fn list_aliases(&self, _: Request<ListAliasesRequest>) -> Answer<ListAliasesResponse> {
         let began = Instant::now();
-        Ok(Response::new(ListAliasesResponse { aliases: descriptions(&self.store, |_| true), time: seconds(began) }))
+        Ok(Response::new(ListAliasesResponse {
+            aliases: descriptions(&self.store, |_| true),
+            time: seconds(began),
+        }))
     }
 
-    async fn collection_exists(&self, request: Request<CollectionExistsRequest>) -> Answer<CollectionExistsResponse> {
+    async fn collection_exists(
+        &self,
+        request: Request<CollectionExistsRequest>,
+    ) -> Answer<CollectionExistsResponse> {
         let began = Instant::now();
         let exists = self.shard(&request.into_inner().collection_name).is_ok();
         let result = Some(CollectionExists { exists });

@@ -3,14 +3,15 @@
 use std::time::Instant;
 
 use qdrant_client::qdrant::{
-    ClearPayloadPoints, CountPoints, CountResponse, CountResult, CreateFieldIndexCollection, CreateVectorNameRequest,
-    DeleteFieldIndexCollection, DeletePayloadPoints, DeletePointVectors, DeletePoints, DeleteVectorNameRequest,
-    DiscoverBatchPoints, DiscoverBatchResponse, DiscoverPoints, DiscoverResponse, FacetCounts, FacetResponse, GetPoints,
-    GetResponse, PointsOperationResponse, QueryBatchPoints, QueryBatchResponse, QueryGroupsResponse, QueryPointGroups,
-    QueryPoints, QueryResponse, RecommendBatchPoints, RecommendBatchResponse, RecommendGroupsResponse,
-    RecommendPointGroups, RecommendPoints, RecommendResponse, ScrollPoints, ScrollResponse, SearchBatchPoints,
-    SearchBatchResponse, SearchGroupsResponse, SearchMatrixOffsetsResponse, SearchMatrixPairsResponse,
-    SearchMatrixPoints, SearchPointGroups, SearchPoints, SearchResponse, SetPayloadPoints, UpdateBatchPoints,
+    ClearPayloadPoints, CountPoints, CountResponse, CountResult, CreateFieldIndexCollection,
+    CreateVectorNameRequest, DeleteFieldIndexCollection, DeletePayloadPoints, DeletePointVectors,
+    DeletePoints, DeleteVectorNameRequest, DiscoverBatchPoints, DiscoverBatchResponse, DiscoverPoints,
+    DiscoverResponse, FacetCounts, FacetResponse, GetPoints, GetResponse, PointsOperationResponse,
+    QueryBatchPoints, QueryBatchResponse, QueryGroupsResponse, QueryPointGroups, QueryPoints, QueryResponse,
+    RecommendBatchPoints, RecommendBatchResponse, RecommendGroupsResponse, RecommendPointGroups,
+    RecommendPoints, RecommendResponse, ScrollPoints, ScrollResponse, SearchBatchPoints, SearchBatchResponse,
+    SearchGroupsResponse, SearchMatrixOffsetsResponse, SearchMatrixPairsResponse, SearchMatrixPoints,
+    SearchPointGroups, SearchPoints, SearchResponse, SetPayloadPoints, UpdateBatchPoints,
     UpdateBatchResponse, UpdatePointVectors, UpdateResult, UpdateStatus, UpsertPoints, points_server,
 };
 use qdrant_edge::{CreateIndex, FieldIndexOperations, UpdateOperation};
@@ -24,8 +25,10 @@ use crate::embedded::status::unimplemented;
 #[tonic::async_trait]
 impl points_server::Points for Service {
     async fn upsert(&self, request: Request<UpsertPoints>) -> Answer<PointsOperationResponse> {
-        let UpsertPoints { collection_name, wait, points, update_filter, update_mode, .. } = request.into_inner();
-        self.change(&collection_name, wait, |shape| writes::upsert(points, update_filter, update_mode, shape)).await
+        let UpsertPoints { collection_name, wait, points, update_filter, update_mode, .. } =
+            request.into_inner();
+        self.change(&collection_name, wait, |shape| writes::upsert(points, update_filter, update_mode, shape))
+            .await
     }
 
     async fn delete(&self, request: Request<DeletePoints>) -> Answer<PointsOperationResponse> {
@@ -35,22 +38,28 @@ impl points_server::Points for Service {
 
     async fn update_vectors(&self, request: Request<UpdatePointVectors>) -> Answer<PointsOperationResponse> {
         let UpdatePointVectors { collection_name, wait, points, update_filter, .. } = request.into_inner();
-        self.change(&collection_name, wait, |shape| writes::update_vectors(points, update_filter, shape)).await
+        self.change(&collection_name, wait, |shape| writes::update_vectors(points, update_filter, shape))
+            .await
     }
 
     async fn delete_vectors(&self, request: Request<DeletePointVectors>) -> Answer<PointsOperationResponse> {
         let DeletePointVectors { collection_name, wait, points_selector, vectors, .. } = request.into_inner();
-        self.change(&collection_name, wait, |shape| writes::delete_vectors(points_selector, vectors, shape)).await
+        self.change(&collection_name, wait, |shape| writes::delete_vectors(points_selector, vectors, shape))
+            .await
     }
 
     async fn set_payload(&self, request: Request<SetPayloadPoints>) -> Answer<PointsOperationResponse> {
-        let SetPayloadPoints { collection_name, wait, payload, points_selector, key, .. } = request.into_inner();
-        self.change(&collection_name, wait, |_| writes::set_payload(payload, points_selector, key, false)).await
+        let SetPayloadPoints { collection_name, wait, payload, points_selector, key, .. } =
+            request.into_inner();
+        self.change(&collection_name, wait, |_| writes::set_payload(payload, points_selector, key, false))
+            .await
     }
 
     async fn overwrite_payload(&self, request: Request<SetPayloadPoints>) -> Answer<PointsOperationResponse> {
-        let SetPayloadPoints { collection_name, wait, payload, points_selector, key, .. } = request.into_inner();
-        self.change(&collection_name, wait, |_| writes::set_payload(payload, points_selector, key, true)).await
+        let SetPayloadPoints { collection_name, wait, payload, points_selector, key, .. } =
+            request.into_inner();
+        self.change(&collection_name, wait, |_| writes::set_payload(payload, points_selector, key, true))
+            .await
     }
 
     async fn delete_payload(&self, request: Request<DeletePayloadPoints>) -> Answer<PointsOperationResponse> {
@@ -145,7 +154,8 @@ impl points_server::Points for Service {
     async fn search(&self, request: Request<SearchPoints>) -> Answer<SearchResponse> {
         let (began, request) = (Instant::now(), request.into_inner());
         let shard = self.shard(&request.collection_name)?;
-        let result = batch_of_searches(&shard, vec![request]).await?.into_iter().flat_map(|one| one.result).collect();
+        let result =
+            batch_of_searches(&shard, vec![request]).await?.into_iter().flat_map(|one| one.result).collect();
         Ok(Response::new(SearchResponse { result, time: seconds(began), usage: None }))
     }
 
@@ -159,11 +169,17 @@ impl points_server::Points for Service {
         Ok(Response::new(SearchBatchResponse { result, time: seconds(began), usage: None }))
     }
 
-    async fn create_vector_name(&self, _: Request<CreateVectorNameRequest>) -> Answer<PointsOperationResponse> {
+    async fn create_vector_name(
+        &self,
+        _: Request<CreateVectorNameRequest>,
+    ) -> Answer<PointsOperationResponse> {
         unimplemented("Points.CreateVectorName")
     }
 
-    async fn delete_vector_name(&self, _: Request<DeleteVectorNameRequest>) -> Answer<PointsOperationResponse> {
+    async fn delete_vector_name(
+        &self,
+        _: Request<DeleteVectorNameRequest>,
+    ) -> Answer<PointsOperationResponse> {
         unimplemented("Points.DeleteVectorName")
     }
 
@@ -199,14 +215,22 @@ impl points_server::Points for Service {
         unimplemented("Points.SearchMatrixPairs")
     }
 
-    async fn search_matrix_offsets(&self, _: Request<SearchMatrixPoints>) -> Answer<SearchMatrixOffsetsResponse> {
+    async fn search_matrix_offsets(
+        &self,
+        _: Request<SearchMatrixPoints>,
+    ) -> Answer<SearchMatrixOffsetsResponse> {
         unimplemented("Points.SearchMatrixOffsets")
     }
 }
 
 impl Service {
     /// Reads a change against the collection's shape and has it written.
-    async fn change<F>(&self, collection: &str, wait: Option<bool>, operations: F) -> Answer<PointsOperationResponse>
+    async fn change<F>(
+        &self,
+        collection: &str,
+        wait: Option<bool>,
+        operations: F,
+    ) -> Answer<PointsOperationResponse>
     where
         F: FnOnce(&Shape) -> Result<Vec<UpdateOperation>, Status> + Send,
     {

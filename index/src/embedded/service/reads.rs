@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use qdrant_client::qdrant::{
-    BatchResult, CountPoints, FacetCounts, FacetHit, FacetValue, GetPoints, QueryPoints, RetrievedPoint, ScoredPoint,
-    ScrollPoints, SearchPoints, facet_value,
+    BatchResult, CountPoints, FacetCounts, FacetHit, FacetValue, GetPoints, QueryPoints, RetrievedPoint,
+    ScoredPoint, ScrollPoints, SearchPoints, facet_value,
 };
 use qdrant_edge::external::uuid::Uuid;
 use qdrant_edge::{
-    CountRequest, EdgeShard, FacetRequest, FacetValue as EdgeFacetValue, OperationResult, OrderByInterface, PointId as EdgeId,
-    QueryBatchRequest, RetrieveRequest, ScrollRequest, VectorStructInternal, WithPayloadInterface, WithVector,
+    CountRequest, EdgeShard, FacetRequest, FacetValue as EdgeFacetValue, OperationResult, OrderByInterface,
+    PointId as EdgeId, QueryBatchRequest, RetrieveRequest, ScrollRequest, VectorStructInternal,
+    WithPayloadInterface, WithVector,
 };
 use tonic::Status;
 
@@ -77,7 +78,10 @@ fn facet_hit(value: EdgeFacetValue, count: usize) -> FacetHit {
 }
 
 /// The answers to several queries of one collection, planned and run together.
-pub(super) async fn query_batch(shard: &Shard, queries: Vec<QueryPoints>) -> Result<Vec<BatchResult>, Status> {
+pub(super) async fn query_batch(
+    shard: &Shard,
+    queries: Vec<QueryPoints>,
+) -> Result<Vec<BatchResult>, Status> {
     for query in &queries {
         if let Some(using) = &query.using {
             shard.shape().check_name(using)?;
@@ -88,9 +92,11 @@ pub(super) async fn query_batch(shard: &Shard, queries: Vec<QueryPoints>) -> Res
         wanted.extend(query::wanted(query)?);
     }
     let lookup = look_up(shard, wanted).await?;
-    let queries = queries.into_iter().map(|query| query::to_edge(query, &lookup)).collect::<Result<_, _>>()?;
+    let queries =
+        queries.into_iter().map(|query| query::to_edge(query, &lookup)).collect::<Result<_, _>>()?;
     let answers = shard.read(move |edge| edge.query_batch(QueryBatchRequest::new(queries))).await?;
-    let result = |points: Vec<_>| BatchResult { result: points.into_iter().map(query::scored_from_edge).collect() };
+    let result =
+        |points: Vec<_>| BatchResult { result: points.into_iter().map(query::scored_from_edge).collect() };
     Ok(answers.into_iter().map(result).collect())
 }
 
@@ -138,7 +144,10 @@ async fn look_up(shard: &Shard, wanted: Vec<(String, EdgeId)>) -> Result<Lookup,
     Ok(lookup)
 }
 
-fn retrieve_vectors(edge: &EdgeShard, wanted: &[(String, EdgeId)]) -> OperationResult<Vec<qdrant_edge::Record>> {
+fn retrieve_vectors(
+    edge: &EdgeShard,
+    wanted: &[(String, EdgeId)],
+) -> OperationResult<Vec<qdrant_edge::Record>> {
     let mut request = RetrieveRequest::new(wanted.iter().map(|(_, id)| *id).collect());
     request.with_payload = Some(WithPayloadInterface::Bool(false));
     request.with_vector = Some(WithVector::Selector(wanted.iter().map(|(name, _)| name.clone()).collect()));
@@ -150,7 +159,9 @@ fn named(vectors: Option<VectorStructInternal>) -> Vec<(String, qdrant_edge::Vec
     match vectors {
         None => Vec::new(),
         Some(VectorStructInternal::Single(dense)) => vec![(String::new(), VectorInternal::Dense(dense))],
-        Some(VectorStructInternal::MultiDense(multi)) => vec![(String::new(), VectorInternal::MultiDense(multi))],
+        Some(VectorStructInternal::MultiDense(multi)) => {
+            vec![(String::new(), VectorInternal::MultiDense(multi))]
+        }
         Some(VectorStructInternal::Named(named)) => named.into_iter().collect(),
     }
 }

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 
 use qdrant_client::qdrant::points_selector::PointsSelectorOneOf;
 use qdrant_client::qdrant::points_update_operation::Operation;
-use qdrant_client::qdrant::{Filter, PointStruct, PointVectors, PointsSelector, UpdateMode, Value, VectorsSelector};
+use qdrant_client::qdrant::{
+    Filter, PointStruct, PointVectors, PointsSelector, UpdateMode, Value, VectorsSelector,
+};
 use qdrant_edge::{
     ConditionalInsertOperation, DeletePayloadOp, Filter as EdgeFilter, PayloadOps, PointId as EdgeId,
-    PointInsertOperations, PointOperations, PointStructPersisted, PointVectorsPersisted, SetPayloadOp, UpdateMode as EdgeMode,
-    UpdateOperation, UpdateVectorsOp, VectorOperations,
+    PointInsertOperations, PointOperations, PointStructPersisted, PointVectorsPersisted, SetPayloadOp,
+    UpdateMode as EdgeMode, UpdateOperation, UpdateVectorsOp, VectorOperations,
 };
 use tonic::Status;
 
@@ -30,7 +32,9 @@ enum Selected {
 fn selected(selector: Option<PointsSelector>) -> Result<Selected, Status> {
     match selector.and_then(|selector| selector.points_selector_one_of) {
         Some(PointsSelectorOneOf::Points(list)) => Ok(Selected::Ids(ids::id_list_to_edge(list)?)),
-        Some(PointsSelectorOneOf::Filter(by)) => Ok(Selected::Filter(filter::to_edge(Some(by))?.unwrap_or_default())),
+        Some(PointsSelectorOneOf::Filter(by)) => {
+            Ok(Selected::Filter(filter::to_edge(Some(by))?.unwrap_or_default()))
+        }
         None => Err(Status::invalid_argument("say which points: by their ids or by a filter")),
     }
 }
@@ -53,11 +57,13 @@ pub(super) fn upsert(
         let points = PointInsertOperations::PointsList(points);
         UpdateOperation::PointOperation(match (&condition, mode) {
             (None, None) => PointOperations::UpsertPoints(points),
-            (condition, update_mode) => PointOperations::UpsertPointsConditional(ConditionalInsertOperation {
-                points_op: points,
-                condition: condition.clone().unwrap_or_default(),
-                update_mode,
-            }),
+            (condition, update_mode) => {
+                PointOperations::UpsertPointsConditional(ConditionalInsertOperation {
+                    points_op: points,
+                    condition: condition.clone().unwrap_or_default(),
+                    update_mode,
+                })
+            }
         })
     };
     Ok(chunks(points).map(operation).collect())
@@ -103,7 +109,10 @@ pub(super) fn set_payload(
     Ok(vec![UpdateOperation::PayloadOperation(operation)])
 }
 
-pub(super) fn delete_payload(keys: Vec<String>, selector: Option<PointsSelector>) -> Result<Operations, Status> {
+pub(super) fn delete_payload(
+    keys: Vec<String>,
+    selector: Option<PointsSelector>,
+) -> Result<Operations, Status> {
     let keys = keys.iter().map(|key| path(key)).collect::<Result<_, _>>()?;
     let (points, filter) = split(selected(selector)?);
     let operation = PayloadOps::DeletePayload(DeletePayloadOp { keys, points, filter });

@@ -72,7 +72,8 @@ impl Shard {
     fn start(name: &str, edge: EdgeShard, config: CollectionConfig) -> Result<Self, Status> {
         let edge = Arc::new(edge);
         let shape = Shape::of(&config);
-        let failed = |error: std::io::Error| Status::resource_exhausted(format!("cannot start a thread: {error}"));
+        let failed =
+            |error: std::io::Error| Status::resource_exhausted(format!("cannot start a thread: {error}"));
         let optimiser = Optimiser::start(name, &edge, shape.largest_dim()).map_err(failed)?;
         let writer = Writer::start(name, Arc::clone(&edge), Arc::clone(&optimiser)).map_err(failed)?;
         let cores = std::thread::available_parallelism().map_or(2, NonZero::get);
@@ -122,7 +123,8 @@ impl Shard {
         let edge = self.edge()?;
         let _permit = self.reads.acquire().await.map_err(|_| stopped())?;
         let answer = tokio::task::spawn_blocking(move || read(&edge)).await;
-        let answer = answer.map_err(|error| Status::internal(format!("a read of the index failed: {error}")))?;
+        let answer =
+            answer.map_err(|error| Status::internal(format!("a read of the index failed: {error}")))?;
         answer.map_err(status::of_edge)
     }
 
@@ -186,7 +188,10 @@ fn release(mut edge: Arc<EdgeShard>, end: Option<Instant>, name: &str) -> bool {
                 return true;
             }
             Err(_) if end.is_some_and(|end| Instant::now() >= end) => {
-                tracing::warn!(collection = name, "closed while still in use; its folder is free once that ends");
+                tracing::warn!(
+                    collection = name,
+                    "closed while still in use; its folder is free once that ends"
+                );
                 return false;
             }
             Err(shared) => edge = shared,

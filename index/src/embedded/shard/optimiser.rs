@@ -84,7 +84,8 @@ impl Optimiser {
             let state = self.state.lock();
             (state.dirty, state.running, state.error.clone())
         };
-        let due = dirty && self.edge.upgrade().is_some_and(|edge| self.waiting_kb(info) >= threshold_kb(&edge));
+        let due =
+            dirty && self.edge.upgrade().is_some_and(|edge| self.waiting_kb(info) >= threshold_kb(&edge));
         (running || due, error)
     }
 

@@ -63,13 +63,17 @@ impl Shape {
             // A multi-vector of one row may come as a dense vector.
             (Kind::MultiDense(size), VectorPersisted::Dense(dense)) => check_len(size, dense.len()),
             (Kind::Sparse, VectorPersisted::Sparse(_)) => Ok(()),
-            (kind, _) => Err(Status::invalid_argument(format!("Wrong input: the vector {name:?} is {kind:?}"))),
+            (kind, _) => {
+                Err(Status::invalid_argument(format!("Wrong input: the vector {name:?} is {kind:?}")))
+            }
         }
     }
 
     fn kind(&self, name: &str) -> Result<Kind, Status> {
         let found = self.0.get(name).copied();
-        found.ok_or_else(|| Status::invalid_argument(format!("Wrong input: Not existing vector name error: {name}")))
+        found.ok_or_else(|| {
+            Status::invalid_argument(format!("Wrong input: Not existing vector name error: {name}"))
+        })
     }
 }
 

@@ -31,12 +31,13 @@ impl DataFolder {
         let io = |error: io::Error| refuse(format!("{error}; give a folder that can be written to"));
         refuse_foreign(path)?;
         fs::create_dir_all(path.join(COLLECTIONS)).map_err(io)?;
-        let lock = File::options().create(true).truncate(false).write(true).open(path.join(LOCK)).map_err(io)?;
+        let lock =
+            File::options().create(true).truncate(false).write(true).open(path.join(LOCK)).map_err(io)?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_owned(), lock: Mutex::new(Some(lock)) }),
-            Err(TryLockError::WouldBlock) => {
-                Err(refuse("another process holds it; stop that one, or give this one a folder of its own".into()))
-            }
+            Err(TryLockError::WouldBlock) => Err(refuse(
+                "another process holds it; stop that one, or give this one a folder of its own".into(),
+            )),
             Err(TryLockError::Error(error)) => Err(io(error)),
         }
     }
@@ -67,7 +68,10 @@ impl DataFolder {
         let catalogue: Catalogue =
             serde_json::from_slice(&text).map_err(|error| self.damaged(&path, &error.to_string()))?;
         if catalogue.format != FORMAT {
-            let reason = format!("format {}, this build reads {FORMAT}; use the build that wrote it", catalogue.format);
+            let reason = format!(
+                "format {}, this build reads {FORMAT}; use the build that wrote it",
+                catalogue.format
+            );
             return Err(IndexError::Folder { path, reason });
         }
         Ok(catalogue)
@@ -103,7 +107,9 @@ impl DataFolder {
             return Err(self.damaged(&at, &format!("the collection {name:?} should be there")));
         }
         let path = self.path.join(CATALOGUE);
-        entry.config().ok_or_else(|| self.damaged(&path, &format!("the configuration of {name:?} is unreadable")))
+        entry
+            .config()
+            .ok_or_else(|| self.damaged(&path, &format!("the configuration of {name:?} is unreadable")))
     }
 
     /// Replaces the catalogue in one step: after a crash there is the old one or the new one.
@@ -140,12 +146,15 @@ impl DataFolder {
 /// A folder with something else in it is not ours to write to.
 fn refuse_foreign(path: &Path) -> Result<(), IndexError> {
     let Ok(entries) = fs::read_dir(path) else { return Ok(()) };
-    let names: Vec<_> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let names: Vec<_> =
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     let ours = |name: &String| name.starts_with(CATALOGUE) || [COLLECTIONS, LOCK].contains(&name.as_str());
     match names.iter().find(|name| !ours(name)) {
         Some(foreign) => Err(IndexError::Folder {
             path: path.to_owned(),
-            reason: format!("it holds {foreign:?}, which is not of an index; give an empty folder or one of its own"),
+            reason: format!(
+                "it holds {foreign:?}, which is not of an index; give an empty folder or one of its own"
+            ),
         }),
         None => Ok(()),
     }

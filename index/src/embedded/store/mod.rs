@@ -48,8 +48,8 @@ impl Store {
         for (name, entry) in &catalogue.collections {
             let config = folder.config_of(name, entry)?;
             let at = folder.collection(entry.folder);
-            let shard = Shard::load(name, &at, config)
-                .map_err(|status| folder.damaged(&at, status.message()))?;
+            let shard =
+                Shard::load(name, &at, config).map_err(|status| folder.damaged(&at, status.message()))?;
             shards.insert(name.clone(), Arc::new(shard));
         }
         let state = RwLock::new(State { catalogue, shards });
@@ -60,9 +60,11 @@ impl Store {
     pub fn shard(&self, name: &str) -> Result<Arc<Shard>, Status> {
         let state = self.state.read();
         let collection = state.catalogue.aliases.get(name).map_or(name, String::as_str);
-        state.shards.get(collection).cloned().ok_or_else(|| {
-            Status::not_found(format!("Not found: Collection `{name}` doesn't exist!"))
-        })
+        state
+            .shards
+            .get(collection)
+            .cloned()
+            .ok_or_else(|| Status::not_found(format!("Not found: Collection `{name}` doesn't exist!")))
     }
 
     /// The names of the collections, sorted.
