@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::UnboundedSender;
@@ -86,6 +86,7 @@ type GroupConsumer = BaseConsumer<GroupContext>;
 /// The loop's side of the consumer's thread.
 pub(crate) struct ConsumerHandle {
     consumer: Option<Arc<GroupConsumer>>,
+    tell: Tell,
     names: Names,
     stop: Arc<AtomicBool>,
     last_offsets: blocking::Sender<Vec<(Place, i64)>>,
@@ -116,7 +117,7 @@ impl ConsumerHandle {
         let (last_offsets, at_end) = blocking::channel();
         let poller = Poller {
             consumer: consumer.clone(),
-            tell,
+            tell: tell.clone(),
             names: names.clone(),
             in_flight: bounds.in_flight,
             stop: stop.clone(),
@@ -124,15 +125,20 @@ impl ConsumerHandle {
         };
         let thread = std::thread::Builder::new().name("consumer".into()).spawn(move || poller.run());
         let thread = thread.map_err(StreamError::Thread)?;
-        Ok(Self { consumer: Some(consumer), names, stop, last_offsets, thread: Some(thread) })
+        Ok(Self { consumer: Some(consumer), tell, names, stop, last_offsets, thread: Some(thread) })
     }
 
     /// Asks for a commit; how it went comes as an event.
-    pub fn commit(&self, offsets: &[(Place, i64)]) -> KafkaResult<()> {
-        match &self.consumer {
-            Some(consumer) => consumer.commit(&self.names.list(offsets), CommitMode::Async),
-            None => Ok(()),
-        }
+    ///
+    /// It is a blocking commit off the loop's thread: librdkafka's event interface, which rdkafka uses, never tells
+    /// how an asynchronous one went.
+    pub fn commit(&self, offsets: &[(Place, i64)]) {
+        let Some(consumer) = self.consumer.clone() else { return };
+        let (offsets, tell) = (self.names.list(offsets), self.tell.clone());
+        tokio::task::spawn_blocking(move || {
+            let committed = consumer.commit(&offsets, CommitMode::Sync);
+            tell(ConsumerEvent::Committed(committed))
+        });
     }
 
     /// Commits `offsets`, leaves the group and ends the thread. Blocks: call it off the async threads.
@@ -286,10 +292,6 @@ impl ConsumerContext for GroupContext {
             Rebalance::Revoke(partitions) => self.revoke(consumer, partitions),
             Rebalance::Error(error) => tracing::warn!(%error, "rebalance failed; the consumer tries again"),
         }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
-        (self.tell)(ConsumerEvent::Committed(result));
     }
 }
 

@@ -35,7 +35,8 @@ pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
 
 /// A broker that is away is said once by whoever waits for it, not at every attempt.
 pub(crate) fn log_error(error: &KafkaError, reason: &str) {
-    if is_connection(error) {
+    let is_end = matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::PartitionEOF));
+    if is_end || is_connection(error) {
         tracing::debug!(target: "librdkafka", %error, "{reason}");
     } else {
         tracing::warn!(target: "librdkafka", %error, "{reason}");

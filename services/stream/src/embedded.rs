@@ -117,8 +117,11 @@ async fn serve(
     let listener =
         TcpListener::bind(wanted).await.map_err(|source| StreamError::Listen { address: wanted, source })?;
     let address = listener.local_addr().map_err(failed)?;
+    let was_killed = storage::was_killed(data_dir);
     let (storage, _alias) = storage::open(data_dir, address, stop.clone()).await?;
-    groups::forget_members(&storage).await?;
+    if was_killed {
+        groups::forget_members(&storage).await?;
+    }
     // A caller that is gone has dropped the broker, which cancels `stop`.
     let _ = started.send(address);
     tracing::info!(%address, data_dir = %data_dir.display(), "embedded broker is up");

@@ -24,7 +24,9 @@ impl Refusal {
     /// # Errors
     ///
     /// The first refusal that concerns the batch.
-    pub fn part<T>(taken: impl IntoIterator<Item = Result<T, Self>>) -> Result<Vec<Result<T, Rejection>>, BatchError> {
+    pub fn part<T>(
+        taken: impl IntoIterator<Item = Result<T, Self>>,
+    ) -> Result<Vec<Result<T, Rejection>>, BatchError> {
         let parted = taken.into_iter().map(|input| match input {
             Ok(input) => Ok(Ok(input)),
             Err(Self::Record(rejection)) => Ok(Err(rejection)),

@@ -1,10 +1,13 @@
 //! Makes the catalogue's topics exist, and finds those whose limits are too small.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::metadata::Metadata;
 use unprompt_schemas::topics::{Topic, TopicSpec};
 
 use crate::config::KafkaConfig;
@@ -12,6 +15,8 @@ use crate::context::LoggingContext;
 use crate::{StreamError, kafka};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the first question may take; each further one twice as long.
+const FIRST_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A topic of the catalogue as it is on the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,9 +50,9 @@ pub async fn ensure_topics(kafka: &KafkaConfig) -> Result<(), StreamError> {
 /// The catalogue's topics as they are on the broker.
 pub async fn list_topics(kafka: &KafkaConfig) -> Result<Vec<TopicState>, StreamError> {
     let kafka = kafka.clone();
-    blocking(move || {
+    blocking(move |abandoned| {
         let consumer = probe(&kafka)?;
-        let metadata = consumer.fetch_metadata(None, REQUEST_TIMEOUT).map_err(|e| unreachable(&kafka, e))?;
+        let metadata = metadata(&kafka, &consumer, abandoned)?;
         Topic::ALL.into_iter().map(|topic| state_of(&kafka, &consumer, &metadata, topic)).collect()
     })
     .await
@@ -56,7 +61,7 @@ pub async fn list_topics(kafka: &KafkaConfig) -> Result<Vec<TopicState>, StreamE
 fn state_of(
     kafka: &KafkaConfig,
     consumer: &BaseConsumer<LoggingContext>,
-    metadata: &rdkafka::metadata::Metadata,
+    metadata: &Metadata,
     topic: Topic,
 ) -> Result<TopicState, StreamError> {
     let name = kafka.prefix.name(topic);
@@ -73,9 +78,8 @@ fn state_of(
 /// The names of all topics on the broker.
 async fn present(kafka: &KafkaConfig) -> Result<Vec<String>, StreamError> {
     let kafka = kafka.clone();
-    blocking(move || {
-        let metadata =
-            probe(&kafka)?.fetch_metadata(None, REQUEST_TIMEOUT).map_err(|e| unreachable(&kafka, e))?;
+    blocking(move |abandoned| {
+        let metadata = metadata(&kafka, &probe(&kafka)?, abandoned)?;
         let existing = metadata.topics().iter().filter(|topic| topic.error().is_none());
         Ok(existing.map(|topic| topic.name().to_owned()).collect())
     })
@@ -182,11 +186,37 @@ pub(crate) fn unreachable(kafka: &KafkaConfig, source: rdkafka::error::KafkaErro
     StreamError::Unreachable { brokers: kafka.brokers.clone(), source }
 }
 
+/// Asks with growing patience, and stops asking once nobody waits for the answer: a blocking thread holds up the end
+/// of the process.
+fn metadata(
+    kafka: &KafkaConfig,
+    consumer: &BaseConsumer<LoggingContext>,
+    abandoned: &AtomicBool,
+) -> Result<Metadata, StreamError> {
+    let mut patience = FIRST_PATIENCE;
+    loop {
+        match consumer.fetch_metadata(None, patience) {
+            Err(_) if patience < REQUEST_TIMEOUT / 4 && !abandoned.load(Ordering::Relaxed) => patience *= 2,
+            answered => return answered.map_err(|e| unreachable(kafka, e)),
+        }
+    }
+}
+
+/// Says that nobody waits any more, when its owner is dropped.
+struct Abandon(Arc<AtomicBool>);
+
+impl Drop for Abandon {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// librdkafka's synchronous requests, off the async threads.
 async fn blocking<T: Send + 'static>(
-    request: impl FnOnce() -> Result<T, StreamError> + Send + 'static,
+    request: impl FnOnce(&AtomicBool) -> Result<T, StreamError> + Send + 'static,
 ) -> Result<T, StreamError> {
-    tokio::task::spawn_blocking(request)
-        .await
-        .map_err(|_| StreamError::Stopped("asking Kafka for its topics"))?
+    let abandoned = Arc::new(AtomicBool::new(false));
+    let _abandon = Abandon(abandoned.clone());
+    let answer = tokio::task::spawn_blocking(move || request(&abandoned));
+    answer.await.map_err(|_| StreamError::Stopped("asking Kafka for its topics"))?
 }

@@ -27,13 +27,21 @@ impl Provider for Environment {
     }
 
     fn data(&self) -> Result<Map<Profile, Dict>, Error> {
-        let mut layer = figment::Figment::new();
+        let mut layer = Dict::new();
         for (name, text) in &self.0 {
             let key = name[ENVIRONMENT_PREFIX.len()..].to_lowercase().replace("__", ".");
             let Ok(value) = text.parse::<Value>();
-            let dict = nest(&key, value).into_dict().unwrap_or_default();
-            layer = layer.merge(figment::providers::Serialized::defaults(dict));
+            merge(&mut layer, nest(&key, value).into_dict().unwrap_or_default());
         }
-        layer.data()
+        Ok(Profile::Default.collect(layer))
+    }
+}
+
+fn merge(into: &mut Dict, from: Dict) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(Value::Dict(_, old)), Value::Dict(_, new)) => merge(old, new),
+            (_, value) => drop(into.insert(key, value)),
+        }
     }
 }

@@ -24,7 +24,8 @@ const DEFAULTS: &str = include_str!("default.toml");
 /// [`StreamError::Config`], naming the layer and the key.
 pub fn load(file: Option<&Path>, flags: impl Serialize) -> Result<Config, StreamError> {
     // A variable that is not Unicode is not one of ours.
-    let unicode = std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
+    let unicode = std::env::vars_os()
+        .filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
     load_with(file, unicode, flags)
 }
 
@@ -50,7 +51,8 @@ fn with_file(figment: Figment, file: Option<&Path>) -> Result<Figment, StreamErr
             Err(StreamError::Config(format!("{} is not a file; check --config", path.display())))
         }
         Some(path) => Ok(figment.merge(Toml::file_exact(path))),
-        None => Ok(figment.merge(Toml::file_exact(LOCAL_FILE))),
+        None if Path::new(LOCAL_FILE).is_file() => Ok(figment.merge(Toml::file_exact(LOCAL_FILE))),
+        None => Ok(figment),
     }
 }
 
@@ -65,9 +67,11 @@ fn explain_one(figment: &Figment, error: figment::Error) -> String {
         .find_metadata(&key)
         .or(error.metadata.as_ref())
         .map_or_else(|| "the defaults".to_owned(), layer_name);
+    // figment puts its list of names, each in backticks, into backticks once more.
+    let what = error.kind.to_string().replace("``", "`");
     match key.is_empty() {
-        true => format!("{} (in {layer})", error.kind),
-        false => format!("{} for key `{key}` in {layer}", error.kind),
+        true => format!("{what} (in {layer})"),
+        false => format!("{what} for key `{key}` in {layer}"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Consumer groups across a restart: committed offsets stay, members do not.
+//! Consumer groups after a broker was killed: committed offsets stay, members do not.
 
 use nisshi_storage::{GroupDetail, Storage};
 
@@ -6,8 +6,8 @@ use super::failed;
 use super::quick_storage::QuickStorage;
 use crate::StreamError;
 
-/// Forgets the members that groups had when the broker last ran. They were connections of a process that is
-/// gone; left in place, a new member would wait until their session timed out.
+/// Forgets the members that groups had. Most were of the process that was killed with the broker; left in place, a
+/// new member would wait until their session timed out. One that lives on elsewhere is told, and joins again.
 pub(super) async fn forget_members(storage: &QuickStorage) -> Result<(), StreamError> {
     for group in storage.list_groups().await.map_err(failed)? {
         let Some((detail, version)) = storage.group_with_version(&group.name).await.map_err(failed)? else {

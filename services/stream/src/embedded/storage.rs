@@ -17,6 +17,11 @@ use crate::StreamError;
 
 const FILE: &str = "broker.db";
 
+/// Whether the last broker on this data ended without a stop: only then is its write-ahead log still there.
+pub(super) fn was_killed(data_dir: &Path) -> bool {
+    data_dir.join(format!("{FILE}-wal")).exists()
+}
+
 /// Opens (or creates) the storage, registered as the only broker, at the address clients shall use. The alias must
 /// outlive the storage, which opens connections as it needs them.
 pub(super) async fn open(

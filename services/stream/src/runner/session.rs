@@ -303,10 +303,8 @@ impl<'a> Session<'a> {
         }
         self.last_commit = now;
         let offsets = self.offsets.take_dirty();
-        match self.consumer.commit(&offsets) {
-            Ok(()) => self.committing_since = Some(now),
-            Err(error) => self.on_committed(Err(error.to_string())),
-        }
+        self.consumer.commit(&offsets);
+        self.committing_since = Some(now);
     }
 
     fn next_wake(&self) -> Instant {
@@ -332,8 +330,8 @@ impl<'a> Session<'a> {
 
     fn has_stopped(&self, now: Instant) -> bool {
         let Some(deadline) = self.stop_deadline else { return false };
-        let unfinished =
-            self.batches.values().any(|batch| batch.sends > 0 || (batch.with_stage && !self.interrupted));
+        let in_hand = |batch: &Batch| batch.sends > 0 || (batch.with_stage && !self.interrupted);
+        let unfinished = self.committing_since.is_some() || self.batches.values().any(in_hand);
         if unfinished && deadline <= now {
             tracing::warn!(
                 service = self.stage.info.name,

@@ -53,7 +53,8 @@ fn each_layer_goes_over_the_one_before() {
     assert_eq!(brokers(&layers), "127.0.0.1:9092");
     let layers = layers.file("[kafka]\nbrokers = \"file:1\"\nprefix = \"f.\"\n[predictor]\nk = 7");
     assert_eq!(brokers(&layers), "file:1");
-    let layers = layers.variable("UNPROMPT__KAFKA__BROKERS", "environment:1").variable("KAFKA__BROKERS", "no");
+    let layers =
+        layers.variable("UNPROMPT__KAFKA__BROKERS", "environment:1").variable("KAFKA__BROKERS", "no");
     assert_eq!(brokers(&layers), "environment:1");
     let layers = layers.flags(json!({"kafka": {"brokers": "flag:1", "profile": "kafka"}}));
     let config = layers.load().unwrap();

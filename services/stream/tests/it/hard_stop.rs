@@ -68,10 +68,8 @@ async fn after_a_kill_everything_comes_out_at_least_once_and_at_once() {
     let joined = started.elapsed();
     assert!(joined < Duration::from_secs(8), "the dead process's membership held the group for {joined:?}");
 
-    take(&kafka, Topic::ImageEmbeddings, RECORDS).await;
+    take_until_complete(&kafka, Topic::ImageEmbeddings, 0..RECORDS).await;
     let summary = run.stop().await;
-    let counts = counts(&all(&kafka, Topic::ImageEmbeddings).await);
-    assert_eq!(counts.len(), RECORDS, "a record was lost");
     assert!((summary.records_in as usize) < RECORDS, "what was committed before the kill was done again");
     broker.stop().await.unwrap();
 }

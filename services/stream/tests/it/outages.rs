@@ -26,11 +26,9 @@ async fn a_broker_that_restarts_in_the_middle_costs_nothing_but_time() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let broker = EmbeddedBroker::start(dir.path(), port).await.unwrap();
     publish(&kafka, 1_000..1_200).await;
-    take(&kafka, Topic::ImageEmbeddings, 1_200).await;
-    eventually("all are done", || run.health.is_live()).await;
+    take_until_complete(&kafka, Topic::ImageEmbeddings, 0..1_200).await;
+    assert!(run.health.is_live());
     run.stop().await;
-    let out = all(&kafka, Topic::ImageEmbeddings).await;
-    assert_eq!(counts(&out).len(), 1_200, "a record was lost");
     broker.stop().await.unwrap();
 }
 

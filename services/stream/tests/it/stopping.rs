@@ -63,9 +63,6 @@ async fn a_run_that_is_dropped_in_the_middle_loses_nothing() {
     take(&kafka, Topic::ImageEmbeddings, 200).await;
     run.abort();
     let run = Run::copying(&kafka);
-    run.ready().await;
-    take(&kafka, Topic::ImageEmbeddings, 1_000).await;
+    take_until_complete(&kafka, Topic::ImageEmbeddings, 0..1_000).await;
     run.stop().await;
-    let counts = counts(&all(&kafka, Topic::ImageEmbeddings).await);
-    assert_eq!(counts.len(), 1_000, "a record was lost");
 }

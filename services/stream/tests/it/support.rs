@@ -1,6 +1,6 @@
 //! A broker on a fresh directory, stages made of closures, and ways to wait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
@@ -127,6 +127,26 @@ pub async fn publish(kafka: &KafkaConfig, numbers: std::ops::Range<usize>) {
 
 pub fn number(record: &InputRecord) -> usize {
     std::str::from_utf8(record.value.as_deref().unwrap()).unwrap().parse().unwrap()
+}
+
+/// Records of a topic from its beginning until each of `numbers` has been there, repetitions and all.
+pub async fn take_until_complete(
+    kafka: &KafkaConfig,
+    topic: Topic,
+    numbers: std::ops::Range<usize>,
+) -> Vec<InputRecord> {
+    let mut tail = Tail::new(kafka, &[topic], Start::Beginning).await.unwrap();
+    let (mut records, mut missing): (Vec<_>, BTreeSet<usize>) = (Vec::new(), numbers.collect());
+    let started = Instant::now();
+    while !missing.is_empty() {
+        let left = PATIENCE.saturating_sub(started.elapsed());
+        match tokio::time::timeout(left, tail.next()).await {
+            Ok(record) => records.push(record.unwrap()),
+            Err(_) => panic!("missing after {PATIENCE:?}: {missing:?}"),
+        }
+        missing.remove(&number(records.last().unwrap()));
+    }
+    records
 }
 
 /// The next `count` records of a topic from its beginning.
