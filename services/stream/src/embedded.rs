@@ -135,3 +135,61 @@ async fn serve(
 fn failed(error: impl std::fmt::Display) -> StreamError {
     StreamError::EmbeddedBroker(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use nisshi_storage::Storage;
+    use unprompt_schemas::topics::Topic;
+
+    use super::*;
+    use crate::{KafkaConfig, OutputRecord, Publisher, ensure_topics, read_to_end};
+
+    fn head(name: &str, value: &str) -> OutputRecord {
+        let (key, value) = (Some(name.into()), Some(value.into()));
+        OutputRecord { topic: Topic::Heads, key, value, headers: vec![("n".into(), name.into())] }
+    }
+
+    async fn heads(kafka: &KafkaConfig) -> Vec<(String, String)> {
+        let text = |bytes: Option<Vec<u8>>| String::from_utf8(bytes.unwrap()).unwrap();
+        let mut heads = Vec::new();
+        read_to_end(kafka, &[Topic::Heads], |head| heads.push((text(head.key), text(head.value))))
+            .await
+            .unwrap();
+        heads
+    }
+
+    /// The broker, started on `dir`, for the time that `job` takes.
+    async fn with_broker<T>(dir: &Path, job: impl AsyncFnOnce(KafkaConfig) -> T) -> T {
+        let broker = EmbeddedBroker::start(dir, 0).await.unwrap();
+        let done = job(KafkaConfig::embedded(broker.brokers())).await;
+        broker.stop().await.unwrap();
+        done
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn maintenance_keeps_the_newest_record_of_each_key_and_reading_goes_on_over_the_gaps() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let written = with_broker(dir.path(), async |kafka| {
+            ensure_topics(&kafka).await.unwrap();
+            let publisher = Publisher::new(&kafka).unwrap();
+            publisher
+                .publish_many([head("a", "1"), head("b", "1"), head("a", "2"), head("a", "3")])
+                .await
+                .unwrap();
+            heads(&kafka).await
+        });
+        assert_eq!(written.await.len(), 4);
+
+        let (storage, _alias) =
+            storage::open(dir.path(), "127.0.0.1:1".parse().unwrap(), CancellationToken::new())
+                .await
+                .unwrap();
+        storage.maintain(SystemTime::now()).await.unwrap();
+        drop(storage);
+
+        let kept = with_broker(dir.path(), async |kafka| heads(&kafka).await).await;
+        assert_eq!(kept, [("b".into(), "1".into()), ("a".into(), "3".into())]);
+    }
+}

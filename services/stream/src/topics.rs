@@ -15,6 +15,8 @@ use crate::context::LoggingContext;
 use crate::{StreamError, kafka};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// A warning is not worth a longer wait.
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the first question may take; each further one twice as long.
 const FIRST_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -96,7 +98,8 @@ async fn create(
     }
     let wanted: Vec<Wanted> = missing.iter().map(|topic| Wanted::new(kafka, *topic)).collect();
     let new: Vec<NewTopic<'_>> = wanted.iter().map(Wanted::as_new_topic).collect();
-    let created = admin.create_topics(&new, &options()).await.map_err(|e| unreachable(kafka, e))?;
+    let created =
+        admin.create_topics(&new, &options(REQUEST_TIMEOUT)).await.map_err(|e| unreachable(kafka, e))?;
     for result in created {
         match result {
             Ok(topic) => tracing::info!(topic, "topic created"),
@@ -145,7 +148,7 @@ async fn warn_of_small_limits(kafka: &KafkaConfig, admin: &AdminClient<LoggingCo
     if resources.is_empty() {
         return;
     }
-    let described = match admin.describe_configs(&resources, &options()).await {
+    let described = match admin.describe_configs(&resources, &options(DESCRIBE_TIMEOUT)).await {
         Ok(described) => described,
         Err(error) => return tracing::debug!(%error, "topic limits could not be read"),
     };
@@ -169,8 +172,8 @@ fn warn_if_small(topic: &str, wanted: i32, limit: Option<i32>) {
     }
 }
 
-fn options() -> AdminOptions {
-    AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT)).operation_timeout(Some(REQUEST_TIMEOUT))
+fn options(timeout: Duration) -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(timeout)).operation_timeout(Some(timeout))
 }
 
 fn admin(kafka: &KafkaConfig) -> Result<AdminClient<LoggingContext>, StreamError> {

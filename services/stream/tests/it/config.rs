@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use unprompt_stream::config::{Config, load_with};
-use unprompt_stream::{Profile, StreamError};
+use unprompt_stream::{Profile, RunnerConfig, StreamError};
 
 /// The layers of a test, each empty unless given.
 struct Layers {
@@ -71,6 +71,12 @@ fn a_services_own_bounds_come_from_any_layer() {
     let generator = runner.for_service("generator");
     assert_eq!((generator.batch_records, generator.batch_time_ms), (3, 5));
     assert_eq!(runner.for_service("indexer").batch_time_ms, 77);
+}
+
+#[test]
+fn the_defaults_of_file_and_code_are_the_same() {
+    let from_file = Layers::none().load().unwrap().runner.for_service("any");
+    assert_eq!(from_file, RunnerConfig::default());
 }
 
 #[test]

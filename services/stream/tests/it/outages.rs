@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::embedded::EmbeddedBroker;
-use unprompt_stream::{KafkaConfig, RunnerConfig, ensure_topics};
+use unprompt_stream::{KafkaConfig, Profile, RunnerConfig, ensure_topics};
 
 use crate::support::*;
 
@@ -30,6 +33,44 @@ async fn a_broker_that_restarts_in_the_middle_costs_nothing_but_time() {
     assert!(run.health.is_live());
     run.stop().await;
     broker.stop().await.unwrap();
+}
+
+/// librdkafka's own mock of a cluster, with the topics that the stage uses.
+fn mock() -> (MockCluster<'static, DefaultProducerContext>, KafkaConfig) {
+    let cluster = MockCluster::new(3).unwrap();
+    let mut kafka = KafkaConfig::embedded(cluster.bootstrap_servers());
+    kafka.profile = Profile::Kafka;
+    kafka.properties.insert("reconnect.backoff.max.ms".into(), "200".into());
+    for topic in Topic::ALL {
+        cluster.create_topic(&kafka.prefix.name(topic), topic.spec().partitions, 3).unwrap();
+    }
+    (cluster, kafka)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_and_dead_nodes_of_a_cluster_are_ridden_out() {
+    let (cluster, kafka) = mock();
+    publish(&kafka, 0..200).await;
+    let config = RunnerConfig { batch_records: 10, ..RunnerConfig::default() };
+    let run = Run::start(&kafka, config, |batch| {
+        std::thread::sleep(Duration::from_millis(20));
+        Ok(copies(batch))
+    });
+    take(&kafka, Topic::ImageEmbeddings, 50).await;
+    cluster.request_errors(
+        RDKafkaApiKey::Produce,
+        &[
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+        ],
+    );
+    cluster.broker_down(1).unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    cluster.broker_up(1).unwrap();
+    publish(&kafka, 200..300).await;
+    let out = take_until_complete(&kafka, Topic::ImageEmbeddings, 0..300).await;
+    assert_eq!(counts(&out).len(), 300);
+    run.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
