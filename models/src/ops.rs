@@ -6,6 +6,7 @@ mod conv;
 mod custom;
 mod kernels;
 mod linear;
+mod matmul;
 mod norm;
 
 pub(crate) use attention::attention;

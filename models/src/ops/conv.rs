@@ -1,12 +1,12 @@
-//! Two-dimensional convolution, channels last: the patches as rows (im2col), then one matrix product.
+//! Two-dimensional convolution, channels last: patches as rows (im2col), some at a time, times the kernel.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
-use super::custom::{TASK, floats};
+use super::custom::{floats, rows_per_task, with_buffer};
 use super::kernels::Window;
-use super::linear::{Activation, Linear};
+use super::linear::Linear;
 
 /// A square convolution over [batch, height, width, channels].
 #[derive(Debug, Clone)]
@@ -45,23 +45,24 @@ impl Conv2d {
     /// [b, h, w, in] -> [b, h', w', out].
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match x.device().is_cpu() {
-            true => self.product.activate(&self.patches(x)?, Activation::None),
+            true => self.run(x, true),
             false => self.composed(x)?.broadcast_add(self.bias()),
         }
     }
 
     /// The same, without the bias.
     pub(crate) fn without_bias(&self, x: &Tensor) -> Result<Tensor> {
-        if x.device().is_cpu() { self.product.product(&self.patches(x)?) } else { self.composed(x) }
+        if x.device().is_cpu() { self.run(x, false) } else { self.composed(x) }
     }
 
-    fn patches(&self, x: &Tensor) -> Result<Tensor> {
+    fn run(&self, x: &Tensor, bias: bool) -> Result<Tensor> {
         let (_, height, width, channels) = x.dims4()?;
         if channels != self.inputs {
             candle_core::bail!("a convolution of {} channels was given {channels}", self.inputs);
         }
         let (size, stride, padding) = (self.size, self.stride, self.padding);
-        x.contiguous()?.apply_op1_no_bwd(&Patches(Window { height, width, channels, size, stride, padding }))
+        let window = Window { height, width, channels, size, stride, padding };
+        x.contiguous()?.apply_op1_no_bwd(&Op { conv: self, window, bias })
     }
 
     fn composed(&self, x: &Tensor) -> Result<Tensor> {
@@ -72,28 +73,45 @@ impl Conv2d {
     }
 }
 
-struct Patches(Window);
+struct Op<'a> {
+    conv: &'a Conv2d,
+    window: Window,
+    bias: bool,
+}
 
-impl CustomOp1 for Patches {
+impl CustomOp1 for Op<'_> {
     fn name(&self) -> &'static str {
-        "patches"
+        "conv2d"
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, x_l: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (values, window) = (floats(x, x_l)?, self.0);
+        let (values, outputs) = (floats(x, x_l)?, self.conv.outputs);
         let (batch, ..) = x_l.shape().dims4()?;
-        let (height, width) = window.out();
-        let (picture, patch) = (values.len() / batch, window.size * window.size * window.channels);
-        let mut out = vec![0f32; batch * height * width * patch];
-        let rows = TASK.div_ceil(patch);
-        out.par_chunks_mut(rows * patch).enumerate().for_each(|(task, out)| {
-            for (k, out) in out.chunks_exact_mut(patch).enumerate() {
-                let position = task * rows + k;
-                let (of, place) = (position / (height * width), position % (height * width));
-                window.patch(&values[of * picture..][..picture], place / width, place % width, out);
+        let (height, width) = self.window.out();
+        let positions = batch * height * width;
+        let rows = rows_per_task(positions);
+        let mut out = vec![0f32; positions * outputs];
+        let tasks = out.par_chunks_mut(rows * outputs).enumerate();
+        tasks.try_for_each(|(task, out)| self.positions(values, task * rows, out))?;
+        Ok((CpuStorage::F32(out), (batch, height, width, outputs).into()))
+    }
+}
+
+impl Op<'_> {
+    /// The output positions from `first` on that `out` has room for. Their patches live in the cache only.
+    fn positions(&self, values: &[f32], first: usize, out: &mut [f32]) -> Result<()> {
+        let Window { height, width, channels, size, .. } = self.window;
+        let (picture, patch) = (height * width * channels, size * size * channels);
+        let (out_height, out_width) = self.window.out();
+        let count = out.len() / self.conv.outputs;
+        with_buffer(count * patch, |patches| {
+            for (k, patch) in patches.chunks_exact_mut(patch).enumerate() {
+                let (of, place) = ((first + k) / (out_height * out_width), (first + k) % (out_height * out_width));
+                let picture = &values[of * picture..][..picture];
+                self.window.patch(picture, place / out_width, place % out_width, patch);
             }
-        });
-        Ok((CpuStorage::F32(out), (batch, height, width, patch).into()))
+            self.conv.product.write(patches, self.bias, out)
+        })
     }
 }
 

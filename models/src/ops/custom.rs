@@ -1,10 +1,33 @@
 //! What our operations share in being candle custom operations: access to contiguous f32 storage.
 
+use std::cell::RefCell;
+
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, bail};
 use rayon::prelude::*;
 
 /// Elements a task works on at least.
-pub(super) const TASK: usize = 16 * 1024;
+const TASK: usize = 16 * 1024;
+
+/// Rows a task of a matrix product works on at most: a multiple of every kernel's rows.
+const ROWS: usize = 96;
+
+/// Rows a task should have so that every thread gets some of `count`.
+pub(super) fn rows_per_task(count: usize) -> usize {
+    (count.div_ceil(2 * rayon::current_num_threads()).div_ceil(12) * 12).clamp(12, ROWS)
+}
+
+/// Lends `work` a buffer of this thread with `length` values of any content.
+pub(super) fn with_buffer<R>(length: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    thread_local! {
+        static BUFFER: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    }
+    BUFFER.with_borrow_mut(|buffer| {
+        if buffer.len() < length {
+            buffer.resize(length, 0.0);
+        }
+        work(&mut buffer[..length])
+    })
+}
 
 /// The elements of a contiguous f32 tensor.
 pub(super) fn floats<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {

@@ -1,12 +1,15 @@
 //! Linear layers with their bias and activation, and the gated GELU of diffusers.
 
-use candle_core::{CpuStorage, CustomOp2, InplaceOp2, Layout, Result, Shape, Tensor, bail};
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 use serde::Deserialize;
 
-use super::custom::{TASK, floats, floats_mut};
+use super::custom::{floats, rows_per_task, with_buffer};
 use super::kernels;
+use super::matmul::Packed;
 
 /// What follows a linear layer, by its name in config.json.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -50,29 +53,21 @@ impl Activation {
     }
 }
 
-struct AddBias(Activation);
-
-impl InplaceOp2 for AddBias {
-    fn name(&self) -> &'static str {
-        "add-bias"
-    }
-
-    fn cpu_fwd(&self, x: &mut CpuStorage, x_l: &Layout, bias: &CpuStorage, bias_l: &Layout) -> Result<()> {
-        let (x, bias) = (floats_mut(x, x_l)?, floats(bias, bias_l)?);
-        if !x.len().is_multiple_of(bias.len()) {
-            bail!("a bias of {} cannot be added to {} values", bias.len(), x.len());
-        }
-        let rows = TASK.div_ceil(bias.len()) * bias.len();
-        x.par_chunks_mut(rows).for_each(|x| self.0.add_bias(x, bias));
-        Ok(())
-    }
-}
-
-/// A linear layer, its weight stored as [in, out].
+/// A linear layer.
 #[derive(Debug, Clone)]
 pub(crate) struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Tensor,
+    inputs: usize,
+    outputs: usize,
+}
+
+#[derive(Debug, Clone)]
+enum Weight {
+    /// On the processor, with the bias.
+    Packed(Arc<Packed>, Vec<f32>),
+    /// [in, out], elsewhere.
+    Plain(Tensor),
 }
 
 impl Linear {
@@ -91,7 +86,14 @@ impl Linear {
 
     /// From a weight of [out, in].
     pub(crate) fn from_rows(weight: &Tensor, bias: Tensor) -> Result<Self> {
-        Ok(Self { weight: weight.t()?.contiguous()?, bias })
+        let (outputs, inputs) = weight.dims2()?;
+        let kept = if weight.device().is_cpu() {
+            let rows = weight.flatten_all()?.to_vec1::<f32>()?;
+            Weight::Packed(Arc::new(Packed::from_rows(&rows, inputs, outputs)), bias.to_vec1()?)
+        } else {
+            Weight::Plain(weight.t()?.contiguous()?)
+        };
+        Ok(Self { weight: kept, bias, inputs, outputs })
     }
 
     pub(crate) fn bias(&self) -> &Tensor {
@@ -100,57 +102,97 @@ impl Linear {
 
     /// The weight as [out, in].
     pub(super) fn rows(&self) -> Result<Tensor> {
-        self.weight.t()?.contiguous()
-    }
-
-    /// [.., in] -> [.., out], without the bias.
-    pub(crate) fn product(&self, x: &Tensor) -> Result<Tensor> {
-        let (inputs, outputs) = self.weight.dims2()?;
-        let mut shape = x.dims().to_vec();
-        let rows = x.elem_count() / inputs;
-        if let Some(last) = shape.last_mut() {
-            *last = outputs;
+        match &self.weight {
+            Weight::Packed(packed, _) => {
+                Tensor::from_vec(packed.to_rows(), (self.outputs, self.inputs), self.bias.device())
+            }
+            Weight::Plain(weight) => weight.t()?.contiguous(),
         }
-        x.reshape((rows, inputs))?.matmul(&self.weight)?.reshape(shape)
     }
 
     /// [.., in] -> [.., out] through `activation`.
     pub(crate) fn activate(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        let product = self.product(x)?;
-        if product.device().is_cpu() {
-            product.inplace_op2(&self.bias, &AddBias(activation))?;
-            return Ok(product);
+        if let Weight::Packed(weight, bias) = &self.weight {
+            return x.contiguous()?.apply_op1_no_bwd(&Op { weight, bias, activation });
         }
-        activation.composed(&product.broadcast_add(&self.bias)?)
+        activation.composed(&self.composed(x)?)
     }
 
     /// [.., in] -> [.., out].
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.activate(x, Activation::None)
     }
+
+    fn composed(&self, x: &Tensor) -> Result<Tensor> {
+        let flat = x.reshape(((), self.inputs))?.matmul(&self.rows()?.t()?)?;
+        flat.reshape(with_last(x.dims(), self.outputs))?.broadcast_add(&self.bias)
+    }
+
+    /// On the processor: `x` [rows, in] into `out` [rows, out].
+    pub(super) fn write(&self, x: &[f32], with_bias: bool, out: &mut [f32]) -> Result<()> {
+        let Weight::Packed(weight, bias) = &self.weight else { bail!("the weight is not on the processor") };
+        weight.product(x, out);
+        if with_bias {
+            Activation::None.add_bias(out, bias);
+        }
+        Ok(())
+    }
 }
 
-struct Gate;
+fn with_last(dims: &[usize], last: usize) -> Vec<usize> {
+    let mut dims = dims.to_vec();
+    dims.pop();
+    dims.push(last);
+    dims
+}
 
-impl CustomOp2 for Gate {
+struct Op<'a> {
+    weight: &'a Packed,
+    bias: &'a [f32],
+    activation: Activation,
+}
+
+impl CustomOp1 for Op<'_> {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, x_l: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (x, inputs, outputs) = (floats(x, x_l)?, self.weight.inputs(), self.bias.len());
+        if x_l.dims().last() != Some(&inputs) {
+            bail!("a linear layer of {inputs} inputs was given {:?}", x_l.shape());
+        }
+        let count = x.len() / inputs;
+        let rows = rows_per_task(count);
+        let mut out = vec![0f32; count * outputs];
+        out.par_chunks_mut(rows * outputs).zip(x.par_chunks(rows * inputs)).for_each(|(out, x)| {
+            self.weight.product(x, out);
+            self.activation.add_bias(out, self.bias);
+        });
+        Ok((CpuStorage::F32(out), with_last(x_l.dims(), outputs).into()))
+    }
+}
+
+struct Gate<'a>(&'a Packed, &'a [f32]);
+
+impl CustomOp1 for Gate<'_> {
     fn name(&self) -> &'static str {
         "geglu"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, x_l: &Layout, bias: &CpuStorage, bias_l: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (values, bias) = (floats(x, x_l)?, floats(bias, bias_l)?);
-        let width = bias.len() / 2;
-        let rows = TASK.div_ceil(width);
-        let mut out = vec![0f32; values.len() / 2];
-        out.par_chunks_mut(rows * width).zip(values.par_chunks(rows * 2 * width)).for_each(|(out, x)| {
-            kernels::dispatch(
-                || kernels::geglu(x, bias, out),
-            );
+    fn cpu_fwd(&self, x: &CpuStorage, x_l: &Layout) -> Result<(CpuStorage, Shape)> {
+        let Self(weight, bias) = self;
+        let (x, inputs, width) = (floats(x, x_l)?, weight.inputs(), bias.len() / 2);
+        let count = x.len() / inputs;
+        let rows = rows_per_task(count);
+        let mut out = vec![0f32; count * width];
+        out.par_chunks_mut(rows * width).zip(x.par_chunks(rows * inputs)).for_each(|(out, x)| {
+            with_buffer(2 * out.len(), |both| {
+                weight.product(x, both);
+                kernels::dispatch(|| kernels::geglu(both, bias, out));
+            });
         });
-        let mut shape = x_l.dims().to_vec();
-        shape.pop();
-        shape.push(width);
-        Ok((CpuStorage::F32(out), shape.into()))
+        Ok((CpuStorage::F32(out), with_last(x_l.dims(), width).into()))
     }
 }
 
@@ -164,12 +206,14 @@ impl GeGlu {
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let product = self.0.product(x)?;
-        if product.device().is_cpu() { product.apply_op2_no_bwd(&self.0.bias, &Gate) } else { self.composed(&product) }
+        match &self.0.weight {
+            Weight::Packed(weight, bias) => x.contiguous()?.apply_op1_no_bwd(&Gate(weight, bias)),
+            Weight::Plain(_) => self.composed(x),
+        }
     }
 
-    fn composed(&self, product: &Tensor) -> Result<Tensor> {
-        let halves = product.broadcast_add(&self.0.bias)?.chunk(2, candle_core::D::Minus1)?;
+    fn composed(&self, x: &Tensor) -> Result<Tensor> {
+        let halves = self.0.composed(x)?.chunk(2, candle_core::D::Minus1)?;
         &halves[0] * halves[1].gelu_erf()?
     }
 }
@@ -190,7 +234,7 @@ mod tests {
         use Activation::*;
         let (layer, x) = (layer(24, 40), random(&[3, 7, 24], 3));
         for activation in [None, Silu, Gelu, QuickGelu, GeluPytorchTanh, Relu] {
-            let plain = layer.product(&x).unwrap().broadcast_add(layer.bias()).unwrap();
+            let plain = layer.composed(&x).unwrap();
             close(&layer.activate(&x, activation).unwrap(), &activation.composed(&plain).unwrap(), 2e-6);
         }
     }
@@ -198,8 +242,7 @@ mod tests {
     #[test]
     fn geglu_equals_candles() {
         let (gate, x) = (GeGlu(layer(24, 40)), random(&[2, 5, 24], 4));
-        let product = gate.0.product(&x).unwrap();
-        close(&gate.forward(&x).unwrap(), &gate.composed(&product).unwrap(), 2e-6);
+        close(&gate.forward(&x).unwrap(), &gate.composed(&x).unwrap(), 2e-6);
     }
 
     #[test]
