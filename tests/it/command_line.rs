@@ -87,6 +87,10 @@ fn kcat_publishes_a_bare_picture() {
     let file = folder.path().join("p.txt");
     std::fs::write(&file, "a red star on a beach\na blue house in the snow\n").unwrap();
     answer(folder.path(), &["prompts", "import", file.to_str().unwrap()]);
+    wait_for("an indexed prompt", || {
+        let output = talk(folder.path(), &["--json", "query", "--text", "a red star"]);
+        serde_json::from_slice::<Value>(&output.stdout).ok()?.as_array()?.first().map(|_| ())
+    });
     let picture = folder.path().join("picture.png");
     std::fs::write(&picture, png(20, 30, 230)).unwrap();
     let status = Command::new("kcat")
