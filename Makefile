@@ -4,9 +4,8 @@ CARGO := scripts/cargo
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/unprompt
 export UNPROMPT_MODELS ?= $(CACHE)/models
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-PYTHON := $(CACHE)/python/bin/python
 
-.PHONY: help setup models build demo test lint bench parity references check-python clean
+.PHONY: help setup models build demo test lint bench parity references clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -24,7 +23,8 @@ demo: build ## the main job, from prompts to predictions (ONCE=1: end after the 
 
 test: setup ## every test
 	@scripts/system-packages kcat
-	$(CARGO) test --locked --workspace
+	@scripts/python-env $(CACHE)/test-python tests/python/requirements.txt >/dev/null
+	UNPROMPT_TEST_PYTHON=$(CACHE)/test-python/bin/python $(CARGO) test --locked --workspace
 
 lint: setup ## rustfmt, clippy, and cargo-deny where it is installed
 	$(CARGO) fmt --all -- --check
@@ -36,7 +36,12 @@ parity: setup ## our networks against transformers, diffusers and sentence-trans
 	UNPROMPT_PARITY_REPORT=$(CURDIR)/reports/parity.json $(CARGO) test --locked -p unprompt-models -p unprompt-unify --features unprompt-models/onnx --test it parity -- --nocapture
 	@cat reports/parity.json
 
-bench: build ## speed, side by side with what a user would pick instead: reports/bench.json
+references: setup ## the reference outputs that parity compares with (torch, diffusers, transformers: 3 GB)
+	@scripts/python-env $(CACHE)/reference-python models/tools/requirements.txt >/dev/null
+	$(CACHE)/reference-python/bin/python models/tools/make_references.py $(ONLY)
+
+bench: build ## every stage and the runner, then speed beside what a user would pick instead: reports/bench.json
+	$(CARGO) bench --locked --profile dev -p unprompt-benchmarks -p unprompt-unify --benches
 	benchmarks/run --python-env $(CACHE)/bench-python --report reports/bench.json
 
 clean: ## what was built here (the caches of models and Python stay)

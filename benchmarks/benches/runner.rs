@@ -8,7 +8,9 @@ use tokio_util::sync::CancellationToken;
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::embedded::EmbeddedBroker;
 use unprompt_stream::pass_through::PassThrough;
-use unprompt_stream::{Health, KafkaConfig, OutputRecord, Publisher, RunnerConfig, Stage, Start, Tail, ensure_topics, run_stage};
+use unprompt_stream::{
+    Health, KafkaConfig, OutputRecord, Publisher, RunnerConfig, Stage, Start, Tail, ensure_topics, run_stage,
+};
 
 const FROM: Topic = Topic::Images;
 const TO: Topic = Topic::ImageEmbeddings;
@@ -41,7 +43,8 @@ fn runner(c: &mut Criterion) {
     let (stage_kafka, stage_stop) = (kafka.clone(), stop.clone());
     let running = runtime.spawn(async move {
         let load = || Ok::<_, String>(Box::new(PassThrough) as Box<dyn Stage>);
-        run_stage(&stage_kafka, RunnerConfig::default(), "pass-through", load, stage_stop, Health::default()).await
+        run_stage(&stage_kafka, RunnerConfig::default(), "pass-through", load, stage_stop, Health::default())
+            .await
     });
     let publisher = runtime.block_on(async { Publisher::new(&kafka) }).unwrap();
     let mut tail = runtime.block_on(Tail::new(&kafka, &[TO], Start::End)).unwrap();

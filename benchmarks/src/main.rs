@@ -18,7 +18,8 @@ fn main() -> anyhow::Result<()> {
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text)?;
     let work: serde_json::Value = serde_json::from_str(&text)?;
-    let texts: Vec<&str> = work["texts"].as_array().context("no texts")?.iter().filter_map(|t| t.as_str()).collect();
+    let texts: Vec<&str> =
+        work["texts"].as_array().context("no texts")?.iter().filter_map(|t| t.as_str()).collect();
     let mut rates = Map::new();
     for (name, engine) in [("minilm_onnx", Engine::Onnx), ("minilm_candle", Engine::Candle)] {
         let mut model = MiniLm::load(&minilm(), engine)?;
@@ -49,7 +50,10 @@ fn clip_rate(count: usize) -> anyhow::Result<f64> {
     })
 }
 
-fn best_rate<E: Into<anyhow::Error>>(count: usize, mut work: impl FnMut() -> Result<(), E>) -> anyhow::Result<f64> {
+fn best_rate<E: Into<anyhow::Error>>(
+    count: usize,
+    mut work: impl FnMut() -> Result<(), E>,
+) -> anyhow::Result<f64> {
     let mut best = 0.0_f64;
     for _ in 0..ROUNDS {
         let started = Instant::now();

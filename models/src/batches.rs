@@ -12,7 +12,8 @@ pub(crate) fn of_similar_length<T: AsRef<[u32]>>(ids: &[T]) -> Vec<Vec<usize>> {
     let mut batches: Vec<Vec<usize>> = Vec::new();
     let mut longest = 0;
     for i in order {
-        match batches.last_mut().filter(|batch| batch.len() < TEXTS && (batch.len() + 1) * longest <= TOKENS) {
+        match batches.last_mut().filter(|batch| batch.len() < TEXTS && (batch.len() + 1) * longest <= TOKENS)
+        {
             Some(batch) => batch.push(i),
             None => {
                 longest = ids[i].as_ref().len();

@@ -27,7 +27,13 @@ impl Evidence {
         let mean = similarities.iter().map(|&s| f64::from(s)).sum::<f64>() / count;
         let total = weights.iter().map(|&w| f64::from(w)).sum::<f64>();
         let agreement = f64::from(cosine(knn, head));
-        Self([agreement, f64::from(best), f64::from(best) - mean, entropy(weights), concentration(weights, total)])
+        Self([
+            agreement,
+            f64::from(best),
+            f64::from(best) - mean,
+            entropy(weights),
+            concentration(weights, total),
+        ])
     }
 }
 
@@ -125,7 +131,9 @@ impl Calibration {
     /// The inverse of [`Calibration::values`].
     pub fn from_values(values: &[f64]) -> Result<Self, ModelError> {
         if values.len() != VALUES || values[0] != LAYOUT || values.iter().any(|value| !value.is_finite()) {
-            return Err(ModelError::Calibration(format!("{VALUES} finite values of layout {LAYOUT} are expected")));
+            return Err(ModelError::Calibration(format!(
+                "{VALUES} finite values of layout {LAYOUT} are expected"
+            )));
         }
         let part = |n: usize| std::array::from_fn(|k| values[2 + n * FEATURES + k]);
         Ok(Self { intercept: values[1], means: part(0), scales: part(1), coefficients: part(2) })
@@ -142,8 +150,12 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
 fn cross_fitted(samples: &[(Evidence, f64)], strength: f64) -> Result<Vec<f64>, ModelError> {
     let mut forecasts = vec![0.0; samples.len()];
     for fold in 0..FOLDS {
-        let others: Vec<_> =
-            samples.iter().enumerate().filter(|(i, _)| i % FOLDS != fold).map(|(_, sample)| *sample).collect();
+        let others: Vec<_> = samples
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| i % FOLDS != fold)
+            .map(|(_, sample)| *sample)
+            .collect();
         let model = Calibration::ridge(&others, strength)?;
         for i in (fold..samples.len()).step_by(FOLDS) {
             forecasts[i] = model.forecast(&samples[i].0);
@@ -186,7 +198,8 @@ mod tests {
         let evidence: Vec<_> = (0..400).map(|_| random_evidence(&mut rng)).collect();
         let reached: Vec<f32> = evidence.iter().map(|e| (0.3 + 0.4 * e.0[0] - 0.2 * e.0[1]) as f32).collect();
         let calibration = Calibration::fit(&evidence[..200], &reached[..200]).unwrap();
-        let expected: Vec<f64> = evidence[200..].iter().map(|e| f64::from(calibration.expected_cosine(e))).collect();
+        let expected: Vec<f64> =
+            evidence[200..].iter().map(|e| f64::from(calibration.expected_cosine(e))).collect();
         let reached: Vec<f64> = reached[200..].iter().map(|&r| f64::from(r)).collect();
         assert!(spearman(&expected, &reached) > 0.99);
         assert!(mean_abs_error(&expected, &reached) < 0.01);

@@ -8,6 +8,6 @@ mod text;
 mod vision;
 
 pub use crate::picture::Pixels;
-pub use embed::{ClipText, ClipVision};
 pub(crate) use config::TextConfig;
+pub use embed::{ClipText, ClipVision};
 pub(crate) use text::TextTransformer;

@@ -17,7 +17,9 @@ pub enum ModelError {
     Tokenizer(String),
     #[error("the network failed: {0}; this is a defect of the model folder or of the code, not of the input")]
     Network(#[from] candle_core::Error),
-    #[error("{what} has {got} dimensions where {expected} are expected: use files of the same model revision")]
+    #[error(
+        "{what} has {got} dimensions where {expected} are expected: use files of the same model revision"
+    )]
     Dimensions { what: &'static str, expected: usize, got: usize },
     #[error("{0}: give more samples")]
     TooFewSamples(String),

@@ -118,8 +118,8 @@ pub fn load_weights(folder: &Path, device: &Device) -> Result<VarBuilder<'static
     let mut tensors = HashMap::new();
     for path in weight_files(folder)? {
         let bytes = read(&path)?;
-        let loaded =
-            candle_core::safetensors::load_buffer(&bytes, device).map_err(|error| ModelError::broken(&path, error))?;
+        let loaded = candle_core::safetensors::load_buffer(&bytes, device)
+            .map_err(|error| ModelError::broken(&path, error))?;
         for (name, tensor) in loaded {
             tensors.insert(name, to_f32(&tensor)?);
         }
@@ -140,7 +140,8 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     struct Index {
         weight_map: HashMap<String, String>,
     }
-    let index = WEIGHTS.iter().map(|name| folder.join(format!("{name}.index.json"))).find(|path| path.is_file());
+    let index =
+        WEIGHTS.iter().map(|name| folder.join(format!("{name}.index.json"))).find(|path| path.is_file());
     let Some(index) = index else { return Err(missing(&folder.join(WEIGHTS[0]))) };
     let mut shards: Vec<PathBuf> =
         read_json::<Index>(&index)?.weight_map.into_values().map(|name| folder.join(name)).collect();

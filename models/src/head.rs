@@ -104,7 +104,8 @@ impl RidgeHead {
     pub fn predict(&self, image: &[f32]) -> Result<Vec<f32>, ModelError> {
         check_dimensions("an image vector", self.mean_input.len(), image.len())?;
         let mut sum = self.bias.clone();
-        for ((&x, &mean), row) in image.iter().zip(&self.mean_input).zip(self.weights.chunks_exact(sum.len())) {
+        for ((&x, &mean), row) in image.iter().zip(&self.mean_input).zip(self.weights.chunks_exact(sum.len()))
+        {
             let centred = x - mean;
             sum.iter_mut().zip(row).for_each(|(sum, &w)| *sum += centred * w);
         }
@@ -147,7 +148,8 @@ impl RidgeHead {
         ];
         let mut views = Vec::new();
         for (name, shape, bytes) in &parts {
-            let view = TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(|e| ModelError::Head(e.to_string()))?;
+            let view = TensorView::new(Dtype::F32, shape.clone(), bytes)
+                .map_err(|e| ModelError::Head(e.to_string()))?;
             views.push((*name, view));
         }
         let metadata = HashMap::from([
@@ -175,9 +177,18 @@ impl RidgeHead {
         if weights.len() != mean_input.len() * bias.len() || bias.is_empty() {
             return Err(ModelError::Head("its tensors' shapes do not fit each other".to_owned()));
         }
-        let strength = entry("strength").parse().map_err(|_| ModelError::Head("it lacks its strength".to_owned()))?;
+        let strength =
+            entry("strength").parse().map_err(|_| ModelError::Head("it lacks its strength".to_owned()))?;
         let mean_target = unit(&bias);
-        Ok(Self { weights, mean_input, bias, mean_target, strength, encoder: entry("encoder"), minilm: entry("minilm") })
+        Ok(Self {
+            weights,
+            mean_input,
+            bias,
+            mean_target,
+            strength,
+            encoder: entry("encoder"),
+            minilm: entry("minilm"),
+        })
     }
 }
 
@@ -349,7 +360,8 @@ mod tests {
         truncated.truncate(truncated.len() - 4);
         assert!(RidgeHead::from_bytes(&truncated).is_err());
         assert!(RidgeHead::fit(&Samples::default(), 1.0).is_err());
-        let uneven = Samples { inputs: vec![&inputs[0], &inputs[1][..2]], targets: vec![&targets[0], &targets[1]] };
+        let uneven =
+            Samples { inputs: vec![&inputs[0], &inputs[1][..2]], targets: vec![&targets[0], &targets[1]] };
         assert!(matches!(RidgeHead::fit(&uneven, 1.0), Err(ModelError::Dimensions { .. })));
     }
 }

@@ -25,7 +25,8 @@ pub fn normalise(vector: &mut [f32]) {
 
 /// Mean of the cosines of the pairs; 0 for none.
 pub fn mean_cosine<A: AsRef<[f32]>, B: AsRef<[f32]>>(predicted: &[A], truth: &[B]) -> f64 {
-    let total: f64 = predicted.iter().zip(truth).map(|(a, b)| f64::from(cosine(a.as_ref(), b.as_ref()))).sum();
+    let total: f64 =
+        predicted.iter().zip(truth).map(|(a, b)| f64::from(cosine(a.as_ref(), b.as_ref()))).sum();
     total / predicted.len().min(truth.len()).max(1) as f64
 }
 
@@ -38,7 +39,10 @@ pub fn bootstrap_interval(values: &[f64], seed: u64) -> (f64, f64) {
     }
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut means: Vec<f64> = (0..RESAMPLES)
-        .map(|_| (0..values.len()).map(|_| values[rng.random_range(0..values.len())]).sum::<f64>() / values.len() as f64)
+        .map(|_| {
+            (0..values.len()).map(|_| values[rng.random_range(0..values.len())]).sum::<f64>()
+                / values.len() as f64
+        })
         .collect();
     means.sort_by(f64::total_cmp);
     let at = |share: f64| means[((RESAMPLES - 1) as f64 * share).round() as usize];
@@ -121,7 +125,9 @@ mod tests {
         assert!((spearman(&[1.0, 2.0, 3.0], &[1.0, 8.0, 27.0]) - 1.0).abs() < 1e-12);
         assert!((spearman(&[1.0, 2.0, 3.0], &[3.0, 2.0, 1.0]) + 1.0).abs() < 1e-12);
         // scipy.stats.spearmanr([1, 2, 2, 3], [1, 3, 2, 4]) = 0.9486832980505138
-        assert!((spearman(&[1.0, 2.0, 2.0, 3.0], &[1.0, 3.0, 2.0, 4.0]) - 0.948_683_298_050_513_8).abs() < 1e-12);
+        assert!(
+            (spearman(&[1.0, 2.0, 2.0, 3.0], &[1.0, 3.0, 2.0, 4.0]) - 0.948_683_298_050_513_8).abs() < 1e-12
+        );
         assert_eq!(spearman(&[1.0, 1.0], &[1.0, 2.0]), 0.0);
     }
 

@@ -29,7 +29,16 @@ mod testing {
 
     pub fn close(a: &Tensor, b: &Tensor, tolerance: f32) {
         assert_eq!(a.dims(), b.dims());
-        let worst = (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+        let worst = (a - b)
+            .unwrap()
+            .abs()
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .max(0)
+            .unwrap()
+            .to_scalar::<f32>()
+            .unwrap();
         assert!(worst <= tolerance, "differs by {worst}");
     }
 }

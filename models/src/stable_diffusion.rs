@@ -58,7 +58,9 @@ impl fmt::Display for GenerationParams {
 /// Why one picture of a batch was not made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GenerationError {
-    #[error("the picture of seed {seed} has values that are not finite: use another seed, fewer steps or less guidance")]
+    #[error(
+        "the picture of seed {seed} has values that are not finite: use another seed, fewer steps or less guidance"
+    )]
     NonFinite { seed: u64 },
 }
 

@@ -52,15 +52,19 @@ impl Special {
 const BEGIN: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
 /// How CLIP splits a text into words (openai/CLIP, simple_tokenizer.py).
-const WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+const WORDS: &str =
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
 impl TextTokenizer {
     /// The tokenizer in `folder`; texts are cut at `positions` tokens, or earlier where tokenizer_config.json says.
     pub(crate) fn load(folder: &Path, positions: usize) -> Result<Self, ModelError> {
         let settings = folder.join("tokenizer_config.json");
-        let settings: Settings = if settings.is_file() { files::read_json(&settings)? } else { Settings::default() };
+        let settings: Settings =
+            if settings.is_file() { files::read_json(&settings)? } else { Settings::default() };
         let mut tokenizer = match folder.join("tokenizer.json") {
-            path if path.is_file() => Tokenizer::from_file(&path).map_err(|error| ModelError::broken(&path, error))?,
+            path if path.is_file() => {
+                Tokenizer::from_file(&path).map_err(|error| ModelError::broken(&path, error))?
+            }
             _ => clip_bpe(folder, &settings)?,
         };
         let wanted = settings.model_max_length.filter(|length| *length >= 1.0 && *length < 1e6);
@@ -108,7 +112,8 @@ fn clip_bpe(folder: &Path, settings: &Settings) -> Result<Tokenizer, ModelError>
         tokenizer.token_to_id(token).ok_or_else(absent)
     };
     let ends = RobertaProcessing::new((end.clone(), id(&end)?), (begin.clone(), id(&begin)?));
-    let whitespace = Replace::new(tokenizers::normalizers::replace::ReplacePattern::Regex(r"\s+".to_owned()), " ");
+    let whitespace =
+        Replace::new(tokenizers::normalizers::replace::ReplacePattern::Regex(r"\s+".to_owned()), " ");
     let words = Split::new(SplitPattern::Regex(WORDS.to_owned()), SplitDelimiterBehavior::Removed, true);
     tokenizer
         .with_normalizer(Some(Normalizers::new(vec![
@@ -122,6 +127,8 @@ fn clip_bpe(folder: &Path, settings: &Settings) -> Result<Tokenizer, ModelError>
             ByteLevel::new(false, true, false).into(),
         ])))
         .with_post_processor(Some(ends.trim_offsets(false).add_prefix_space(false)));
-    tokenizer.add_special_tokens([AddedToken::from(begin, true), AddedToken::from(end, true)]).map_err(broken)?;
+    tokenizer
+        .add_special_tokens([AddedToken::from(begin, true), AddedToken::from(end, true)])
+        .map_err(broken)?;
     Ok(tokenizer)
 }

@@ -66,6 +66,7 @@ pub fn walk(schema: &Schema, bytes: &[u8]) -> Result<usize, Fault> {
 }
 
 /// What is left of the bytes of a value.
+#[derive(Debug)]
 pub struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {

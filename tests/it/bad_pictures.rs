@@ -19,7 +19,9 @@ fn huge_header() -> Vec<u8> {
 }
 
 fn crc32(bytes: &[u8]) -> u32 {
-    let step = |crc: u32, byte: &u8| (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg()));
+    let step = |crc: u32, byte: &u8| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg()))
+    };
     !bytes.iter().fold(u32::MAX, step)
 }
 
@@ -62,12 +64,22 @@ async fn bad_pictures_are_dead_letters_with_a_reason_and_good_ones_are_predicted
     }
     publish(&up.kafka, records).await;
 
-    read_until(&up.kafka, Topic::Predictions, "a prediction of every good picture", |records| all_predicted(records, &good)).await;
-    let dead = read_until(&up.kafka, Topic::DeadLetters, "a dead letter of every bad one", |records| records.len() >= names.len()).await;
+    read_until(&up.kafka, Topic::Predictions, "a prediction of every good picture", |records| {
+        all_predicted(records, &good)
+    })
+    .await;
+    let dead = read_until(&up.kafka, Topic::DeadLetters, "a dead letter of every bad one", |records| {
+        records.len() >= names.len()
+    })
+    .await;
     let mut reasons = HashMap::new();
     for record in &dead {
         let letter = DeadLetter::parse(&record.headers).unwrap();
-        let id = record.headers.iter().find(|(name, _)| name == "ce_id").map(|(_, id)| String::from_utf8_lossy(id).into_owned());
+        let id = record
+            .headers
+            .iter()
+            .find(|(name, _)| name == "ce_id")
+            .map(|(_, id)| String::from_utf8_lossy(id).into_owned());
         assert_eq!((letter.topic.as_str(), letter.service.as_str()), ("images.v1", "image-encoder"));
         reasons.insert(names[&id.unwrap()], letter);
     }

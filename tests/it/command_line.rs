@@ -19,31 +19,45 @@ fn import_query_predict_publish_topics_and_doctor_answer_while_the_stack_is_up()
     let file = folder.path().join("p.jsonl");
     std::fs::write(&file, format!("{prompts}not json\n")).unwrap();
     let imported: Value =
-        serde_json::from_str(&answer(&data_dir, &["--json", "prompts", "import", file.to_str().unwrap()])).unwrap();
+        serde_json::from_str(&answer(&data_dir, &["--json", "prompts", "import", file.to_str().unwrap()]))
+            .unwrap();
     assert_eq!((imported["published"].as_u64(), imported["skipped"].as_u64()), (Some(300), Some(1)));
 
     let hits: Value = wait_for("indexed prompts", || {
-        let output = talk(&data_dir, &["--json", "query", "--text", text, "--source", "tiny-world", "-n", "3"]);
+        let output =
+            talk(&data_dir, &["--json", "query", "--text", text, "--source", "tiny-world", "-n", "3"]);
         let hits: Value = serde_json::from_slice(&output.stdout).ok()?;
         (hits.as_array().is_some_and(|hits| hits.len() == 3) && hits[0]["text"] == text).then_some(hits)
     });
     assert!(hits[0]["similarity"].as_f64().unwrap() > 0.999, "{hits}");
-    let none: Value =
-        serde_json::from_str(&answer(&data_dir, &["--json", "query", "--text", text, "--source", "elsewhere"])).unwrap();
+    let none: Value = serde_json::from_str(&answer(
+        &data_dir,
+        &["--json", "query", "--text", text, "--source", "elsewhere"],
+    ))
+    .unwrap();
     assert_eq!(none.as_array().map(Vec::len), Some(0), "a filter on another source finds nothing");
     let id = hits[0]["prompt_id"].as_str().unwrap();
-    let like: Value = serde_json::from_str(&answer(&data_dir, &["--json", "query", "--id", id, "-n", "2"])).unwrap();
-    assert!(like.as_array().unwrap().iter().all(|hit| hit["prompt_id"] != id), "a prompt is not its own neighbour");
+    let like: Value =
+        serde_json::from_str(&answer(&data_dir, &["--json", "query", "--id", id, "-n", "2"])).unwrap();
+    assert!(
+        like.as_array().unwrap().iter().all(|hit| hit["prompt_id"] != id),
+        "a prompt is not its own neighbour"
+    );
 
     let picture = folder.path().join("picture.png");
     std::fs::write(&picture, png(200, 30, 30)).unwrap();
     let picture = picture.to_str().unwrap();
-    let prediction: Value = serde_json::from_str(&answer(&data_dir, &["--json", "predict", picture])).unwrap();
+    let prediction: Value =
+        serde_json::from_str(&answer(&data_dir, &["--json", "predict", picture])).unwrap();
     assert_eq!(prediction["vector"].as_array().map(Vec::len), Some(384));
     assert!(!prediction["neighbours"].as_array().unwrap().is_empty());
     assert!(answer(&data_dir, &["predict", picture]).contains("similarity"));
-    let by_image: Value = serde_json::from_str(&answer(&data_dir, &["--json", "query", "--image", picture])).unwrap();
-    assert_eq!(by_image[0]["prompt_id"], prediction["neighbours"][0]["prompt_id"], "query and prediction agree");
+    let by_image: Value =
+        serde_json::from_str(&answer(&data_dir, &["--json", "query", "--image", picture])).unwrap();
+    assert_eq!(
+        by_image[0]["prompt_id"], prediction["neighbours"][0]["prompt_id"],
+        "query and prediction agree"
+    );
     let published = answer(&data_dir, &["publish", picture, "--wait"]);
     assert_eq!(published.lines().count(), 1);
 
@@ -64,7 +78,10 @@ fn import_query_predict_publish_topics_and_doctor_answer_while_the_stack_is_up()
 
     let second = talk(&data_dir, &["up", "--broker-port", "0", "--index-port", "0", "--http-port", "0"]);
     let said = String::from_utf8_lossy(&second.stderr);
-    assert!(!second.status.success() && said.contains("in use"), "a second start says who holds the data: {said}");
+    assert!(
+        !second.status.success() && said.contains("in use"),
+        "a second start says who holds the data: {said}"
+    );
     assert!(up.terminate());
 }
 
@@ -94,7 +111,17 @@ fn kcat_publishes_a_bare_picture() {
     let picture = folder.path().join("picture.png");
     std::fs::write(&picture, png(20, 30, 230)).unwrap();
     let status = Command::new("kcat")
-        .args(["-P", "-b", &up.kafka.brokers, "-t", "images.v1", "-H", "ce_id=mine", "-H", "correlation-id=c-1"])
+        .args([
+            "-P",
+            "-b",
+            &up.kafka.brokers,
+            "-t",
+            "images.v1",
+            "-H",
+            "ce_id=mine",
+            "-H",
+            "correlation-id=c-1",
+        ])
         .arg(&picture)
         .status()
         .expect("kcat runs; `make test` installs it (apt-get install kcat)");

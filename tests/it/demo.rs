@@ -23,7 +23,8 @@ fn a_small_demo_loses_nothing_and_a_head_beats_the_mean_prompt() {
     assert_eq!(number("images_generated"), 300);
     assert_eq!(number("train") + number("validation"), 240);
     assert_eq!(number("held_out"), 60);
-    assert_eq!((number("published"), number("predicted")), (300, 300));
+    assert!(number("published") > 300, "the demo asks with one picture whether the head is in use");
+    assert_eq!(number("predicted"), number("published"));
     assert_eq!((number("dead_letters"), number("lost")), (0, 0));
     let cosine = |way: &str| report["mean_cosine"][way].as_f64().unwrap();
     assert!(cosine("head") > cosine("mean_prompt") + 0.02, "{}", report["mean_cosine"]);

@@ -4,4 +4,5 @@ mod bad_pictures;
 mod command_line;
 mod demo;
 mod kill;
+mod other_clients;
 mod stack;

@@ -41,7 +41,18 @@ impl Up {
         // What a killed process left would be taken for the new one's.
         let _ = std::fs::remove_file(data_dir.join("endpoints.json"));
         let child = unprompt()
-            .args(["up", "--broker-port", "0", "--index-port", "0", "--http-port", "0", "--log", "warn", "--data-dir"])
+            .args([
+                "up",
+                "--broker-port",
+                "0",
+                "--index-port",
+                "0",
+                "--http-port",
+                "0",
+                "--log",
+                "warn",
+                "--data-dir",
+            ])
             .arg(data_dir)
             .stdin(Stdio::null())
             .spawn()
@@ -53,18 +64,26 @@ impl Up {
 
     fn on(mut child: Child, data_dir: &Path) -> Self {
         let endpoints = wait_for("endpoints.json", || {
-            assert!(child.try_wait().expect("its state can be asked").is_none(), "unprompt up ended while starting");
+            assert!(
+                child.try_wait().expect("its state can be asked").is_none(),
+                "unprompt up ended while starting"
+            );
             let text = std::fs::read_to_string(data_dir.join("endpoints.json")).ok()?;
             serde_json::from_str::<Value>(&text).ok()
         });
-        let address = |name: &str| endpoints[name].as_str().expect("an address").parse::<SocketAddr>().expect("an address");
+        let address = |name: &str| {
+            endpoints[name].as_str().expect("an address").parse::<SocketAddr>().expect("an address")
+        };
         let kafka = KafkaConfig::embedded(address("kafka").to_string());
         Self { child, kafka, qdrant: address("qdrant"), http: address("http") }
     }
 
     fn wait_ready(&mut self) {
         wait_for("readiness", || {
-            assert!(self.child.try_wait().expect("its state can be asked").is_none(), "unprompt up ended while starting");
+            assert!(
+                self.child.try_wait().expect("its state can be asked").is_none(),
+                "unprompt up ended while starting"
+            );
             get(self.http, "/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.1 200")).then_some(())
         });
     }
@@ -141,17 +160,31 @@ pub fn prompts(seed: u64, count: usize, draw: bool) -> Vec<Prompt> {
 /// The record that publishes a prompt.
 pub fn prompt_record(prompt: &Prompt) -> OutputRecord {
     let value = Codec::single_object().encode("prompts.v1", prompt).expect("a prompt encodes");
-    OutputRecord { topic: Topic::Prompts, key: Some(prompt.id().to_string().into_bytes()), value: Some(value), headers: Vec::new() }
+    OutputRecord {
+        topic: Topic::Prompts,
+        key: Some(prompt.id().to_string().into_bytes()),
+        value: Some(value),
+        headers: Vec::new(),
+    }
 }
 
 /// The record that publishes a picture under an id.
 pub fn picture_record(bytes: Vec<u8>, id: Uuid) -> OutputRecord {
-    let event = ImageEvent { id: Some(id.to_string()), source: Some("test".into()), event_type: Some("test".into()), ..Default::default() };
+    let event = ImageEvent {
+        id: Some(id.to_string()),
+        source: Some("test".into()),
+        event_type: Some("test".into()),
+        ..Default::default()
+    };
     OutputRecord { topic: Topic::Images, key: None, value: Some(bytes), headers: event.to_headers() }
 }
 
 pub async fn publish(kafka: &KafkaConfig, records: Vec<OutputRecord>) {
-    Publisher::new(kafka).expect("a producer").publish_many(records).await.expect("all records are acknowledged");
+    Publisher::new(kafka)
+        .expect("a producer")
+        .publish_many(records)
+        .await
+        .expect("all records are acknowledged");
 }
 
 /// Everything on a topic so far.
@@ -162,14 +195,23 @@ pub async fn read(kafka: &KafkaConfig, topic: Topic) -> Vec<InputRecord> {
 }
 
 /// Waits until `done` holds for what is on the topic.
-pub async fn read_until(kafka: &KafkaConfig, topic: Topic, what: &str, done: impl Fn(&[InputRecord]) -> bool) -> Vec<InputRecord> {
+pub async fn read_until(
+    kafka: &KafkaConfig,
+    topic: Topic,
+    what: &str,
+    done: impl Fn(&[InputRecord]) -> bool,
+) -> Vec<InputRecord> {
     let started = Instant::now();
     loop {
         let records = read(kafka, topic).await;
         if done(&records) {
             return records;
         }
-        assert!(started.elapsed() < PATIENCE, "{what} not within {PATIENCE:?}: {} records on {topic:?}", records.len());
+        assert!(
+            started.elapsed() < PATIENCE,
+            "{what} not within {PATIENCE:?}: {} records on {topic:?}",
+            records.len()
+        );
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }

@@ -51,7 +51,9 @@ impl ClipText {
             // What follows the end token is hidden from it, so any padding will do.
             let rows: Vec<Vec<u32>> = batch
                 .iter()
-                .map(|&i| ids[i].iter().copied().chain(std::iter::repeat(self.tokenizer.pad)).take(length).collect())
+                .map(|&i| {
+                    ids[i].iter().copied().chain(std::iter::repeat(self.tokenizer.pad)).take(length).collect()
+                })
                 .collect();
             let projected = self.projection.forward(&self.transformer.pooled(&rows)?)?;
             for (&i, vector) in batch.iter().zip(unit_rows(&projected)?) {
@@ -95,7 +97,8 @@ impl ClipVision {
         let device = device::preferred()?;
         let weights = files::load_weights(folder, &device)?;
         let broken = |error| ModelError::broken(folder.join("model.safetensors"), error);
-        let projection = Linear::load(weights.pp("visual_projection"), vision.hidden_size, config.projection_dim);
+        let projection =
+            Linear::load(weights.pp("visual_projection"), vision.hidden_size, config.projection_dim);
         Ok(Self {
             preprocessor: Preprocessor::load(&folder.join("preprocessor_config.json"))?,
             transformer: VisionTransformer::load(weights, vision).map_err(broken)?,
@@ -129,7 +132,11 @@ impl ClipVision {
         for pixels in pictures {
             for got in [pixels.height, pixels.width] {
                 if got != size {
-                    return Err(ModelError::Dimensions { what: "a preprocessed picture's side", expected: size, got });
+                    return Err(ModelError::Dimensions {
+                        what: "a preprocessed picture's side",
+                        expected: size,
+                        got,
+                    });
                 }
             }
             values.extend_from_slice(&pixels.values);

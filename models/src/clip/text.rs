@@ -31,7 +31,8 @@ impl TextTransformer {
         let embeddings = vb.pp("embeddings");
         Ok(Self {
             tokens: embeddings.get((config.vocab_size, width), "token_embedding.weight")?,
-            positions: embeddings.get((config.max_position_embeddings, width), "position_embedding.weight")?,
+            positions: embeddings
+                .get((config.max_position_embeddings, width), "position_embedding.weight")?,
             encoder: Encoder::load(vb.pp("encoder"), shape)?,
             norm: layer_norm(width, config.layer_norm_eps, vb.pp("final_layer_norm"))?,
             eos: config.eos_token_id,

@@ -33,7 +33,12 @@ impl VisionTransformer {
         let embeddings = vb.pp("embeddings");
         let positions = (config.image_size / patch).pow(2) + 1;
         Ok(Self {
-            patches: Conv2d::load(embeddings.pp("patch_embedding"), config.num_channels, width, (patch, patch, 0))?,
+            patches: Conv2d::load(
+                embeddings.pp("patch_embedding"),
+                config.num_channels,
+                width,
+                (patch, patch, 0),
+            )?,
             class: embeddings.get(width, "class_embedding")?,
             positions: embeddings.get((positions, width), "position_embedding.weight")?,
             // transformers spells it so.

@@ -23,9 +23,11 @@ impl OnnxBert {
         let graph = files::read(&folder.join("model.onnx"))?;
         let library = find_library(folder)?;
         // Refuses a library that is older than the API it is used by; loading it again does nothing.
-        let environment = ort::init_from(&library).map_err(|error| ModelError::OnnxRuntime(error.to_string()))?;
+        let environment =
+            ort::init_from(&library).map_err(|error| ModelError::OnnxRuntime(error.to_string()))?;
         drop(environment);
-        let model = UserDefinedEmbeddingModel::new(graph, tokenizer_files(folder)?).with_pooling(Pooling::Mean);
+        let model =
+            UserDefinedEmbeddingModel::new(graph, tokenizer_files(folder)?).with_pooling(Pooling::Mean);
         let options = InitOptionsUserDefined::new().with_max_length(max_length);
         TextEmbedding::try_new_from_user_defined(model, options).map(|model| Self { model }).map_err(failed)
     }
@@ -50,7 +52,10 @@ fn tokenizer_files(folder: &Path) -> Result<TokenizerFiles, ModelError> {
         tokenizer_file: files::read(&folder.join("tokenizer.json"))?,
         config_file: files::read(&folder.join("config.json"))?,
         special_tokens_map_file: or("special_tokens_map.json", "{}")?,
-        tokenizer_config_file: or("tokenizer_config.json", r#"{"model_max_length": 512, "pad_token": "[PAD]"}"#)?,
+        tokenizer_config_file: or(
+            "tokenizer_config.json",
+            r#"{"model_max_length": 512, "pad_token": "[PAD]"}"#,
+        )?,
     })
 }
 
@@ -63,7 +68,10 @@ fn find_library(folder: &Path) -> Result<PathBuf, ModelError> {
     let places = [Some(folder.to_path_buf()), beside];
     let found = places.into_iter().flatten().filter_map(|place| newest_in(&place.join("onnxruntime"))).next();
     found.ok_or_else(|| {
-        ModelError::OnnxRuntime(format!("no onnxruntime/libonnxruntime.so* in {} or beside it", folder.display()))
+        ModelError::OnnxRuntime(format!(
+            "no onnxruntime/libonnxruntime.so* in {} or beside it",
+            folder.display()
+        ))
     })
 }
 
@@ -73,7 +81,8 @@ fn newest_in(folder: &Path) -> Option<PathBuf> {
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            name.starts_with("libonnxruntime.so") || name.starts_with("libonnxruntime.") && name.ends_with(".dylib")
+            name.starts_with("libonnxruntime.so")
+                || name.starts_with("libonnxruntime.") && name.ends_with(".dylib")
         })
         .collect();
     libraries.sort();

@@ -52,9 +52,7 @@ impl CustomOp3 for Op {
             let (k, v) = (&k[of_item.clone()], &v[of_item]);
             let tasks = out.par_chunks_mut(ROWS * width).zip(q.par_chunks(ROWS * width)).enumerate();
             tasks.for_each(|(task, (out, q))| {
-                kernels::dispatch(
-                    || kernel.run(q, k, v, task * ROWS, out),
-                );
+                kernels::dispatch(|| kernel.run(q, k, v, task * ROWS, out));
             });
         });
         Ok((CpuStorage::F32(out), q_l.shape().clone()))
@@ -63,7 +61,8 @@ impl CustomOp3 for Op {
 
 fn composed(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
     let (batch, queries, width) = q.dims3()?;
-    let split = |x: &Tensor| x.reshape((batch, x.dim(1)?, heads, width / heads))?.transpose(1, 2)?.contiguous();
+    let split =
+        |x: &Tensor| x.reshape((batch, x.dim(1)?, heads, width / heads))?.transpose(1, 2)?.contiguous();
     let (q, k, v) = (split(q)?, split(k)?, split(v)?);
     let mut scores = (q.matmul(&k.t()?)? / ((width / heads) as f64).sqrt())?;
     if causal {

@@ -22,7 +22,12 @@ pub(crate) struct Conv2d {
 
 impl Conv2d {
     /// From `weight` [out, in, size, size] and, where there is one, `bias` [out].
-    pub(crate) fn load(vb: VarBuilder, inputs: usize, outputs: usize, shape: (usize, usize, usize)) -> Result<Self> {
+    pub(crate) fn load(
+        vb: VarBuilder,
+        inputs: usize,
+        outputs: usize,
+        shape: (usize, usize, usize),
+    ) -> Result<Self> {
         let (size, stride, padding) = shape;
         let weight = vb.get((outputs, inputs, size, size), "weight")?;
         let bias = match vb.contains_tensor("bias") {
@@ -106,7 +111,8 @@ impl Op<'_> {
         let count = out.len() / self.conv.outputs;
         with_buffer(count * patch, |patches| {
             for (k, patch) in patches.chunks_exact_mut(patch).enumerate() {
-                let (of, place) = ((first + k) / (out_height * out_width), (first + k) % (out_height * out_width));
+                let (of, place) =
+                    ((first + k) / (out_height * out_width), (first + k) % (out_height * out_width));
                 let picture = &values[of * picture..][..picture];
                 self.window.patch(picture, place / out_width, place % out_width, patch);
             }
@@ -151,7 +157,9 @@ mod tests {
 
     #[test]
     fn it_equals_candles_convolution() {
-        for (shape, picture) in [((3, 1, 1), [3, 8, 7, 5]), ((3, 2, 1), [2, 9, 6, 5]), ((4, 4, 0), [1, 8, 12, 5])] {
+        for (shape, picture) in
+            [((3, 1, 1), [3, 8, 7, 5]), ((3, 2, 1), [2, 9, 6, 5]), ((4, 4, 0), [1, 8, 12, 5])]
+        {
             let (conv, x) = (conv(5, 11, shape), random(&picture, 3));
             let expected = conv.composed(&x).unwrap().broadcast_add(conv.bias()).unwrap();
             close(&conv.forward(&x).unwrap(), &expected, 1e-5);

@@ -12,7 +12,9 @@ pub(super) fn exp(x: f32) -> f32 {
     let shifted = x * LOG2_E + ROUND;
     let n = shifted - ROUND;
     let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
-    let p = ((((1.987_569_1e-4 * r + 1.398_199_9e-3) * r + 8.333_452e-3) * r + 4.166_579_6e-2) * r + 0.166_666_66) * r
+    let p = ((((1.987_569_1e-4 * r + 1.398_199_9e-3) * r + 8.333_452e-3) * r + 4.166_579_6e-2) * r
+        + 0.166_666_66)
+        * r
         + 0.5;
     (p * r * r + r + 1.0) * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
 }
@@ -115,7 +117,8 @@ impl GroupNorm<'_> {
         for group in 0..self.groups {
             let of_group = group * size..(group + 1) * size;
             let centre = mean[of_group.clone()].iter().sum::<f32>() / size as f32;
-            let spread: f32 = of_group.clone().map(|k| variance[k] / positions as f32 + (mean[k] - centre).powi(2)).sum();
+            let spread: f32 =
+                of_group.clone().map(|k| variance[k] / positions as f32 + (mean[k] - centre).powi(2)).sum();
             let inverse = 1.0 / (spread / size as f32 + self.eps).sqrt();
             for k in of_group {
                 scale[k] = self.weight[k] * inverse;
@@ -256,7 +259,9 @@ mod tests {
             assert!((f64::from(silu(x)) - sigmoid).abs() < 4e-6, "silu({x})");
         }
         // scipy.special.erf
-        for (x, exact) in [(0.0, 0.0), (0.5, 0.520_499_9), (-1.0, -0.842_700_8), (2.0, 0.995_322_27), (5.0, 1.0)] {
+        for (x, exact) in
+            [(0.0, 0.0), (0.5, 0.520_499_9), (-1.0, -0.842_700_8), (2.0, 0.995_322_27), (5.0, 1.0)]
+        {
             assert!((erf(x) - exact).abs() < 3e-7, "erf({x}) = {}", erf(x));
         }
     }

@@ -29,16 +29,14 @@ pub(crate) enum Activation {
 impl Activation {
     /// `x + bias` through the activation, in place; rows of `bias.len()`.
     pub(super) fn add_bias(self, x: &mut [f32], bias: &[f32]) {
-        kernels::dispatch(
-            || match self {
-                Self::None => kernels::add_bias(x, bias, |x| x),
-                Self::Silu => kernels::add_bias(x, bias, kernels::silu),
-                Self::Gelu => kernels::add_bias(x, bias, kernels::gelu),
-                Self::QuickGelu => kernels::add_bias(x, bias, kernels::quick_gelu),
-                Self::GeluPytorchTanh => kernels::add_bias(x, bias, kernels::gelu_tanh),
-                Self::Relu => kernels::add_bias(x, bias, |x| x.max(0.0)),
-            },
-        );
+        kernels::dispatch(|| match self {
+            Self::None => kernels::add_bias(x, bias, |x| x),
+            Self::Silu => kernels::add_bias(x, bias, kernels::silu),
+            Self::Gelu => kernels::add_bias(x, bias, kernels::gelu),
+            Self::QuickGelu => kernels::add_bias(x, bias, kernels::quick_gelu),
+            Self::GeluPytorchTanh => kernels::add_bias(x, bias, kernels::gelu_tanh),
+            Self::Relu => kernels::add_bias(x, bias, |x| x.max(0.0)),
+        });
     }
 
     fn composed(self, x: &Tensor) -> Result<Tensor> {

@@ -83,7 +83,14 @@ impl Packed {
     }
 
     #[inline(always)]
-    fn store<const WIDTH: usize>(&self, tile: &[[f32; WIDTH]], row: usize, column: usize, add: bool, out: &mut [f32]) {
+    fn store<const WIDTH: usize>(
+        &self,
+        tile: &[[f32; WIDTH]],
+        row: usize,
+        column: usize,
+        add: bool,
+        out: &mut [f32],
+    ) {
         let width = WIDTH.min(self.outputs - column);
         for (i, values) in tile.iter().enumerate() {
             let out = &mut out[(row + i) * self.outputs + column..][..width];
@@ -123,15 +130,17 @@ mod tests {
     use crate::ops::testing::random;
 
     fn check<const ROWS: usize, const WIDTH: usize>(count: usize, inputs: usize, outputs: usize) {
-        let values = |shape: &[usize], seed| random(shape, seed).flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let values =
+            |shape: &[usize], seed| random(shape, seed).flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let (x, weight) = (values(&[count, inputs], 1), values(&[outputs, inputs], 2));
         let packed = Packed::from_rows(&weight, inputs, outputs);
         let mut out = vec![f32::NAN; count * outputs];
         packed.run::<ROWS, WIDTH>(&x, &mut out);
         for (at, out) in out.iter().enumerate() {
             let (row, column) = (at / outputs, at % outputs);
-            let exact: f64 =
-                (0..inputs).map(|k| f64::from(x[row * inputs + k]) * f64::from(weight[column * inputs + k])).sum();
+            let exact: f64 = (0..inputs)
+                .map(|k| f64::from(x[row * inputs + k]) * f64::from(weight[column * inputs + k]))
+                .sum();
             assert!((f64::from(*out) - exact).abs() < 1e-4, "{count} {inputs} {outputs}: {out} {exact}");
         }
         assert_eq!(packed.to_rows(), weight);
@@ -139,7 +148,9 @@ mod tests {
 
     #[test]
     fn every_shape_on_every_processor_is_the_product() {
-        for (count, inputs, outputs) in [(1, 1, 1), (12, 8, 32), (13, 7, 33), (5, 2500, 3), (40, 65, 100), (6, 16, 16)] {
+        for (count, inputs, outputs) in
+            [(1, 1, 1), (12, 8, 32), (13, 7, 33), (5, 2500, 3), (40, 65, 100), (6, 16, 16)]
+        {
             check::<12, 32>(count, inputs, outputs);
             check::<6, 16>(count, inputs, outputs);
             check::<4, 8>(count, inputs, outputs);

@@ -56,7 +56,8 @@ impl GroupNorm {
         let centred = grouped.broadcast_sub(&grouped.mean_keepdim(D::Minus1)?)?;
         let spread = (centred.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?.sqrt()?;
         let normal = centred.broadcast_div(&spread)?;
-        let normal = normal.reshape((batch, self.groups, height * width, channels / self.groups))?.transpose(1, 2)?;
+        let normal =
+            normal.reshape((batch, self.groups, height * width, channels / self.groups))?.transpose(1, 2)?;
         let parameter = |values: &[f32]| Tensor::from_slice(values, channels, x.device());
         let out = normal
             .reshape((batch, height, width, channels))?
@@ -77,7 +78,13 @@ impl CustomOp2 for Op<'_> {
         "group-norm"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, x_l: &Layout, shift: &CpuStorage, shift_l: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_l: &Layout,
+        shift: &CpuStorage,
+        shift_l: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let values = floats(x, x_l)?;
         let kernel = kernels::GroupNorm {
             groups: self.norm.groups,
@@ -90,12 +97,10 @@ impl CustomOp2 for Op<'_> {
         let picture = values.len() / batch;
         let mut out = vec![0f32; values.len()];
         out.par_chunks_mut(picture).zip(values.par_chunks(picture)).for_each(|(out, x)| {
-            kernels::dispatch(
-                || match self.silu {
-                    true => kernel.run(x, out, kernels::silu),
-                    false => kernel.run(x, out, |x| x),
-                },
-            );
+            kernels::dispatch(|| match self.silu {
+                true => kernel.run(x, out, kernels::silu),
+                false => kernel.run(x, out, |x| x),
+            });
         });
         Ok((CpuStorage::F32(out), x_l.shape().clone()))
     }

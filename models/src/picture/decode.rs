@@ -33,7 +33,9 @@ pub enum PictureError {
     Empty,
     #[error("the picture has {bytes} bytes where {max_bytes} are allowed: compress it or make it smaller")]
     TooManyBytes { bytes: usize, max_bytes: usize },
-    #[error("the picture has {width} x {height} pixels where {max_pixels} in all are allowed: make it smaller")]
+    #[error(
+        "the picture has {width} x {height} pixels where {max_pixels} in all are allowed: make it smaller"
+    )]
     TooManyPixels { width: u32, height: u32, max_pixels: u64 },
     #[error("the bytes are not a picture (they start with {start}): send a PNG, JPEG or WebP file")]
     NotAPicture { start: String },
@@ -75,7 +77,9 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, PictureError> {
         Ok(ImageFormat::Png) => decode_png(bytes, limits),
         Ok(ImageFormat::Jpeg) => decode_jpeg(bytes, limits),
         Ok(ImageFormat::WebP) => decode_webp(bytes, limits),
-        Ok(ImageFormat::Gif) if contains(bytes, b"NETSCAPE2.0") => Err(PictureError::Animated { format: "GIF" }),
+        Ok(ImageFormat::Gif) if contains(bytes, b"NETSCAPE2.0") => {
+            Err(PictureError::Animated { format: "GIF" })
+        }
         Ok(other) => Err(PictureError::UnsupportedFormat { format: name_of(other) }),
         Err(_) => Err(not_a_picture(bytes)),
     }
@@ -85,10 +89,12 @@ fn decode_png(bytes: &[u8], limits: &Limits) -> Result<RgbImage, PictureError> {
     const FORMAT: &str = "PNG";
     // The header comes first in the file, so that the size is known before the decoder reads on.
     if let Some(header) = bytes.get(16..24) {
-        let side = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let side =
+            |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         check_pixels(side(0), side(4), limits)?;
     }
-    let decoder = PngDecoder::with_limits(Cursor::new(bytes), allocation(limits)).map_err(|e| failed(FORMAT, &e))?;
+    let decoder =
+        PngDecoder::with_limits(Cursor::new(bytes), allocation(limits)).map_err(|e| failed(FORMAT, &e))?;
     if decoder.is_apng().map_err(|error| failed(FORMAT, &error))? {
         return Err(PictureError::Animated { format: FORMAT });
     }
@@ -110,7 +116,8 @@ fn decode_jpeg(bytes: &[u8], limits: &Limits) -> Result<RgbImage, PictureError> 
 
 fn decode_webp(bytes: &[u8], limits: &Limits) -> Result<RgbImage, PictureError> {
     const FORMAT: &str = "WebP";
-    let promised = bytes.get(4..8).map_or(u64::MAX, |b| u64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]])) + 8);
+    let promised =
+        bytes.get(4..8).map_or(u64::MAX, |b| u64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]])) + 8);
     if promised > bytes.len() as u64 {
         return Err(PictureError::Truncated { format: FORMAT });
     }
@@ -121,7 +128,11 @@ fn decode_webp(bytes: &[u8], limits: &Limits) -> Result<RgbImage, PictureError> 
     finish(decoder, FORMAT, limits)
 }
 
-fn finish(mut decoder: impl ImageDecoder, format: &'static str, limits: &Limits) -> Result<RgbImage, PictureError> {
+fn finish(
+    mut decoder: impl ImageDecoder,
+    format: &'static str,
+    limits: &Limits,
+) -> Result<RgbImage, PictureError> {
     let (width, height) = decoder.dimensions();
     check_pixels(width, height, limits)?;
     decoder.set_limits(allocation(limits)).map_err(|error| failed(format, &error))?;
@@ -164,7 +175,8 @@ fn to_rgb(picture: DynamicImage) -> RgbImage {
 
 fn failed(format: &'static str, error: &ImageError) -> PictureError {
     let reason = error.to_string();
-    let ends_early = |text: &str| ["unexpected end", "eof", "truncat", "exhausted"].iter().any(|t| text.contains(t));
+    let ends_early =
+        |text: &str| ["unexpected end", "eof", "truncat", "exhausted"].iter().any(|t| text.contains(t));
     match error {
         ImageError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
             PictureError::Truncated { format }

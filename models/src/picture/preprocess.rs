@@ -73,8 +73,9 @@ impl Preprocessor {
     /// Reads preprocessor_config.json.
     pub fn load(path: &Path) -> Result<Self, ModelError> {
         let settings: Settings = files::read_json(path)?;
-        let filter = Filter::from_number(settings.resample)
-            .ok_or_else(|| ModelError::unsupported(path, format!("the resampling filter {}", settings.resample)))?;
+        let filter = Filter::from_number(settings.resample).ok_or_else(|| {
+            ModelError::unsupported(path, format!("the resampling filter {}", settings.resample))
+        })?;
         Ok(Self {
             resize: settings.do_resize.then_some((settings.size, filter)),
             crop: settings.do_center_crop.then_some(sides(settings.crop_size)),
@@ -89,7 +90,8 @@ impl Preprocessor {
         let cropped = self.resize_and_crop(picture);
         let (width, height) = (cropped.width() as usize, cropped.height() as usize);
         let table: Vec<[f32; 256]> = (0..3).map(|channel| self.levels(channel)).collect();
-        let values = cropped.as_raw().iter().enumerate().map(|(k, &value)| table[k % 3][usize::from(value)]).collect();
+        let values =
+            cropped.as_raw().iter().enumerate().map(|(k, &value)| table[k % 3][usize::from(value)]).collect();
         Pixels { values, height, width }
     }
 
@@ -180,8 +182,10 @@ mod tests {
 
     #[test]
     fn levels_are_rescaled_and_normalised() {
-        let plain = preprocessor(r#"{"do_resize": false, "do_center_crop": false, "image_mean": [0, 0.5, 0],
-            "image_std": [1, 0.5, 1]}"#);
+        let plain = preprocessor(
+            r#"{"do_resize": false, "do_center_crop": false, "image_mean": [0, 0.5, 0],
+            "image_std": [1, 0.5, 1]}"#,
+        );
         let pixels = plain.unwrap().run(&RgbImage::from_pixel(1, 1, image::Rgb([255, 0, 51])));
         assert_eq!(pixels.values, [1.0, -1.0, 0.2]);
     }

@@ -93,7 +93,10 @@ impl Transformer {
 
     /// The keys and values of each block for the prompt's hidden states [b, tokens, context].
     pub(super) fn context(&self, prompt: &Tensor) -> Result<Vec<KeysAndValues>> {
-        self.blocks.iter().map(|block| Ok((block.prompt.keys.forward(prompt)?, block.prompt.values.forward(prompt)?))).collect()
+        self.blocks
+            .iter()
+            .map(|block| Ok((block.prompt.keys.forward(prompt)?, block.prompt.values.forward(prompt)?)))
+            .collect()
     }
 
     /// `x` [b, h, w, channels]; takes its blocks' keys and values from `context`.
@@ -105,7 +108,9 @@ impl Transformer {
         let shape = x.dims4()?;
         let mut hidden = self.enter.forward(&self.norm.forward(x)?)?.flatten(1, 2)?;
         for block in &self.blocks {
-            let Some(prompt) = context.next() else { candle_core::bail!("a transformer block lacks its prompt") };
+            let Some(prompt) = context.next() else {
+                candle_core::bail!("a transformer block lacks its prompt")
+            };
             hidden = block.forward(hidden, prompt)?;
         }
         add_in_place(self.leave.forward(&hidden.reshape(shape)?)?, x)
@@ -140,7 +145,8 @@ impl TransformerBlock {
 
     fn forward(&self, x: Tensor, (keys, values): &KeysAndValues) -> Result<Tensor> {
         let normal = self.norm1.forward(&x)?;
-        let (own_keys, own_values) = (self.itself.keys.forward(&normal)?, self.itself.values.forward(&normal)?);
+        let (own_keys, own_values) =
+            (self.itself.keys.forward(&normal)?, self.itself.values.forward(&normal)?);
         let x = add_in_place(self.itself.forward(&normal, &own_keys, &own_values)?, &x)?;
         let x = add_in_place(self.prompt.forward(&self.norm2.forward(&x)?, keys, values)?, &x)?;
         add_in_place(self.down.forward(&self.gate.forward(&self.norm3.forward(&x)?)?)?, &x)
@@ -183,7 +189,8 @@ impl PictureAttention {
     pub(super) fn load(vb: VarBuilder, channels: usize, groups: Groups) -> Result<Self> {
         // Folders of before diffusers 0.16 have the older names.
         let older = !vb.contains_tensor("to_q.weight");
-        let names = if older { ["query", "key", "value", "proj_attn"] } else { ["to_q", "to_k", "to_v", "to_out.0"] };
+        let names =
+            if older { ["query", "key", "value", "proj_attn"] } else { ["to_q", "to_k", "to_v", "to_out.0"] };
         let linear = |name| Linear::load(vb.pp(name), channels, channels);
         Ok(Self {
             norm: GroupNorm::load(vb.pp("group_norm"), groups.count, channels, groups.eps)?,

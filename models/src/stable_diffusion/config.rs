@@ -144,7 +144,10 @@ impl UnetConfig {
         for block in 0..blocks {
             let (channels, heads) = (config.block_out_channels[block], config.heads(block));
             if heads == 0 || !channels.is_multiple_of(heads) {
-                return Err(ModelError::broken(path, format!("{channels} channels do not fall into {heads} heads")));
+                return Err(ModelError::broken(
+                    path,
+                    format!("{channels} channels do not fall into {heads} heads"),
+                ));
             }
         }
         Ok(config)

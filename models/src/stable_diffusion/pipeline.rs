@@ -51,7 +51,8 @@ impl StableDiffusion {
         let broken = |name: &'static str| move |error| ModelError::broken(folder.join(name), error);
         Ok(Self {
             tokenizer: TextTokenizer::load(&part("tokenizer"), text_config.max_position_embeddings)?,
-            text: TextTransformer::load(weights("text_encoder")?, &text_config).map_err(broken("text_encoder"))?,
+            text: TextTransformer::load(weights("text_encoder")?, &text_config)
+                .map_err(broken("text_encoder"))?,
             unet: Unet::load(weights("unet")?, &unet_config).map_err(broken("unet"))?,
             vae: VaeDecoder::load(weights("vae")?, &vae_config).map_err(broken("vae"))?,
             scheduler: Ddim::load(&part("scheduler").join("scheduler_config.json"))?,
@@ -80,7 +81,8 @@ impl StableDiffusion {
         let mut pictures = Vec::with_capacity(requests.len());
         for batch in requests.chunks(together) {
             let prompts: Vec<&str> = batch.iter().map(|request| request.prompt.as_str()).collect();
-            let noise = batch.iter().map(|request| noise::normal(request.seed, self.channels * height * width));
+            let noise =
+                batch.iter().map(|request| noise::normal(request.seed, self.channels * height * width));
             let initial = Tensor::from_vec(
                 noise.collect::<Vec<_>>().concat(),
                 (batch.len(), self.channels, height, width),
@@ -88,15 +90,22 @@ impl StableDiffusion {
             )?;
             let latents = self.denoise(&initial, &prompts, params)?;
             let decoded = self.decode(&latents)?;
-            pictures.extend(decoded.into_iter().zip(batch).map(|(picture, request)| {
-                picture.ok_or(GenerationError::NonFinite { seed: request.seed })
-            }));
+            pictures.extend(
+                decoded.into_iter().zip(batch).map(|(picture, request)| {
+                    picture.ok_or(GenerationError::NonFinite { seed: request.seed })
+                }),
+            );
         }
         Ok(pictures)
     }
 
     /// Denoises initial latents [n, channels, h, w], one prompt each, to final latents of the same shape.
-    pub fn denoise(&self, initial: &Tensor, prompts: &[&str], params: &GenerationParams) -> Result<Tensor, ModelError> {
+    pub fn denoise(
+        &self,
+        initial: &Tensor,
+        prompts: &[&str],
+        params: &GenerationParams,
+    ) -> Result<Tensor, ModelError> {
         let steps = self.scheduler.steps(params.steps)?;
         let guided = params.guidance_scale > 1.0;
         let context = self.unet.context(&self.hidden_states(prompts, guided)?)?;
@@ -105,7 +114,8 @@ impl StableDiffusion {
         let mut values = latents.flatten_all()?.to_vec1::<f32>()?;
         for step in steps {
             let latents = Tensor::from_slice(&values, shape, &self.device)?;
-            let prediction = self.predict(&latents, step, &context, guided.then_some(params.guidance_scale))?;
+            let prediction =
+                self.predict(&latents, step, &context, guided.then_some(params.guidance_scale))?;
             self.scheduler.advance(step, &prediction, &mut values);
         }
         Ok(Tensor::from_vec(values, shape, &self.device)?.permute((0, 3, 1, 2))?.contiguous()?)
@@ -161,9 +171,10 @@ impl StableDiffusion {
         let side = |name: &str, pixels: Option<usize>| match pixels {
             None => Ok(self.sample_size),
             Some(pixels) if pixels > 0 && pixels % self.scale == 0 => Ok(pixels / self.scale),
-            Some(pixels) => {
-                Err(ModelError::Parameters(format!("{name} must be a multiple of {}, not {pixels}", self.scale)))
-            }
+            Some(pixels) => Err(ModelError::Parameters(format!(
+                "{name} must be a multiple of {}, not {pixels}",
+                self.scale
+            ))),
         };
         Ok((side("height", params.height)?, side("width", params.width)?))
     }

@@ -132,7 +132,9 @@ impl Ddim {
             }
             Spacing::Trailing => {
                 let stride = trained as f64 / count as f64;
-                (0..count).map(|k| (trained as f64 - k as f64 * stride).round_ties_even() as usize - 1).collect()
+                (0..count)
+                    .map(|k| (trained as f64 - k as f64 * stride).round_ties_even() as usize - 1)
+                    .collect()
             }
             Spacing::Linspace => {
                 let stride = (trained - 1) as f64 / (count.max(2) - 1) as f64;
@@ -146,7 +148,8 @@ impl Ddim {
         let (signal, noise) = (step.signal.sqrt() as f32, (1.0 - step.signal).sqrt() as f32);
         let (signal_after, noise_after) =
             (step.signal_after.sqrt() as f32, (1.0 - step.signal_after).sqrt() as f32);
-        let range = if self.settings.clip_sample { self.settings.clip_sample_range as f32 } else { f32::INFINITY };
+        let range =
+            if self.settings.clip_sample { self.settings.clip_sample_range as f32 } else { f32::INFINITY };
         for (x, &predicted) in latents.iter_mut().zip(prediction) {
             let (picture, epsilon) = match self.settings.prediction_type {
                 Prediction::Epsilon => ((*x - noise * predicted) / signal, predicted),
@@ -162,7 +165,8 @@ impl Ddim {
 impl Settings {
     fn betas(&self) -> Vec<f64> {
         let steps = self.num_train_timesteps;
-        let between = |from: f64, to: f64, k: usize| from + (to - from) * k as f64 / (steps.max(2) - 1) as f64;
+        let between =
+            |from: f64, to: f64, k: usize| from + (to - from) * k as f64 / (steps.max(2) - 1) as f64;
         if let Some(betas) = &self.trained_betas {
             return betas.clone();
         }
@@ -218,7 +222,8 @@ mod tests {
             let ddim = ddim(&json);
             let steps = ddim.steps(10).unwrap();
             let (picture, epsilon) = (0.7f32, -1.3f32);
-            let mut x = [steps[0].signal.sqrt() as f32 * picture + (1.0 - steps[0].signal).sqrt() as f32 * epsilon];
+            let mut x =
+                [steps[0].signal.sqrt() as f32 * picture + (1.0 - steps[0].signal).sqrt() as f32 * epsilon];
             for step in steps {
                 let (signal, noise) = (step.signal.sqrt() as f32, (1.0 - step.signal).sqrt() as f32);
                 let prediction = match kind {

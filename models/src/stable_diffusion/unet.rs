@@ -216,7 +216,8 @@ struct TimeEmbedding {
 impl TimeEmbedding {
     fn load(vb: VarBuilder, width: usize, config: &UnetConfig) -> Result<Self> {
         let half = width / 2;
-        let frequency = |k: usize| (-(10_000f64.ln()) * k as f64 / (half as f64 - config.freq_shift)).exp() as f32;
+        let frequency =
+            |k: usize| (-(10_000f64.ln()) * k as f64 / (half as f64 - config.freq_shift)).exp() as f32;
         Ok(Self {
             frequencies: (0..half).map(frequency).collect(),
             cosine_first: config.flip_sin_to_cos,

@@ -30,7 +30,8 @@ impl VaeDecoder {
     pub(super) fn load(vb: VarBuilder, config: &VaeConfig) -> Result<Self> {
         let groups = Groups { count: config.norm_num_groups, eps: EPS };
         let (decoder, latent) = (vb.pp("decoder"), config.latent_channels);
-        let (first, last) = (config.block_out_channels[0], config.block_out_channels[config.block_out_channels.len() - 1]);
+        let (first, last) =
+            (config.block_out_channels[0], config.block_out_channels[config.block_out_channels.len() - 1]);
         let middle = decoder.pp("mid_block");
         let resnet = |k| Resnet::load(middle.pp("resnets").pp(k), last, last, None, groups);
         Ok(Self {
@@ -39,7 +40,11 @@ impl VaeDecoder {
                 false => None,
             },
             enter: Conv2d::three(decoder.pp("conv_in"), latent, last)?,
-            middle: (resnet(0)?, PictureAttention::load(middle.pp("attentions.0"), last, groups)?, resnet(1)?),
+            middle: (
+                resnet(0)?,
+                PictureAttention::load(middle.pp("attentions.0"), last, groups)?,
+                resnet(1)?,
+            ),
             up: up_blocks(&decoder.pp("up_blocks"), config, groups)?,
             norm: GroupNorm::load(decoder.pp("conv_norm_out"), groups.count, first, EPS)?,
             leave: Conv2d::three(decoder.pp("conv_out"), first, config.out_channels)?,
@@ -50,7 +55,10 @@ impl VaeDecoder {
     /// Latents [b, h, w, latent] as the UNet has them -> pictures [b, scale * h, scale * w, 3] around -1 to 1.
     pub(super) fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         let latents = (latents / self.scaling)?;
-        let latents = self.after_quantisation.as_ref().map_or(Ok(latents.clone()), |linear| linear.forward(&latents))?;
+        let latents = self
+            .after_quantisation
+            .as_ref()
+            .map_or(Ok(latents.clone()), |linear| linear.forward(&latents))?;
         let mut x = self.middle.0.forward(&self.enter.forward(&latents)?, None)?;
         x = self.middle.1.forward(&x)?;
         x = self.middle.2.forward(&x, None)?;

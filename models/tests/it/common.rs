@@ -53,7 +53,9 @@ impl Reference {
         let tensors = parsed.tensors().into_iter().map(|(name, view)| {
             let values = match view.dtype() {
                 Dtype::U8 => view.data().iter().map(|&value| f32::from(value)).collect(),
-                Dtype::F32 => view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
+                Dtype::F32 => {
+                    view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+                }
                 other => panic!("{name} is {other:?}"),
             };
             (name, (view.shape().to_vec(), values))

@@ -56,7 +56,13 @@ fn the_engines_share_one_revision() {
 /// Links everything but the ONNX files, so that the folder is a whole one for candle only.
 fn folder_without_onnx() -> tempfile::TempDir {
     let (from, to) = (common::minilm_folder(), tempfile::tempdir().unwrap());
-    for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json"] {
+    for name in [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "sentence_bert_config.json",
+    ] {
         std::os::unix::fs::symlink(from.join(name), to.path().join(name)).unwrap();
     }
     to

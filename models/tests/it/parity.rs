@@ -30,11 +30,19 @@ enum Tolerance {
 }
 
 impl Finding {
-    fn of(model: &str, reference: &'static str, ours: &[Vec<f32>], theirs: &[Vec<f32>], tolerance: Tolerance) -> Self {
+    fn of(
+        model: &str,
+        reference: &'static str,
+        ours: &[Vec<f32>],
+        theirs: &[Vec<f32>],
+        tolerance: Tolerance,
+    ) -> Self {
         assert_eq!(ours.len(), theirs.len(), "{model}");
         let pairs = || ours.iter().zip(theirs);
         assert!(pairs().all(|(a, b)| a.len() == b.len()), "{model}");
-        let difference = |(a, b): (&Vec<f32>, &Vec<f32>)| a.iter().zip(b).map(|(x, y)| f64::from((x - y).abs())).fold(0.0, worse);
+        let difference = |(a, b): (&Vec<f32>, &Vec<f32>)| {
+            a.iter().zip(b).map(|(x, y)| f64::from((x - y).abs())).fold(0.0, worse)
+        };
         let max_abs = pairs().map(difference).fold(0.0, worse);
         let cosine = pairs().map(|(a, b)| f64::from(cosine(a, b))).fold(1.0, f64::min);
         let (tolerance, pass) = match tolerance {
@@ -93,7 +101,8 @@ fn pictures(ending: &str) -> Vec<(String, image::RgbImage)> {
 fn preprocessor(side: usize) -> Preprocessor {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("preprocessor_config.json");
-    std::fs::write(&path, format!(r#"{{"size": {{"shortest_edge": {side}}}, "crop_size": {side}}}"#)).unwrap();
+    std::fs::write(&path, format!(r#"{{"size": {{"shortest_edge": {side}}}, "crop_size": {side}}}"#))
+        .unwrap();
     Preprocessor::load(&path).unwrap()
 }
 
@@ -126,7 +135,13 @@ fn preprocessing() -> [Finding; 4] {
     let processor = "CLIPImageProcessor (Pillow)";
     [
         Finding::of("decoding of png and webp", "Pillow", &of("decoded", &levels), &theirs("decoded"), level),
-        Finding::of("decoding of jpeg", "Pillow (libjpeg-turbo)", &decoded, &by_pillow, Tolerance::Cosine(0.9999)),
+        Finding::of(
+            "decoding of jpeg",
+            "Pillow (libjpeg-turbo)",
+            &decoded,
+            &by_pillow,
+            Tolerance::Cosine(0.9999),
+        ),
         Finding::of(
             "resize and crop to 64",
             processor,
@@ -174,7 +189,11 @@ fn stable_diffusion(name: &'static str, folder: &std::path::Path) -> Vec<Finding
         Finding::of(&label, "diffusers f32", ours, &theirs, Tolerance::MaxAbs(1e-3))
     };
     vec![
-        finding(&format!("latents after {steps} DDIM steps, guidance {guidance}"), &denoise(guidance), "guided"),
+        finding(
+            &format!("latents after {steps} DDIM steps, guidance {guidance}"),
+            &denoise(guidance),
+            "guided",
+        ),
         finding(&format!("latents after {steps} DDIM steps, no guidance"), &denoise(1.0), "unguided"),
         finding("decoded pictures", &pictures_of(&model.decode_values(&guided).unwrap()), "decoded"),
     ]

@@ -48,7 +48,10 @@ fn what_is_no_picture_has_its_own_code() {
     assert_eq!(code(b"a prompt sent to the wrong topic"), "not-an-image");
     assert_eq!(code(b"\x89PNG\r\n\x1a\n"), "truncated-image");
     assert_eq!(code(b"GIF89a\x01\x00\x01\x00\x00\x00\x00;"), "unsupported-image-format");
-    assert_eq!(code(b"GIF89a\x01\x00\x01\x00\x00\x00\x00!\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00"), "animated-image");
+    assert_eq!(
+        code(b"GIF89a\x01\x00\x01\x00\x00\x00\x00!\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00"),
+        "animated-image"
+    );
     assert_eq!(code(b"\x00\x00\x00\x20ftypavif\x00\x00\x00\x00"), "unsupported-image-format");
     assert_eq!(code(b"RIFF\x0c\x00\x00\x00WEBPVP8 "), "truncated-image");
 }
@@ -109,7 +112,8 @@ fn an_animated_png_is_refused() {
 #[test]
 fn an_animated_webp_is_refused() {
     // VP8X with the animation flag, 40 x 30, then ANIM.
-    let mut body = b"WEBPVP8X\x0a\x00\x00\x00\x02\x00\x00\x00\x27\x00\x00\x1d\x00\x00ANIM\x06\x00\x00\x00".to_vec();
+    let mut body =
+        b"WEBPVP8X\x0a\x00\x00\x00\x02\x00\x00\x00\x27\x00\x00\x1d\x00\x00ANIM\x06\x00\x00\x00".to_vec();
     body.extend([0; 6]);
     let frame = &encoded(ImageFormat::WebP)[12..];
     let mut data = vec![0; 6];
@@ -125,7 +129,8 @@ fn an_animated_webp_is_refused() {
 #[test]
 fn the_exif_orientation_is_applied() {
     // A little-endian TIFF header with one entry: orientation (0x0112) 6, "rotate 90 degrees clockwise".
-    let exif = b"II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x03\x00\x01\x00\x00\x00\x06\x00\x00\x00\x00\x00\x00\x00";
+    let exif =
+        b"II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x03\x00\x01\x00\x00\x00\x06\x00\x00\x00\x00\x00\x00\x00";
     let turned = decode(&with_chunk(&encoded(ImageFormat::Png), b"eXIf", exif), &Limits::default()).unwrap();
     assert_eq!(turned.dimensions(), (30, 40));
     // The top left pixel of the file is now at the top right.
@@ -134,7 +139,8 @@ fn the_exif_orientation_is_applied() {
 
 #[test]
 fn sixteen_bits_keep_their_upper_eight() {
-    let wide = image::ImageBuffer::<image::Rgb<u16>, _>::from_pixel(2, 2, image::Rgb([0x1234, 0xffff, 0x00ff]));
+    let wide =
+        image::ImageBuffer::<image::Rgb<u16>, _>::from_pixel(2, 2, image::Rgb([0x1234, 0xffff, 0x00ff]));
     let mut bytes = Cursor::new(Vec::new());
     DynamicImage::from(wide).write_to(&mut bytes, ImageFormat::Png).unwrap();
     assert_eq!(decode(bytes.get_ref(), &Limits::default()).unwrap().get_pixel(0, 0).0, [0x12, 0xff, 0x00]);

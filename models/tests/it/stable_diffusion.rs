@@ -1,6 +1,8 @@
 //! What callers of Stable Diffusion rely on, on an untrained model of 14 x 10 latents or fewer.
 
-use unprompt_models::stable_diffusion::{GenerationError, GenerationParams, GenerationRequest, StableDiffusion};
+use unprompt_models::stable_diffusion::{
+    GenerationError, GenerationParams, GenerationRequest, StableDiffusion,
+};
 
 use crate::common;
 
@@ -50,7 +52,9 @@ fn the_size_is_the_callers_where_it_can_be() {
     let sized = GenerationParams { height: Some(56), width: Some(40), ..params() };
     let picture = model.generate(&[request("a star", 1)], &sized).unwrap().remove(0).unwrap();
     assert_eq!(picture.dimensions(), (40, 56));
-    for wrong in [GenerationParams { height: Some(30), ..params() }, GenerationParams { steps: 0, ..params() }] {
+    for wrong in
+        [GenerationParams { height: Some(30), ..params() }, GenerationParams { steps: 0, ..params() }]
+    {
         assert!(model.generate(&[request("a star", 1)], &wrong).is_err(), "{wrong}");
     }
     assert!(model.generate(&[], &params()).unwrap().is_empty());
@@ -84,11 +88,21 @@ fn changed(file: &str, from: &str, to: &str) -> tempfile::TempDir {
 #[test]
 fn what_the_network_lacks_is_refused_by_name() {
     for (file, from, to, named) in [
-        ("unet/config.json", "\"dual_cross_attention\": false", "\"dual_cross_attention\": true", "dual_cross_attention"),
+        (
+            "unet/config.json",
+            "\"dual_cross_attention\": false",
+            "\"dual_cross_attention\": true",
+            "dual_cross_attention",
+        ),
         ("unet/config.json", "\"DownBlock2D\"", "\"AttnDownBlock2D\"", "AttnDownBlock2D"),
         ("unet/config.json", "\"cross_attention_dim\": 20", "\"cross_attention_dim\": 24", "unet"),
         ("vae/config.json", "\"act_fn\": \"silu\"", "\"act_fn\": \"mish\"", "mish"),
-        ("scheduler/scheduler_config.json", "\"thresholding\": false", "\"thresholding\": true", "thresholding"),
+        (
+            "scheduler/scheduler_config.json",
+            "\"thresholding\": false",
+            "\"thresholding\": true",
+            "thresholding",
+        ),
         ("text_encoder/config.json", "{", "[", "text_encoder/config.json"),
     ] {
         let folder = changed(file, from, to);

@@ -5,7 +5,9 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use unprompt_models::stable_diffusion::{GenerationError, GenerationParams, GenerationRequest, StableDiffusion};
+use unprompt_models::stable_diffusion::{
+    GenerationError, GenerationParams, GenerationRequest, StableDiffusion,
+};
 use unprompt_schemas::cloudevents::{self, Headers, ImageEvent};
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::identity::{generated_image_id, prompt_id};
@@ -43,7 +45,8 @@ impl Generator {
     fn draw(&self, requests: &[GenerationRequest]) -> Result<Vec<Result<Vec<u8>, Rejection>>, BatchError> {
         let mut pictures = Vec::with_capacity(requests.len());
         for chunk in requests.chunks(self.batch) {
-            let drawn = self.model.generate(chunk, &self.params).map_err(|e| BatchError::Fatal(e.to_string()))?;
+            let drawn =
+                self.model.generate(chunk, &self.params).map_err(|e| BatchError::Fatal(e.to_string()))?;
             pictures.extend(drawn.into_iter().map(as_png));
         }
         Ok(pictures)
@@ -112,14 +115,21 @@ impl Stage for Generator {
         let outcomes = parsed.into_iter().zip(batch).map(|(parsed, record)| match parsed {
             Err(rejection) => Outcome::Rejected(rejection),
             Ok(None) => Outcome::Outputs(Vec::new()),
-            Ok(Some(prompt)) => self.outcome(record, &prompt, pictures.by_ref().take(prompt.seeds.len()).collect()),
+            Ok(Some(prompt)) => {
+                self.outcome(record, &prompt, pictures.by_ref().take(prompt.seeds.len()).collect())
+            }
         });
         Ok(outcomes.collect())
     }
 }
 
 impl Generator {
-    fn outcome(&self, record: &InputRecord, prompt: &Prompt, drawn: Vec<Result<Vec<u8>, Rejection>>) -> Outcome {
+    fn outcome(
+        &self,
+        record: &InputRecord,
+        prompt: &Prompt,
+        drawn: Vec<Result<Vec<u8>, Rejection>>,
+    ) -> Outcome {
         let outputs: Result<Vec<_>, Rejection> = drawn
             .into_iter()
             .zip(&prompt.seeds)

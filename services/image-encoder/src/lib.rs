@@ -35,12 +35,17 @@ impl ImageEncoder {
     }
 
     fn decode(&self, record: &InputRecord) -> Result<Decoded, Rejection> {
-        let event = ImageEvent::parse(&record.headers).map_err(|e| Rejection::new("headers", e.to_string()))?;
+        let event =
+            ImageEvent::parse(&record.headers).map_err(|e| Rejection::new("headers", e.to_string()))?;
         let bytes = record.value.as_deref().ok_or_else(|| {
-            Rejection::new("null-value", "a picture has no value; publish the encoded PNG, JPEG or WebP as the value")
+            Rejection::new(
+                "null-value",
+                "a picture has no value; publish the encoded PNG, JPEG or WebP as the value",
+            )
         })?;
         refuse_claim_check(&event)?;
-        let picture = picture::decode(bytes, &self.limits).map_err(|e| Rejection::new(e.code(), e.to_string()))?;
+        let picture =
+            picture::decode(bytes, &self.limits).map_err(|e| Rejection::new(e.code(), e.to_string()))?;
         Ok(Decoded {
             image_id: event.image_id(&record.topic_name, record.partition, record.offset),
             prompt_id: event.prompt_id,
@@ -102,7 +107,9 @@ impl Stage for ImageEncoder {
         let outcomes = decoded.into_iter().zip(batch).map(|(decoded, record)| match decoded {
             Err(rejection) => Ok(Outcome::Rejected(rejection)),
             Ok(decoded) => {
-                let vector = vectors.next().ok_or_else(|| BatchError::Fatal("the encoder returned too few vectors".into()))?;
+                let vector = vectors
+                    .next()
+                    .ok_or_else(|| BatchError::Fatal("the encoder returned too few vectors".into()))?;
                 Ok(self.output(record, &decoded, vector))
             }
         });

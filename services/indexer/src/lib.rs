@@ -27,7 +27,12 @@ enum Change {
 
 impl Indexer {
     /// Makes sure the collection of `layout` exists behind the alias, and writes to it from then on.
-    pub fn open(index: PromptIndex, layout: Layout, codec: Codec, runtime: Handle) -> Result<Self, IndexError> {
+    pub fn open(
+        index: PromptIndex,
+        layout: Layout,
+        codec: Codec,
+        runtime: Handle,
+    ) -> Result<Self, IndexError> {
         runtime.block_on(index.ensure(&layout))?;
         Ok(Self { index, layout, codec, runtime })
     }
@@ -44,7 +49,13 @@ impl Indexer {
     /// A vector of another model must never be compared with this collection's.
     fn check(&self, embedding: &PromptEmbedding) -> Result<(), Refusal> {
         let layout = &self.layout;
-        check_vector("clip", &embedding.clip.model, &layout.encoder, embedding.clip.values.len(), layout.clip_dim)?;
+        check_vector(
+            "clip",
+            &embedding.clip.model,
+            &layout.encoder,
+            embedding.clip.values.len(),
+            layout.clip_dim,
+        )?;
         let minilm = &embedding.minilm;
         check_vector("minilm", &minilm.model, &layout.minilm, minilm.values.len(), MINILM_DIM)
     }
@@ -54,11 +65,14 @@ impl Indexer {
         let mut changes = changes.into_iter().peekable();
         while changes.peek().is_some() {
             let mut upserts = Vec::new();
-            while let Some(Change::Upsert(point)) = changes.next_if(|change| matches!(change, Change::Upsert(_))) {
+            while let Some(Change::Upsert(point)) =
+                changes.next_if(|change| matches!(change, Change::Upsert(_)))
+            {
                 upserts.push(point);
             }
             let mut deletes = Vec::new();
-            while let Some(Change::Delete(id)) = changes.next_if(|change| matches!(change, Change::Delete(_))) {
+            while let Some(Change::Delete(id)) = changes.next_if(|change| matches!(change, Change::Delete(_)))
+            {
                 deletes.push(id);
             }
             self.runtime.block_on(self.write_run(upserts, &deletes))?;
@@ -79,19 +93,25 @@ impl Indexer {
 
 fn check_vector(name: &str, model: &str, wanted: &str, len: usize, dim: usize) -> Result<(), Refusal> {
     if model != wanted {
-        let reason = format!("the {name} vector is of {model}, the collection of {wanted}; run the text-encoder with {wanted}");
+        let reason = format!(
+            "the {name} vector is of {model}, the collection of {wanted}; run the text-encoder with {wanted}"
+        );
         return Err(Refusal::record("other-model", reason));
     }
     if len != dim {
-        return Err(Refusal::record("dimension", format!("the {name} vector has {len} values, the collection {dim}")));
+        return Err(Refusal::record(
+            "dimension",
+            format!("the {name} vector has {len} values, the collection {dim}"),
+        ));
     }
     Ok(())
 }
 
 fn key_as_id(record: &InputRecord) -> Result<Uuid, Refusal> {
     let key = record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
-    key.and_then(|key| Uuid::parse_str(key).ok())
-        .ok_or_else(|| Refusal::record("delete-without-id", "a null value needs the prompt_id (a UUID) as the key"))
+    key.and_then(|key| Uuid::parse_str(key).ok()).ok_or_else(|| {
+        Refusal::record("delete-without-id", "a null value needs the prompt_id (a UUID) as the key")
+    })
 }
 
 fn point(embedding: PromptEmbedding) -> PromptPoint {
@@ -137,5 +157,9 @@ impl Stage for Indexer {
 }
 
 fn as_batch_error(error: IndexError) -> BatchError {
-    if error.is_transient() { BatchError::Transient(error.to_string()) } else { BatchError::Fatal(error.to_string()) }
+    if error.is_transient() {
+        BatchError::Transient(error.to_string())
+    } else {
+        BatchError::Fatal(error.to_string())
+    }
 }

@@ -13,11 +13,15 @@ use unprompt_stream::Rejection;
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum RefusedHead {
-    #[error("head {name} fits encoder {head_encoder}, this predictor reads {encoder}; train a head for it (unprompt train)")]
+    #[error(
+        "head {name} fits encoder {head_encoder}, this predictor reads {encoder}; train a head for it (unprompt train)"
+    )]
     OtherEncoder { name: String, head_encoder: String, encoder: String },
     #[error("head {name}: {path} cannot be read: {error}; put the file there or announce another head")]
     Unreadable { name: String, path: PathBuf, error: std::io::Error },
-    #[error("head {name}: {path} has sha256 {found}, {wanted} was announced; the file was changed or cut off")]
+    #[error(
+        "head {name}: {path} has sha256 {found}, {wanted} was announced; the file was changed or cut off"
+    )]
     OtherContent { name: String, path: PathBuf, found: String, wanted: String },
     #[error("head {name}: {reason}")]
     Malformed { name: String, reason: String },

@@ -116,14 +116,14 @@ impl Predictor {
     }
 
     fn parse(&self, record: &InputRecord) -> Result<Input, Refusal> {
-        let value = record
-            .value
-            .as_deref()
-            .ok_or_else(|| Refusal::record("null-value", "an image embedding has no value; nothing can be predicted"))?;
+        let value = record.value.as_deref().ok_or_else(|| {
+            Refusal::record("null-value", "an image embedding has no value; nothing can be predicted")
+        })?;
         let mut embedding: ImageEmbedding = self.codec.decode(value)?;
         let found = embedding.vectors.iter().position(|vector| vector.model == self.encoder);
         let vector = found.map(|at| embedding.vectors.swap_remove(at).values).ok_or_else(|| {
-            let reason = format!("no vector of {} in the record; run the image-encoder with it", self.encoder);
+            let reason =
+                format!("no vector of {} in the record; run the image-encoder with it", self.encoder);
             Refusal::record("no-vector-of-encoder", reason)
         })?;
         Ok(Input { embedding, vector })
@@ -147,7 +147,12 @@ impl Predictor {
         query.with_vectors([Space::MiniLm])
     }
 
-    fn predict(&self, input: &Input, hits: &[Hit], head: Option<&LoadedHead>) -> Result<(Parts, Vec<f32>), Rejection> {
+    fn predict(
+        &self,
+        input: &Input,
+        hits: &[Hit],
+        head: Option<&LoadedHead>,
+    ) -> Result<(Parts, Vec<f32>), Rejection> {
         let neighbours: Vec<(f32, &[f32])> =
             hits.iter().filter_map(|hit| Some((hit.similarity, hit.minilm.as_deref()?))).collect();
         let (knn, weights) = match neighbours.is_empty() {
@@ -162,12 +167,15 @@ impl Predictor {
             (Some(knn), Some(vector), Some(head)) => blend(knn, vector, head.blend_weight()),
             (Some(knn), _, _) => knn.clone(),
             (None, Some(vector), _) => vector.clone(),
-            (None, None, _) => return Err(nothing_to_predict_from()),
+            (None, None, _) => {
+                return Err(Rejection::new("nothing-to-predict-from", "no neighbour and no head"));
+            }
         };
-        let expected_cosine = head.zip(knn.as_ref()).zip(from_head.as_ref()).and_then(|((head, knn), vector)| {
-            let similarities: Vec<f32> = hits.iter().map(|hit| hit.similarity).collect();
-            head.expected_cosine(&Evidence::new(knn, vector, &similarities, &weights))
-        });
+        let expected_cosine =
+            head.zip(knn.as_ref()).zip(from_head.as_ref()).and_then(|((head, knn), vector)| {
+                let similarities: Vec<f32> = hits.iter().map(|hit| hit.similarity).collect();
+                head.expected_cosine(&Evidence::new(knn, vector, &similarities, &weights))
+            });
         Ok((Parts { knn, head: from_head, blended, expected_cosine }, weights))
     }
 
@@ -207,11 +215,15 @@ impl Predictor {
     }
 }
 
-fn nothing_to_predict_from() -> Rejection {
-    Rejection::new(
-        "nothing-to-predict-from",
-        "the index has no prompt and no head is announced; import prompts (unprompt prompts import), then replay this record",
-    )
+/// Pictures may come before the first prompt: they wait for it, uncommitted, rather than end as dead letters.
+fn wait_for_prompts(hits: &[Vec<Hit>], head: Option<&LoadedHead>) -> Result<(), BatchError> {
+    match head.is_none() && hits.iter().any(Vec::is_empty) {
+        true => Err(BatchError::Transient(
+            "the index has no prompt and no head is announced; import prompts (unprompt prompts import FILE)"
+                .into(),
+        )),
+        false => Ok(()),
+    }
 }
 
 fn shown(hits: Vec<Hit>, weights: Vec<f32>, count: usize) -> Vec<Neighbour> {
@@ -244,9 +256,13 @@ impl Stage for Predictor {
         let parsed = Refusal::part(batch.iter().map(|record| self.parse(record)))?;
         let inputs: Vec<_> = parsed.iter().filter_map(|input| input.as_ref().ok()).collect();
         let head = self.heads.current();
-        let mut hits = self.retrieve(&inputs, head.as_deref()).map_err(as_batch_error)?.into_iter();
+        let hits = self.retrieve(&inputs, head.as_deref()).map_err(as_batch_error)?;
+        wait_for_prompts(&hits, head.as_deref())?;
+        let mut hits = hits.into_iter();
         let outcomes = parsed.into_iter().zip(batch).map(|(input, record)| {
-            let output = input.and_then(|input| self.output(record, input, hits.next().unwrap_or_default(), head.as_deref()));
+            let output = input.and_then(|input| {
+                self.output(record, input, hits.next().unwrap_or_default(), head.as_deref())
+            });
             match output {
                 Ok(output) => Outcome::Outputs(vec![output]),
                 Err(rejection) => Outcome::Rejected(rejection),
@@ -258,5 +274,9 @@ impl Stage for Predictor {
 
 /// An index without its collection is one whose indexer has not started yet.
 fn as_batch_error(error: IndexError) -> BatchError {
-    if error.is_transient() || matches!(error, IndexError::NoCollection { .. }) { BatchError::Transient(error.to_string()) } else { BatchError::Fatal(error.to_string()) }
+    if error.is_transient() || matches!(error, IndexError::NoCollection { .. }) {
+        BatchError::Transient(error.to_string())
+    } else {
+        BatchError::Fatal(error.to_string())
+    }
 }

@@ -1,5 +1,6 @@
 //! Makes the catalogue's topics exist, and finds those whose limits are too small.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, Top
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::metadata::Metadata;
+use rdkafka::topic_partition_list::TopicPartitionList;
 use unprompt_schemas::topics::{Topic, TopicSpec};
 
 use crate::config::KafkaConfig;
@@ -56,6 +58,40 @@ pub async fn list_topics(kafka: &KafkaConfig) -> Result<Vec<TopicState>, StreamE
         let consumer = probe(&kafka)?;
         let metadata = metadata(&kafka, &consumer, abandoned)?;
         Topic::ALL.into_iter().map(|topic| state_of(&kafka, &consumer, &metadata, topic)).collect()
+    })
+    .await
+}
+
+/// How far the group of `service` has committed `topic`: the next offset of each partition, where there is one.
+///
+/// # Errors
+///
+/// [`StreamError::Unreachable`] where no broker answers.
+pub async fn committed_offsets(
+    kafka: &KafkaConfig,
+    service: &str,
+    topic: Topic,
+) -> Result<BTreeMap<i32, i64>, StreamError> {
+    let (kafka, group) = (kafka.clone(), kafka.group(service));
+    blocking(move |abandoned| {
+        let consumer: BaseConsumer<LoggingContext> = kafka::consumer(&kafka, &group)
+            .create_with_context(LoggingContext)
+            .map_err(StreamError::Client)?;
+        let metadata = metadata(&kafka, &consumer, abandoned)?;
+        let name = kafka.prefix.name(topic);
+        let mut asked = TopicPartitionList::new();
+        for found in metadata.topics().iter().filter(|found| found.name() == name) {
+            found.partitions().iter().for_each(|partition| {
+                asked.add_partition(&name, partition.id());
+            });
+        }
+        let answered =
+            consumer.committed_offsets(asked, REQUEST_TIMEOUT).map_err(|e| unreachable(&kafka, e))?;
+        let offsets = answered.elements().into_iter();
+        Ok(offsets
+            .filter_map(|one| Some((one.partition(), one.offset().to_raw()?)))
+            .filter(|(_, at)| *at >= 0)
+            .collect())
     })
     .await
 }

@@ -29,7 +29,12 @@ enum Input {
 
 impl TextEncoder {
     /// Loads both towers from their folders: sentence-transformers' layout for MiniLM, transformers' for CLIP.
-    pub fn load(minilm: &Path, clip: &Path, engine: Engine, codec: Codec) -> Result<Self, unprompt_models::ModelError> {
+    pub fn load(
+        minilm: &Path,
+        clip: &Path,
+        engine: Engine,
+        codec: Codec,
+    ) -> Result<Self, unprompt_models::ModelError> {
         Ok(Self { minilm: MiniLm::load(minilm, engine)?, clip: ClipText::load(clip)?, codec })
     }
 
@@ -48,7 +53,14 @@ impl TextEncoder {
         Ok((minilm, clip))
     }
 
-    fn output(&self, record: &InputRecord, id: Uuid, prompt: Prompt, minilm: Vec<f32>, clip: Vec<f32>) -> Outcome {
+    fn output(
+        &self,
+        record: &InputRecord,
+        id: Uuid,
+        prompt: Prompt,
+        minilm: Vec<f32>,
+        clip: Vec<f32>,
+    ) -> Outcome {
         let embedding = PromptEmbedding {
             prompt_id: id,
             text: prompt.text,
@@ -69,7 +81,10 @@ impl TextEncoder {
 fn key_as_id(record: &InputRecord) -> Result<Uuid, Refusal> {
     let key = record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
     key.and_then(|key| Uuid::parse_str(key).ok()).ok_or_else(|| {
-        Refusal::record("delete-without-id", "a null value deletes a prompt and needs its prompt_id (a UUID) as the key")
+        Refusal::record(
+            "delete-without-id",
+            "a null value deletes a prompt and needs its prompt_id (a UUID) as the key",
+        )
     })
 }
 
@@ -104,7 +119,9 @@ impl Stage for TextEncoder {
             Err(rejection) => Ok(Outcome::Rejected(rejection)),
             Ok(Input::Delete { id }) => Ok(Outcome::Outputs(vec![keyed(id, None, record)])),
             Ok(Input::Prompt { id, prompt }) => {
-                let (minilm, clip) = vectors.next().ok_or_else(|| BatchError::Fatal("an engine returned too few vectors".into()))?;
+                let (minilm, clip) = vectors
+                    .next()
+                    .ok_or_else(|| BatchError::Fatal("an engine returned too few vectors".into()))?;
                 Ok(self.output(record, id, prompt, minilm, clip))
             }
         });

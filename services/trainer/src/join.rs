@@ -36,9 +36,14 @@ type Images = HashMap<Uuid, (Uuid, Vec<f32>)>;
 /// Reads both topics to their ends; only vectors of `encoder` and prompts that have a picture are kept.
 pub(crate) async fn read(kafka: &KafkaConfig, codec: &Codec, encoder: &str) -> Result<Joined, TrainError> {
     let mut images = Images::new();
-    read_to_end(kafka, &[Topic::ImageEmbeddings], |record| collect_image(&mut images, codec, encoder, &record)).await?;
-    let mut prompts: HashMap<Uuid, Option<PromptEmbedding>> = images.values().map(|(id, _)| (*id, None)).collect();
-    read_to_end(kafka, &[Topic::PromptEmbeddings], |record| collect_prompt(&mut prompts, codec, &record)).await?;
+    read_to_end(kafka, &[Topic::ImageEmbeddings], |record| {
+        collect_image(&mut images, codec, encoder, &record)
+    })
+    .await?;
+    let mut prompts: HashMap<Uuid, Option<PromptEmbedding>> =
+        images.values().map(|(id, _)| (*id, None)).collect();
+    read_to_end(kafka, &[Topic::PromptEmbeddings], |record| collect_prompt(&mut prompts, codec, &record))
+        .await?;
     Ok(join(images, prompts))
 }
 
@@ -61,12 +66,17 @@ fn collect_prompt(prompts: &mut HashMap<Uuid, Option<PromptEmbedding>>, codec: &
 }
 
 fn join(images: Images, prompts: HashMap<Uuid, Option<PromptEmbedding>>) -> Joined {
-    let minilm = prompts.values().flatten().map(|prompt| prompt.minilm.model.clone()).next().unwrap_or_default();
+    let minilm =
+        prompts.values().flatten().map(|prompt| prompt.minilm.model.clone()).next().unwrap_or_default();
     let mut images: Vec<_> = images.into_iter().collect();
     images.sort_by_key(|(image_id, _)| *image_id);
     let pairs = images.into_iter().filter_map(|(_, (prompt_id, image))| {
         let prompt = prompts.get(&prompt_id)?.as_ref()?;
-        (prompt.minilm.model == minilm).then(|| Pair { prompt_id, image, prompt: prompt.minilm.values.clone() })
+        (prompt.minilm.model == minilm).then(|| Pair {
+            prompt_id,
+            image,
+            prompt: prompt.minilm.values.clone(),
+        })
     });
     Joined { pairs: pairs.collect(), minilm }
 }

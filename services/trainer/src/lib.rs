@@ -47,7 +47,9 @@ pub struct Settings {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum TrainError {
-    #[error("{pairs} pictures with a known prompt ({train} to train on, {validation} to validate on), at least {needed} of each are needed; publish prompts with seeds and wait until their pictures are encoded")]
+    #[error(
+        "{pairs} pictures with a known prompt ({train} to train on, {validation} to validate on), at least {needed} of each are needed; publish prompts with seeds and wait until their pictures are encoded"
+    )]
     TooFewPairs { pairs: usize, train: usize, validation: usize, needed: usize },
     #[error("the share kept for validation is {0}; choose one above 0 and below 1")]
     ValidationShare(f64),

@@ -46,7 +46,8 @@ impl Validation {
         let knn: Vec<&[f32]> = parts.iter().map(|part| part.knn.as_slice()).collect();
         let head: Vec<&[f32]> = parts.iter().map(|part| part.head.as_slice()).collect();
         let blend_weight = learn_weight(&knn, &head, &truth);
-        let blended: Vec<Vec<f32>> = knn.iter().zip(&head).map(|(knn, head)| blend(knn, head, blend_weight)).collect();
+        let blended: Vec<Vec<f32>> =
+            knn.iter().zip(&head).map(|(knn, head)| blend(knn, head, blend_weight)).collect();
         let calibration = calibrate(&parts, &blended, &truth)?;
         let scores = [
             ("validation_cosine_knn", mean_cosine(&knn, &truth)),
@@ -68,7 +69,9 @@ async fn neighbours(index: &PromptIndex, pairs: &[&Pair], k: usize) -> Result<Ve
     let mut hits = Vec::with_capacity(pairs.len());
     for chunk in pairs.chunks(QUERIES) {
         let query = |pair: &&Pair| {
-            Query::new(Space::Clip, pair.image.clone(), k).exclude([pair.prompt_id]).with_vectors([Space::MiniLm])
+            Query::new(Space::Clip, pair.image.clone(), k)
+                .exclude([pair.prompt_id])
+                .with_vectors([Space::MiniLm])
         };
         let queries: Vec<Query> = chunk.iter().map(query).collect();
         hits.extend(index.search_batch(&queries).await?);
@@ -83,12 +86,20 @@ fn parts(ridge: &RidgeHead, pair: &Pair, hits: &[Hit]) -> Result<Parts, TrainErr
         hits.iter().filter_map(|hit| Some((hit.similarity, hit.minilm.as_deref()?))).collect();
     let (knn, weights) =
         if neighbours.is_empty() { (head.clone(), Vec::new()) } else { knn_vector(&neighbours) };
-    Ok(Parts { knn, head, similarities: neighbours.iter().map(|(similarity, _)| *similarity).collect(), weights })
+    Ok(Parts {
+        knn,
+        head,
+        similarities: neighbours.iter().map(|(similarity, _)| *similarity).collect(),
+        weights,
+    })
 }
 
 fn calibrate(parts: &[Parts], blended: &[Vec<f32>], truth: &[&[f32]]) -> Result<Calibration, TrainError> {
-    let evidence: Vec<Evidence> =
-        parts.iter().map(|part| Evidence::new(&part.knn, &part.head, &part.similarities, &part.weights)).collect();
-    let reached: Vec<f32> = blended.iter().zip(truth).map(|(blended, truth)| cosine(blended, truth)).collect();
+    let evidence: Vec<Evidence> = parts
+        .iter()
+        .map(|part| Evidence::new(&part.knn, &part.head, &part.similarities, &part.weights))
+        .collect();
+    let reached: Vec<f32> =
+        blended.iter().zip(truth).map(|(blended, truth)| cosine(blended, truth)).collect();
     Ok(Calibration::fit(&evidence, &reached)?)
 }

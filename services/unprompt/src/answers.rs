@@ -18,7 +18,9 @@ pub enum Answer {
 /// The answer that a record of predictions.v1 or dead-letters.v1 holds, if it is about a picture.
 pub fn answer_of(codec: &Codec, record: &InputRecord) -> Option<Answer> {
     match record.topic {
-        Topic::Predictions => codec.decode(record.value.as_deref()?).ok().map(|p| Answer::Prediction(Box::new(p))),
+        Topic::Predictions => {
+            codec.decode(record.value.as_deref()?).ok().map(|p| Answer::Prediction(Box::new(p)))
+        }
         Topic::DeadLetters => dead(record),
         _ => None,
     }

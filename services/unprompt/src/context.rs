@@ -69,7 +69,9 @@ impl Context {
 
     pub fn codec(&self) -> anyhow::Result<Codec> {
         if self.config.registry.url.is_some() {
-            bail!("[registry] url is set, but this release has no registry client; remove it to use single-object framing");
+            bail!(
+                "[registry] url is set, but this release has no registry client; remove it to use single-object framing"
+            );
         }
         Ok(Codec::single_object())
     }
@@ -113,7 +115,10 @@ fn tiny_world(name: &str) -> anyhow::Result<PathBuf> {
         checkpoint.is_dir().then_some(checkpoint)
     });
     found.with_context(|| {
-        format!("no [models] {name} is configured, and the repository's tiny one is not found from {}", here.display())
+        format!(
+            "no [models] {name} is configured, and the repository's tiny one is not found from {}",
+            here.display()
+        )
     })
 }
 

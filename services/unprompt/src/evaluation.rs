@@ -19,6 +19,8 @@ const CALIBRATION_BINS: usize = 10;
 #[derive(Debug)]
 pub struct Scored {
     pub prediction: Prediction,
+    /// The prompt that made the picture.
+    pub text: String,
     pub truth: Vec<f32>,
 }
 
@@ -56,8 +58,12 @@ const WAYS: [(&str, &str); 4] = [
 impl Scores {
     /// Scores each way that every prediction has; `mean_prompt` is left out where it is not known.
     pub fn of(scored: &[Scored], mean_prompt: Option<&[f32]>) -> Self {
-        let mut scores =
-            Self { pictures: scored.len(), mean_cosine: BTreeMap::new(), interval: BTreeMap::new(), calibration: None };
+        let mut scores = Self {
+            pictures: scored.len(),
+            mean_cosine: BTreeMap::new(),
+            interval: BTreeMap::new(),
+            calibration: None,
+        };
         for (way, _) in WAYS {
             if let Some(cosines) = cosines(scored, way, mean_prompt) {
                 let (low, high) = bootstrap_interval(&cosines, BOOTSTRAP_SEED);
@@ -124,7 +130,7 @@ mod tests {
             expected_cosine: Some(expected),
             ..crate::testing::prediction()
         };
-        Scored { prediction, truth: truth.to_vec() }
+        Scored { prediction, text: "a red star".into(), truth: truth.to_vec() }
     }
 
     #[test]

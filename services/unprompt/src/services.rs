@@ -89,7 +89,9 @@ async fn run(service: ServiceName, wiring: Wiring, stop: CancellationToken) -> a
     let (kafka, health) = (wiring.kafka.clone(), wiring.health.clone());
     let runtime = Handle::current();
     let make = move || make_stage(service, &wiring, heads, runtime).map_err(|error| format!("{error:#}"));
-    let summary = run_stage(&kafka, runner, name, make, stop, health).await.with_context(|| format!("{name} stopped"))?;
+    let summary = run_stage(&kafka, runner, name, make, stop, health)
+        .await
+        .with_context(|| format!("{name} stopped"))?;
     tracing::info!(service = name, ?summary, "service stopped");
     Ok(())
 }
@@ -114,7 +116,9 @@ fn make_stage(
     let (config, codec) = (&wiring.context.config, wiring.context.codec()?);
     let models = wiring.context.models()?;
     Ok(match service {
-        ServiceName::Generator => Box::new(Generator::load(&models.sd2, generation(config), config.generator.batch, codec)?),
+        ServiceName::Generator => {
+            Box::new(Generator::load(&models.sd2, generation(config), config.generator.batch, codec)?)
+        }
         ServiceName::TextEncoder => Box::new(text_encoder(&models, wiring.context.engine()?, codec)?),
         ServiceName::ImageEncoder => Box::new(ImageEncoder::load(&models.clip, limits(config), codec)?),
         ServiceName::Indexer => Box::new(indexer(wiring, &models, codec, runtime)?),

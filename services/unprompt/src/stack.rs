@@ -27,7 +27,11 @@ pub struct Stack {
 
 impl Stack {
     /// Starts both servers, makes the topics, and starts `services`; a second start on the same data says who has it.
-    pub async fn start(context: &Context, services: &[ServiceName], stop: CancellationToken) -> anyhow::Result<Self> {
+    pub async fn start(
+        context: &Context,
+        services: &[ServiceName],
+        stop: CancellationToken,
+    ) -> anyhow::Result<Self> {
         let embedded = &context.config.embedded;
         let mut lock = DataDir::lock(&embedded.data_dir, "unprompt up")?;
         let broker = EmbeddedBroker::start(&embedded.data_dir.join("broker"), embedded.broker_port).await?;

@@ -18,7 +18,12 @@ fn generator(batch: usize) -> Generator {
 }
 
 fn record(text: &str, seeds: &[i64]) -> InputRecord {
-    let prompt = Prompt { text: text.into(), source: "s".into(), seeds: seeds.to_vec(), attributes: Default::default() };
+    let prompt = Prompt {
+        text: text.into(),
+        source: "s".into(),
+        seeds: seeds.to_vec(),
+        attributes: Default::default(),
+    };
     InputRecord {
         topic: Topic::Prompts,
         topic_name: "prompts.v1".into(),
@@ -57,7 +62,8 @@ fn each_seed_gives_a_picture_with_an_identity_that_does_not_depend_on_the_batch(
     let alone = generator(1).process(&[record(star, &[2])]).unwrap();
     let alone = &outputs(&alone[0])[0];
     assert_eq!(event(alone).id, event(&drawn[1]).id);
-    let pixels = |output: &OutputRecord| image::load_from_memory(output.value.as_deref().unwrap()).unwrap().to_rgb8();
+    let pixels =
+        |output: &OutputRecord| image::load_from_memory(output.value.as_deref().unwrap()).unwrap().to_rgb8();
     let (a, b) = (pixels(alone), pixels(&drawn[1]));
     let furthest = a.iter().zip(b.iter()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
     assert!(furthest <= 2, "a picture depends on its batch by {furthest} of 255");

@@ -43,7 +43,9 @@ fn record(offset: i64, value: Option<Vec<u8>>, event: ImageEvent) -> InputRecord
 
 fn embedding(outcome: &Outcome) -> ImageEmbedding {
     match outcome {
-        Outcome::Outputs(outputs) => Codec::single_object().decode(outputs[0].value.as_deref().unwrap()).unwrap(),
+        Outcome::Outputs(outputs) => {
+            Codec::single_object().decode(outputs[0].value.as_deref().unwrap()).unwrap()
+        }
         Outcome::Rejected(rejection) => panic!("rejected: {rejection:?}"),
     }
 }
@@ -65,7 +67,8 @@ fn a_bad_picture_is_rejected_and_its_neighbours_are_encoded_as_if_alone() {
     for at in [0, 3] {
         let alone = encoder.process(&batch[at..=at]).unwrap();
         let (together, alone) = (embedding(&outcomes[at]), embedding(&alone[0]));
-        let cosine: f32 = together.vectors[0].values.iter().zip(&alone.vectors[0].values).map(|(a, b)| a * b).sum();
+        let cosine: f32 =
+            together.vectors[0].values.iter().zip(&alone.vectors[0].values).map(|(a, b)| a * b).sum();
         assert!(cosine > 0.9999, "picture {at} depends on its batch: {cosine}");
     }
 }
@@ -78,7 +81,10 @@ fn identity_position_and_the_producers_headers_travel_on() {
     let outcomes = encoder.process(&[record(5, Some(png(1)), event)]).unwrap();
     let got = embedding(&outcomes[0]);
     assert_eq!((got.image_id, got.prompt_id), (id, Some(prompt)));
-    assert_eq!((got.source_topic.as_str(), got.source_partition, got.source_offset), ("test.images.v1", 2, 5));
+    assert_eq!(
+        (got.source_topic.as_str(), got.source_partition, got.source_offset),
+        ("test.images.v1", 2, 5)
+    );
     assert_eq!((got.source_key.as_deref(), got.created_at_ms), (Some(b"key".as_slice()), 1_005));
     let norm: f32 = got.vectors[0].values.iter().map(|v| v * v).sum();
     assert!((norm - 1.0).abs() < 1e-3, "a unit vector, not of norm² {norm}");
@@ -101,6 +107,7 @@ fn a_picture_without_an_id_gets_one_from_its_position() {
 #[test]
 fn a_claim_check_is_refused_by_name() {
     let event = ImageEvent { content_type: Some("text/uri-list".into()), ..ImageEvent::default() };
-    let outcomes = encoder().process(&[record(0, Some(b"https://example.org/cat.png".to_vec()), event)]).unwrap();
+    let outcomes =
+        encoder().process(&[record(0, Some(b"https://example.org/cat.png".to_vec()), event)]).unwrap();
     assert!(matches!(&outcomes[0], Outcome::Rejected(rejection) if rejection.code == "claim-check"));
 }

@@ -12,8 +12,10 @@ const ENCODER: &str = "tiny-clip@0123456789ab";
 
 /// A real head, trained on four points, in a file.
 fn head_in(folder: &Path, name: &str, created_at_ms: i64) -> Head {
-    let inputs: Vec<Vec<f32>> = (0..4).map(|at| (0..3).map(|i| if i == at % 3 { 1.0 } else { 0.1 }).collect()).collect();
-    let targets: Vec<Vec<f32>> = (0..4).map(|at| (0..384).map(|i| if i == at { 1.0 } else { 0.0 }).collect()).collect();
+    let inputs: Vec<Vec<f32>> =
+        (0..4).map(|at| (0..3).map(|i| if i == at % 3 { 1.0 } else { 0.1 }).collect()).collect();
+    let targets: Vec<Vec<f32>> =
+        (0..4).map(|at| (0..384).map(|i| if i == at { 1.0 } else { 0.0 }).collect()).collect();
     let samples = || Samples {
         inputs: inputs.iter().map(Vec::as_slice).collect(),
         targets: targets.iter().map(Vec::as_slice).collect(),
@@ -59,7 +61,8 @@ fn a_head_for_another_encoder_or_with_other_content_is_refused_and_the_old_one_s
 
     let other = Head { encoder: "other@1".into(), ..head_in(folder.path(), "other", 2) };
     assert!(matches!(heads.announce(other), Err(RefusedHead::OtherEncoder { .. })));
-    let gone = Head { path: folder.path().join("gone").display().to_string(), ..head_in(folder.path(), "gone", 2) };
+    let gone =
+        Head { path: folder.path().join("gone").display().to_string(), ..head_in(folder.path(), "gone", 2) };
     assert!(matches!(heads.announce(gone), Err(RefusedHead::Unreadable { .. })));
     let changed = head_in(folder.path(), "changed", 2);
     let mut bytes = std::fs::read(&changed.path).unwrap();

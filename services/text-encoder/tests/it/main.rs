@@ -33,14 +33,21 @@ fn record(key: Option<&str>, value: Option<&[u8]>) -> InputRecord {
 
 fn embedding(outcome: &Outcome) -> PromptEmbedding {
     match outcome {
-        Outcome::Outputs(outputs) => Codec::single_object().decode(outputs[0].value.as_deref().unwrap()).unwrap(),
+        Outcome::Outputs(outputs) => {
+            Codec::single_object().decode(outputs[0].value.as_deref().unwrap()).unwrap()
+        }
         Outcome::Rejected(rejection) => panic!("rejected: {rejection:?}"),
     }
 }
 
 #[test]
 fn avro_and_plain_text_prompts_get_the_same_vectors_and_bad_ones_are_rejected_alone() {
-    let prompt = Prompt { text: "a red star on a beach".into(), source: "s".into(), seeds: vec![], attributes: Default::default() };
+    let prompt = Prompt {
+        text: "a red star on a beach".into(),
+        source: "s".into(),
+        seeds: vec![],
+        attributes: Default::default(),
+    };
     let avro = Codec::single_object().encode("prompts.v1", &prompt).unwrap();
     let batch = [
         record(None, Some(&avro)),
@@ -64,7 +71,9 @@ fn avro_and_plain_text_prompts_get_the_same_vectors_and_bad_ones_are_rejected_al
 #[test]
 fn a_null_value_deletes_by_id_and_needs_one() {
     let id = prompt_id("gone").to_string();
-    let outcomes = encoder().process(&[record(Some(&id), None), record(Some("not an id"), None), record(None, None)]).unwrap();
+    let outcomes = encoder()
+        .process(&[record(Some(&id), None), record(Some("not an id"), None), record(None, None)])
+        .unwrap();
     match &outcomes[0] {
         Outcome::Outputs(outputs) => {
             assert_eq!((outputs[0].key.as_deref(), outputs[0].value.as_deref()), (Some(id.as_bytes()), None));

@@ -58,7 +58,12 @@ fn minilm(context: &Context, folder: &Path) -> anyhow::Result<String> {
 
 fn clip(folder: &Path) -> anyhow::Result<String> {
     let (vision, text) = (ClipVision::load(folder)?, ClipText::load(folder)?);
-    anyhow::ensure!(vision.dims() == text.dims(), "its towers have {} and {} values", vision.dims(), text.dims());
+    anyhow::ensure!(
+        vision.dims() == text.dims(),
+        "its towers have {} and {} values",
+        vision.dims(),
+        text.dims()
+    );
     Ok(format!("{}, {} values", vision.revision(), vision.dims()))
 }
 
@@ -74,7 +79,10 @@ fn data_dir(folder: &Path) -> Check {
         std::fs::remove_file(probe)
     });
     let found = tried.map(|()| format!("{} is writable", folder.display())).map_err(|error| {
-        anyhow::anyhow!("{}: {error}; free some space, make it writable or choose another --data-dir", folder.display())
+        anyhow::anyhow!(
+            "{}: {error}; free some space, make it writable or choose another --data-dir",
+            folder.display()
+        )
     });
     check("data directory", found)
 }
@@ -83,9 +91,17 @@ async fn kafka(context: &Context) -> Check {
     let kafka = context.kafka();
     let found = async {
         let states = list_topics(&kafka).await?;
-        let missing: Vec<_> =
-            states.iter().filter(|state| state.partitions.is_none()).map(|state| state.name.as_str()).collect();
-        anyhow::ensure!(missing.is_empty(), "{} answers, but lacks {}; any service makes them at its start", kafka.brokers, missing.join(", "));
+        let missing: Vec<_> = states
+            .iter()
+            .filter(|state| state.partitions.is_none())
+            .map(|state| state.name.as_str())
+            .collect();
+        anyhow::ensure!(
+            missing.is_empty(),
+            "{} answers, but lacks {}; any service makes them at its start",
+            kafka.brokers,
+            missing.join(", ")
+        );
         Ok(format!("{} answers, all {} topics exist", kafka.brokers, states.len()))
     };
     check("Kafka", found.await.map_err(start_it))

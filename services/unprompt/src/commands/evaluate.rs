@@ -27,7 +27,7 @@ struct Truth {
 
 pub async fn run(context: &Context, args: Evaluate) -> anyhow::Result<()> {
     let truth = read_truth(&args.truth)?;
-    let scores = evaluate(context, truth).await?;
+    let (scores, _) = evaluate(context, truth).await?;
     if context.json {
         return output::json(&scores);
     }
@@ -41,25 +41,40 @@ pub async fn run(context: &Context, args: Evaluate) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Scores the latest prediction of every picture in `truth` (image_id to prompt text).
-pub async fn evaluate(context: &Context, truth: HashMap<Uuid, String>) -> anyhow::Result<Scores> {
+/// Scores the latest prediction of every picture in `truth` (image_id to prompt text): all together, and each.
+pub async fn evaluate(
+    context: &Context,
+    truth: HashMap<Uuid, String>,
+) -> anyhow::Result<(Scores, Vec<Scored>)> {
     let (kafka, codec) = (context.kafka(), context.codec()?);
     let predictions = read_predictions(&kafka, &codec, |id| truth.contains_key(id)).await?;
     if predictions.is_empty() {
         bail!("none of the {} pictures has a prediction yet; publish them, or wait", truth.len());
     }
     if predictions.len() < truth.len() {
-        eprintln!("{} of {} pictures have a prediction; the rest is not scored", predictions.len(), truth.len());
+        eprintln!(
+            "{} of {} pictures have a prediction; the rest is not scored",
+            predictions.len(),
+            truth.len()
+        );
     }
     let mut minilm = MiniLm::load(&context.models()?.minilm, context.engine()?)?;
     let mut predictions: Vec<Prediction> = predictions.into_values().collect();
     predictions.sort_by_key(|prediction| prediction.image_id);
-    let texts: Vec<&str> = predictions.iter().map(|prediction| truth[&prediction.image_id].as_str()).collect();
+    let texts: Vec<&str> =
+        predictions.iter().map(|prediction| truth[&prediction.image_id].as_str()).collect();
     let vectors = minilm.embed(&texts)?;
-    let scored: Vec<Scored> =
-        predictions.into_iter().zip(vectors).map(|(prediction, truth)| Scored { prediction, truth }).collect();
+    let scored: Vec<Scored> = predictions
+        .into_iter()
+        .zip(vectors)
+        .map(|(prediction, vector)| Scored {
+            text: truth[&prediction.image_id].clone(),
+            truth: vector,
+            prediction,
+        })
+        .collect();
     let mean_prompt = mean_prompt(&kafka, &codec, &scored).await?;
-    Ok(Scores::of(&scored, mean_prompt.as_deref()))
+    Ok((Scores::of(&scored, mean_prompt.as_deref()), scored))
 }
 
 /// The latest prediction of every picture that `wanted` asks for.
@@ -80,7 +95,11 @@ pub async fn read_predictions(
 }
 
 /// The mean of the prompts that the head in these predictions was trained on.
-async fn mean_prompt(kafka: &KafkaConfig, codec: &Codec, scored: &[Scored]) -> anyhow::Result<Option<Vec<f32>>> {
+async fn mean_prompt(
+    kafka: &KafkaConfig,
+    codec: &Codec,
+    scored: &[Scored],
+) -> anyhow::Result<Option<Vec<f32>>> {
     let Some(name) = scored.iter().find_map(|one| one.prediction.head.clone()) else { return Ok(None) };
     let mut found: Option<Head> = None;
     read_to_end(kafka, &[Topic::Heads], |record| {
@@ -97,8 +116,9 @@ fn read_truth(path: &Path) -> anyhow::Result<HashMap<Uuid, String>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let parsed = lines.map(|(at, line)| {
-        let truth: Truth = serde_json::from_str(line)
-            .with_context(|| format!("{}:{}: not {{\"image_id\": …, \"text\": …}}", path.display(), at + 1))?;
+        let truth: Truth = serde_json::from_str(line).with_context(|| {
+            format!("{}:{}: not {{\"image_id\": …, \"text\": …}}", path.display(), at + 1)
+        })?;
         Ok((truth.image_id, truth.text))
     });
     parsed.collect()

@@ -23,9 +23,14 @@ pub async fn run(context: &Context, args: Predict) -> anyhow::Result<()> {
     let publisher = Publisher::new(&kafka)?;
     publisher.publish(record).await?;
     let wait = Duration::from_secs(args.timeout_s);
-    let prediction = tokio::time::timeout(wait, answer(context, &mut tail, id)).await.with_context(|| {
-        format!("no answer within {} s; are image-encoder and predictor up? (unprompt up, unprompt doctor)", args.timeout_s)
-    })??;
+    let prediction =
+        tokio::time::timeout(wait, answer(context, &mut tail, id)).await.with_context(|| {
+            format!(
+                "no answer within {} s; are image-encoder and predictor up, and is there a prompt in the index? \
+                 (unprompt up, unprompt doctor, unprompt prompts import)",
+                args.timeout_s
+            )
+        })??;
     if context.json { output::json(&prediction) } else { print(&prediction, args.limit) }
 }
 
@@ -43,12 +48,15 @@ async fn answer(context: &Context, tail: &mut Tail, id: Uuid) -> anyhow::Result<
 fn print(prediction: &Prediction, limit: usize) -> anyhow::Result<()> {
     let mut table = output::table(["weight", "similarity", "prompt"]);
     for neighbour in prediction.neighbours.iter().take(limit) {
-        let (weight, similarity) = (format!("{:.3}", neighbour.weight), format!("{:.4}", neighbour.similarity));
+        let (weight, similarity) =
+            (format!("{:.3}", neighbour.weight), format!("{:.4}", neighbour.similarity));
         table.add_row([weight, similarity, neighbour.text.clone()]);
     }
     output::line(table)?;
     match prediction.expected_cosine {
-        Some(expected) => output::line(format!("expected cosine to the true prompt's embedding: {expected:.3}"))?,
+        Some(expected) => {
+            output::line(format!("expected cosine to the true prompt's embedding: {expected:.3}"))?
+        }
         None => output::line("expected cosine: not known; train a head first (unprompt train)")?,
     }
     let head = prediction.head.as_deref().unwrap_or("none");

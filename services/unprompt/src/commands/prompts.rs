@@ -75,7 +75,9 @@ async fn import(context: &Context, args: Import, stop: CancellationToken) -> any
             progress.set(lines.read);
             if stop.is_cancelled() {
                 let (file, line) = (file.display(), lines.number);
-                bail!("stopped after {published} prompts ({file} to line {line}); importing them again is harmless");
+                bail!(
+                    "stopped after {published} prompts ({file} to line {line}); importing them again is harmless"
+                );
             }
         }
         progress.finish();
@@ -182,7 +184,12 @@ fn sample(args: &Sample) -> anyhow::Result<()> {
     for (at, scene) in Grammar::new(args.seed).scenes(Split::Train).take(args.count).enumerate() {
         let first = (at * args.seeds) as i64;
         let seeds = (first..first + args.seeds as i64).collect();
-        output::json_line(&Line { text: scene.prompt(), source: Some("tiny-world".into()), seeds, ..Line::default() })?;
+        output::json_line(&Line {
+            text: scene.prompt(),
+            source: Some("tiny-world".into()),
+            seeds,
+            ..Line::default()
+        })?;
     }
     Ok(())
 }
@@ -210,7 +217,10 @@ mod tests {
 
     #[test]
     fn json_lines_carry_source_and_seeds_and_a_bad_one_does_not_stop_the_rest() {
-        let read = prompts("p.jsonl", "{\"text\":\"a\",\"source\":\"s\",\"seeds\":[1,2]}\nnonsense\n{\"text\":\" \"}\n{\"text\":\"b\"}\n");
+        let read = prompts(
+            "p.jsonl",
+            "{\"text\":\"a\",\"source\":\"s\",\"seeds\":[1,2]}\nnonsense\n{\"text\":\" \"}\n{\"text\":\"b\"}\n",
+        );
         assert_eq!(read[0].as_ref().unwrap().seeds, [1, 2]);
         assert_eq!(read[0].as_ref().unwrap().source, "s");
         assert!(read[1].is_err() && read[2].is_err());

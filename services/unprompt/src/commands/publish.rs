@@ -52,7 +52,8 @@ pub async fn run(context: &Context, args: Publish, stop: CancellationToken) -> a
 /// Publishes the pictures and prints the id of each once all are acknowledged.
 async fn publish_chunk(publisher: &Publisher, files: &[PathBuf]) -> anyhow::Result<Vec<Uuid>> {
     let ids: Vec<Uuid> = files.iter().map(|_| Uuid::new_v4()).collect();
-    let records: Vec<_> = files.iter().zip(&ids).map(|(file, id)| picture_record(file, *id)).collect::<Result<_, _>>()?;
+    let records: Vec<_> =
+        files.iter().zip(&ids).map(|(file, id)| picture_record(file, *id)).collect::<Result<_, _>>()?;
     publisher.publish_many(records).await?;
     for (file, id) in files.iter().zip(&ids) {
         output::json_line(&json!({"image_id": id, "file": file}))?;
@@ -77,7 +78,12 @@ pub fn picture(bytes: Vec<u8>, id: Uuid) -> OutputRecord {
     OutputRecord { topic: Topic::Images, key: None, value: Some(bytes), headers: event.to_headers() }
 }
 
-async fn wait(context: &Context, tail: &mut Tail, mut waiting: HashSet<Uuid>, stop: CancellationToken) -> anyhow::Result<()> {
+async fn wait(
+    context: &Context,
+    tail: &mut Tail,
+    mut waiting: HashSet<Uuid>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let codec = context.codec()?;
     let total = waiting.len();
     let progress = Progress::new("answered", Some(total as u64));
@@ -117,8 +123,10 @@ fn collect(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 fn collect_folder(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
-    let entries = std::fs::read_dir(folder).with_context(|| format!("{} cannot be read", folder.display()))?;
-    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    let entries =
+        std::fs::read_dir(folder).with_context(|| format!("{} cannot be read", folder.display()))?;
+    let mut paths: Vec<PathBuf> =
+        entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
     paths.sort();
     for path in paths {
         let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());

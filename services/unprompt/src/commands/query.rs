@@ -17,7 +17,8 @@ use crate::services::limits;
 
 pub async fn run(context: &Context, args: Query) -> anyhow::Result<()> {
     let index = context.index().await?;
-    let filter = Filter { sources: args.source.clone(), text_contains: args.contains.clone(), ..Filter::default() };
+    let filter =
+        Filter { sources: args.source.clone(), text_contains: args.contains.clone(), ..Filter::default() };
     let query = target(context, &args.by, args.limit)?.filter(filter).exact(args.exact);
     let mut hits = index.search(&query).await?;
     hits.retain(|hit| args.threshold.is_none_or(|threshold| hit.similarity >= threshold));
@@ -49,7 +50,8 @@ fn embed_text(context: &Context, text: &str) -> anyhow::Result<Vec<f32>> {
 
 fn embed_image(context: &Context, path: &Path) -> anyhow::Result<Vec<f32>> {
     let bytes = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let picture = picture::decode(&bytes, &limits(&context.config)).with_context(|| path.display().to_string())?;
+    let picture =
+        picture::decode(&bytes, &limits(&context.config)).with_context(|| path.display().to_string())?;
     let clip = ClipVision::load(&context.models()?.clip)?;
     let pixels = clip.preprocess(&picture);
     clip.embed(&[&pixels])?.pop().context("the encoder returned no vector")
@@ -84,7 +86,12 @@ fn print_table(hits: &[Hit]) -> anyhow::Result<()> {
     }
     let mut table = output::table(["similarity", "prompt", "sources", "id"]);
     for hit in hits {
-        table.add_row([&format!("{:.4}", hit.similarity), &hit.text, &hit.sources.join(", "), &hit.prompt_id.to_string()]);
+        table.add_row([
+            &format!("{:.4}", hit.similarity),
+            &hit.text,
+            &hit.sources.join(", "),
+            &hit.prompt_id.to_string(),
+        ]);
     }
     output::line(table)
 }

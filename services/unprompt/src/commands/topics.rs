@@ -56,7 +56,10 @@ fn retention(topic: Topic) -> String {
 
 async fn tail(context: &Context, args: TailArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let kafka = context.kafka();
-    let topic = kafka.prefix.parse(&args.topic).or_else(|| Topic::ALL.into_iter().find(|topic| topic.base_name() == args.topic));
+    let topic = kafka
+        .prefix
+        .parse(&args.topic)
+        .or_else(|| Topic::ALL.into_iter().find(|topic| topic.base_name() == args.topic));
     let topic = topic.ok_or_else(|| {
         let names = Topic::ALL.map(Topic::base_name).join(", ");
         anyhow::anyhow!("there is no topic {:?}; choose one of {names}", args.topic)

@@ -8,14 +8,15 @@ use unprompt_index::Filter;
 use unprompt_schemas::Uuid;
 use unprompt_schemas::cloudevents::ImageEvent;
 use unprompt_schemas::codec::Codec;
-use unprompt_schemas::records::Prompt;
+use unprompt_schemas::records::{Prediction, Prompt};
 use unprompt_schemas::topics::{Prefix, Topic};
-use unprompt_stream::{InputRecord, KafkaConfig, Publisher, list_topics, read_to_end};
+use unprompt_stream::{InputRecord, KafkaConfig, Publisher, Start, Tail, list_topics, read_to_end};
 use unprompt_trainer::Trained;
 
+use super::HELD_OUT_PREFIX;
+use super::examples;
 use super::plan::Plan;
 use super::report::{Counts, Report};
-use super::HELD_OUT_PREFIX;
 use crate::answers::{Answer, answer_of};
 use crate::cli::{ServiceName, Train};
 use crate::commands::evaluate::evaluate;
@@ -23,18 +24,28 @@ use crate::commands::prompts;
 use crate::commands::publish::picture;
 use crate::commands::train::train;
 use crate::context::Context;
-use unprompt_stream::progress::Progress;
 use crate::stack::Stack;
+use unprompt_stream::progress::Progress;
 
 /// Time between looks at how far the services are.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// How often the predictor is asked whether it has taken the head into use.
+const HEAD_LOOKS: usize = 120;
+
+/// The longest a single picture may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 /// Seconds of each part, in order.
 #[derive(Debug, Default)]
 pub struct Seconds(pub BTreeMap<&'static str, f64>);
 
 impl Seconds {
-    async fn time<T>(&mut self, part: &'static str, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    async fn time<T>(
+        &mut self,
+        part: &'static str,
+        work: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<T> {
         let started = Instant::now();
         let done = work.await;
         self.0.insert(part, started.elapsed().as_secs_f64());
@@ -50,16 +61,24 @@ pub async fn all(stack: &mut Stack, plan: &Plan) -> anyhow::Result<Report> {
     let held_out_kafka = KafkaConfig { prefix: Prefix::new(HELD_OUT_PREFIX)?, ..kafka.clone() };
     stack.also(ServiceName::Generator, held_out_kafka.clone()).await?;
 
-    let pictured = seconds.time("publish_prompts", publish_prompts(&context, &kafka, &held_out_kafka, plan)).await?;
-    anyhow::ensure!(pictured == plan.to_draw() + plan.indexed_only.len() as u64, "not every prompt was published");
+    let pictured =
+        seconds.time("publish_prompts", publish_prompts(&context, &kafka, &held_out_kafka, plan)).await?;
+    anyhow::ensure!(
+        pictured == plan.to_draw() + plan.indexed_only.len() as u64,
+        "not every prompt was published"
+    );
     seconds.time("index", wait_for_index(&context, plan.to_index())).await?;
     seconds.time("generate", wait_for_pictures(&kafka, &held_out_kafka, plan)).await?;
-    seconds.time("encode", wait_for_topic(&kafka, Topic::ImageEmbeddings, "encoded", plan.pictured.len() as u64)).await?;
+    seconds
+        .time("encode", wait_for_topic(&kafka, Topic::ImageEmbeddings, "encoded", plan.pictured.len() as u64))
+        .await?;
     let trained = seconds.time("train", train_head(&context)).await?;
-    let truth = seconds.time("predict", publish_held_out(&context, &kafka, &held_out_kafka, plan)).await?;
+    let pictures = held_out_pictures(&held_out_kafka, plan).await?;
+    let truth = seconds.time("predict", publish_held_out(&context, &kafka, &pictures)).await?;
     let counts = seconds.time("count", count(&context, &kafka, plan, &trained)).await?;
-    let scores = seconds.time("evaluate", evaluate(&context, truth)).await?;
-    Ok(Report::new(counts, scores, seconds))
+    let (scores, scored) = seconds.time("evaluate", evaluate(&context, truth)).await?;
+    let examples = examples::keep(&context.data_dir().join("pictures"), &pictures, &scored)?;
+    Ok(Report::new(counts, scores, examples, seconds))
 }
 
 async fn publish_prompts(
@@ -80,7 +99,8 @@ async fn publish_all<'a>(
 ) -> anyhow::Result<u64> {
     let publisher = Publisher::new(kafka)?;
     let topic_name = kafka.prefix.name(Topic::Prompts);
-    let records: Vec<_> = all.map(|prompt| prompts::record(codec, &topic_name, prompt)).collect::<Result<_, _>>()?;
+    let records: Vec<_> =
+        all.map(|prompt| prompts::record(codec, &topic_name, prompt)).collect::<Result<_, _>>()?;
     Ok(publisher.publish_many(records).await? as u64)
 }
 
@@ -141,21 +161,18 @@ async fn train_head(context: &Context) -> anyhow::Result<Trained> {
 async fn publish_held_out(
     context: &Context,
     kafka: &KafkaConfig,
-    held_out: &KafkaConfig,
-    plan: &Plan,
+    pictures: &[(Vec<u8>, String)],
 ) -> anyhow::Result<HashMap<Uuid, String>> {
-    wait_for_head(context, kafka).await?;
-    let pictures = held_out_pictures(held_out, plan).await?;
+    wait_for_head(context, kafka, &pictures.first().context("no picture was held out")?.0).await?;
     let publisher = Publisher::new(kafka)?;
     let mut truth = HashMap::new();
-    let records = pictures.into_iter().map(|(bytes, text)| {
+    let records = pictures.iter().map(|(bytes, text)| {
         let id = Uuid::new_v4();
-        truth.insert(id, text);
-        picture(bytes, id)
+        truth.insert(id, text.clone());
+        picture(bytes.clone(), id)
     });
     publisher.publish_many(records).await?;
-    let wanted = (plan.pictured.len() + truth.len()) as u64;
-    wait_for_answers(kafka, wanted).await?;
+    wait_for_answers(kafka, size(kafka, Topic::Images).await?).await?;
     Ok(truth)
 }
 
@@ -172,11 +189,29 @@ async fn wait_for_answers(kafka: &KafkaConfig, wanted: u64) -> anyhow::Result<()
     }
 }
 
-/// The predictor follows heads.v1 by itself; it is given the time that takes.
-async fn wait_for_head(_context: &Context, kafka: &KafkaConfig) -> anyhow::Result<()> {
-    anyhow::ensure!(size(kafka, Topic::Heads).await? > 0, "the trained head is not on heads.v1");
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    Ok(())
+/// The predictor follows heads.v1 by itself: a picture is published again and again until a head takes part in its answer.
+async fn wait_for_head(context: &Context, kafka: &KafkaConfig, bytes: &[u8]) -> anyhow::Result<()> {
+    let (codec, publisher) = (context.codec()?, Publisher::new(kafka)?);
+    let mut tail = Tail::new(kafka, &[Topic::Predictions], Start::End).await?;
+    for _ in 0..HEAD_LOOKS {
+        let id = Uuid::new_v4();
+        publisher.publish(picture(bytes.to_vec(), id)).await?;
+        let answer = tokio::time::timeout(ANSWER_WITHIN, prediction_of(&codec, &mut tail, id)).await;
+        if answer.context("a picture was not answered")??.head.is_some() {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    anyhow::bail!("the predictor did not take the trained head into use; its log lines above say why")
+}
+
+async fn prediction_of(codec: &Codec, tail: &mut Tail, id: Uuid) -> anyhow::Result<Prediction> {
+    loop {
+        match answer_of(codec, &tail.next().await?) {
+            Some(Answer::Prediction(prediction)) if prediction.image_id == id => return Ok(*prediction),
+            _ => {}
+        }
+    }
 }
 
 /// What the held-out generator drew, with the prompts it drew them of.
@@ -193,7 +228,8 @@ async fn held_out_pictures(held_out: &KafkaConfig, plan: &Plan) -> anyhow::Resul
         }
     })
     .await?;
-    let with_text = pictures.into_iter().filter_map(|(id, bytes)| Some((bytes, (*texts.get(&id)?).to_owned())));
+    let with_text =
+        pictures.into_iter().filter_map(|(id, bytes)| Some((bytes, (*texts.get(&id)?).to_owned())));
     Ok(with_text.collect())
 }
 
@@ -203,7 +239,12 @@ fn drawn(record: InputRecord) -> Option<(Uuid, Vec<u8>)> {
 }
 
 /// Counts by reading the topics from their beginnings, with a consumer of its own.
-async fn count(context: &Context, kafka: &KafkaConfig, plan: &Plan, trained: &Trained) -> anyhow::Result<Counts> {
+async fn count(
+    context: &Context,
+    kafka: &KafkaConfig,
+    plan: &Plan,
+    trained: &Trained,
+) -> anyhow::Result<Counts> {
     let codec = context.codec()?;
     let mut published = HashSet::new();
     read_to_end(kafka, &[Topic::Images], |record| {

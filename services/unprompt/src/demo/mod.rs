@@ -5,6 +5,7 @@
 //! images.v1 as bare pictures, and what comes back is counted by a consumer that shares nothing with the services.
 
 mod drive;
+mod examples;
 mod plan;
 mod report;
 
@@ -33,7 +34,7 @@ pub async fn run(context: Context, args: Demo, stop: CancellationToken) -> anyho
     let driven = drive(&mut stack, &plan, &args, stop.clone(), started).await;
     match driven {
         Ok(()) if !args.once => {
-            eprintln!("\n{}\n{}", stack.welcome(), what_next(&context));
+            eprintln!("\n{}\n{}", stack.welcome(), what_next(&stack.context));
             stack.run_until(stop).await
         }
         done => {
@@ -71,7 +72,8 @@ fn own_data_dir(mut context: Context) -> anyhow::Result<Context> {
     }
     if folder.exists() {
         refuse_while_in_use(&folder)?;
-        std::fs::remove_dir_all(&folder).with_context(|| format!("{} cannot be emptied", folder.display()))?;
+        std::fs::remove_dir_all(&folder)
+            .with_context(|| format!("{} cannot be emptied", folder.display()))?;
     }
     std::fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
     std::fs::write(folder.join(MARKER), "emptied at each start of `unprompt demo`\n")?;
@@ -87,11 +89,16 @@ fn refuse_while_in_use(folder: &Path) -> anyhow::Result<()> {
 
 fn what_next(context: &Context) -> String {
     let folder = context.data_dir().display();
+    let binary = std::env::current_exe().unwrap_or_else(|_| "unprompt".into());
+    let unprompt = format!("{} --data-dir {folder}", binary.display());
+    let kafka = &context.config.kafka.brokers;
     format!(
         "what to try next, in another terminal:\n\
-         \x20 unprompt --data-dir {folder} query --text \"a red fish in the deep ocean\"\n\
-         \x20 unprompt --data-dir {folder} predict models/tiny-world/contact_sheet.png\n\
-         \x20 unprompt --data-dir {folder} topics tail predictions.v1\n\
-         \x20 unprompt --data-dir {folder} doctor"
+         \x20 {unprompt} predict {folder}/pictures/1.png\n\
+         \x20 {unprompt} query --text \"a red fish in the deep ocean\"\n\
+         \x20 {unprompt} query --image {folder}/pictures/2.png\n\
+         \x20 kcat -P -b {kafka} -t images.v1 -H ce_id=mine {folder}/pictures/3.png\n\
+         \x20 {unprompt} topics tail predictions.v1\n\
+         \x20 {unprompt} doctor"
     )
 }

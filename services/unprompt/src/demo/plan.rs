@@ -78,7 +78,8 @@ mod tests {
         let cli = crate::cli::Cli::parse_from(["unprompt", "demo", "--prompts", "3000", "--pictures", "300"]);
         let crate::cli::Command::Demo(args) = cli.command else { panic!("not the demo") };
         let plan = Plan::draw(&args);
-        let indexed: HashSet<&str> = plan.pictured.iter().chain(&plan.indexed_only).map(|p| p.text.as_str()).collect();
+        let indexed: HashSet<&str> =
+            plan.pictured.iter().chain(&plan.indexed_only).map(|p| p.text.as_str()).collect();
         assert_eq!(indexed.len(), 3000);
         assert_eq!(plan.held_out.len(), 250);
         assert!(plan.held_out.iter().all(|prompt| !indexed.contains(prompt.text.as_str())));

@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use serde::Serialize;
 
 use super::drive::Seconds;
+use super::examples::{self, Example};
 use crate::evaluation::{Calibrated, Scores};
 use crate::output;
 
@@ -38,10 +39,12 @@ pub struct Report {
     seconds: BTreeMap<&'static str, f64>,
     #[serde(skip)]
     scores: Scores,
+    #[serde(skip)]
+    examples: Vec<Example>,
 }
 
 impl Report {
-    pub fn new(counts: Counts, scores: Scores, seconds: Seconds) -> Self {
+    pub fn new(counts: Counts, scores: Scores, examples: Vec<Example>, seconds: Seconds) -> Self {
         Self {
             counts,
             mean_cosine: scores.mean_cosine.clone(),
@@ -49,6 +52,7 @@ impl Report {
             calibration: scores.calibration.clone(),
             seconds: seconds.0,
             scores,
+            examples,
         }
     }
 
@@ -73,20 +77,30 @@ impl Report {
             counts.dead_letters,
             counts.lost
         ))?;
-        output::line(format!("\ncosine to the true prompt's embedding, {} held-out pictures", self.scores.pictures))?;
+        output::line(format!(
+            "\ncosine to the true prompt's embedding, {} held-out pictures",
+            self.scores.pictures
+        ))?;
         output::line(self.scores.table())?;
         if let Some(calibration) = &self.calibration {
             output::line(format!(
                 "expected_cosine is {:.4} off on average over tenths of the pictures ({:.4} a picture), rank correlation {:.2}",
-                calibration.mean_abs_error, calibration.mean_abs_error_per_picture, calibration.rank_correlation
+                calibration.mean_abs_error,
+                calibration.mean_abs_error_per_picture,
+                calibration.rank_correlation
             ))?;
+        }
+        if let Some(folder) = self.examples.first().and_then(|one| one.file.parent()) {
+            output::line(format!("\nsome of them, kept in {}", folder.display()))?;
+            output::line(examples::table(&self.examples))?;
         }
         output::line(format!("{:.0} s in all", self.seconds["total"]))
     }
 
     pub fn write(&self, path: &Path) -> anyhow::Result<()> {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("{} cannot be made", folder.display()))?;
         }
         std::fs::write(path, serde_json::to_string_pretty(self)? + "\n")
             .with_context(|| format!("{} cannot be written", path.display()))?;

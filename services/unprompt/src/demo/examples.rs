@@ -1,0 +1,63 @@
+//! A few held-out pictures, kept as files to play with, beside what was predicted of them.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use comfy_table::Table;
+use unprompt_models::metrics::cosine;
+
+use crate::evaluation::Scored;
+use crate::output;
+
+/// How many are kept.
+const KEPT: usize = 8;
+
+/// A picture and what was made of it.
+#[derive(Debug)]
+pub struct Example {
+    pub file: PathBuf,
+    /// The prompt that made it, which neither index nor trainer has seen.
+    truth: String,
+    /// The nearest indexed prompt.
+    nearest: String,
+    cosine: f32,
+    expected_cosine: Option<f32>,
+}
+
+/// Writes the first pictures into `folder` and looks up what was predicted of each.
+pub fn keep(
+    folder: &Path,
+    pictures: &[(Vec<u8>, String)],
+    scored: &[Scored],
+) -> anyhow::Result<Vec<Example>> {
+    std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    let mut examples = Vec::new();
+    for (at, (bytes, text)) in pictures.iter().take(KEPT).enumerate() {
+        let file = folder.join(format!("{}.png", at + 1));
+        std::fs::write(&file, bytes).with_context(|| format!("{} cannot be written", file.display()))?;
+        examples.extend(scored.iter().find(|one| one.text == *text).map(|one| example(file, one)));
+    }
+    Ok(examples)
+}
+
+fn example(file: PathBuf, scored: &Scored) -> Example {
+    let prediction = &scored.prediction;
+    Example {
+        file,
+        truth: scored.text.clone(),
+        nearest: prediction.neighbours.first().map(|one| one.text.clone()).unwrap_or_default(),
+        cosine: cosine(&prediction.vector, &scored.truth),
+        expected_cosine: prediction.expected_cosine,
+    }
+}
+
+/// The table people read.
+pub fn table(examples: &[Example]) -> Table {
+    let mut table = output::table(["picture", "made from", "nearest indexed prompt", "cosine", "expected"]);
+    for one in examples {
+        let name = one.file.file_name().unwrap_or_default().to_string_lossy();
+        let expected = one.expected_cosine.map_or_else(String::new, |expected| format!("{expected:.2}"));
+        table.add_row([&*name, &one.truth, &one.nearest, &format!("{:.2}", one.cosine), &expected]);
+    }
+    table
+}
