@@ -8,6 +8,7 @@ mod groups;
 mod log_reader;
 mod long_poll;
 mod maintenance;
+mod plain_versions;
 mod quick_storage;
 mod routes;
 mod storage;

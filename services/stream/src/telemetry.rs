@@ -31,9 +31,14 @@ pub fn init(log: &Log) -> Result<(), StreamError> {
     set.map_err(|e| StreamError::Telemetry(e.to_string()))
 }
 
-/// qdrant_edge warns, at every segment it opens, of flags that only a Qdrant server sets; who asks for it by name hears it.
+/// The embedded servers' libraries speak of every request, and of flags that only a Qdrant server sets; who names them in
+/// the filter hears them.
+const CHATTY: [(&str, &str); 3] =
+    [("qdrant_edge", "error"), ("nisshi_sans_io", "warn"), ("nisshi_service", "warn")];
+
 fn quiet(filter: &str) -> String {
-    if filter.contains("qdrant_edge") { filter.to_owned() } else { format!("{filter},qdrant_edge=error") }
+    let unnamed = CHATTY.iter().filter(|(target, _)| !filter.contains(target));
+    unnamed.fold(filter.to_owned(), |filter, (target, level)| format!("{filter},{target}={level}"))
 }
 
 /// The process's metrics, which this installs at its first call.

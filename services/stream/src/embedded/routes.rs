@@ -14,12 +14,14 @@ use rama::{Layer as _, Service as _};
 
 use super::CLUSTER;
 use super::long_poll::LongPoll;
+use super::plain_versions::PlainVersions;
 use super::quick_storage::QuickStorage;
 
 /// The group coordinator.
 pub(super) type Groups = Controller<QuickStorage>;
 
-type Connection = TcpContextService<TcpBytesService<BytesFrameService<FrameRouteService<Error>>>>;
+type Connection =
+    TcpContextService<TcpBytesService<BytesFrameService<PlainVersions<FrameRouteService<Error>>>>>;
 
 /// The services of one connection.
 pub(super) fn services(groups: Groups, quick: QuickStorage) -> Result<Connection> {
@@ -30,7 +32,7 @@ pub(super) fn services(groups: Groups, quick: QuickStorage) -> Result<Connection
         TcpBytesLayer,
         BytesFrameLayer::default(),
     );
-    Ok(layers.into_layer(route))
+    Ok(layers.into_layer(PlainVersions(route)))
 }
 
 /// All that the embedded broker's clients ask the storage for, transactions left out: nisshi's SQLite has none.
