@@ -24,7 +24,7 @@ demo: build ## the main job, from prompts to predictions (ONCE=1: end after the 
 test: setup ## every test
 	@scripts/system-packages kcat
 	@scripts/python-env $(CACHE)/test-python tests/python/requirements.txt >/dev/null
-	UNPROMPT_TEST_PYTHON=$(CACHE)/test-python/bin/python $(CARGO) test --locked --workspace
+	UNPROMPT_TEST_PYTHON=$(CACHE)/test-python/bin/python $(CARGO) test --locked --workspace --no-fail-fast
 
 lint: setup ## rustfmt, clippy, and cargo-deny where it is installed
 	$(CARGO) fmt --all -- --check
