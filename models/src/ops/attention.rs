@@ -52,7 +52,10 @@ impl CustomOp3 for Op {
             let (k, v) = (&k[of_item.clone()], &v[of_item]);
             let tasks = out.par_chunks_mut(ROWS * width).zip(q.par_chunks(ROWS * width)).enumerate();
             tasks.for_each(|(task, (out, q))| {
-                kernels::dispatch(|| kernel.run(q, k, v, task * ROWS, out));
+                kernels::dispatch(
+                    #[inline(always)]
+                    || kernel.run(q, k, v, task * ROWS, out),
+                );
             });
         });
         Ok((CpuStorage::F32(out), q_l.shape().clone()))

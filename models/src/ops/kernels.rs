@@ -50,8 +50,23 @@ pub(super) fn gelu_tanh(x: f32) -> f32 {
     x / (1.0 + exp(-2.0 * y))
 }
 
-/// Runs `work` compiled for the widest vectors of this processor; what it calls must be `#[inline(always)]`.
-pub(super) fn dispatch<R>(work: impl FnOnce() -> R) -> R {
+/// A closure called by reference: its own body is inlined then, where a closure that is consumed is called through a
+/// shim that need not be.
+pub(super) struct Inlined<F>(pub F);
+
+impl<F: FnMut() -> R, R> pulp::NullaryFnOnce for Inlined<F> {
+    type Output = R;
+
+    #[inline(always)]
+    fn call(mut self) -> R {
+        (self.0)()
+    }
+}
+
+/// Runs `work` compiled for the widest vectors of this processor. `work` and all it calls must be `#[inline(always)]`: a
+/// function of its own is compiled for the plainest processor, where every `mul_add` is a call.
+pub(super) fn dispatch<R>(work: impl FnMut() -> R) -> R {
+    let work = Inlined(work);
     #[cfg(target_arch = "x86_64")]
     {
         if let Some(avx512) = pulp::x86::V4::try_new() {

@@ -29,14 +29,17 @@ pub(crate) enum Activation {
 impl Activation {
     /// `x + bias` through the activation, in place; rows of `bias.len()`.
     pub(super) fn add_bias(self, x: &mut [f32], bias: &[f32]) {
-        kernels::dispatch(|| match self {
-            Self::None => kernels::add_bias(x, bias, |x| x),
-            Self::Silu => kernels::add_bias(x, bias, kernels::silu),
-            Self::Gelu => kernels::add_bias(x, bias, kernels::gelu),
-            Self::QuickGelu => kernels::add_bias(x, bias, kernels::quick_gelu),
-            Self::GeluPytorchTanh => kernels::add_bias(x, bias, kernels::gelu_tanh),
-            Self::Relu => kernels::add_bias(x, bias, |x| x.max(0.0)),
-        });
+        kernels::dispatch(
+            #[inline(always)]
+            || match self {
+                Self::None => kernels::add_bias(x, bias, |x| x),
+                Self::Silu => kernels::add_bias(x, bias, kernels::silu),
+                Self::Gelu => kernels::add_bias(x, bias, kernels::gelu),
+                Self::QuickGelu => kernels::add_bias(x, bias, kernels::quick_gelu),
+                Self::GeluPytorchTanh => kernels::add_bias(x, bias, kernels::gelu_tanh),
+                Self::Relu => kernels::add_bias(x, bias, |x| x.max(0.0)),
+            },
+        );
     }
 
     fn composed(self, x: &Tensor) -> Result<Tensor> {
@@ -187,7 +190,10 @@ impl CustomOp1 for Gate<'_> {
         out.par_chunks_mut(rows * width).zip(x.par_chunks(rows * inputs)).for_each(|(out, x)| {
             with_buffer(2 * out.len(), |both| {
                 weight.product(x, both);
-                kernels::dispatch(|| kernels::geglu(both, bias, out));
+                kernels::dispatch(
+                    #[inline(always)]
+                    || kernels::geglu(both, bias, out),
+                );
             });
         });
         Ok((CpuStorage::F32(out), with_last(x_l.dims(), width).into()))

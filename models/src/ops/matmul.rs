@@ -4,6 +4,8 @@
 //! 38 GFLOP/s on a core where torch reaches 126. This plain Rust kernel, compiled for the processor's vectors by
 //! `pulp`, keeps them in registers and reaches 150 (72 with AVX2).
 
+use super::kernels::Inlined;
+
 /// Columns of a panel.
 const PANEL: usize = 32;
 /// Lines of a panel that are worked through before the next panel: they and the rows stay in the cache.
@@ -51,13 +53,22 @@ impl Packed {
         #[cfg(target_arch = "x86_64")]
         {
             if let Some(avx512) = pulp::x86::V4::try_new() {
-                return avx512.vectorize(|| self.run::<12, 32>(x, out));
+                return avx512.vectorize(Inlined(
+                    #[inline(always)]
+                    || self.run::<12, 32>(x, out),
+                ));
             }
             if let Some(avx2) = pulp::x86::V3::try_new() {
-                return avx2.vectorize(|| self.run::<6, 16>(x, out));
+                return avx2.vectorize(Inlined(
+                    #[inline(always)]
+                    || self.run::<6, 16>(x, out),
+                ));
             }
         }
-        pulp::Arch::new().dispatch(|| self.run::<4, 8>(x, out));
+        pulp::Arch::new().dispatch(Inlined(
+            #[inline(always)]
+            || self.run::<4, 8>(x, out),
+        ));
     }
 
     /// In tiles of `ROWS` x `WIDTH`, as many as the processor has registers for.

@@ -97,10 +97,13 @@ impl CustomOp2 for Op<'_> {
         let picture = values.len() / batch;
         let mut out = vec![0f32; values.len()];
         out.par_chunks_mut(picture).zip(values.par_chunks(picture)).for_each(|(out, x)| {
-            kernels::dispatch(|| match self.silu {
-                true => kernel.run(x, out, kernels::silu),
-                false => kernel.run(x, out, |x| x),
-            });
+            kernels::dispatch(
+                #[inline(always)]
+                || match self.silu {
+                    true => kernel.run(x, out, kernels::silu),
+                    false => kernel.run(x, out, |x| x),
+                },
+            );
         });
         Ok((CpuStorage::F32(out), x_l.shape().clone()))
     }

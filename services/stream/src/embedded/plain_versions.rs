@@ -1,8 +1,7 @@
 //! An answer to ApiVersions without tagged fields: nisshi sends four that say nothing, and librdkafka before 2.1 (the
 //! kcat of Debian 12 has 2.0) steps one byte short over each and gives the broker up.
 
-use nisshi_sans_io::{Body, Frame};
-use nisshi_service::FrameInput;
+use nisshi_sans_io::{Body, Frame, FrameInput};
 use rama::Service;
 
 /// Takes what is tagged out of `inner`'s answers to ApiVersions, and lets all others pass.
