@@ -41,7 +41,7 @@ references: setup ## the reference outputs that parity compares with (torch, dif
 	$(CACHE)/reference-python/bin/python models/tools/make_references.py $(ONLY)
 
 bench: build ## every stage and the runner, then speed beside what a user would pick instead: reports/bench.json
-	$(CARGO) bench --locked --profile dev -p unprompt-benchmarks -p unprompt-unify --benches
+	$(CARGO) bench --locked --profile dev -p unprompt-benchmarks -p unprompt-unify --bench stages --bench runner
 	benchmarks/run --python-env $(CACHE)/bench-python --report reports/bench.json
 
 clean: ## what was built here (the caches of models and Python stay)

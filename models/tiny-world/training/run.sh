@@ -16,9 +16,9 @@ $python probe.py --steps 800 &
 $python -c "import train_unet; train_unet.latents()"
 wait
 
-until=$(($(date +%s) + 60 * ${UNET_MINUTES:-30}))
-$python train_unet.py --until "$until" --rank 1 &
-$python train_unet.py --until "$until" --rank 0
+until=$(($(date +%s) + 60 * ${UNET_MINUTES:-60}))
+$python train_unet.py --compile --until "$until" --rank 1 &
+$python train_unet.py --compile --until "$until" --rank 0
 wait
 
 $python train_vae.py --decoder-only --name decoder --steps 600 --rate 1e-3
@@ -27,7 +27,7 @@ $python generate.py --count 12000 --round-trip --out "$TINY_WORLD_WORK/round-tri
 $python train_clip.py --name clip-mixed --init clip --steps 400 --rate 5e-4 \
   --mix "$TINY_WORLD_WORK/generated.npy" "$TINY_WORLD_WORK/round-trip.npy"
 
-$python evaluate.py
+$python evaluate.py --steps 12
 $python evaluate.py --sweep
-$python evaluate.py --sheet ../reports/contact-sheet.png
-for pictures in rendered round-trip generated; do $python gate.py --pictures $pictures; done
+$python evaluate.py --steps 12 --sheet ../reports/contact-sheet.png > ../reports/contact-sheet.txt
+for pictures in rendered round-trip generated; do $python gate.py --pictures $pictures --steps 12; done
