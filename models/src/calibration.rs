@@ -225,7 +225,7 @@ mod tests {
         let calibration = Calibration::fit(&evidence, &reached).unwrap();
         assert_eq!(Calibration::from_values(&calibration.values()).unwrap(), calibration);
         assert!(Calibration::from_values(&[]).is_err());
-        assert!(Calibration::from_values(&vec![f64::NAN; VALUES]).is_err());
+        assert!(Calibration::from_values(&[f64::NAN; VALUES]).is_err());
         assert!(Calibration::fit(&evidence[..9], &reached[..9]).is_err());
     }
 

@@ -98,7 +98,7 @@ async fn write_until_killed(client: Qdrant, next: Arc<AtomicU64>, acknowledged: 
             return;
         }
         acknowledged.written.lock().unwrap().extend(&numbers);
-        if first % 100 == 0 {
+        if first.is_multiple_of(100) {
             let ids = PointsIdsList { ids: vec![first.into()] };
             if client
                 .delete_points(DeletePointsBuilder::new(COLLECTION).points(ids).wait(true))

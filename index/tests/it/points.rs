@@ -20,7 +20,7 @@ use serde_json::json;
 use crate::endpoint::{Endpoint, unique, upsert};
 
 fn numbered(number: u64) -> PointStruct {
-    let payload = json!({"number": number, "parity": if number % 2 == 0 { "even" } else { "odd" }, "deep": {"list": [1, {"x": null}]}});
+    let payload = json!({"number": number, "parity": if number.is_multiple_of(2) { "even" } else { "odd" }, "deep": {"list": [1, {"x": null}]}});
     PointStruct::new(number, vec![number as f32, 1.0, 0.0, 0.0], Payload::try_from(payload).unwrap())
 }
 

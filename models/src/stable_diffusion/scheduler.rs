@@ -20,7 +20,8 @@ enum Betas {
 #[serde(rename_all = "snake_case")]
 enum Prediction {
     Epsilon,
-    VPrediction,
+    #[serde(rename = "v_prediction")]
+    Velocity,
     Sample,
 }
 
@@ -154,7 +155,7 @@ impl Ddim {
             let (picture, epsilon) = match self.settings.prediction_type {
                 Prediction::Epsilon => ((*x - noise * predicted) / signal, predicted),
                 Prediction::Sample => (predicted, (*x - signal * predicted) / noise),
-                Prediction::VPrediction => (signal * *x - noise * predicted, signal * predicted + noise * *x),
+                Prediction::Velocity => (signal * *x - noise * predicted, signal * predicted + noise * *x),
             };
             // clamp would turn NaN into a bound if written as min and max; it does not.
             *x = signal_after * picture.clamp(-range, range) + noise_after * epsilon;

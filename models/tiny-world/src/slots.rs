@@ -10,7 +10,7 @@ macro_rules! slot {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
-        pub enum $name { $(#[doc = $words] $variant),+ }
+        pub enum $name { $(#[doc = concat!("Said as \"", $words, "\".")] $variant),+ }
 
         impl $name {
             /// Every value, in the order of its index.

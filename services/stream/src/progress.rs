@@ -73,8 +73,10 @@ impl Progress {
         let per_s = self.bar.position() as f64 / self.bar.elapsed().as_secs_f64();
         match self.bar.length() {
             Some(total) => {
-                let left_s = total.saturating_sub(self.bar.position()) as f64 / per_s.max(f64::MIN_POSITIVE);
-                let (per_s, left_s) = (round(per_s), round(left_s));
+                let left = total.saturating_sub(self.bar.position()) as f64;
+                // Before the first item there is no estimate to give.
+                let left_s = (per_s > 0.0).then(|| round(left / per_s));
+                let per_s = round(per_s);
                 tracing::info!(
                     job = self.label,
                     done = self.bar.position(),

@@ -1,6 +1,6 @@
 //! Sets tracing and metrics up, once a process.
 
-use std::io::stderr;
+use std::io::{IsTerminal as _, stderr};
 use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
@@ -24,6 +24,7 @@ pub fn init(log: &Log) -> Result<(), StreamError> {
     let filter = EnvFilter::try_new(quiet(&log.filter))
         .map_err(|e| StreamError::Telemetry(format!("[log] filter {:?}: {e}; try `info`", log.filter)))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    let builder = builder.with_ansi(stderr().is_terminal());
     let set = match log.format {
         LogFormat::Json => builder.json().try_init(),
         LogFormat::Text => builder.try_init(),

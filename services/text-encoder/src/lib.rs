@@ -13,6 +13,9 @@ use unprompt_schemas::topics::Topic;
 use unprompt_schemas::{Uuid, cloudevents};
 use unprompt_stream::{BatchError, InputRecord, Outcome, OutputRecord, Refusal, Rejection, Stage};
 
+/// A vector a text.
+type Vectors = Vec<Vec<f32>>;
+
 /// Encodes prompts; see [`TextEncoder::load`].
 #[derive(Debug)]
 pub struct TextEncoder {
@@ -47,7 +50,7 @@ impl TextEncoder {
     }
 
     /// Both vectors of every prompt in the batch, in order. A network that fails once fails again, so that is fatal.
-    fn embed(&mut self, texts: &[&str]) -> Result<(Vec<Vec<f32>>, Vec<Vec<f32>>), BatchError> {
+    fn embed(&mut self, texts: &[&str]) -> Result<(Vectors, Vectors), BatchError> {
         let minilm = self.minilm.embed(texts).map_err(|e| BatchError::Fatal(e.to_string()))?;
         let clip = self.clip.embed(texts).map_err(|e| BatchError::Fatal(e.to_string()))?;
         Ok((minilm, clip))

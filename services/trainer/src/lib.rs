@@ -8,6 +8,7 @@ mod card;
 mod join;
 mod validation;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -92,7 +93,11 @@ pub async fn train(
     tracing::info!(train = train.len(), validation = validation.len(), "pairs joined");
     let (ridge, strength) = fit(&train, &validation)?;
     let learned = Validation::learn(index, &ridge, &validation, settings.k).await?;
-    let head = write(settings, &joined, &ridge, strength, &learned, train.len(), validation.len())?;
+    let mut metrics = learned.metrics();
+    metrics.insert("ridge_strength".into(), strength);
+    metrics.insert("train_pictures".into(), train.len() as f64);
+    metrics.insert("validation_pictures".into(), validation.len() as f64);
+    let head = write(settings, &joined, &ridge, &learned, metrics)?;
     announce(kafka, codec, &head).await?;
     Ok(Trained { head, train: train.len(), validation: validation.len() })
 }
@@ -126,18 +131,12 @@ fn write(
     settings: &Settings,
     joined: &Joined,
     ridge: &RidgeHead,
-    strength: f64,
     learned: &Validation,
-    train: usize,
-    validation: usize,
+    metrics: BTreeMap<String, f64>,
 ) -> Result<Head, TrainError> {
     let bytes = ridge.to_bytes(&settings.encoder, &joined.minilm)?;
     let sha256 = format!("{:x}", Sha256::digest(&bytes));
     let path = settings.out.join(format!("{}-{}.safetensors", settings.name, &sha256[..12]));
-    let mut metrics = learned.metrics();
-    metrics.insert("ridge_strength".into(), strength);
-    metrics.insert("train_pictures".into(), train as f64);
-    metrics.insert("validation_pictures".into(), validation as f64);
     let head = Head {
         name: settings.name.clone(),
         path: std::path::absolute(&path).unwrap_or(path.clone()).display().to_string(),

@@ -157,8 +157,8 @@ impl Store {
     /// may be cut off at any point, the next start sees the state before it.
     pub fn stop(&self, grace: Duration) {
         let shards: Vec<_> = self.state.write().shards.drain().map(|(_, shard)| shard).collect();
-        let closed = shards.into_iter().fold(true, |closed, shard| shard.stop(grace) && closed);
-        if closed {
+        let closed: Vec<bool> = shards.into_iter().map(|shard| shard.stop(grace)).collect();
+        if closed.into_iter().all(|closed| closed) {
             self.folder.release();
         }
     }
