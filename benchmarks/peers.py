@@ -115,11 +115,11 @@ def main():
         row("MiniLM on ONNX Runtime, f32", "texts/s", best["minilm_onnx"], torch_minilm, "sentence-transformers (torch, f32)"),
         row("MiniLM on ONNX Runtime, f32", "texts/s", best["minilm_onnx"], fastembed_minilm, "fastembed (Python, f32)"),
         row("MiniLM on candle, f32", "texts/s", best["minilm_candle"], torch_minilm, "sentence-transformers (torch, f32)"),
-        row("tiny CLIP from PNG, f32", "pictures/s", best["clip"], transformers_clip, "transformers (torch, f32)"),
+        row("image-encoder, tiny CLIP from PNG, f32", "pictures/s", best["clip"], transformers_clip, "transformers (torch, f32)"),
     ]
     pathlib.Path(arguments.report).write_text(json.dumps(rows, indent=2) + "\n")
     for one in rows:
-        print(f'{one["name"]:32} {one["ours"]:>9} {one["unit"]:11} {one["peer"]:>9}  {one["ratio"]:>6}  {one["peer_name"]}')
+        print(f'{one["name"]:40} {one["ours"]:>9} {one["unit"]:11} {one["peer"]:>9}  {one["ratio"]:>6}  {one["peer_name"]}')
 
 
 if __name__ == "__main__":

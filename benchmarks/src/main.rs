@@ -5,10 +5,13 @@ use std::time::Instant;
 
 use anyhow::Context;
 use serde_json::{Map, json};
-use unprompt_benchmarks::{checkpoint, minilm, png};
-use unprompt_models::clip::ClipVision;
+use unprompt_benchmarks::{checkpoint, minilm, png, record};
+use unprompt_image_encoder::ImageEncoder;
 use unprompt_models::minilm::{Engine, MiniLm};
-use unprompt_models::picture::{self, Limits};
+use unprompt_models::picture::Limits;
+use unprompt_schemas::codec::Codec;
+use unprompt_schemas::topics::Topic;
+use unprompt_stream::Stage;
 
 /// Each measurement is the best of this many, as it is for the peers.
 const ROUNDS: usize = 3;
@@ -33,18 +36,13 @@ fn main() -> anyhow::Result<()> {
     Ok(writeln!(std::io::stdout(), "{}", serde_json::Value::Object(rates))?)
 }
 
-/// From encoded pictures to vectors: decoding and preprocessing count.
+/// The image-encoder's stage, from records of encoded pictures to records of vectors.
 fn clip_rate(count: usize) -> anyhow::Result<f64> {
-    let clip = ClipVision::load(&checkpoint("clip"))?;
-    let encoded: Vec<Vec<u8>> = (0..count).map(png).collect();
-    let limits = Limits::default();
+    let mut stage = ImageEncoder::load(&checkpoint("clip"), Limits::default(), Codec::single_object())?;
+    let records: Vec<_> = (0..count).map(|at| record(Topic::Images, at, png(at))).collect();
     best_rate(count, || -> anyhow::Result<()> {
-        for chunk in encoded.chunks(32) {
-            let pixels: Vec<_> = chunk
-                .iter()
-                .map(|bytes| Ok(clip.preprocess(&picture::decode(bytes, &limits)?)))
-                .collect::<anyhow::Result<_>>()?;
-            clip.embed(&pixels.iter().collect::<Vec<_>>())?;
+        for batch in records.chunks(64) {
+            stage.process(batch).map_err(|error| anyhow::anyhow!("{error:?}"))?;
         }
         Ok(())
     })

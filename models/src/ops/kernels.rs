@@ -64,7 +64,8 @@ impl<F: FnMut() -> R, R> pulp::NullaryFnOnce for Inlined<F> {
 }
 
 /// Runs `work` compiled for the widest vectors of this processor. `work` and all it calls must be `#[inline(always)]`: a
-/// function of its own is compiled for the plainest processor, where every `mul_add` is a call.
+/// function of its own is compiled for the plainest processor, where every `mul_add` is a call. So inner loops are `for`
+/// loops: the closure of a `for_each` may be such a function.
 pub(super) fn dispatch<R>(work: impl FnMut() -> R) -> R {
     let work = Inlined(work);
     #[cfg(target_arch = "x86_64")]
@@ -83,7 +84,9 @@ pub(super) fn dispatch<R>(work: impl FnMut() -> R) -> R {
 #[inline(always)]
 pub(super) fn add_bias(x: &mut [f32], bias: &[f32], activation: impl Fn(f32) -> f32) {
     for row in x.chunks_exact_mut(bias.len()) {
-        row.iter_mut().zip(bias).for_each(|(x, b)| *x = activation(*x + b));
+        for (x, b) in row.iter_mut().zip(bias) {
+            *x = activation(*x + b);
+        }
     }
 }
 
@@ -150,7 +153,9 @@ impl GroupNorm<'_> {
         let positions = (x.len() / channels) as f32;
         let (mut mean, mut square) = (vec![0f32; channels], vec![0f32; channels]);
         for row in x.chunks_exact(channels) {
-            mean.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+            for (sum, x) in mean.iter_mut().zip(row) {
+                *sum += x;
+            }
         }
         mean.iter_mut().for_each(|sum| *sum /= positions);
         for row in x.chunks_exact(channels) {
@@ -223,7 +228,9 @@ impl Attention {
         for head in 0..self.heads {
             let part = head * self.head_dim..(head + 1) * self.head_dim;
             for (j, row) in k.chunks_exact(width).enumerate() {
-                row[part.clone()].iter().enumerate().for_each(|(d, x)| transposed[d * self.keys + j] = *x);
+                for (d, x) in row[part.clone()].iter().enumerate() {
+                    transposed[d * self.keys + j] = *x;
+                }
             }
             for (i, (q, out)) in q.chunks_exact(width).zip(out.chunks_exact_mut(width)).enumerate() {
                 let visible = if self.causal { first + i + 1 } else { self.keys };
@@ -240,13 +247,19 @@ impl Attention {
         scores.fill(0.0);
         for (x, row) in q.iter().zip(transposed.chunks_exact(self.keys)) {
             let x = x * scale;
-            scores.iter_mut().zip(row).for_each(|(score, k)| *score += x * k);
+            for (score, k) in scores.iter_mut().zip(row) {
+                *score += x * k;
+            }
         }
         let highest = scores.iter().copied().fold(f32::MIN, f32::max);
-        scores.iter_mut().for_each(|score| *score = exp(*score - highest));
+        for score in scores.iter_mut() {
+            *score = exp(*score - highest);
+        }
         let total: f32 = scores.iter().sum();
         let inverse = 1.0 / total;
-        scores.iter_mut().for_each(|score| *score *= inverse);
+        for score in scores.iter_mut() {
+            *score *= inverse;
+        }
     }
 }
 
@@ -256,7 +269,9 @@ fn mix(scores: &[f32], v: &[f32], width: usize, start: usize, out: &mut [f32]) {
     out.fill(0.0);
     for (score, row) in scores.iter().zip(v.chunks_exact(width)) {
         let row = &row[start..start + out.len()];
-        out.iter_mut().zip(row).for_each(|(out, v)| *out += score * v);
+        for (out, v) in out.iter_mut().zip(row) {
+            *out += score * v;
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use rayon::prelude::*;
 use unprompt_models::clip::ClipVision;
 use unprompt_models::picture::{self, Limits};
 use unprompt_schemas::Uuid;
@@ -100,7 +101,7 @@ impl Stage for ImageEncoder {
     }
 
     fn process(&mut self, batch: &[InputRecord]) -> Result<Vec<Outcome>, BatchError> {
-        let decoded: Vec<_> = batch.iter().map(|record| self.decode(record)).collect();
+        let decoded: Vec<_> = batch.par_iter().map(|record| self.decode(record)).collect();
         let pixels: Vec<_> = decoded.iter().filter_map(|d| d.as_ref().ok()).map(|d| &d.pixels).collect();
         let vectors = self.clip.embed(&pixels).map_err(|e| BatchError::Fatal(e.to_string()))?;
         let mut vectors = vectors.into_iter();
