@@ -1,5 +1,5 @@
-//! An answer to ApiVersions without tagged fields: nisshi sends four that say nothing, and librdkafka before 2.1 (the
-//! kcat of Debian 12 has 2.0) steps one byte short over each and gives the broker up.
+//! An answer to ApiVersions without tagged fields: nisshi sends four that say nothing, and librdkafka 2.0, which Debian 12's
+//! kcat uses, fails on them with a read underflow and gives the broker up.
 
 use nisshi_sans_io::{Body, Frame, FrameInput};
 use rama::Service;
