@@ -6,7 +6,9 @@ use unprompt_schemas::Uuid;
 use unprompt_schemas::dead_letter::DeadLetter;
 use unprompt_schemas::topics::Topic;
 
-use crate::stack::{Up, all_predicted, picture_record, png, prompt_record, prompts, publish, read_until};
+use crate::stack::{
+    Up, all_predicted, picture_record, png, prompt_record, prompts, publish, read, read_until,
+};
 
 /// A PNG whose header claims 40,000 × 40,000 pixels, with a correct checksum.
 fn huge_header() -> Vec<u8> {
@@ -88,4 +90,23 @@ async fn bad_pictures_are_dead_letters_with_a_reason_and_good_ones_are_predicted
     assert_eq!(codes.len(), 5, "each kind of badness has its own code: {codes:?}");
     assert!(reasons["huge"].error.contains("40000"), "{}", reasons["huge"].error);
     assert!(reasons.values().all(|letter| letter.error.len() > 20), "{reasons:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_picture_before_the_first_prompt_waits_for_it_and_is_no_dead_letter() {
+    let folder = tempfile::tempdir().unwrap();
+    let up = Up::start(folder.path());
+    let id = Uuid::from_u128(7);
+    publish(&up.kafka, vec![picture_record(png(200, 40, 30), id)]).await;
+    read_until(&up.kafka, Topic::ImageEmbeddings, "the picture's embedding", |records| !records.is_empty())
+        .await;
+    // The predictor has time for several tries, all of them without a prompt.
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert!(read(&up.kafka, Topic::DeadLetters).await.is_empty(), "an early picture was taken for a bad one");
+    assert!(read(&up.kafka, Topic::Predictions).await.is_empty(), "predicted from nothing");
+    publish(&up.kafka, prompts(5, 20, false).iter().map(prompt_record).collect()).await;
+    let good = HashSet::from([id]);
+    read_until(&up.kafka, Topic::Predictions, "its prediction", |records| all_predicted(records, &good))
+        .await;
+    assert!(read(&up.kafka, Topic::DeadLetters).await.is_empty());
 }
