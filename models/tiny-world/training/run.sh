@@ -9,16 +9,15 @@ export TINY_WORLD_WORK=${TINY_WORLD_WORK:-/tmp/tiny-world} OMP_WAIT_POLICY=passi
 $python -c "import common; common.renders('train', 60000); common.renders('validation', 4000)"
 $python make_tokenizer.py
 
-$python train_vae.py --steps 1250 &
+$python train_vae.py --steps 2500 &
 $python train_clip.py --steps 600
 wait
 $python probe.py --steps 800 &
 $python -c "import train_unet; train_unet.latents()"
 wait
 
-until=$(($(date +%s) + 60 * ${UNET_MINUTES:-60}))
-$python train_unet.py --compile --until "$until" --rank 1 &
-$python train_unet.py --compile --until "$until" --rank 0
+$python train_unet.py --compile --steps 4000 --rank 1 &
+$python train_unet.py --compile --steps 4000 --rank 0
 wait
 
 $python train_vae.py --decoder-only --name decoder --steps 600 --rate 1e-3

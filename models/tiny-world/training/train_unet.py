@@ -9,7 +9,6 @@ cores that is faster than two threads. bfloat16 where the processor has it.
 
 import argparse
 import os
-import time
 
 import numpy as np
 import torch
@@ -58,7 +57,7 @@ def schedule():
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--until", type=float, required=True, help="unix time at which the rate reaches its floor")
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=32, help="of each process")
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--name", default="unet")
@@ -179,7 +178,7 @@ class Run:
         self.begin_from_clip()
         self.average = common.Average(self.pair, 0.999)
         self.parameters = [p for p in self.pair.parameters() if p.requires_grad]
-        self.path, self.first, self.spent = common.WORK / f"{args.name}.pt", 0, 0.0
+        self.path, self.first = common.WORK / f"{args.name}.pt", 0
         if args.from_checkpoint:
             self.begin_from_checkpoint()
         if state := common.load_state(self.path):
@@ -209,7 +208,6 @@ class Run:
         self.average.module.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.first = self.average.steps = state["step"]
-        self.spent = state["spent"]
 
     def step(self, rate):
         index = torch.randint(0, len(self.ids), (self.args.batch,))
@@ -228,32 +226,22 @@ class Run:
         self.average.update(self.pair)
         return float(loss.detach()), float(words)
 
-    def save(self, step, spent):
+    def save(self, step):
         if self.args.rank == 0:
             common.save_state(self.path, pair=self.pair.state_dict(), average=self.average.module.state_dict(),
-                              optimizer=self.optimizer.state_dict(), step=step, spent=spent)
+                              optimizer=self.optimizer.state_dict(), step=step)
             write(self.average.module)
 
-    def progress(self, begin):
-        """The share of the whole time that is over, the same in every process."""
-        begin = begin - self.spent
-        share = torch.tensor([min(1.0, (time.time() - begin) / (self.args.until - begin))])
-        if self.args.world > 1:
-            dist.broadcast(share, 0)
-        return float(share)
-
     def train(self):
-        begin, log, step, losses = time.time(), common.Log(), self.first, []
-        while (progress := self.progress(begin)) < 1:
-            warm = min(1.0, (step + 1) / 200)
-            losses.append(self.step(warm * common.cosine(10**6 * progress, 10**6, self.args.rate, warm_up=0)))
-            step += 1
-            if step % 100 == 0 and self.args.rank == 0:
+        log, losses = common.Log(), []
+        for step in range(self.first, self.args.steps):
+            losses.append(self.step(common.cosine(step, self.args.steps, self.args.rate, warm_up=200)))
+            done = step + 1
+            if done % 100 == 0 and self.args.rank == 0:
                 loss, words = np.mean(losses[-100:], 0)
-                log(step, loss=loss, words=words, progress=progress)
-            if step % 250 == 0:
-                self.save(step, self.spent + time.time() - begin)
-        self.save(step, self.spent + time.time() - begin)
+                log(done, loss=loss, words=words)
+            if done % 250 == 0 or done == self.args.steps:
+                self.save(done)
 
 
 def main():
