@@ -26,12 +26,11 @@ test: setup ## every test
 	@scripts/python-env $(CACHE)/test-python tests/python/requirements.txt >/dev/null
 	UNPROMPT_TEST_PYTHON=$(CACHE)/test-python/bin/python $(CARGO) test --locked --workspace --no-fail-fast
 
-lint: setup ## rustfmt, clippy, and cargo-deny where it is installed
+lint: setup ## rustfmt, clippy, cargo-deny (bans, licences, sources)
 	$(CARGO) fmt --all -- --check
 	$(CARGO) clippy --locked --workspace -- -D warnings
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings -A clippy::unwrap_used -A clippy::print_stdout
-	@if command -v cargo-deny >/dev/null; then cargo-deny check bans licenses sources; \
-	else echo "lint: cargo-deny is not installed; skipped (cargo install cargo-deny)"; fi
+	scripts/cargo-deny $(CACHE)/tools check bans licenses sources
 
 parity: setup ## our networks against transformers, diffusers and sentence-transformers: reports/parity.json
 	UNPROMPT_PARITY_REPORT=$(CURDIR)/reports/parity.json $(CARGO) test --locked -p unprompt-models -p unprompt-unify --features unprompt-models/onnx --test it parity -- --nocapture
