@@ -5,7 +5,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/unprompt
 export UNPROMPT_MODELS ?= $(CACHE)/models
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help setup models build demo test lint bench parity references clean
+.PHONY: help setup build demo test kafka lint bench parity references clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -22,9 +22,15 @@ demo: build ## the main job, from prompts to predictions (ONCE=1: end after the 
 	$(TARGET)/debug/unprompt demo $(if $(ONCE),--once) --report reports/demo.json
 
 test: setup ## every test
-	@scripts/system-packages kcat
+	@scripts/system-packages kcat java mvn
+	@scripts/kafka fetch $(CACHE)/kafka
 	@scripts/python-env $(CACHE)/test-python tests/python/requirements.txt >/dev/null
-	UNPROMPT_TEST_PYTHON=$(CACHE)/test-python/bin/python $(CARGO) test --locked --workspace --no-fail-fast
+	UNPROMPT_TEST_PYTHON=$(CACHE)/test-python/bin/python UNPROMPT_TEST_KAFKA=$(CACHE)/kafka $(CARGO) test --locked --workspace --no-fail-fast
+
+kafka: ## an Apache Kafka to play with, on 127.0.0.1:9092 (PORT=…), until Ctrl-C
+	@scripts/system-packages java mvn
+	@scripts/kafka fetch $(CACHE)/kafka
+	scripts/kafka run $(CACHE)/kafka unprompt-data/kafka $(or $(PORT),9092)
 
 lint: setup ## rustfmt, clippy, cargo-deny (bans, licences, sources)
 	$(CARGO) fmt --all -- --check

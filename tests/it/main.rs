@@ -1,5 +1,6 @@
 //! The product's promises, tested on the binary with real models, topics and index.
 
+mod apache_kafka;
 mod bad_pictures;
 mod command_line;
 mod demo;

@@ -38,6 +38,21 @@ pub struct Up {
 impl Up {
     /// Starts on `data_dir` and waits until every service is ready.
     pub fn start(data_dir: &Path) -> Self {
+        Self::start_with(data_dir, &[])
+    }
+
+    /// The same on a Kafka that stands elsewhere, under a prefix.
+    pub fn start_on(data_dir: &Path, kafka: &KafkaConfig) -> Self {
+        let prefix = ("UNPROMPT__KAFKA__PREFIX", kafka.prefix.as_str());
+        let mut up = Self::start_with(
+            data_dir,
+            &[("UNPROMPT__KAFKA__PROFILE", "kafka"), ("UNPROMPT__KAFKA__BROKERS", &kafka.brokers), prefix],
+        );
+        up.kafka = kafka.clone();
+        up
+    }
+
+    fn start_with(data_dir: &Path, environment: &[(&str, &str)]) -> Self {
         // What a killed process left would be taken for the new one's.
         let _ = std::fs::remove_file(data_dir.join("endpoints.json"));
         let child = unprompt()
@@ -54,6 +69,7 @@ impl Up {
                 "--data-dir",
             ])
             .arg(data_dir)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .spawn()
             .expect("the binary starts");
@@ -74,7 +90,8 @@ impl Up {
         let address = |name: &str| {
             endpoints[name].as_str().expect("an address").parse::<SocketAddr>().expect("an address")
         };
-        let kafka = KafkaConfig::embedded(address("kafka").to_string());
+        // None where the broker stands elsewhere.
+        let kafka = KafkaConfig::embedded(endpoints["kafka"].as_str().unwrap_or_default());
         Self { child, kafka, qdrant: address("qdrant"), http: address("http") }
     }
 

@@ -34,8 +34,7 @@ pub fn init(log: &Log) -> Result<(), StreamError> {
 
 /// The embedded servers' libraries speak of every request, and of flags that only a Qdrant server sets; who names them in
 /// the filter hears them.
-const CHATTY: [(&str, &str); 3] =
-    [("qdrant_edge", "error"), ("nisshi_sans_io", "warn"), ("nisshi_service", "warn")];
+const CHATTY: [(&str, &str); 2] = [("qdrant_edge", "error"), ("nisshi", "warn")];
 
 fn quiet(filter: &str) -> String {
     let unnamed = CHATTY.iter().filter(|(target, _)| !filter.contains(target));

@@ -39,7 +39,7 @@ pub struct Global {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Host broker, index and all services in this process
+    /// Host all services in this process, and broker and index unless they are named
     Up(Up),
     /// Import prompts, generate pictures, train and predict: the main job, with its score
     Demo(Demo),

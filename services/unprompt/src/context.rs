@@ -18,9 +18,8 @@ use crate::endpoints::Endpoints;
 pub struct Context {
     pub config: Config,
     pub json: bool,
-    /// `--kafka` or `--qdrant` was given: no embedded server is looked for.
-    kafka_given: bool,
-    qdrant_given: bool,
+    /// A Kafka was named, by flag or by profile: no embedded broker is hosted or looked for.
+    pub kafka_given: bool,
 }
 
 /// Model folders, resolved.
@@ -36,7 +35,7 @@ impl Context {
     pub fn load(global: &Global, up: Option<&Up>, http_port: Option<u16>) -> anyhow::Result<Self> {
         let config = config::load(global.config.as_deref(), flags(global, up, http_port))?;
         let kafka_given = global.kafka.is_some() || config.kafka.profile == Profile::Kafka;
-        Ok(Self { config, json: global.json, kafka_given, qdrant_given: global.qdrant.is_some() })
+        Ok(Self { config, json: global.json, kafka_given })
     }
 
     pub fn data_dir(&self) -> &Path {
@@ -46,18 +45,23 @@ impl Context {
     /// Kafka as this command should reach it: where given, or the embedded broker that runs on the data directory.
     pub fn kafka(&self) -> KafkaConfig {
         let mut kafka = self.config.kafka.clone();
-        if let (false, Some(endpoints)) = (self.kafka_given, Endpoints::read(self.data_dir())) {
-            kafka.brokers = endpoints.kafka.to_string();
+        if let (false, Some(address)) = (self.kafka_given, self.running().and_then(|up| up.kafka)) {
+            kafka.brokers = address.to_string();
         }
         kafka
     }
 
     /// Qdrant's gRPC endpoint, found like [`Self::kafka`].
     pub fn qdrant_url(&self) -> String {
-        match (self.qdrant_given, Endpoints::read(self.data_dir())) {
-            (false, Some(endpoints)) => format!("http://{}", endpoints.qdrant),
-            _ => self.config.index.url.clone(),
-        }
+        let embedded = || match self.running().and_then(|up| up.qdrant) {
+            Some(address) => format!("http://{address}"),
+            None => format!("http://127.0.0.1:{}", self.config.embedded.index_port),
+        };
+        self.config.index.url.clone().unwrap_or_else(embedded)
+    }
+
+    fn running(&self) -> Option<Endpoints> {
+        Endpoints::read(self.data_dir())
     }
 
     /// A client of the prompt index.

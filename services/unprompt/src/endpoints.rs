@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-/// The addresses of a running `unprompt up`.
+/// The addresses of a running `unprompt up`; a server that it does not host itself has none here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoints {
-    pub kafka: SocketAddr,
-    pub qdrant: SocketAddr,
+    pub kafka: Option<SocketAddr>,
+    pub qdrant: Option<SocketAddr>,
     pub http: SocketAddr,
     pub pid: u32,
 }

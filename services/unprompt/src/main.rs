@@ -7,6 +7,7 @@ mod context;
 mod demo;
 mod endpoints;
 mod evaluation;
+mod hosted;
 mod output;
 mod services;
 mod stack;

@@ -1,14 +1,14 @@
-//! Broker, index and services in one process, on one data directory.
+//! Services in one process, with the broker and the index that were not named as being elsewhere, on one data directory.
 
 use tokio_util::sync::CancellationToken;
-use unprompt_index::embedded::EmbeddedIndex;
+use unprompt_schemas::topics::Topic;
 use unprompt_stream::data_dir::DataDir;
-use unprompt_stream::embedded::EmbeddedBroker;
 use unprompt_stream::{KafkaConfig, ensure_topics, health};
 
 use crate::cli::ServiceName;
 use crate::context::Context;
 use crate::endpoints::Endpoints;
+use crate::hosted::{EmbeddedBroker, EmbeddedIndex};
 use crate::services::{Services, Wiring};
 
 /// A running `unprompt up`.
@@ -18,15 +18,16 @@ pub struct Stack {
     pub context: Context,
     wiring: Wiring,
     endpoints: Endpoints,
-    broker: EmbeddedBroker,
-    index: EmbeddedIndex,
+    broker: Option<EmbeddedBroker>,
+    index: Option<EmbeddedIndex>,
     services: Services,
     stop: CancellationToken,
     _lock: DataDir,
 }
 
 impl Stack {
-    /// Starts both servers, makes the topics, and starts `services`; a second start on the same data says who has it.
+    /// Starts the servers that are not elsewhere, makes the topics, and starts `services`; a second start on the same
+    /// data says who has it.
     pub async fn start(
         context: &Context,
         services: &[ServiceName],
@@ -34,20 +35,27 @@ impl Stack {
     ) -> anyhow::Result<Self> {
         let embedded = &context.config.embedded;
         let mut lock = DataDir::lock(&embedded.data_dir, "unprompt up")?;
-        let broker = EmbeddedBroker::start(&embedded.data_dir.join("broker"), embedded.broker_port).await?;
-        let index = EmbeddedIndex::start(&embedded.data_dir.join("index"), embedded.index_port).await?;
+        let (broker_data, index_data) = (embedded.data_dir.join("broker"), embedded.data_dir.join("index"));
+        let broker = match context.kafka_given {
+            true => None,
+            false => Some(EmbeddedBroker::start(&broker_data, embedded.broker_port).await?),
+        };
+        let index = match context.config.index.url {
+            Some(_) => None,
+            None => Some(EmbeddedIndex::start(&index_data, embedded.index_port).await?),
+        };
         let stop = stop.child_token();
         let health = health::Health::default();
         let http = health::serve(context.config.http.address(), health.clone(), stop.clone()).await?;
         let endpoints = Endpoints {
-            kafka: broker.address(),
-            qdrant: index.address(),
+            kafka: broker.as_ref().map(EmbeddedBroker::address),
+            qdrant: index.as_ref().map(EmbeddedIndex::address),
             http: http.address(),
             pid: std::process::id(),
         };
         endpoints.write(&embedded.data_dir)?;
-        lock.announce(&[("Kafka", endpoints.kafka.to_string()), ("Qdrant", endpoints.qdrant.to_string())])?;
         let wiring = wiring(context, &endpoints, health);
+        lock.announce(&[("Kafka", wiring.kafka.brokers.clone()), ("Qdrant", wiring.qdrant_url.clone())])?;
         ensure_topics(&wiring.kafka).await?;
         let mut running = Services::new(wiring.clone(), stop.clone());
         services.iter().for_each(|&service| running.spawn(service));
@@ -69,11 +77,12 @@ impl Stack {
 
     /// What a person needs to know to use it.
     pub fn welcome(&self) -> String {
-        let Endpoints { kafka, qdrant, http, .. } = &self.endpoints;
+        let (kafka, qdrant, http) = (&self.wiring.kafka, &self.wiring.qdrant_url, &self.endpoints.http);
+        let (brokers, images) = (&kafka.brokers, kafka.prefix.name(Topic::Images));
         format!(
             "unprompt is up; Ctrl-C stops it, and the data stays in {}\n\
-             \x20 Kafka    {kafka}        kcat -P -b {kafka} -t images.v1 -H ce_id=mine picture.png\n\
-             \x20 Qdrant   http://{qdrant} (gRPC)\n\
+             \x20 Kafka    {brokers}        kcat -P -b {brokers} -t {images} -H ce_id=mine picture.png\n\
+             \x20 Qdrant   {qdrant} (gRPC)\n\
              \x20 health   http://{http}/readyz, metrics at /metrics",
             self.context.data_dir().display()
         )
@@ -92,19 +101,29 @@ impl Stack {
     pub async fn shut_down(self) -> anyhow::Result<()> {
         self.stop.cancel();
         let services = self.services.finish().await;
-        let index = self.index.stop().await;
-        let broker = self.broker.stop().await;
+        let index = match self.index {
+            Some(index) => index.stop().await.map_err(anyhow::Error::from),
+            None => Ok(()),
+        };
+        let broker = match self.broker {
+            Some(broker) => broker.stop().await.map_err(anyhow::Error::from),
+            None => Ok(()),
+        };
         Endpoints::remove(self.context.data_dir());
         services?;
         index?;
-        Ok(broker?)
+        broker
     }
 }
 
 fn wiring(context: &Context, endpoints: &Endpoints, health: health::Health) -> Wiring {
     let mut context = context.clone();
-    context.config.kafka.brokers = endpoints.kafka.to_string();
-    context.config.index.url = format!("http://{}", endpoints.qdrant);
-    let (kafka, qdrant_url) = (context.config.kafka.clone(), context.config.index.url.clone());
+    if let Some(address) = endpoints.kafka {
+        context.config.kafka.brokers = address.to_string();
+    }
+    if let Some(address) = endpoints.qdrant {
+        context.config.index.url = Some(format!("http://{address}"));
+    }
+    let (kafka, qdrant_url) = (context.config.kafka.clone(), context.qdrant_url());
     Wiring { context, kafka, qdrant_url, health }
 }

@@ -37,7 +37,9 @@ pub struct Registry {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Index {
-    pub url: String,
+    /// Without it the embedded index is meant.
+    #[serde(default)]
+    pub url: Option<String>,
     #[serde(default)]
     pub api_key: Option<Secret>,
 }

@@ -58,7 +58,8 @@ pub async fn all(stack: &mut Stack, plan: &Plan) -> anyhow::Result<Report> {
     let mut seconds = Seconds::default();
     let context = stack.context.clone();
     let kafka = context.kafka();
-    let held_out_kafka = KafkaConfig { prefix: Prefix::new(HELD_OUT_PREFIX)?, ..kafka.clone() };
+    let prefix = format!("{}{HELD_OUT_PREFIX}", kafka.prefix.as_str());
+    let held_out_kafka = KafkaConfig { prefix: Prefix::new(&prefix)?, ..kafka.clone() };
     stack.also(ServiceName::Generator, held_out_kafka.clone()).await?;
 
     let pictured =

@@ -3,6 +3,7 @@
 //! It uses the topics as a user's pipeline would. Held-out pictures are drawn by a second generator whose topics have
 //! a prefix of their own, so that their prompts reach neither the index nor the trainer; then they are published to
 //! images.v1 as bare pictures, and what comes back is counted by a consumer that shares nothing with the services.
+//! On a Kafka that was named it runs in topics of a prefix of its own; a Qdrant that was named it leaves alone.
 
 mod drive;
 mod examples;
@@ -10,24 +11,26 @@ mod plan;
 mod report;
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 use tokio_util::sync::CancellationToken;
+use unprompt_schemas::topics::{Prefix, Topic};
+use unprompt_stream::config::Config;
 
 use crate::cli::{Demo, ServiceName};
 use crate::context::Context;
 use crate::stack::Stack;
 use plan::Plan;
 
-/// Put before the topics of the generator that draws held-out pictures.
+/// Put before the topics of the generator that draws held-out pictures, after the prefix of all.
 const HELD_OUT_PREFIX: &str = "held-out.";
 /// A file that says a data directory is the demo's to empty.
 const MARKER: &str = "made-by-unprompt-demo";
 
 pub async fn run(context: Context, args: Demo, stop: CancellationToken) -> anyhow::Result<()> {
     let started = Instant::now();
-    let context = own_data_dir(context)?;
+    let context = own_topics(own_data_dir(context)?)?;
     let plan = Plan::draw(&args);
     eprintln!("{}", plan.summary());
     let mut stack = Stack::start(&context, &ServiceName::ALL, stop.clone()).await?;
@@ -81,6 +84,25 @@ fn own_data_dir(mut context: Context) -> anyhow::Result<Context> {
     Ok(context)
 }
 
+/// A named Kafka keeps what earlier demos left there, so each takes topics of its own; the index is always its own.
+fn own_topics(mut context: Context) -> anyhow::Result<Context> {
+    if let Some(url) = &context.config.index.url {
+        bail!(
+            "the demo would put its prompts into the collection at {url}; run it without --qdrant and [index] url"
+        );
+    }
+    if context.kafka_given && context.config.kafka.prefix == Prefix::default() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        context.config.kafka.prefix = Prefix::new(&format!("demo-{now}."))?;
+        eprintln!(
+            "topics and groups on {} begin with {:?} and stay there",
+            context.config.kafka.brokers,
+            context.config.kafka.prefix.as_str()
+        );
+    }
+    Ok(context)
+}
+
 /// Taking the lock for a moment shows that nobody else has it.
 fn refuse_while_in_use(folder: &Path) -> anyhow::Result<()> {
     drop(unprompt_stream::data_dir::DataDir::lock(folder, "unprompt demo")?);
@@ -90,14 +112,19 @@ fn refuse_while_in_use(folder: &Path) -> anyhow::Result<()> {
 fn what_next(context: &Context) -> String {
     let folder = context.data_dir().display();
     let binary = std::env::current_exe().unwrap_or_else(|_| "unprompt".into());
-    let unprompt = format!("{} --data-dir {folder}", binary.display());
-    let kafka = &context.config.kafka.brokers;
+    let mut unprompt = format!("{} --data-dir {folder}", binary.display());
+    if context.kafka_given {
+        let Config { kafka, .. } = &context.config;
+        let prefix = kafka.prefix.as_str();
+        unprompt = format!("UNPROMPT__KAFKA__PREFIX={prefix} {unprompt} --kafka {}", kafka.brokers);
+    }
+    let (kafka, images) = (&context.config.kafka.brokers, context.config.kafka.prefix.name(Topic::Images));
     format!(
         "what to try next, in another terminal:\n\
          \x20 {unprompt} predict {folder}/pictures/1.png\n\
          \x20 {unprompt} query --text \"a red fish in the deep ocean\"\n\
          \x20 {unprompt} query --image {folder}/pictures/2.png\n\
-         \x20 kcat -P -b {kafka} -t images.v1 -H ce_id=mine {folder}/pictures/3.png\n\
+         \x20 kcat -P -b {kafka} -t {images} -H ce_id=mine {folder}/pictures/3.png\n\
          \x20 {unprompt} topics tail predictions.v1\n\
          \x20 {unprompt} doctor"
     )

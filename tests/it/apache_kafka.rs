@@ -1,0 +1,70 @@
+//! The very same services on an Apache Kafka: with `--kafka`, nothing else changes.
+
+use std::collections::HashSet;
+use std::fs;
+
+use unprompt_schemas::Uuid;
+use unprompt_schemas::topics::{Prefix, Topic};
+use unprompt_stream::KafkaConfig;
+use unprompt_stream::config::Profile;
+use unprompt_test_kafka::Kafka;
+
+use crate::stack::{
+    Up, all_predicted, picture_record, png, predictions, prompt_record, prompts, publish, read, read_until,
+};
+
+fn under(prefix: &str) -> KafkaConfig {
+    let embedded = KafkaConfig::embedded(Kafka::shared().brokers());
+    KafkaConfig { profile: Profile::Kafka, prefix: Prefix::new(prefix).unwrap(), ..embedded }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prompts_are_indexed_drawn_and_pictures_predicted_on_apache_kafka() {
+    let folder = tempfile::tempdir().unwrap();
+    let up = Up::start_on(folder.path(), &under("whole."));
+    assert!(!folder.path().join("broker").exists(), "an embedded broker was started all the same");
+
+    publish(&up.kafka, prompts(5, 100, false).iter().map(prompt_record).collect()).await;
+    publish(&up.kafka, prompts(6, 4, true).iter().map(prompt_record).collect()).await;
+    let (good, bad) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    publish(&up.kafka, vec![picture_record(png(200, 40, 30), good), picture_record(b"none".to_vec(), bad)])
+        .await;
+
+    let records = read_until(&up.kafka, Topic::Predictions, "five predictions", |records| {
+        predictions(records).len() == 5 && all_predicted(records, &HashSet::from([good]))
+    })
+    .await;
+    assert_eq!(predictions(&records)[&good].vector.len(), 384);
+    assert_eq!(read(&up.kafka, Topic::Images).await.len(), 6);
+    let dead = read_until(&up.kafka, Topic::DeadLetters, "the bad one", |records| !records.is_empty()).await;
+    assert_eq!(dead.len(), 1);
+
+    assert!(up.terminate(), "a graceful stop ends with success");
+    let groups = Kafka::tool(
+        "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
+        &[
+            "--bootstrap-server",
+            &Kafka::shared().brokers(),
+            "--describe",
+            "--group",
+            "whole.unprompt-predictor",
+        ],
+    );
+    let said = String::from_utf8_lossy(&groups.stdout);
+    let lags: Vec<&str> = said
+        .lines()
+        .filter(|line| line.contains(".v1"))
+        .filter_map(|line| line.split_whitespace().nth(5))
+        .collect();
+    assert!(!lags.is_empty() && lags.iter().all(|lag| matches!(*lag, "0" | "-")), "{said}");
+}
+
+#[test]
+fn a_kafka_that_was_named_and_is_not_there_is_an_error_that_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = crate::stack::talk(folder.path(), &["--kafka", "127.0.0.1:1", "topics", "list"]);
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("127.0.0.1:1"), "{said}");
+    assert!(fs::read_dir(folder.path()).unwrap().next().is_none(), "an embedded broker was started");
+}
