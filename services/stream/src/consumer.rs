@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
+use rdkafka::consumer::{
+    BaseConsumer, CommitMode, Consumer, ConsumerContext, ConsumerGroupMetadata, Rebalance,
+};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message};
 use rdkafka::{Offset, TopicPartitionList};
@@ -139,6 +141,14 @@ impl ConsumerHandle {
             let committed = consumer.commit(&offsets, CommitMode::Sync);
             tell(ConsumerEvent::Committed(committed))
         });
+    }
+
+    /// What a transaction needs so that the broker takes its offsets: who we are in the group right now. And the offsets.
+    pub fn for_transaction(
+        &self,
+        offsets: &[(Place, i64)],
+    ) -> Option<(TopicPartitionList, ConsumerGroupMetadata)> {
+        Some((self.names.list(offsets), self.consumer.as_ref()?.group_metadata()?))
     }
 
     /// Commits `offsets`, leaves the group and ends the thread. Blocks: call it off the async threads.

@@ -53,6 +53,27 @@ pub enum StreamError {
     )]
     TooLarge { topic: String, size_bytes: usize, limit_bytes: usize },
 
+    #[error(
+        "Kafka at {brokers} refuses transactions under {id}: {source}; grant WRITE on that transactional id, or, where the broker \
+         has no transactions, set delivery = \"at-least-once\" in [runner]"
+    )]
+    NoTransactions {
+        brokers: String,
+        id: String,
+        #[source]
+        source: KafkaError,
+    },
+
+    #[error(
+        "another process has taken over the transactions of {id}: {source}; this one stops, and nothing it had not committed is \
+         seen. Give every process of a service a [kafka] instance of its own, or none"
+    )]
+    Fenced {
+        id: String,
+        #[source]
+        source: KafkaError,
+    },
+
     #[error("reading {topic} failed: {source}")]
     Read {
         topic: String,

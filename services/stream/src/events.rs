@@ -17,6 +17,8 @@ pub(crate) mod names {
     pub const STAGE_SECONDS: &str = "unprompt_stage_seconds";
     pub const LATENCY_SECONDS: &str = "unprompt_latency_seconds";
     pub const RETRIES: &str = "unprompt_batch_retries_total";
+    pub const TRANSACTIONS: &str = "unprompt_transactions_total";
+    pub const TRANSACTION_SECONDS: &str = "unprompt_transaction_seconds";
     pub const COMMITS: &str = "unprompt_commits_total";
     pub const REBALANCES: &str = "unprompt_rebalances_total";
     pub const RESTARTS: &str = "unprompt_session_restarts_total";
@@ -143,6 +145,35 @@ impl CommitEnded {
             Err(error) => {
                 tracing::warn!(service = self.service, error, "offsets not committed; it is tried again");
             }
+        }
+    }
+}
+
+/// A transaction has ended.
+pub(crate) struct TransactionEnded<'a> {
+    pub service: &'static str,
+    pub outcome: &'static str,
+    pub records: usize,
+    pub took: Duration,
+    pub reason: &'a str,
+}
+
+impl TransactionEnded<'_> {
+    pub fn emit(self) {
+        counter!(names::TRANSACTIONS, "service" => self.service, "outcome" => self.outcome).increment(1);
+        histogram!(names::TRANSACTION_SECONDS, "service" => self.service).record(self.took.as_secs_f64());
+        let (service, outcome, records, took_ms) =
+            (self.service, self.outcome, self.records, self.took.as_millis() as u64);
+        match self.outcome {
+            "committed" => tracing::debug!(service, records, took_ms, "transaction committed"),
+            _ => tracing::warn!(
+                service,
+                outcome,
+                records,
+                took_ms,
+                reason = self.reason,
+                "transaction not committed"
+            ),
         }
     }
 }

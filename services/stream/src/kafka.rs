@@ -1,5 +1,7 @@
 //! librdkafka's settings, in one place, so that limits, waits and traps are settled once.
 
+use std::time::Duration;
+
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use unprompt_schemas::topics::RECORD_MAX_BYTES;
@@ -60,6 +62,17 @@ pub(crate) fn producer(kafka: &KafkaConfig, delivery_timeout_ms: u32) -> ClientC
         .set("linger.ms", linger_ms(kafka.profile).to_string())
         .set("queue.buffering.max.messages", "100000")
         .set("queue.buffering.max.kbytes", "131072");
+    with_properties(config, kafka)
+}
+
+/// A producer of transactions under `id`; the broker aborts one that is open for longer than `timeout`.
+pub(crate) fn transactional_producer(kafka: &KafkaConfig, id: &str, timeout: Duration) -> ClientConfig {
+    let timeout_ms = timeout.as_millis().to_string();
+    let mut config = producer(kafka, 0);
+    config
+        .set("transactional.id", id)
+        .set("transaction.timeout.ms", &timeout_ms)
+        .set("delivery.timeout.ms", &timeout_ms);
     with_properties(config, kafka)
 }
 

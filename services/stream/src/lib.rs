@@ -42,4 +42,4 @@ pub use refusal::Refusal;
 pub use runner::{RunSummary, run_stage};
 pub use stage::{BatchError, Outcome, Rejection, Stage};
 pub use table::TableReader;
-pub use topics::{TopicState, committed_offsets, ensure_topics, list_topics};
+pub use topics::{TopicState, committed_offsets, ensure_topics, list_topics, try_transactions};

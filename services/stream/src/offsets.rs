@@ -74,6 +74,15 @@ impl Offsets {
         self.assigned.get(&place).is_some_and(|progress| progress.runs.iter().any(|run| run.batch == batch))
     }
 
+    /// The offsets that stand once these batches are done, where they are the oldest ones of their partitions.
+    pub fn after(&self, batches: &[BatchId]) -> Vec<(Place, i64)> {
+        let next = |progress: &Progress| {
+            let done = |run: &&Run| run.done || batches.contains(&run.batch);
+            progress.runs.iter().take_while(done).last().map(|run| run.next)
+        };
+        self.assigned.iter().filter_map(|(place, progress)| Some((*place, next(progress)?))).collect()
+    }
+
     /// Notes that everything of `batch` is acknowledged.
     pub fn complete(&mut self, batch: BatchId) {
         for progress in self.assigned.values_mut() {
@@ -179,6 +188,19 @@ mod tests {
         assert_eq!(offsets.take_dirty(), [(B, 2)], "partition B does not wait for partition A");
         offsets.complete(1);
         assert_eq!(offsets.take_dirty(), [(A, 8)]);
+    }
+
+    #[test]
+    fn a_transaction_takes_the_offsets_after_the_oldest_batches_only() {
+        let mut offsets = tracking(&[A, B]);
+        offsets.begin(1, &records(A, 0..5));
+        offsets.begin(2, &[records(A, 5..8), records(B, 0..2)].concat());
+        offsets.begin(3, &records(B, 2..9));
+        assert_eq!(offsets.after(&[1]), [(A, 5)]);
+        assert_eq!(offsets.after(&[1, 2]), [(A, 8), (B, 2)]);
+        assert!(offsets.after(&[3]).is_empty(), "batch 2 of partition B is not done");
+        offsets.revoke(&[A]);
+        assert_eq!(offsets.after(&[1, 2]), [(B, 2)]);
     }
 
     #[test]

@@ -1,8 +1,11 @@
-//! Writing records: an idempotent producer that keeps the order it is given and tells of every delivery.
+//! Writing records: an idempotent producer that keeps the order it is given and tells of every delivery, in transactions
+//! where it was made for them.
 
 use std::time::Duration;
 
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::ConsumerGroupMetadata;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::future_producer::{DeliveryFuture, FutureProducer, FutureRecord};
 use rdkafka::producer::{Producer as _, PurgeConfig};
@@ -109,6 +112,45 @@ impl Producer {
             .create_with_context(LoggingContext)
             .map_err(StreamError::Client)?;
         Ok(Self { client, prefix: kafka.prefix.clone() })
+    }
+
+    /// A producer of transactions under `id`, which the broker aborts by itself after `timeout`.
+    pub fn transactional(kafka: &KafkaConfig, id: &str, timeout: Duration) -> Result<Self, StreamError> {
+        let client = kafka::transactional_producer(kafka, id, timeout)
+            .create_with_context(LoggingContext)
+            .map_err(StreamError::Client)?;
+        Ok(Self { client, prefix: kafka.prefix.clone() })
+    }
+
+    /// Has the broker end what an earlier producer of the same id left open, and fences that producer.
+    pub fn init_transactions(&self, patience: Duration) -> KafkaResult<()> {
+        self.client.init_transactions(patience)
+    }
+
+    pub fn begin_transaction(&self) -> KafkaResult<()> {
+        self.client.begin_transaction()
+    }
+
+    /// Makes the inputs' offsets part of the transaction.
+    pub fn send_offsets(
+        &self,
+        offsets: &TopicPartitionList,
+        group: &ConsumerGroupMetadata,
+        patience: Duration,
+    ) -> KafkaResult<()> {
+        self.client.send_offsets_to_transaction(offsets, group, patience)
+    }
+
+    pub fn flush(&self, patience: Duration) -> KafkaResult<()> {
+        self.client.flush(patience)
+    }
+
+    pub fn commit_transaction(&self, patience: Duration) -> KafkaResult<()> {
+        self.client.commit_transaction(patience)
+    }
+
+    pub fn abort_transaction(&self, patience: Duration) -> KafkaResult<()> {
+        self.client.abort_transaction(patience)
     }
 
     pub fn name(&self, topic: Topic) -> String {

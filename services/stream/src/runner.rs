@@ -5,6 +5,7 @@ mod batch;
 mod delivery;
 mod session;
 mod stage_thread;
+mod transactions;
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use crate::{Stage, StreamError, topics};
 use delivery::Delivered;
 use session::{Session, SessionEnd};
 use stage_thread::{StageDone, StageThread};
+use transactions::Transacted;
 
 /// What the loop is told.
 #[derive(Debug)]
@@ -28,6 +30,7 @@ enum Event {
     Consumer(ConsumerEvent),
     Stage(StageDone),
     Delivered(Delivered),
+    Transacted(Transacted),
 }
 
 impl From<ConsumerEvent> for Event {
@@ -47,7 +50,7 @@ pub struct RunSummary {
     pub batches: u64,
 }
 
-/// Runs a stage until `shutdown`: at least once, in order within each partition.
+/// Runs a stage until `shutdown`: exactly or at least once, as configured, in order within each partition.
 ///
 /// `load` builds the stage, which must call itself `name`, on a thread of its own. The topics are created where they are missing. A broker that
 /// is away is waited for.
@@ -55,7 +58,8 @@ pub struct RunSummary {
 /// # Errors
 ///
 /// [`StreamError::StageLoad`] and [`StreamError::StageFatal`] from the stage, [`StreamError::Client`] for settings
-/// that librdkafka refuses, [`StreamError::Consumer`] and [`StreamError::Delivery`] for what no retry mends, such
+/// that librdkafka refuses, [`StreamError::NoTransactions`] where the broker has none and they are asked for,
+/// [`StreamError::Fenced`] where another process bears the same instance's name, [`StreamError::Consumer`] and [`StreamError::Delivery`] for what no retry mends, such
 /// as a missing right.
 pub async fn run_stage<E: Display>(
     kafka: &KafkaConfig,
@@ -100,9 +104,16 @@ async fn run<E: Display>(
     };
     let ((), stage) = tokio::try_join!(topics, stage)?;
     let mut summary = RunSummary::default();
+    // The same for every session of this run, so that each settles what the one before it left open.
+    let exactly_once = runner.delivery.is_exactly_once(kafka.profile);
+    let transactional_id = exactly_once.then(|| kafka.transactional_id(name));
     loop {
         let before = summary.records_in;
-        let session = Session::start(kafka, runner, &stage, health)?;
+        let starting = Session::start(kafka, runner, &stage, health, transactional_id.clone());
+        let session = tokio::select! {
+            session = starting => session?,
+            () = shutdown.cancelled() => return Ok(summary),
+        };
         let end = session.run(shutdown, &mut summary).await;
         health.set(Condition::Partitions, false);
         match end {

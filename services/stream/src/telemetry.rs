@@ -59,6 +59,7 @@ fn install() -> Result<PrometheusHandle, BuildError> {
     PrometheusBuilder::new()
         .set_buckets_for_metric(full(names::STAGE_SECONDS), &SECONDS)?
         .set_buckets_for_metric(full(names::LATENCY_SECONDS), &SECONDS)?
+        .set_buckets_for_metric(full(names::TRANSACTION_SECONDS), &SECONDS)?
         .set_buckets_for_metric(full(names::BATCH_RECORDS), &RECORDS)?
         .install_recorder()
 }

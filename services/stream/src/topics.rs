@@ -14,6 +14,7 @@ use unprompt_schemas::topics::{Topic, TopicSpec};
 
 use crate::config::KafkaConfig;
 use crate::context::LoggingContext;
+use crate::producer::Producer;
 use crate::{StreamError, kafka};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -21,6 +22,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the first question may take; each further one twice as long.
 const FIRST_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a broker may take to find its transaction coordinator.
+const TRANSACTION_TRIAL: Duration = Duration::from_secs(15);
 
 /// A topic of the catalogue as it is on the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +33,8 @@ pub struct TopicState {
     pub name: String,
     /// None: it does not exist.
     pub partitions: Option<usize>,
-    /// Records from the first kept to the last, gaps counted.
-    pub records: i64,
+    /// From the first one kept to the next: as many as records, and those that compaction and transactions leave out.
+    pub offsets: i64,
 }
 
 /// Creates the catalogue's topics that are missing, and warns of those that take smaller records than the
@@ -58,6 +61,25 @@ pub async fn list_topics(kafka: &KafkaConfig) -> Result<Vec<TopicState>, StreamE
         let consumer = probe(&kafka)?;
         let metadata = metadata(&kafka, &consumer, abandoned)?;
         Topic::ALL.into_iter().map(|topic| state_of(&kafka, &consumer, &metadata, topic)).collect()
+    })
+    .await
+}
+
+/// Whether the broker takes transactions from us, tried under a transactional id of the service `doctor`.
+///
+/// # Errors
+///
+/// [`StreamError::NoTransactions`] where it refuses or does not answer in time.
+pub async fn try_transactions(kafka: &KafkaConfig) -> Result<(), StreamError> {
+    let kafka = kafka.clone();
+    blocking(move |_| {
+        let id = kafka.transactional_id("doctor");
+        let producer = Producer::transactional(&kafka, &id, TRANSACTION_TRIAL)?;
+        producer.init_transactions(TRANSACTION_TRIAL).map_err(|source| StreamError::NoTransactions {
+            brokers: kafka.brokers.clone(),
+            id,
+            source,
+        })
     })
     .await
 }
@@ -104,13 +126,13 @@ fn state_of(
 ) -> Result<TopicState, StreamError> {
     let name = kafka.prefix.name(topic);
     let found = metadata.topics().iter().find(|t| t.name() == name && !t.partitions().is_empty());
-    let mut records = 0;
+    let mut offsets = 0;
     for partition in found.iter().flat_map(|found| found.partitions()) {
         let marks = consumer.fetch_watermarks(&name, partition.id(), REQUEST_TIMEOUT);
         let (low, high) = marks.map_err(|e| unreachable(kafka, e))?;
-        records += high - low;
+        offsets += high - low;
     }
-    Ok(TopicState { topic, partitions: found.map(|found| found.partitions().len()), name, records })
+    Ok(TopicState { topic, partitions: found.map(|found| found.partitions().len()), name, offsets })
 }
 
 /// The names of all topics on the broker.

@@ -96,7 +96,8 @@ async fn run(service: ServiceName, wiring: Wiring, stop: CancellationToken) -> a
     Ok(())
 }
 
-fn name_of(service: ServiceName) -> &'static str {
+/// The name that its consumer group, its metrics and its section of `[runner]` bear.
+pub fn name_of(service: ServiceName) -> &'static str {
     match service {
         ServiceName::Generator => "generator",
         ServiceName::TextEncoder => "text-encoder",

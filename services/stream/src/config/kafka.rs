@@ -28,6 +28,10 @@ pub struct KafkaConfig {
     #[serde(with = "prefix_as_text")]
     pub prefix: Prefix,
     pub profile: Profile,
+    /// A name of this process that outlives its restarts, different for every process of a service. With it the transactional id
+    /// stays the same: a restart settles at once what the last run left open, and a second process of the name is fenced.
+    #[serde(default)]
+    pub instance: Option<String>,
     /// librdkafka properties, over those this crate sets (`security.protocol`, `sasl.password`, …).
     #[serde(default, deserialize_with = "properties::deserialize")]
     pub properties: BTreeMap<String, Secret>,
@@ -40,6 +44,7 @@ impl KafkaConfig {
             brokers: brokers.into(),
             prefix: Prefix::default(),
             profile: Profile::Embedded,
+            instance: None,
             properties: BTreeMap::new(),
         }
     }
@@ -47,6 +52,12 @@ impl KafkaConfig {
     /// The consumer group of a service: `<prefix>unprompt-<service>`.
     pub fn group(&self, service: &str) -> String {
         format!("{}unprompt-{service}", self.prefix.as_str())
+    }
+
+    /// The transactional id of a run of a service: its group and the instance, or a name of the run's own.
+    pub fn transactional_id(&self, service: &str) -> String {
+        let instance = self.instance.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+        format!("{}-{instance}", self.group(service))
     }
 }
 

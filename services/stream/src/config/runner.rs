@@ -4,15 +4,32 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::Profile;
+
 /// What a run promises about its outputs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Delivery {
+    /// Exactly once on Apache Kafka, at least once on the embedded broker, which has no transactions.
+    #[default]
+    Auto,
     /// Outputs and dead letters are acknowledged before the offset is committed; repetition is harmless by
     /// the records' identities.
-    #[default]
     AtLeastOnce,
+    /// Outputs, dead letters and offsets become visible together, in a transaction, to readers of committed records.
+    ExactlyOnce,
+}
+
+impl Delivery {
+    /// Whether it means transactions, on a broker of this profile.
+    pub fn is_exactly_once(self, profile: Profile) -> bool {
+        match self {
+            Self::Auto => profile == Profile::Kafka,
+            Self::AtLeastOnce => false,
+            Self::ExactlyOnce => true,
+        }
+    }
 }
 
 /// The bounds of one runner.
@@ -38,6 +55,12 @@ pub struct RunnerConfig {
     /// How long a graceful stop may take to finish, flush and commit.
     pub stop_timeout_ms: u64,
     pub delivery: Delivery,
+    /// Records written in a transaction, at most, unless one batch alone gives more.
+    pub transaction_records: usize,
+    /// Bytes written in a transaction, at most, unless one batch alone gives more.
+    pub transaction_bytes: usize,
+    /// After this the broker aborts a transaction; for so long may a killed service hold up readers of committed records.
+    pub transaction_timeout_ms: u64,
 }
 
 impl Default for RunnerConfig {
@@ -52,7 +75,10 @@ impl Default for RunnerConfig {
             retry_max_ms: 10_000,
             revoke_drain_ms: 5_000,
             stop_timeout_ms: 30_000,
-            delivery: Delivery::AtLeastOnce,
+            delivery: Delivery::Auto,
+            transaction_records: 10_000,
+            transaction_bytes: 32 << 20,
+            transaction_timeout_ms: 15_000,
         }
     }
 }
@@ -101,6 +127,9 @@ overrides! {
     revoke_drain_ms: u64,
     stop_timeout_ms: u64,
     delivery: Delivery,
+    transaction_records: usize,
+    transaction_bytes: usize,
+    transaction_timeout_ms: u64,
 }
 
 impl RunnerSection {

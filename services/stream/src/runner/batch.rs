@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use unprompt_schemas::topics::Topic;
 
-use super::delivery::{Delivered, Failure};
+use super::delivery::{Delivered, Failure, Outgoing};
 use crate::dead_letter::{dead_letter, slim_dead_letter, too_large};
 use crate::events::RecordRejected;
 use crate::producer::SendError;
@@ -51,6 +51,23 @@ impl Batch {
 }
 
 impl Batch {
+    /// Counts what a transaction has made visible.
+    pub fn note_committed(&mut self, outgoing: &Outgoing) {
+        self.written += outgoing.records.len();
+        self.bytes_written += outgoing.bytes();
+        self.dead_letters += outgoing.dead_letters();
+    }
+
+    /// Puts dead letters in place of the outputs of inputs some of which were too large. False, where even a dead letter
+    /// without its value was.
+    pub fn replace(&mut self, service: &'static str, failures: &[Failure], outgoing: &mut Outgoing) -> bool {
+        let Some(letters) = self.instead_of(service, failures) else { return false };
+        let failed: BTreeSet<usize> = letters.iter().map(|(input, _)| *input).collect();
+        outgoing.records.retain(|(input, _)| !failed.contains(input));
+        outgoing.records.extend(letters);
+        true
+    }
+
     /// The records to write for the outcomes, each with the index of its input; those of partitions that have
     /// gone meanwhile (`holds` says no) are left to the new owner.
     pub fn outgoing(

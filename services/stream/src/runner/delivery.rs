@@ -17,6 +17,16 @@ pub(super) struct Outgoing {
     pub records: Vec<(usize, OutputRecord)>,
 }
 
+impl Outgoing {
+    pub fn bytes(&self) -> usize {
+        self.records.iter().map(|(_, record)| record.size_bytes()).sum()
+    }
+
+    pub fn dead_letters(&self) -> usize {
+        self.records.iter().filter(|(_, record)| record.topic == Topic::DeadLetters).count()
+    }
+}
+
 /// Everything of an [`Outgoing`] is acknowledged or has failed.
 #[derive(Debug)]
 pub(super) struct Delivered {
@@ -72,9 +82,7 @@ impl Lane {
 /// Queues every record in order, then leaves the waiting for acknowledgements to a task of its own.
 async fn send(producer: &Producer, outgoing: Outgoing, events: &mpsc::UnboundedSender<Event>) {
     let (batch, records) = (outgoing.batch, outgoing.records.len());
-    let bytes = outgoing.records.iter().map(|(_, record)| record.size_bytes()).sum();
-    let dead_letters =
-        outgoing.records.iter().filter(|(_, record)| record.topic == Topic::DeadLetters).count();
+    let (bytes, dead_letters) = (outgoing.bytes(), outgoing.dead_letters());
     let mut under_way = Vec::with_capacity(records);
     for (input, record) in outgoing.records {
         under_way.push((input, record.topic, producer.send(&record).await));

@@ -1,5 +1,7 @@
 //! One membership of the consumer group, from joining to leaving: the state, and what each event does to it.
 
+mod exactly_once;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc as blocking;
@@ -12,6 +14,7 @@ use unprompt_schemas::topics::Topic;
 use super::batch::Batch;
 use super::delivery::{Delivered, Lane, Outgoing};
 use super::stage_thread::{QUEUE, StageDone, StageFailure, StageThread, Work};
+use super::transactions::Transactions;
 use super::{Event, RunSummary};
 use crate::batcher::{Batcher, Limits};
 use crate::config::{KafkaConfig, RunnerConfig};
@@ -52,13 +55,21 @@ struct Revoking {
     answer: blocking::Sender<Vec<(Place, i64)>>,
 }
 
+/// How what the stage gave is written.
+enum Writer {
+    /// At once; the offsets follow when it is acknowledged.
+    AtLeastOnce(Lane),
+    /// Together with the offsets.
+    ExactlyOnce(Transactions),
+}
+
 pub(super) struct Session<'a> {
     config: &'a RunnerConfig,
     stage: &'a StageThread,
     health: &'a ServiceHealth,
     group: String,
     consumer: ConsumerHandle,
-    lane: Lane,
+    writer: Writer,
     events: mpsc::UnboundedReceiver<Event>,
     replies: mpsc::UnboundedSender<Event>,
     batcher: Batcher,
@@ -74,19 +85,24 @@ pub(super) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Joins the group.
-    pub fn start(
+    /// Joins the group; with a transactional id, once the broker takes transactions under it.
+    pub async fn start(
         kafka: &KafkaConfig,
         config: &'a RunnerConfig,
         stage: &'a StageThread,
         health: &'a ServiceHealth,
+        transactional_id: Option<String>,
     ) -> Result<Self, StreamError> {
         let (replies, events) = mpsc::unbounded_channel();
+        let writer = match transactional_id {
+            None => Writer::AtLeastOnce(Lane::start(Producer::new(kafka, NEVER)?, replies.clone())),
+            Some(id) => Writer::ExactlyOnce(Transactions::start(kafka, config, id, replies.clone()).await?),
+        };
         let group = kafka.group(stage.info.name);
         let in_flight = InFlight::new(config.bytes_in_flight);
         let bounds = Bounds { in_flight: in_flight.clone(), revoke_drain: ms(config.revoke_drain_ms) };
         Ok(Self {
-            lane: Lane::start(Producer::new(kafka, NEVER)?, replies.clone()),
+            writer,
             consumer: ConsumerHandle::start(kafka, &group, stage.info.inputs, replies.clone(), bounds)?,
             batcher: Batcher::new(Limits {
                 records: config.batch_records,
@@ -126,7 +142,7 @@ impl<'a> Session<'a> {
             if let Err(end) = handled {
                 break end;
             }
-            self.advance(Instant::now());
+            self.advance(Instant::now(), summary);
             if self.has_stopped(Instant::now()) {
                 break SessionEnd::Stopped;
             }
@@ -140,6 +156,7 @@ impl<'a> Session<'a> {
             Event::Consumer(event) => self.on_consumer(event),
             Event::Stage(done) => self.on_stage(done),
             Event::Delivered(delivered) => self.on_delivered(delivered, summary),
+            Event::Transacted(transacted) => self.on_transacted(transacted, summary),
         }
     }
 
@@ -205,8 +222,21 @@ impl<'a> Session<'a> {
         let holds = |record: &InputRecord| offsets.holds(done.batch, Place::from(record));
         let records = batch.outgoing(self.stage.info.name, outcomes, holds);
         batch.sends += 1;
-        self.lane.send(Outgoing { batch: done.batch, records });
+        self.write(Outgoing { batch: done.batch, records });
         Ok(())
+    }
+
+    fn write(&mut self, outgoing: Outgoing) {
+        match &mut self.writer {
+            Writer::AtLeastOnce(lane) => lane.send(outgoing),
+            Writer::ExactlyOnce(transactions) => transactions.push(outgoing),
+        }
+    }
+
+    fn no_dead_letter_fits(&self) -> SessionEnd {
+        let reason = "not even a dead letter without its value fits into the dead letters' topic; raise its max.message.bytes";
+        let stage = self.stage.info.name.to_owned();
+        SessionEnd::Failed(StreamError::StageFatal { stage, reason: reason.into() })
     }
 
     fn on_delivered(&mut self, delivered: Delivered, summary: &mut RunSummary) -> Result<(), SessionEnd> {
@@ -220,15 +250,12 @@ impl<'a> Session<'a> {
             return Err(end);
         }
         let Some(letters) = batch.instead_of(service, &delivered.failures) else {
-            let reason = "not even a dead letter without its value fits into the dead letters' topic; raise its max.message.bytes";
-            let stage = service.to_owned();
-            return Err(SessionEnd::Failed(StreamError::StageFatal { stage, reason: reason.into() }));
+            return Err(self.no_dead_letter_fits());
         };
         if !letters.is_empty() {
             batch.sends += 1;
-            self.lane.send(Outgoing { batch: delivered.batch, records: letters });
-        }
-        if batch.sends == 0 {
+            self.write(Outgoing { batch: delivered.batch, records: letters });
+        } else if batch.sends == 0 {
             self.finish(delivered.batch, summary);
         }
         Ok(())
@@ -254,8 +281,9 @@ impl<'a> Session<'a> {
     }
 
     /// What the new state asks for.
-    fn advance(&mut self, now: Instant) {
+    fn advance(&mut self, now: Instant, summary: &mut RunSummary) {
         while self.can_dispatch(now) && self.dispatch() {}
+        self.transact_if_due(now, summary);
         self.answer_revocation(now);
         self.commit_if_due(now);
     }
@@ -297,6 +325,9 @@ impl<'a> Session<'a> {
         if self.committing_since.is_some_and(|since| since + COMMIT_PATIENCE <= now) {
             self.on_committed(Err("no answer".into()));
         }
+        if matches!(self.writer, Writer::ExactlyOnce(_)) {
+            return;
+        }
         let due = self.offsets.is_dirty() && self.last_commit + ms(self.config.commit_interval_ms) <= now;
         if !due || self.committing_since.is_some() || self.revoking.is_some() {
             return;
@@ -313,8 +344,12 @@ impl<'a> Session<'a> {
         let stage_is_idle = !self.batches.values().any(|batch| batch.with_stage);
         let batch = self.batcher.deadline().filter(|_| stage_is_idle && self.stop_deadline.is_none());
         let revocation = self.revoking.as_ref().map(|revoking| revoking.deadline);
-        let wakes =
-            [commit.filter(|_| self.committing_since.is_none()), batch, revocation, self.stop_deadline];
+        let transaction = match &self.writer {
+            Writer::ExactlyOnce(transactions) => transactions.wake(),
+            Writer::AtLeastOnce(_) => None,
+        };
+        let commit = commit.filter(|_| self.committing_since.is_none());
+        let wakes = [commit, batch, revocation, transaction, self.stop_deadline];
         let soonest = wakes.into_iter().flatten().min().unwrap_or(now + IDLE_TICK);
         // Something that is due but cannot be done yet must not spin.
         soonest.clamp(now + Duration::from_millis(1), now + IDLE_TICK)
@@ -343,12 +378,20 @@ impl<'a> Session<'a> {
 
     /// Commits what is done and leaves the group.
     async fn leave(mut self) {
-        self.lane.purge();
+        if let Writer::AtLeastOnce(lane) = &self.writer {
+            lane.purge();
+        }
         // A callback that waits for the loop must not: the loop is over.
         self.events.close();
         self.revoking = None;
-        self.offsets.forget_requests();
-        let (consumer, offsets) = (self.consumer, self.offsets.take_dirty());
+        let offsets = match self.writer {
+            Writer::AtLeastOnce(_) => {
+                self.offsets.forget_requests();
+                self.offsets.take_dirty()
+            }
+            Writer::ExactlyOnce(_) => Vec::new(),
+        };
+        let consumer = self.consumer;
         drop(self.events);
         let closing = tokio::task::spawn_blocking(move || consumer.close(offsets));
         if tokio::time::timeout(CLOSE_PATIENCE, closing).await.is_err() {

@@ -30,7 +30,7 @@ async fn records_outlive_the_broker_and_its_log_is_written_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_in_use_is_named() {
     let fixture = Fixture::start().await;
-    let port = fixture.broker.address().port();
+    let port = fixture.embedded_broker().address().port();
     let other = TempDir::new().unwrap();
     let error = EmbeddedBroker::start(other.path(), port).await.unwrap_err();
     assert!(matches!(&error, StreamError::Listen { address, .. } if address.port() == port), "{error}");
@@ -74,7 +74,7 @@ async fn topics_are_made_as_the_catalogue_says_and_making_them_again_changes_not
         assert_eq!(state.partitions, Some(state.topic.spec().partitions as usize), "{}", state.name);
     }
     let images = states.iter().find(|state| state.topic == Topic::Images).unwrap();
-    assert_eq!((images.name.as_str(), images.records), ("images.v1", 10));
+    assert_eq!((images.name.as_str(), images.offsets), ("images.v1", 10));
 }
 
 #[tokio::test(flavor = "multi_thread")]

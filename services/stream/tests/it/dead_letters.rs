@@ -14,9 +14,7 @@ fn reject_every_tenth(batch: &[InputRecord]) -> Vec<Outcome> {
     batch.iter().zip(copies(batch)).map(judge).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rejected_record_is_kept_as_it_was_and_its_neighbours_pass() {
-    let fixture = Fixture::start().await;
+async fn a_rejected_record_is_kept_as_it_was_and_its_neighbours_pass(fixture: Fixture) {
     let kafka = fixture.kafka();
     publish(&kafka, 0..100).await;
     let run = Run::start(&kafka, RunnerConfig::default(), |batch| Ok(reject_every_tenth(batch)));
@@ -41,9 +39,7 @@ async fn a_rejected_record_is_kept_as_it_was_and_its_neighbours_pass() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_output_larger_than_its_topic_takes_is_a_dead_letter_not_an_endless_retry() {
-    let fixture = Fixture::start().await;
+async fn an_output_larger_than_its_topic_takes_is_a_dead_letter_not_an_endless_retry(fixture: Fixture) {
     let kafka = fixture.kafka();
     let publisher = Publisher::new(&kafka).unwrap();
     publish(&kafka, 0..5).await;
@@ -61,9 +57,7 @@ async fn an_output_larger_than_its_topic_takes_is_a_dead_letter_not_an_endless_r
     assert_eq!((summary.records_in, summary.dead_letters), (11, 1));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_largest_picture_fits_into_a_dead_letter() {
-    let fixture = Fixture::start().await;
+async fn the_largest_picture_fits_into_a_dead_letter(fixture: Fixture) {
     let kafka = fixture.kafka();
     let value = Some(vec![b'1'; unprompt_schemas::topics::PICTURE_MAX_BYTES]);
     Publisher::new(&kafka)
@@ -78,4 +72,10 @@ async fn the_largest_picture_fits_into_a_dead_letter() {
     let letters = take(&kafka, Topic::DeadLetters, 1).await;
     assert!(letters[0].value == value);
     run.stop().await;
+}
+
+on_both! {
+    a_rejected_record_is_kept_as_it_was_and_its_neighbours_pass,
+    an_output_larger_than_its_topic_takes_is_a_dead_letter_not_an_endless_retry,
+    the_largest_picture_fits_into_a_dead_letter,
 }

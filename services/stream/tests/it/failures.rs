@@ -9,9 +9,7 @@ use unprompt_stream::{BatchError, InputRecord, Outcome, RunnerConfig, StreamErro
 
 use crate::support::*;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_transient_failure_is_tried_again_without_loss_and_in_order() {
-    let fixture = Fixture::start().await;
+async fn a_transient_failure_is_tried_again_without_loss_and_in_order(fixture: Fixture) {
     let kafka = fixture.kafka();
     publish(&kafka, 0..500).await;
     let calls = Arc::new(AtomicUsize::new(0));
@@ -28,9 +26,7 @@ async fn a_transient_failure_is_tried_again_without_loss_and_in_order() {
     assert_eq!(calls.load(Ordering::Relaxed) as u64, 3 * summary.batches);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stop_interrupts_the_wait_for_a_retry_and_nothing_is_lost() {
-    let fixture = Fixture::start().await;
+async fn a_stop_interrupts_the_wait_for_a_retry_and_nothing_is_lost(fixture: Fixture) {
     let kafka = fixture.kafka();
     publish(&kafka, 0..10).await;
     let calls = Arc::new(AtomicUsize::new(0));
@@ -50,8 +46,10 @@ async fn a_stop_interrupts_the_wait_for_a_retry_and_nothing_is_lost() {
 }
 
 /// Runs a stage that fails at number 42, then a good one; the second must see everything again.
-async fn fatal(process: fn(&[InputRecord]) -> Result<Vec<Outcome>, BatchError>) -> StreamError {
-    let fixture = Fixture::start().await;
+async fn fatal(
+    fixture: Fixture,
+    process: fn(&[InputRecord]) -> Result<Vec<Outcome>, BatchError>,
+) -> StreamError {
     let kafka = fixture.kafka();
     publish(&kafka, 0..10).await;
     let config = RunnerConfig { batch_records: 100, batch_time_ms: 300, ..RunnerConfig::default() };
@@ -71,29 +69,33 @@ fn assert_fatal(error: &StreamError, part: &str) {
     assert!(reason.contains(part), "{reason}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_fatal_failure_ends_the_run_and_commits_nothing() {
-    let error = fatal(|_| Err(BatchError::Fatal("the model is gone".into()))).await;
+async fn a_fatal_failure_ends_the_run_and_commits_nothing(fixture: Fixture) {
+    let error = fatal(fixture, |_| Err(BatchError::Fatal("the model is gone".into()))).await;
     assert_fatal(&error, "the model is gone");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_panic_ends_the_run_and_commits_nothing() {
-    assert_fatal(&fatal(|_| panic!("a bug in the stage")).await, "a bug in the stage");
+async fn a_panic_ends_the_run_and_commits_nothing(fixture: Fixture) {
+    assert_fatal(&fatal(fixture, |_| panic!("a bug in the stage")).await, "a bug in the stage");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_number_of_outcomes_is_a_programming_error() {
-    assert_fatal(&fatal(|batch| Ok(copies(&batch[1..]))).await, "programming error");
+async fn a_wrong_number_of_outcomes_is_a_programming_error(fixture: Fixture) {
+    assert_fatal(&fatal(fixture, |batch| Ok(copies(&batch[1..]))).await, "programming error");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stage_that_cannot_be_built_says_why() {
-    let fixture = Fixture::start().await;
+async fn a_stage_that_cannot_be_built_says_why(fixture: Fixture) {
     let load = || Err::<Box<dyn unprompt_stream::Stage>, _>("no such folder; run `make models`");
     let (kafka, stop) = (fixture.kafka(), tokio_util::sync::CancellationToken::new());
     let run =
         unprompt_stream::run_stage(&kafka, RunnerConfig::default(), NAME, load, stop, Default::default());
     let error = within("the refusal", run).await.unwrap_err();
     assert!(error.to_string().contains("no such folder"), "{error}");
+}
+
+on_both! {
+    a_transient_failure_is_tried_again_without_loss_and_in_order,
+    a_stop_interrupts_the_wait_for_a_retry_and_nothing_is_lost,
+    a_stage_that_cannot_be_built_says_why,
+    a_fatal_failure_ends_the_run_and_commits_nothing,
+    a_panic_ends_the_run_and_commits_nothing,
+    a_wrong_number_of_outcomes_is_a_programming_error,
 }

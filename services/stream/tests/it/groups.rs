@@ -9,11 +9,10 @@ use unprompt_stream::{KafkaConfig, RunnerConfig};
 
 use crate::support::*;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stage_slower_than_the_longest_poll_interval_keeps_its_group() {
-    let fixture = Fixture::start().await;
+async fn a_stage_slower_than_the_longest_poll_interval_keeps_its_group(fixture: Fixture) {
     let mut kafka = fixture.kafka();
     kafka.properties.insert("session.timeout.ms".into(), "2000".into());
+    kafka.properties.insert("heartbeat.interval.ms".into(), "500".into());
     kafka.properties.insert("max.poll.interval.ms".into(), "2500".into());
     publish(&kafka, 0..40).await;
     let config = RunnerConfig { batch_records: 20, bytes_in_flight: 4_000, ..RunnerConfig::default() };
@@ -43,9 +42,7 @@ fn watched(kafka: &KafkaConfig) -> (Run, Partitions) {
     (run, seen)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn two_runners_share_the_partitions_and_a_leaver_hands_its_own_back() {
-    let fixture = Fixture::start().await;
+async fn two_runners_share_the_partitions_and_a_leaver_hands_its_own_back(fixture: Fixture) {
     let kafka = fixture.kafka();
     let (first, of_first) = watched(&kafka);
     first.ready().await;
@@ -81,9 +78,7 @@ async fn two_runners_share_the_partitions_and_a_leaver_hands_its_own_back() {
     assert_ordered_by_key(&out);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn prefixes_keep_worlds_apart() {
-    let fixture = Fixture::start().await;
+async fn prefixes_keep_worlds_apart(fixture: Fixture) {
     let plain = fixture.kafka();
     let mut other = plain.clone();
     other.prefix = unprompt_schemas::topics::Prefix::new("team-a.").unwrap();
@@ -98,4 +93,10 @@ async fn prefixes_keep_worlds_apart() {
     assert_eq!(out[0].topic_name_of(Topic::Predictions), "team-a.predictions.v1");
     run.stop().await;
     other_run.stop().await;
+}
+
+on_both! {
+    a_stage_slower_than_the_longest_poll_interval_keeps_its_group,
+    two_runners_share_the_partitions_and_a_leaver_hands_its_own_back,
+    prefixes_keep_worlds_apart,
 }

@@ -1,9 +1,10 @@
-//! What the stream crate promises, tried on the embedded broker.
+//! What the stream crate promises, tried on the embedded broker and on Apache Kafka.
 #![cfg(feature = "embedded-broker")]
 
 mod broker;
 mod config;
 mod dead_letters;
+mod exactly_once;
 mod failures;
 mod groups;
 mod hard_stop;

@@ -5,9 +5,7 @@ use unprompt_stream::{Outcome, OutputRecord, Publisher, RunnerConfig};
 
 use crate::support::*;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn thousands_of_records_come_out_once_and_in_order() {
-    let fixture = Fixture::start().await;
+async fn thousands_of_records_come_out_once_and_in_order(fixture: Fixture) {
     let kafka = fixture.kafka();
     publish(&kafka, 0..5_000).await;
     let run = Run::copying(&kafka);
@@ -18,9 +16,7 @@ async fn thousands_of_records_come_out_once_and_in_order() {
     assert_eq!((summary.records_in, summary.records_out, summary.dead_letters), (5_000, 5_000, 0));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn key_value_headers_and_timestamp_arrive_as_they_were() {
-    let fixture = Fixture::start().await;
+async fn key_value_headers_and_timestamp_arrive_as_they_were(fixture: Fixture) {
     let kafka = fixture.kafka();
     let headers =
         vec![("a".into(), b"1".to_vec()), ("a".into(), b"2".to_vec()), ("empty".into(), Vec::new())];
@@ -36,9 +32,7 @@ async fn key_value_headers_and_timestamp_arrive_as_they_were() {
     assert_eq!((&bare.value, bare.headers.len()), (&None, 0));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn batches_keep_to_their_bounds_and_one_input_may_give_many_outputs() {
-    let fixture = Fixture::start().await;
+async fn batches_keep_to_their_bounds_and_one_input_may_give_many_outputs(fixture: Fixture) {
     let kafka = fixture.kafka();
     publish(&kafka, 0..100).await;
     let config = RunnerConfig { batch_records: 7, ..RunnerConfig::default() };
@@ -57,9 +51,7 @@ async fn batches_keep_to_their_bounds_and_one_input_may_give_many_outputs() {
     assert!(summary.batches >= 15, "{summary:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn large_pictures_pass() {
-    let fixture = Fixture::start().await;
+async fn large_pictures_pass(fixture: Fixture) {
     let kafka = fixture.kafka();
     let publisher = Publisher::new(&kafka).unwrap();
     let sizes = [5 << 20, 20 << 20, 100];
@@ -83,9 +75,7 @@ async fn large_pictures_pass() {
     run.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_small_bound_on_bytes_in_flight_slows_but_loses_nothing() {
-    let fixture = Fixture::start().await;
+async fn a_small_bound_on_bytes_in_flight_slows_but_loses_nothing(fixture: Fixture) {
     let kafka = fixture.kafka();
     publish(&kafka, 0..300).await;
     let config = RunnerConfig { bytes_in_flight: 5_000, batch_records: 10, ..RunnerConfig::default() };
@@ -97,4 +87,12 @@ async fn a_small_bound_on_bytes_in_flight_slows_but_loses_nothing() {
     assert_exactly_once(&out, 0..300);
     assert_ordered_by_key(&out);
     run.stop().await;
+}
+
+on_both! {
+    thousands_of_records_come_out_once_and_in_order,
+    key_value_headers_and_timestamp_arrive_as_they_were,
+    batches_keep_to_their_bounds_and_one_input_may_give_many_outputs,
+    large_pictures_pass,
+    a_small_bound_on_bytes_in_flight_slows_but_loses_nothing,
 }

@@ -15,9 +15,7 @@ fn slow(kafka: &unprompt_stream::KafkaConfig) -> Run {
     })
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn graceful_stops_in_the_middle_lose_and_repeat_nothing() {
-    let fixture = Fixture::start().await;
+async fn graceful_stops_in_the_middle_lose_and_repeat_nothing(fixture: Fixture) {
     let kafka = fixture.kafka();
     publish(&kafka, 0..2_000).await;
     let mut done = 0;
@@ -32,9 +30,7 @@ async fn graceful_stops_in_the_middle_lose_and_repeat_nothing() {
     assert_eq!(done, 2_000);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_new_member_need_not_wait_for_one_that_left() {
-    let fixture = Fixture::start().await;
+async fn a_new_member_need_not_wait_for_one_that_left(fixture: Fixture) {
     let kafka = fixture.kafka();
     let run = Run::copying(&kafka);
     run.ready().await;
@@ -54,9 +50,7 @@ async fn a_stop_before_kafka_answers_is_a_stop() {
     assert_eq!(run.stop().await.records_in, 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_is_dropped_in_the_middle_loses_nothing() {
-    let fixture = Fixture::start().await;
+async fn a_run_that_is_dropped_in_the_middle_loses_nothing(fixture: Fixture) {
     let kafka = fixture.kafka();
     publish(&kafka, 0..1_000).await;
     let run = slow(&kafka);
@@ -65,4 +59,11 @@ async fn a_run_that_is_dropped_in_the_middle_loses_nothing() {
     let run = Run::copying(&kafka);
     take_until_complete(&kafka, Topic::ImageEmbeddings, 0..1_000).await;
     run.stop().await;
+    fixture.assert_promise(&all(&kafka, Topic::ImageEmbeddings).await, 0..1_000);
+}
+
+on_both! {
+    graceful_stops_in_the_middle_lose_and_repeat_nothing,
+    a_new_member_need_not_wait_for_one_that_left,
+    a_run_that_is_dropped_in_the_middle_loses_nothing,
 }

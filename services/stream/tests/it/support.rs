@@ -1,4 +1,4 @@
-//! A broker on a fresh directory, stages made of closures, and ways to wait.
+//! A broker of the test's own, embedded or Apache Kafka, stages made of closures, and ways to wait.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -7,34 +7,78 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use unprompt_schemas::topics::Topic;
+use unprompt_schemas::topics::{Prefix, Topic};
 use unprompt_stream::embedded::EmbeddedBroker;
 use unprompt_stream::{
-    BatchError, Health, InputRecord, KafkaConfig, Outcome, OutputRecord, Publisher, RunSummary, RunnerConfig,
-    Stage, Start, StreamError, Tail, ensure_topics, read_to_end, run_stage,
+    BatchError, Health, InputRecord, KafkaConfig, Outcome, OutputRecord, Profile, Publisher, RunSummary,
+    RunnerConfig, Stage, Start, StreamError, Tail, ensure_topics, read_to_end, run_stage,
 };
+use unprompt_test_kafka::Kafka;
 
 pub const PATIENCE: Duration = Duration::from_secs(30);
 pub const NAME: &str = "tested";
 
-/// A broker with the catalogue's topics.
+/// A broker with the catalogue's topics, and what is promised on it.
 pub struct Fixture {
-    pub broker: EmbeddedBroker,
-    _dir: TempDir,
+    kafka: KafkaConfig,
+    embedded: Option<(EmbeddedBroker, TempDir)>,
 }
 
 impl Fixture {
+    /// The embedded broker on a fresh directory: at least once.
     pub async fn start() -> Self {
         let dir = TempDir::new().unwrap();
         let broker = EmbeddedBroker::start(dir.path(), 0).await.unwrap();
-        ensure_topics(&KafkaConfig::embedded(broker.brokers())).await.unwrap();
-        Self { broker, _dir: dir }
+        let kafka = KafkaConfig::embedded(broker.brokers());
+        ensure_topics(&kafka).await.unwrap();
+        Self { kafka, embedded: Some((broker, dir)) }
+    }
+
+    /// The Apache Kafka that the tests share, under a prefix of this test's own: exactly once.
+    pub async fn on_apache_kafka() -> Self {
+        let brokers = tokio::task::spawn_blocking(|| Kafka::shared().brokers()).await.unwrap();
+        let prefix = Prefix::new(&format!("{}.", uuid::Uuid::new_v4().simple())).unwrap();
+        let kafka = KafkaConfig { prefix, profile: Profile::Kafka, ..KafkaConfig::embedded(brokers) };
+        ensure_topics(&kafka).await.unwrap();
+        Self { kafka, embedded: None }
     }
 
     pub fn kafka(&self) -> KafkaConfig {
-        KafkaConfig::embedded(self.broker.brokers())
+        self.kafka.clone()
+    }
+
+    pub fn embedded_broker(&self) -> &EmbeddedBroker {
+        &self.embedded.as_ref().expect("this test is for the embedded broker").0
+    }
+
+    /// Every number came out: exactly once where that is promised, at least once elsewhere.
+    pub fn assert_promise(&self, records: &[InputRecord], numbers: std::ops::Range<usize>) {
+        match self.kafka.profile {
+            Profile::Kafka => assert_exactly_once(records, numbers),
+            Profile::Embedded => assert_eq!(counts(records).len(), numbers.len()),
+        }
     }
 }
+
+/// Each claim as a test on the embedded broker and as one on Apache Kafka.
+macro_rules! on_both {
+    ($($claim:ident),* $(,)?) => {
+        mod embedded {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $claim() {
+                super::$claim(crate::support::Fixture::start().await).await;
+            })*
+        }
+
+        mod apache_kafka {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $claim() {
+                super::$claim(crate::support::Fixture::on_apache_kafka().await).await;
+            })*
+        }
+    };
+}
+pub(crate) use on_both;
 
 /// A stage from images.v1 to image-embeddings.v1 that is a closure.
 pub struct FnStage<F>(pub F);

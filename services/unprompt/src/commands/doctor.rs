@@ -6,10 +6,12 @@ use serde::Serialize;
 use unprompt_models::clip::{ClipText, ClipVision};
 use unprompt_models::minilm::MiniLm;
 use unprompt_models::stable_diffusion::StableDiffusion;
-use unprompt_stream::list_topics;
+use unprompt_stream::{list_topics, try_transactions};
 
+use crate::cli::ServiceName;
 use crate::context::Context;
 use crate::output;
+use crate::services::name_of;
 
 /// One thing looked at.
 #[derive(Debug, Serialize)]
@@ -24,6 +26,7 @@ pub async fn run(context: &Context) -> anyhow::Result<()> {
     let mut checks = models(context);
     checks.push(data_dir(context.data_dir()));
     checks.push(kafka(context).await);
+    checks.push(delivery(context).await);
     checks.push(index(context).await);
     let bad = checks.iter().filter(|check| !check.ok).count();
     print(context, &checks)?;
@@ -105,6 +108,25 @@ async fn kafka(context: &Context) -> Check {
         Ok(format!("{} answers, all {} topics exist", kafka.brokers, states.len()))
     };
     check("Kafka", found.await.map_err(start_it))
+}
+
+/// Exactly once wherever it is configured, by name or by the profile.
+async fn delivery(context: &Context) -> Check {
+    let kafka = context.kafka();
+    let section = &context.config.runner;
+    let services = ServiceName::ALL.map(name_of);
+    let exactly_once: Vec<&str> = services
+        .into_iter()
+        .filter(|name| section.for_service(name).delivery.is_exactly_once(kafka.profile))
+        .collect();
+    let found = async {
+        if exactly_once.is_empty() {
+            return Ok("at least once; repetition is harmless by the records' ids".to_owned());
+        }
+        try_transactions(&kafka).await?;
+        Ok(format!("exactly once for {}; {} takes transactions", exactly_once.join(", "), kafka.brokers))
+    };
+    check("delivery", found.await)
 }
 
 async fn index(context: &Context) -> Check {

@@ -24,15 +24,15 @@ async fn list(context: &Context) -> anyhow::Result<()> {
     if context.json {
         return output::json(&states.iter().map(as_json).collect::<Vec<_>>());
     }
-    let mut table = output::table(["topic", "records", "partitions", "record limit", "retention"]);
+    let mut table = output::table(["topic", "offsets", "partitions", "record limit", "retention"]);
     for state in states {
         let spec = state.topic.spec();
-        let (records, partitions) = match state.partitions {
-            Some(partitions) => (state.records.to_string(), partitions.to_string()),
+        let (offsets, partitions) = match state.partitions {
+            Some(partitions) => (state.offsets.to_string(), partitions.to_string()),
             None => ("not created".to_owned(), String::new()),
         };
         let limit = format!("{:.1} MiB", f64::from(spec.max_message_bytes) / f64::from(1 << 20));
-        table.add_row([state.name, records, partitions, limit, retention(state.topic)]);
+        table.add_row([state.name, offsets, partitions, limit, retention(state.topic)]);
     }
     output::line(table)
 }
@@ -40,7 +40,7 @@ async fn list(context: &Context) -> anyhow::Result<()> {
 fn as_json(state: &TopicState) -> Value {
     let spec = state.topic.spec();
     json!({
-        "topic": state.name, "records": state.records, "partitions": state.partitions,
+        "topic": state.name, "offsets": state.offsets, "partitions": state.partitions,
         "max_message_bytes": spec.max_message_bytes, "retention_ms": spec.retention_ms, "compacted": spec.compacted,
     })
 }

@@ -1,16 +1,19 @@
 //! The parts of the demo, one after another, each waiting for what the services make of it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
 use unprompt_index::Filter;
 use unprompt_schemas::Uuid;
 use unprompt_schemas::cloudevents::ImageEvent;
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::records::{Prediction, Prompt};
 use unprompt_schemas::topics::{Prefix, Topic};
-use unprompt_stream::{InputRecord, KafkaConfig, Publisher, Start, Tail, list_topics, read_to_end};
+use unprompt_stream::{InputRecord, KafkaConfig, Publisher, Start, TableReader, Tail, read_to_end};
 use unprompt_trainer::Trained;
 
 use super::HELD_OUT_PREFIX;
@@ -122,8 +125,9 @@ async fn wait_for_index(context: &Context, wanted: u64) -> anyhow::Result<()> {
 
 async fn wait_for_pictures(kafka: &KafkaConfig, held_out: &KafkaConfig, plan: &Plan) -> anyhow::Result<()> {
     let progress = Progress::new("pictures drawn", Some(plan.to_draw()));
+    let (known, unknown) = (Counter::start(kafka, Topic::Images)?, Counter::start(held_out, Topic::Images)?);
     loop {
-        let drawn = size(kafka, Topic::Images).await? + size(held_out, Topic::Images).await?;
+        let drawn = known.seen() + unknown.seen();
         progress.set(drawn);
         if drawn >= plan.to_draw() {
             progress.finish();
@@ -134,9 +138,9 @@ async fn wait_for_pictures(kafka: &KafkaConfig, held_out: &KafkaConfig, plan: &P
 }
 
 async fn wait_for_topic(kafka: &KafkaConfig, topic: Topic, name: &str, wanted: u64) -> anyhow::Result<()> {
-    let progress = Progress::new(name, Some(wanted));
+    let (progress, counter) = (Progress::new(name, Some(wanted)), Counter::start(kafka, topic)?);
     loop {
-        let records = size(kafka, topic).await?;
+        let records = counter.seen();
         progress.set(records);
         if records >= wanted {
             progress.finish();
@@ -146,9 +150,25 @@ async fn wait_for_topic(kafka: &KafkaConfig, topic: Topic, name: &str, wanted: u
     }
 }
 
-async fn size(kafka: &KafkaConfig, topic: Topic) -> anyhow::Result<u64> {
-    let states = list_topics(kafka).await?;
-    Ok(states.iter().find(|state| state.topic == topic).map_or(0, |state| state.records as u64))
+/// Counts a topic's records as they come. Offsets would not do: transactions take some for their own marks.
+struct Counter {
+    seen: Arc<AtomicU64>,
+    _reader: TableReader,
+}
+
+impl Counter {
+    fn start(kafka: &KafkaConfig, topic: Topic) -> anyhow::Result<Self> {
+        let seen = Arc::new(AtomicU64::new(0));
+        let count = seen.clone();
+        let reader = TableReader::start(kafka, topic, CancellationToken::new(), move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        })?;
+        Ok(Self { seen, _reader: reader })
+    }
+
+    fn seen(&self) -> u64 {
+        self.seen.load(Ordering::Relaxed)
+    }
 }
 
 async fn train_head(context: &Context) -> anyhow::Result<Trained> {
@@ -173,14 +193,18 @@ async fn publish_held_out(
         picture(bytes.clone(), id)
     });
     publisher.publish_many(records).await?;
-    wait_for_answers(kafka, size(kafka, Topic::Images).await?).await?;
+    let mut published = 0;
+    read_to_end(kafka, &[Topic::Images], |_| published += 1).await?;
+    wait_for_answers(kafka, published).await?;
     Ok(truth)
 }
 
 async fn wait_for_answers(kafka: &KafkaConfig, wanted: u64) -> anyhow::Result<()> {
     let progress = Progress::new("pictures answered", Some(wanted));
+    let (predicted, dead) =
+        (Counter::start(kafka, Topic::Predictions)?, Counter::start(kafka, Topic::DeadLetters)?);
     loop {
-        let answered = size(kafka, Topic::Predictions).await? + size(kafka, Topic::DeadLetters).await?;
+        let answered = predicted.seen() + dead.seen();
         progress.set(answered);
         if answered >= wanted {
             progress.finish();

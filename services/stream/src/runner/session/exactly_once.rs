@@ -1,0 +1,109 @@
+//! The session's part in transactions: what goes into the next one, and what the end of the last one means.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::super::RunSummary;
+use super::super::delivery::{Failure, Outgoing};
+use super::super::transactions::{Ended, Transacted};
+use super::{Session, SessionEnd, Writer};
+use crate::events::TransactionEnded;
+use crate::offsets::{BatchId, Place};
+use crate::producer::SendError;
+
+impl Session<'_> {
+    /// One transaction at a time: all that waits, as far as the bounds go and its partitions are still ours.
+    pub(super) fn transact_if_due(&mut self, now: Instant, summary: &mut RunSummary) {
+        loop {
+            let Writer::ExactlyOnce(transactions) = &mut self.writer else { return };
+            if !transactions.is_due(now) {
+                return;
+            }
+            let mut bundle = transactions.take();
+            for outgoing in &mut bundle {
+                let (id, offsets) = (outgoing.batch, &self.offsets);
+                let Some(batch) = self.batches.get(&id) else { continue };
+                outgoing.records.retain(|(input, _)| offsets.holds(id, Place::from(&batch.records[*input])));
+            }
+            let ids: Vec<BatchId> = bundle.iter().map(|outgoing| outgoing.batch).collect();
+            let offsets = self.offsets.after(&ids);
+            // Its partitions have all gone: the records are the new owners'.
+            if offsets.is_empty() {
+                ids.into_iter().for_each(|id| self.finish(id, summary));
+                continue;
+            }
+            match self.consumer.for_transaction(&offsets) {
+                Some((offsets, group)) => transactions.begin(bundle, offsets, group),
+                None => transactions.again(bundle, false),
+            }
+        }
+    }
+
+    pub(super) fn on_transacted(
+        &mut self,
+        done: Transacted,
+        summary: &mut RunSummary,
+    ) -> Result<(), SessionEnd> {
+        let service = self.stage.info.name;
+        let Transacted { mut bundle, ended, took } = done;
+        let records = bundle.iter().map(|outgoing| outgoing.records.len()).sum();
+        let told =
+            |outcome, reason: &str| TransactionEnded { service, outcome, records, took, reason }.emit();
+        match ended {
+            Ended::Committed => {
+                told("committed", "");
+                for outgoing in &bundle {
+                    if let Some(batch) = self.batches.get_mut(&outgoing.batch) {
+                        batch.note_committed(outgoing);
+                    }
+                    self.finish(outgoing.batch, summary);
+                }
+                // What the transaction has committed needs no commit of its own.
+                self.offsets.take_dirty();
+                if let Writer::ExactlyOnce(transactions) = &mut self.writer {
+                    transactions.committed();
+                }
+                Ok(())
+            }
+            Ended::Aborted { failures, reason } => {
+                told("aborted", &reason);
+                let at_once = self.replace_failed(&mut bundle, failures)?;
+                if let Writer::ExactlyOnce(transactions) = &mut self.writer {
+                    transactions.again(bundle, at_once);
+                }
+                Ok(())
+            }
+            Ended::Lost(reason) => {
+                told("lost", &reason);
+                Err(SessionEnd::Restart(format!("a transaction's outcome is not known: {reason}")))
+            }
+            Ended::Fatal(error) => {
+                told("refused", &error.to_string());
+                Err(SessionEnd::Failed(error))
+            }
+        }
+    }
+
+    /// Dead letters in place of what was too large; whether anything was replaced.
+    fn replace_failed(
+        &mut self,
+        bundle: &mut [Outgoing],
+        failures: Vec<(BatchId, Failure)>,
+    ) -> Result<bool, SessionEnd> {
+        let mut by_batch: BTreeMap<BatchId, Vec<Failure>> = BTreeMap::new();
+        for (batch, failure) in failures {
+            by_batch.entry(batch).or_default().push(failure);
+        }
+        let service = self.stage.info.name;
+        let mut replaced = false;
+        for outgoing in bundle {
+            let failures = by_batch.remove(&outgoing.batch).unwrap_or_default();
+            let Some(batch) = self.batches.get_mut(&outgoing.batch) else { continue };
+            if !batch.replace(service, &failures, outgoing) {
+                return Err(self.no_dead_letter_fits());
+            }
+            replaced |= failures.iter().any(|failure| matches!(failure.error, SendError::TooLarge { .. }));
+        }
+        Ok(replaced)
+    }
+}

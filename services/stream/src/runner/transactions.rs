@@ -1,0 +1,332 @@
+//! Exactly once: what the stage gave is written, and the inputs' offsets are committed, in one short transaction.
+//!
+//! The stage has done its work before a transaction begins, so that none outlives `transaction.timeout.ms`. While one is under
+//! way the outputs of further batches gather, and go into the next one together. The producer lives on a thread of its own,
+//! since librdkafka's transaction calls block. Which batches still count, after partitions have gone, is the session's to say.
+//! After an error whose outcome is unknown the producer is made anew, under the same transactional id, which settles what
+//! the old one left; see KIP-98 and KIP-447.
+
+use std::collections::VecDeque;
+use std::sync::mpsc as blocking;
+use std::time::{Duration, Instant};
+
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::ConsumerGroupMetadata;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use unprompt_schemas::topics::Topic;
+
+use super::Event;
+use super::delivery::{Failure, Outgoing};
+use crate::config::{KafkaConfig, RunnerConfig};
+use crate::offsets::BatchId;
+use crate::producer::{Producer, SendError, Sending, is_refusal};
+use crate::retry::Backoff;
+use crate::{OutputRecord, StreamError};
+
+/// How long one call to librdkafka may block before it is made again.
+const CALL: Duration = Duration::from_secs(5);
+
+/// A bundle of batches to be made visible together, with the offsets after their inputs.
+struct Work {
+    bundle: Vec<Outgoing>,
+    offsets: TopicPartitionList,
+    group: ConsumerGroupMetadata,
+}
+
+/// A transaction has ended.
+#[derive(Debug)]
+pub(super) struct Transacted {
+    pub bundle: Vec<Outgoing>,
+    pub ended: Ended,
+    pub took: Duration,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    Committed,
+    /// Nothing of it is ever seen; it is tried again, with something else in place of the records that failed.
+    Aborted {
+        failures: Vec<(BatchId, Failure)>,
+        reason: String,
+    },
+    /// Whether it was committed is not known, or the producer is done for: start again from the committed offsets.
+    Lost(String),
+    /// No retry mends it.
+    Fatal(StreamError),
+}
+
+/// The loop's side: what waits for a transaction, and the one under way.
+#[derive(Debug)]
+pub(super) struct Transactions {
+    ready: VecDeque<Outgoing>,
+    work: blocking::Sender<Work>,
+    under_way: bool,
+    backoff: Backoff,
+    not_before: Instant,
+    max_records: usize,
+    max_bytes: usize,
+}
+
+impl Transactions {
+    /// Makes a producer and has the broker settle what an earlier one of the same transactional id left open.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError::NoTransactions`] where the broker refuses, [`StreamError::Client`] for settings that librdkafka does.
+    pub async fn start(
+        kafka: &KafkaConfig,
+        config: &RunnerConfig,
+        id: String,
+        events: mpsc::UnboundedSender<Event>,
+    ) -> Result<Self, StreamError> {
+        let timeout = Duration::from_millis(config.transaction_timeout_ms);
+        let producer = Producer::transactional(kafka, &id, timeout)?;
+        let worker =
+            Worker { producer, id, named: kafka.instance.is_some(), brokers: kafka.brokers.clone(), timeout };
+        let (work, inbox) = blocking::channel();
+        let (started, ready) = oneshot::channel();
+        let runtime = Handle::current();
+        let body = move || {
+            let begun = worker.init();
+            let usable = begun.is_ok();
+            // A session that is gone has no interest in it.
+            let _ = started.send(begun);
+            if usable {
+                worker.run(&inbox, &events, &runtime);
+            }
+        };
+        std::thread::Builder::new().name("transactions".into()).spawn(body).map_err(StreamError::Thread)?;
+        ready.await.map_err(|_| StreamError::Stopped("the transactional producer was starting"))??;
+        let backoff = Backoff::new(ms(config.retry_initial_ms), ms(config.retry_max_ms));
+        Ok(Self {
+            ready: VecDeque::new(),
+            work,
+            under_way: false,
+            backoff,
+            not_before: Instant::now(),
+            max_records: config.transaction_records,
+            max_bytes: config.transaction_bytes,
+        })
+    }
+
+    /// What a batch gave waits for the next transaction.
+    pub fn push(&mut self, outgoing: Outgoing) {
+        self.ready.push_back(outgoing);
+    }
+
+    /// Whether one may begin now.
+    pub fn is_due(&self, now: Instant) -> bool {
+        !self.under_way && !self.ready.is_empty() && self.not_before <= now
+    }
+
+    /// When one that was put off is due.
+    pub fn wake(&self) -> Option<Instant> {
+        (!self.under_way && !self.ready.is_empty()).then_some(self.not_before)
+    }
+
+    /// The oldest batches within the bounds; at least one, however large.
+    pub fn take(&mut self) -> Vec<Outgoing> {
+        let (mut records, mut bytes, mut bundle) = (0, 0, Vec::new());
+        while let Some(next) = self.ready.front() {
+            records += next.records.len();
+            bytes += next.bytes();
+            if !bundle.is_empty() && (records > self.max_records || bytes > self.max_bytes) {
+                break;
+            }
+            bundle.extend(self.ready.pop_front());
+        }
+        bundle
+    }
+
+    /// Begins a transaction; how it ended comes as an event.
+    pub fn begin(
+        &mut self,
+        bundle: Vec<Outgoing>,
+        offsets: TopicPartitionList,
+        group: ConsumerGroupMetadata,
+    ) {
+        self.under_way = true;
+        if self.work.send(Work { bundle, offsets, group }).is_err() {
+            tracing::error!("the transactions' thread is gone");
+        }
+    }
+
+    pub fn committed(&mut self) {
+        self.under_way = false;
+        self.backoff.reset();
+    }
+
+    /// Puts an aborted bundle back, to be tried again: at once where a record was to blame, which is replaced.
+    pub fn again(&mut self, bundle: Vec<Outgoing>, at_once: bool) {
+        self.under_way = false;
+        for outgoing in bundle.into_iter().rev() {
+            self.ready.push_front(outgoing);
+        }
+        let delay = if at_once { Duration::ZERO } else { self.backoff.next() };
+        self.not_before = Instant::now() + delay;
+    }
+}
+
+struct Worker {
+    producer: Producer,
+    id: String,
+    /// The id is a name that was given, not one of this process's own.
+    named: bool,
+    brokers: String,
+    timeout: Duration,
+}
+
+impl Worker {
+    /// Waits for a broker that is away; only a refusal is an error.
+    fn init(&self) -> Result<(), StreamError> {
+        loop {
+            match self.producer.init_transactions(CALL) {
+                Ok(()) => return Ok(()),
+                Err(error) if is_retriable(&error) => {
+                    tracing::warn!(%error, "waiting for a transaction coordinator")
+                }
+                Err(source) => return Err(self.refused(source)),
+            }
+        }
+    }
+
+    fn run(&self, inbox: &blocking::Receiver<Work>, events: &mpsc::UnboundedSender<Event>, runtime: &Handle) {
+        while let Ok(Work { bundle, offsets, group }) = inbox.recv() {
+            let started = Instant::now();
+            let ended = self.transact(&bundle, &offsets, &group, runtime);
+            let done = Transacted { bundle, ended, took: started.elapsed() };
+            if events.send(Event::Transacted(done)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn transact(
+        &self,
+        bundle: &[Outgoing],
+        offsets: &TopicPartitionList,
+        group: &ConsumerGroupMetadata,
+        runtime: &Handle,
+    ) -> Ended {
+        // Half of the broker's patience for everything before the commit.
+        let deadline = Instant::now() + self.timeout / 2;
+        if let Err(error) = self.producer.begin_transaction() {
+            return self.lost_or_fatal(error);
+        }
+        let mut under_way = Vec::new();
+        let mut failures = Vec::new();
+        for (batch, input, record) in records_of(bundle) {
+            match runtime.block_on(self.producer.send(record)) {
+                Ok(sending) => under_way.push((batch, input, record.topic, sending)),
+                Err(error) => failures.push((batch, Failure { input, topic: record.topic, error })),
+            }
+        }
+        if !failures.is_empty() {
+            return self.abort(under_way, failures, "a record could not be written".into(), runtime);
+        }
+        let prepared = again_until(deadline, || self.producer.send_offsets(offsets, group, CALL))
+            .and_then(|()| again_until(deadline, || self.producer.flush(CALL)));
+        // From here on only the broker knows: a commit that was asked for is asked for again, never aborted by us.
+        let committed = match prepared {
+            Ok(()) => again_until(Instant::now() + self.timeout, || self.producer.commit_transaction(CALL)),
+            Err(error) => Err(error),
+        };
+        match committed {
+            Ok(()) => Ended::Committed,
+            Err(error) if is_fatal(&error) => self.lost_or_fatal(error),
+            Err(error) if requires_abort(&error) || is_retriable(&error) => {
+                self.abort(under_way, failures, error.to_string(), runtime)
+            }
+            Err(error) => Ended::Lost(error.to_string()),
+        }
+    }
+
+    /// Takes everything back, and finds out which records were to blame.
+    fn abort(
+        &self,
+        under_way: Vec<(BatchId, usize, Topic, Sending)>,
+        mut failures: Vec<(BatchId, Failure)>,
+        reason: String,
+        runtime: &Handle,
+    ) -> Ended {
+        let deadline = Instant::now() + self.timeout;
+        if let Err(error) = again_until(deadline, || self.producer.abort_transaction(CALL)) {
+            return self.lost_or_fatal(error);
+        }
+        for (batch, input, topic, sending) in under_way {
+            let Err(error) = runtime.block_on(sending.acknowledged()) else { continue };
+            match &error {
+                SendError::TooLarge { .. } => failures.push((batch, Failure { input, topic, error })),
+                SendError::Kafka(source) if is_refusal(source) => {
+                    let topic = topic.base_name().to_owned();
+                    return Ended::Fatal(StreamError::Delivery { topic, source: source.clone() });
+                }
+                // Purged by the abort, or of no account beside the reason for it.
+                SendError::Kafka(_) => {}
+            }
+        }
+        Ended::Aborted { failures, reason }
+    }
+
+    /// Another producer of our own process's id is only the broker's way to say that it aborted the transaction itself; another
+    /// of a given name means that a second process bears it.
+    fn lost_or_fatal(&self, error: KafkaError) -> Ended {
+        match error.rdkafka_error_code() {
+            Some(code) if is_fenced(code) && self.named => {
+                Ended::Fatal(StreamError::Fenced { id: self.id.clone(), source: error })
+            }
+            Some(
+                RDKafkaErrorCode::TransactionalIdAuthorizationFailed | RDKafkaErrorCode::UnsupportedVersion,
+            ) => Ended::Fatal(self.refused(error)),
+            _ => Ended::Lost(error.to_string()),
+        }
+    }
+
+    fn refused(&self, source: KafkaError) -> StreamError {
+        StreamError::NoTransactions { brokers: self.brokers.clone(), id: self.id.clone(), source }
+    }
+}
+
+fn records_of(bundle: &[Outgoing]) -> impl Iterator<Item = (BatchId, usize, &OutputRecord)> {
+    bundle
+        .iter()
+        .flat_map(|outgoing| outgoing.records.iter().map(|(input, record)| (outgoing.batch, *input, record)))
+}
+
+/// Makes a call again while librdkafka says that it may be made again.
+fn again_until(deadline: Instant, mut call: impl FnMut() -> KafkaResult<()>) -> KafkaResult<()> {
+    loop {
+        match call() {
+            Err(error) if is_retriable(&error) && Instant::now() < deadline => {}
+            ended => return ended,
+        }
+    }
+}
+
+fn is_retriable(error: &KafkaError) -> bool {
+    match error {
+        KafkaError::Transaction(error) => error.is_retriable(),
+        KafkaError::Flush(code) => *code == RDKafkaErrorCode::OperationTimedOut,
+        _ => false,
+    }
+}
+
+fn is_fatal(error: &KafkaError) -> bool {
+    matches!(error, KafkaError::Transaction(error) if error.is_fatal())
+}
+
+fn requires_abort(error: &KafkaError) -> bool {
+    matches!(error, KafkaError::Transaction(error) if error.txn_requires_abort())
+}
+
+fn is_fenced(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{Fenced, InvalidProducerEpoch, ProducerFenced};
+    matches!(code, Fenced | InvalidProducerEpoch | ProducerFenced)
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}

@@ -1,0 +1,132 @@
+//! Exactly once on Apache Kafka: whatever happens in the middle, readers of committed records see each output once.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use unprompt_schemas::topics::{Prefix, Topic};
+use unprompt_stream::config::Delivery;
+use unprompt_stream::{KafkaConfig, Profile, RunnerConfig, StreamError};
+
+use crate::support::*;
+
+const BROKERS: &str = "UNPROMPT_TEST_BROKERS";
+const PREFIX: &str = "UNPROMPT_TEST_PREFIX";
+const RECORDS: usize = 1_500;
+
+/// A group that notices soon that a member has died.
+fn quick(mut kafka: KafkaConfig, instance: Option<&str>) -> KafkaConfig {
+    kafka.properties.insert("session.timeout.ms".into(), "2000".into());
+    kafka.properties.insert("heartbeat.interval.ms".into(), "500".into());
+    kafka.instance = instance.map(str::to_owned);
+    kafka
+}
+
+/// Small batches and transactions, so that a kill finds some open.
+fn slow(kafka: &KafkaConfig) -> Run {
+    let config = RunnerConfig { batch_records: 5, transaction_timeout_ms: 4_000, ..RunnerConfig::default() };
+    Run::start(kafka, config, |batch| {
+        std::thread::sleep(Duration::from_millis(10));
+        Ok(copies(batch))
+    })
+}
+
+/// This test binary again, running only [`the_process_that_is_killed`].
+fn spawn(kafka: &KafkaConfig) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "exactly_once::the_process_that_is_killed", "--ignored", "--nocapture"])
+        .env(BROKERS, &kafka.brokers)
+        .env(PREFIX, kafka.prefix.as_str())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "is run by the test below, in a process of its own"]
+async fn the_process_that_is_killed() {
+    let prefix = Prefix::new(&std::env::var(PREFIX).unwrap()).unwrap();
+    let embedded = KafkaConfig::embedded(std::env::var(BROKERS).unwrap());
+    let kafka = KafkaConfig { prefix, profile: Profile::Kafka, ..embedded };
+    let run = slow(&quick(kafka, Some("killed")));
+    run.ready().await;
+    println!("it works");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+}
+
+fn wait_until_it_works(child: &mut Child) {
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("it works")), "the process ended by itself");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_killed_again_and_again_lose_and_repeat_nothing() {
+    let fixture = Fixture::on_apache_kafka().await;
+    let kafka = fixture.kafka();
+    publish(&kafka, 0..RECORDS).await;
+    let mut struck = 0;
+    for round in 0..4 {
+        let mut child = spawn(&kafka);
+        wait_until_it_works(&mut child);
+        tokio::time::sleep(Duration::from_millis(100 + 170 * round)).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let out = all(&kafka, Topic::ImageEmbeddings).await.len();
+        struck += usize::from((1..RECORDS).contains(&out));
+    }
+    assert!(struck > 1, "the kills struck before or after the work; the test proved nothing");
+    let run = Run::copying(&quick(kafka.clone(), Some("killed")));
+    take_until_complete(&kafka, Topic::ImageEmbeddings, 0..RECORDS).await;
+    run.stop().await;
+    let out = all(&kafka, Topic::ImageEmbeddings).await;
+    assert_exactly_once(&out, 0..RECORDS);
+    assert_ordered_by_key(&out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_that_come_and_go_in_the_middle_lose_and_repeat_nothing() {
+    let fixture = Fixture::on_apache_kafka().await;
+    let kafka = quick(fixture.kafka(), None);
+    publish(&kafka, 0..RECORDS).await;
+    let staying = slow(&kafka);
+    for _ in 0..3 {
+        let leaving = slow(&kafka);
+        leaving.ready().await;
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        leaving.stop().await;
+        let dying = slow(&kafka);
+        dying.ready().await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        dying.abort();
+    }
+    take_until_complete(&kafka, Topic::ImageEmbeddings, 0..RECORDS).await;
+    staying.stop().await;
+    assert_exactly_once(&all(&kafka, Topic::ImageEmbeddings).await, 0..RECORDS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_of_the_same_name_fences_the_first_which_says_so() {
+    let fixture = Fixture::on_apache_kafka().await;
+    let kafka = quick(fixture.kafka(), Some("twice"));
+    publish(&kafka, 0..RECORDS).await;
+    let zombie = slow(&kafka);
+    zombie.ready().await;
+    take(&kafka, Topic::ImageEmbeddings, 20).await;
+    let successor = slow(&kafka);
+    let error = zombie.failure().await;
+    assert!(matches!(error, StreamError::Fenced { .. }), "{error}");
+    assert!(error.to_string().contains("unprompt-tested-twice"), "{error}");
+    take_until_complete(&kafka, Topic::ImageEmbeddings, 0..RECORDS).await;
+    successor.stop().await;
+    assert_exactly_once(&all(&kafka, Topic::ImageEmbeddings).await, 0..RECORDS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_without_transactions_is_refused_with_what_to_do() {
+    let fixture = Fixture::start().await;
+    let config = RunnerConfig { delivery: Delivery::ExactlyOnce, ..RunnerConfig::default() };
+    let error = Run::start(&fixture.kafka(), config, |batch| Ok(copies(batch))).failure().await;
+    assert!(matches!(error, StreamError::NoTransactions { .. }), "{error}");
+    assert!(error.to_string().contains("at-least-once"), "{error}");
+}
