@@ -23,7 +23,7 @@ wait
 $python train_vae.py --decoder-only --name decoder --steps 600 --rate 1e-3
 $python generate.py --count 4000 --out "$TINY_WORLD_WORK/generated.npy"
 $python generate.py --count 12000 --round-trip --out "$TINY_WORLD_WORK/round-trip.npy"
-$python train_clip.py --name clip-mixed --init clip --steps 400 --rate 5e-4 \
+$python train_clip.py --name clip-mixed --init clip --steps 2000 --rate 1e-3 --alike 0.5 \
   --mix "$TINY_WORLD_WORK/generated.npy" "$TINY_WORLD_WORK/round-trip.npy"
 
 $python evaluate.py --steps 12

@@ -2,7 +2,9 @@
 
 Small classifiers over the picture's slots help the vision tower while it learns and are thrown away.
 Pictures are blurred, shifted and noised at random, and `--mix FILE.npy` swaps in pictures that went through
-the VAE or were generated, so that the towers see what they will meet.
+the VAE or were generated, so that the towers see what they will meet. `--alike SHARE` makes that share of the
+batches of scenes that look alike: in a random batch colour and background tell every scene from every other,
+and nothing asks what shape it shows.
 """
 
 import argparse
@@ -33,6 +35,7 @@ def arguments():
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--mix", nargs="*", default=[])
+    parser.add_argument("--alike", type=float, default=0.0)
     parser.add_argument("--name", default="clip")
     parser.add_argument("--init")
     return parser.parse_args()
@@ -95,21 +98,41 @@ def tokenised(listed):
     return batch["input_ids"], batch["attention_mask"]
 
 
-class Batches:
-    """Random batches of the training scenes, some pictures swapped for those of `--mix`."""
+GROUP = 8
 
-    def __init__(self, mixes, size):
+
+class Batches:
+    """Random batches of the training scenes, some pictures swapped for those of `--mix`; a share of the batches in
+    groups of `GROUP` scenes of the same colour, background and style."""
+
+    def __init__(self, mixes, size, alike):
         listed, self.pictures = common.renders("train", 60000)
         self.ids, self.mask = tokenised(listed)
         self.truth = labels.labels(listed)
         self.mixes = [np.load(path, mmap_mode="r") for path in mixes]
-        self.size, self.rng = size, np.random.default_rng(1)
+        self.size, self.alike, self.rng = size, alike, np.random.default_rng(1)
+        kinds = {}
+        for index, scene in enumerate(listed):
+            kinds.setdefault((scene["colour"], scene["background"], scene["style"]), []).append(index)
+        self.kinds = [np.array(kind) for kind in kinds.values()]
 
     def __call__(self):
         source = self.pick()
-        index = np.sort(self.rng.integers(len(source), size=self.size))
+        index = np.sort(self.choose(len(source)))
         pixels = normalise(augment(common.to_tensor(source[index])))
         return self.ids[index], self.mask[index], pixels, {s: t[index] for s, t in self.truth.items()}
+
+    def choose(self, count):
+        """Indices of scenes among the first `count`."""
+        if self.rng.random() >= self.alike:
+            return self.rng.integers(count, size=self.size)
+        chosen = []
+        while len(chosen) * GROUP < self.size:
+            kind = self.kinds[self.rng.integers(len(self.kinds))]
+            known = kind[: np.searchsorted(kind, count)]
+            if len(known) >= GROUP:
+                chosen.append(self.rng.choice(known, GROUP, replace=False))
+        return np.concatenate(chosen)[: self.size]
 
     def pick(self):
         """A picture file per batch; file n's pictures belong to the first scenes of the training list."""
@@ -119,7 +142,7 @@ class Batches:
 def main():
     args = arguments()
     torch.manual_seed(1)
-    batches = Batches(args.mix, args.batch)
+    batches = Batches(args.mix, args.batch, args.alike)
     listed, unseen = common.renders("validation", 4000)
     test = (*tokenised(listed[:500]), common.to_tensor(unseen[:500]), labels.labels(listed[:500]))
     model, heads = CLIPModel(config(784)), labels.Heads(128)
