@@ -56,7 +56,8 @@ async fn prompts_are_indexed_drawn_and_pictures_predicted_on_apache_kafka() {
         .filter(|line| line.contains(".v1"))
         .filter_map(|line| line.split_whitespace().nth(5))
         .collect();
-    assert!(!lags.is_empty() && lags.iter().all(|lag| matches!(*lag, "0" | "-")), "{said}");
+    // The mark of the last transaction that wrote to a partition is behind its last record.
+    assert!(!lags.is_empty() && lags.iter().all(|lag| matches!(*lag, "0" | "1" | "-")), "{said}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod apache_kafka;
 mod bad_pictures;
 mod command_line;
+mod dead_letters;
 mod demo;
 mod kill;
 mod other_clients;

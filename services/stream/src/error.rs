@@ -74,6 +74,20 @@ pub enum StreamError {
         source: KafkaError,
     },
 
+    #[error(
+        "{rejected} of the last {records} records of {service} were rejected, the last for: {reason}. It stops before the topic is \
+         drained into the dead letters, and nothing of this batch was committed; mend the cause, or raise dead_letter_ratio in \
+         [runner] to let them go there"
+    )]
+    DeadLetterFlood { service: String, rejected: usize, records: usize, reason: String },
+
+    #[error("the records of {topic} could not be deleted: {source}; grant DELETE on the topic")]
+    NotDeleted {
+        topic: String,
+        #[source]
+        source: KafkaError,
+    },
+
     #[error("reading {topic} failed: {source}")]
     Read {
         topic: String,

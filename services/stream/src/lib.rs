@@ -13,6 +13,7 @@ mod dead_letter;
 pub mod embedded;
 mod error;
 mod events;
+mod flood;
 pub mod health;
 mod kafka;
 mod offsets;
@@ -42,4 +43,6 @@ pub use refusal::Refusal;
 pub use runner::{RunSummary, run_stage};
 pub use stage::{BatchError, Outcome, Rejection, Stage};
 pub use table::TableReader;
-pub use topics::{TopicState, committed_offsets, ensure_topics, list_topics, try_transactions};
+pub use topics::{
+    TopicState, committed_offsets, delete_all_records, ensure_topics, list_topics, try_transactions,
+};

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{KafkaConfig, RunnerConfig};
 use crate::consumer::ConsumerEvent;
 use crate::events::SessionRestarted;
+use crate::flood::Flood;
 use crate::health::{Condition, Health, ServiceHealth};
 use crate::retry::Backoff;
 use crate::{Stage, StreamError, topics};
@@ -104,12 +105,13 @@ async fn run<E: Display>(
     };
     let ((), stage) = tokio::try_join!(topics, stage)?;
     let mut summary = RunSummary::default();
+    let mut flood = Flood::new(runner);
     // The same for every session of this run, so that each settles what the one before it left open.
     let exactly_once = runner.delivery.is_exactly_once(kafka.profile);
     let transactional_id = exactly_once.then(|| kafka.transactional_id(name));
     loop {
         let before = summary.records_in;
-        let starting = Session::start(kafka, runner, &stage, health, transactional_id.clone());
+        let starting = Session::start(kafka, runner, &stage, health, transactional_id.clone(), &mut flood);
         let session = tokio::select! {
             session = starting => session?,
             () = shutdown.cancelled() => return Ok(summary),

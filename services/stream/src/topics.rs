@@ -9,7 +9,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, Top
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::metadata::Metadata;
-use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use unprompt_schemas::topics::{Topic, TopicSpec};
 
 use crate::config::KafkaConfig;
@@ -63,6 +63,34 @@ pub async fn list_topics(kafka: &KafkaConfig) -> Result<Vec<TopicState>, StreamE
         Topic::ALL.into_iter().map(|topic| state_of(&kafka, &consumer, &metadata, topic)).collect()
     })
     .await
+}
+
+/// Deletes every record that the topic holds now; what comes later stays.
+///
+/// # Errors
+///
+/// [`StreamError::TopicMissing`] where there is no such topic, [`StreamError::NotDeleted`] where the broker refuses.
+pub async fn delete_all_records(kafka: &KafkaConfig, topic: Topic) -> Result<(), StreamError> {
+    let name = kafka.prefix.name(topic);
+    let (asked, wanted) = (kafka.clone(), name.clone());
+    let partitions = blocking(move |abandoned| {
+        let metadata = metadata(&asked, &probe(&asked)?, abandoned)?;
+        let found = metadata.topics().iter().find(|found| found.name() == wanted);
+        Ok(found.map_or(0, |found| found.partitions().len()))
+    })
+    .await?;
+    if partitions == 0 {
+        return Err(StreamError::TopicMissing { topic: name, brokers: kafka.brokers.clone() });
+    }
+    let mut before = TopicPartitionList::new();
+    for partition in 0..partitions as i32 {
+        before
+            .add_partition_offset(&name, partition, Offset::End)
+            .map_err(|source| StreamError::NotDeleted { topic: name.clone(), source })?;
+    }
+    let deleted = admin(kafka)?.delete_records(&before, &options(REQUEST_TIMEOUT)).await;
+    let failed = deleted.and_then(|list| list.elements().iter().try_for_each(|element| element.error()));
+    failed.map_err(|source| StreamError::NotDeleted { topic: name, source })
 }
 
 /// Whether the broker takes transactions from us, tried under a transactional id of the service `doctor`.

@@ -61,6 +61,9 @@ pub enum Command {
     /// Look at the topics
     #[command(subcommand)]
     Topics(Topics),
+    /// Look at what was rejected, publish it again, or throw it away
+    #[command(subcommand)]
+    DeadLetters(DeadLetters),
     /// Check this machine, the models and the endpoints
     Doctor,
     /// Print a completion script for a shell
@@ -68,6 +71,62 @@ pub enum Command {
         /// The shell to print for
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DeadLetters {
+    /// List them, oldest first, and count them by code
+    List {
+        #[command(flatten)]
+        selected: Selected,
+        /// Only the newest so many
+        #[arg(short = 'n', long)]
+        limit: Option<usize>,
+    },
+    /// Show one whole: the reason, where it came from, its own key and headers
+    Show {
+        /// Its position, as `list` gives it
+        #[arg(value_name = "PARTITION:OFFSET")]
+        position: String,
+        /// Write the record's value to a file
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Publish records again as they were, to the topics they came from
+    Replay {
+        #[command(flatten)]
+        selected: Selected,
+        /// All of them
+        #[arg(long)]
+        all: bool,
+    },
+    /// Delete all of them for good
+    Purge {
+        /// Yes, all
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Which dead letters are meant; all conditions hold together.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Selected {
+    /// Those at these positions
+    #[arg(value_name = "PARTITION:OFFSET")]
+    pub positions: Vec<String>,
+    /// Those that this service rejected
+    #[arg(long)]
+    pub service: Option<String>,
+    /// Those with this code, such as `truncated-image`
+    #[arg(long)]
+    pub code: Option<String>,
+}
+
+impl Selected {
+    /// Nothing was said.
+    pub fn is_everything(&self) -> bool {
+        self.positions.is_empty() && self.service.is_none() && self.code.is_none()
+    }
 }
 
 #[derive(Args, Clone, Debug)]

@@ -33,7 +33,7 @@ impl Delivery {
 }
 
 /// The bounds of one runner.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunnerConfig {
     /// Records in a batch, at most.
@@ -61,6 +61,12 @@ pub struct RunnerConfig {
     pub transaction_bytes: usize,
     /// After this the broker aborts a transaction; for so long may a killed service hold up readers of committed records.
     pub transaction_timeout_ms: u64,
+    /// The records whose fate is looked at for a flood of dead letters: the last so many.
+    pub dead_letter_window: usize,
+    /// A flood is at least so many dead letters among them,
+    pub dead_letter_count: usize,
+    /// and at least this share of them; above 1 nothing is a flood.
+    pub dead_letter_ratio: f64,
 }
 
 impl Default for RunnerConfig {
@@ -79,6 +85,9 @@ impl Default for RunnerConfig {
             transaction_records: 10_000,
             transaction_bytes: 32 << 20,
             transaction_timeout_ms: 15_000,
+            dead_letter_window: 1_000,
+            dead_letter_count: 200,
+            dead_letter_ratio: 0.5,
         }
     }
 }
@@ -86,7 +95,7 @@ impl Default for RunnerConfig {
 macro_rules! overrides {
     ($($field:ident: $kind:ty),* $(,)?) => {
         /// Any of [`RunnerConfig`]'s bounds; what is absent stays as it is.
-        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
         pub struct RunnerOverrides {
             $(#[serde(default, skip_serializing_if = "Option::is_none")] pub $field: Option<$kind>,)*
@@ -99,7 +108,7 @@ macro_rules! overrides {
         }
 
         /// `[runner]`: the bounds of every service, and in `[runner.services.<name>]` those of one.
-        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
         pub struct RunnerSection {
             $(#[serde(default, skip_serializing_if = "Option::is_none")] pub $field: Option<$kind>,)*
@@ -130,6 +139,9 @@ overrides! {
     transaction_records: usize,
     transaction_bytes: usize,
     transaction_timeout_ms: u64,
+    dead_letter_window: usize,
+    dead_letter_count: usize,
+    dead_letter_ratio: f64,
 }
 
 impl RunnerSection {

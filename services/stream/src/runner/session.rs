@@ -20,10 +20,11 @@ use crate::batcher::{Batcher, Limits};
 use crate::config::{KafkaConfig, RunnerConfig};
 use crate::consumer::{Bounds, ConsumerEvent, ConsumerHandle, InFlight};
 use crate::events::{BatchDelivered, CommitEnded, PartitionsChanged, RecordReceived};
+use crate::flood::Flood;
 use crate::health::{Condition, ServiceHealth};
 use crate::offsets::{BatchId, Offsets, Place};
 use crate::producer::{Producer, SendError, is_refusal};
-use crate::{InputRecord, StreamError};
+use crate::{InputRecord, Outcome, StreamError};
 
 /// Batches with the stage or awaiting acknowledgement, at most.
 const MAX_BATCHES: usize = 16;
@@ -67,6 +68,7 @@ pub(super) struct Session<'a> {
     config: &'a RunnerConfig,
     stage: &'a StageThread,
     health: &'a ServiceHealth,
+    flood: &'a mut Flood,
     group: String,
     consumer: ConsumerHandle,
     writer: Writer,
@@ -92,6 +94,7 @@ impl<'a> Session<'a> {
         stage: &'a StageThread,
         health: &'a ServiceHealth,
         transactional_id: Option<String>,
+        flood: &'a mut Flood,
     ) -> Result<Self, StreamError> {
         let (replies, events) = mpsc::unbounded_channel();
         let writer = match transactional_id {
@@ -112,6 +115,7 @@ impl<'a> Session<'a> {
             config,
             stage,
             health,
+            flood,
             group,
             events,
             replies,
@@ -218,12 +222,27 @@ impl<'a> Session<'a> {
                 return Err(SessionEnd::Failed(StreamError::StageFatal { stage, reason }));
             }
         };
+        self.refuse_a_flood(&outcomes)?;
+        let Some(batch) = self.batches.get_mut(&done.batch) else { return Ok(()) };
         let offsets = &self.offsets;
         let holds = |record: &InputRecord| offsets.holds(done.batch, Place::from(record));
         let records = batch.outgoing(self.stage.info.name, outcomes, holds);
         batch.sends += 1;
         self.write(Outgoing { batch: done.batch, records });
         Ok(())
+    }
+
+    fn refuse_a_flood(&mut self, outcomes: &[Outcome]) -> Result<(), SessionEnd> {
+        let rejections = outcomes.iter().map(|outcome| matches!(outcome, Outcome::Rejected(_)));
+        let Some((rejected, records)) = self.flood.note(rejections) else { return Ok(()) };
+        let reason = outcomes.iter().rev().find_map(|outcome| match outcome {
+            Outcome::Rejected(rejection) => Some(rejection.reason.clone()),
+            Outcome::Outputs(_) => None,
+        });
+        // Good records after a flood are no reason to stop.
+        let Some(reason) = reason else { return Ok(()) };
+        let service = self.stage.info.name.to_owned();
+        Err(SessionEnd::Failed(StreamError::DeadLetterFlood { service, rejected, records, reason }))
     }
 
     fn write(&mut self, outgoing: Outgoing) {

@@ -74,7 +74,33 @@ async fn the_largest_picture_fits_into_a_dead_letter(fixture: Fixture) {
     run.stop().await;
 }
 
+async fn a_flood_of_bad_records_stops_the_run_before_the_topic_is_drained(fixture: Fixture) {
+    let kafka = fixture.kafka();
+    publish(&kafka, 0..1_000).await;
+    let config = RunnerConfig {
+        batch_records: 10,
+        dead_letter_window: 100,
+        dead_letter_count: 50,
+        ..RunnerConfig::default()
+    };
+    let run = Run::start(&kafka, config, |batch| {
+        Ok(batch.iter().map(|_| Outcome::Rejected(Rejection::new("wrong-model", "load another"))).collect())
+    });
+    let error = run.failure().await;
+    assert!(matches!(error, unprompt_stream::StreamError::DeadLetterFlood { .. }), "{error}");
+    assert!(error.to_string().contains("load another"), "{error}");
+    let dead = all(&kafka, Topic::DeadLetters).await.len();
+    assert!(dead < 50, "{dead} of 1000 records went to the dead letters before it stopped");
+
+    let mended = Run::copying(&kafka);
+    take(&kafka, Topic::ImageEmbeddings, 1_000 - dead).await;
+    mended.stop().await;
+    let (passed, dead) = (all(&kafka, Topic::ImageEmbeddings).await, all(&kafka, Topic::DeadLetters).await);
+    fixture.assert_promise(&[passed, dead].concat(), 0..1_000);
+}
+
 on_both! {
+    a_flood_of_bad_records_stops_the_run_before_the_topic_is_drained,
     a_rejected_record_is_kept_as_it_was_and_its_neighbours_pass,
     an_output_larger_than_its_topic_takes_is_a_dead_letter_not_an_endless_retry,
     the_largest_picture_fits_into_a_dead_letter,

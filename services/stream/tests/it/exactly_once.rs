@@ -1,7 +1,5 @@
 //! Exactly once on Apache Kafka: whatever happens in the middle, readers of committed records see each output once.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use unprompt_schemas::topics::{Prefix, Topic};
@@ -31,18 +29,6 @@ fn slow(kafka: &KafkaConfig) -> Run {
     })
 }
 
-/// This test binary again, running only [`the_process_that_is_killed`].
-fn spawn(kafka: &KafkaConfig) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "exactly_once::the_process_that_is_killed", "--ignored", "--nocapture"])
-        .env(BROKERS, &kafka.brokers)
-        .env(PREFIX, kafka.prefix.as_str())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "is run by the test below, in a process of its own"]
 async fn the_process_that_is_killed() {
@@ -55,11 +41,6 @@ async fn the_process_that_is_killed() {
     tokio::time::sleep(Duration::from_secs(60)).await;
 }
 
-fn wait_until_it_works(child: &mut Child) {
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().contains("it works")), "the process ended by itself");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_killed_again_and_again_lose_and_repeat_nothing() {
     let fixture = Fixture::on_apache_kafka().await;
@@ -67,8 +48,12 @@ async fn processes_killed_again_and_again_lose_and_repeat_nothing() {
     publish(&kafka, 0..RECORDS).await;
     let mut struck = 0;
     for round in 0..4 {
-        let mut child = spawn(&kafka);
-        wait_until_it_works(&mut child);
+        let mut child = this_binary("exactly_once::the_process_that_is_killed")
+            .env(BROKERS, &kafka.brokers)
+            .env(PREFIX, kafka.prefix.as_str())
+            .spawn()
+            .unwrap();
+        wait_until_it_says(&mut child, "it works");
         tokio::time::sleep(Duration::from_millis(100 + 170 * round)).await;
         child.kill().unwrap();
         child.wait().unwrap();

@@ -1,8 +1,6 @@
 //! A process that is killed loses nothing: whatever it had acknowledged is there, and the rest is done again.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -14,17 +12,6 @@ use crate::support::*;
 
 const DATA_DIR: &str = "UNPROMPT_TEST_DATA_DIR";
 const RECORDS: usize = 1_000;
-
-/// This test binary again, running only [`the_process_that_is_killed`].
-fn spawn(data_dir: &Path) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "hard_stop::the_process_that_is_killed", "--ignored", "--nocapture"])
-        .env(DATA_DIR, data_dir)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
-}
 
 /// Broker, producer and stage in one process, as `unprompt up` has them.
 #[tokio::test(flavor = "multi_thread")]
@@ -45,16 +32,12 @@ async fn the_process_that_is_killed() {
     tokio::time::sleep(Duration::from_secs(60)).await;
 }
 
-fn wait_until_half_way(child: &mut Child) {
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().contains("half way")), "the process ended by itself");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_kill_everything_comes_out_at_least_once_and_at_once() {
     let dir = TempDir::new().unwrap();
-    let mut child = spawn(dir.path());
-    wait_until_half_way(&mut child);
+    let mut child =
+        this_binary("hard_stop::the_process_that_is_killed").env(DATA_DIR, dir.path()).spawn().unwrap();
+    wait_until_it_says(&mut child, "half way");
     child.kill().unwrap();
     child.wait().unwrap();
 

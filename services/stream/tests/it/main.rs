@@ -14,3 +14,4 @@ mod pass_through;
 mod readers;
 mod stopping;
 mod support;
+mod transaction_faults;

@@ -36,7 +36,7 @@ async fn a_broker_that_restarts_in_the_middle_costs_nothing_but_time() {
 }
 
 /// librdkafka's own mock of a cluster, with the topics that the stage uses.
-fn mock() -> (MockCluster<'static, DefaultProducerContext>, KafkaConfig) {
+pub fn mock() -> (MockCluster<'static, DefaultProducerContext>, KafkaConfig) {
     let cluster = MockCluster::new(3).unwrap();
     let mut kafka = KafkaConfig::embedded(cluster.bootstrap_servers());
     kafka.profile = Profile::Kafka;

@@ -2,16 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use unprompt_schemas::topics::{Prefix, Topic};
+use unprompt_stream::config::{Log, LogFormat};
 use unprompt_stream::embedded::EmbeddedBroker;
 use unprompt_stream::{
     BatchError, Health, InputRecord, KafkaConfig, Outcome, OutputRecord, Profile, Publisher, RunSummary,
-    RunnerConfig, Stage, Start, StreamError, Tail, ensure_topics, read_to_end, run_stage,
+    RunnerConfig, Stage, Start, StreamError, Tail, ensure_topics, read_to_end, run_stage, telemetry,
 };
 use unprompt_test_kafka::Kafka;
 
@@ -109,6 +112,14 @@ pub fn copies(batch: &[InputRecord]) -> Vec<Outcome> {
     batch.iter().map(|record| Outcome::Outputs(vec![unprompt_stream::pass_through::copy(record)])).collect()
 }
 
+/// UNPROMPT_TEST_LOG=debug shows what the runner says of itself.
+fn log_if_asked() {
+    if let Ok(filter) = std::env::var("UNPROMPT_TEST_LOG") {
+        // Another test of this process may have asked before.
+        let _ = telemetry::init(&Log { format: LogFormat::Text, filter });
+    }
+}
+
 /// A stage under way.
 pub struct Run {
     pub health: Health,
@@ -121,6 +132,7 @@ impl Run {
     where
         F: FnMut(&[InputRecord]) -> Result<Vec<Outcome>, BatchError> + Send + 'static,
     {
+        log_if_asked();
         let (shutdown, health, kafka) = (CancellationToken::new(), Health::default(), kafka.clone());
         let (stop, watch) = (shutdown.clone(), health.clone());
         let load = || Ok::<Box<dyn Stage>, String>(Box::new(FnStage(process)));
@@ -150,6 +162,19 @@ impl Run {
     pub fn abort(self) {
         self.task.abort();
     }
+}
+
+/// This test binary again, in a process of its own, running only the ignored test of this name.
+pub fn this_binary(test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--ignored", "--nocapture"]).stdout(Stdio::piped()).stderr(Stdio::null());
+    command
+}
+
+/// Reads what the process prints until a line holds `words`.
+pub fn wait_until_it_says(child: &mut Child, words: &str) {
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains(words)), "the process ended by itself");
 }
 
 /// An image record whose value is its number.

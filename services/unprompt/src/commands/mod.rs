@@ -1,5 +1,6 @@
 //! One module a command. Each prints data on stdout, everything else on stderr.
 
+mod dead_letters;
 mod doctor;
 pub mod evaluate;
 mod predict;
@@ -63,6 +64,7 @@ async fn dispatch(context: Context, command: Command) -> anyhow::Result<()> {
         Command::Train(args) => train::run(&context, args).await,
         Command::Evaluate(args) => evaluate::run(&context, args).await,
         Command::Topics(command) => topics::run(&context, command, stop).await,
+        Command::DeadLetters(command) => dead_letters::run(&context, command, stop).await,
         Command::Doctor => doctor::run(&context).await,
         Command::Completions { .. } => Ok(()),
     }

@@ -1,0 +1,91 @@
+//! What a broker may answer in the middle of a transaction, and how the runner goes on: librdkafka's mock cluster gives the
+//! answers. It keeps no transaction markers, so that aborted records stay to be seen there: what is held here is that nothing is
+//! lost and the run goes on, or ends, as documented. That nothing is repeated is held on Apache Kafka.
+
+use std::time::Duration;
+
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use unprompt_schemas::topics::Topic;
+use unprompt_stream::{RunnerConfig, StreamError};
+
+use crate::outages::mock;
+use crate::support::*;
+
+/// After 100 of 300 records the broker answers requests of a kind so, as often as errors are given; all records come out.
+async fn ridden_out(request: RDKafkaApiKey, errors: &[RDKafkaRespErr]) {
+    let (cluster, mut kafka) = mock();
+    // The mock waits that long, less a second, for a member that has left.
+    kafka.properties.insert("session.timeout.ms".into(), "3000".into());
+    kafka.properties.insert("heartbeat.interval.ms".into(), "500".into());
+    publish(&kafka, 0..300).await;
+    let config = RunnerConfig { batch_records: 10, retry_initial_ms: 20, ..RunnerConfig::default() };
+    let run = Run::start(&kafka, config, |batch| {
+        std::thread::sleep(Duration::from_millis(20));
+        Ok(copies(batch))
+    });
+    take(&kafka, Topic::ImageEmbeddings, 100).await;
+    cluster.request_errors(request, errors);
+    take_until_complete(&kafka, Topic::ImageEmbeddings, 0..300).await;
+    assert!(run.health.is_live(), "the run has failed");
+    run.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_moves_while_offsets_are_added_is_looked_for() {
+    use RDKafkaRespErr::{
+        RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS as LOADING, RD_KAFKA_RESP_ERR_NOT_COORDINATOR as MOVED,
+    };
+    ridden_out(RDKafkaApiKey::AddOffsetsToTxn, &[MOVED, LOADING, MOVED]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_moves_while_a_transaction_ends_is_looked_for() {
+    use RDKafkaRespErr::{
+        RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE as AWAY, RD_KAFKA_RESP_ERR_NOT_COORDINATOR as MOVED,
+    };
+    ridden_out(RDKafkaApiKey::EndTxn, &[MOVED, AWAY, AWAY]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_coordinator_that_moves_takes_the_offsets_in_the_end() {
+    use RDKafkaRespErr::{
+        RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS as LOADING, RD_KAFKA_RESP_ERR_NOT_COORDINATOR as MOVED,
+    };
+    ridden_out(RDKafkaApiKey::TxnOffsetCommit, &[MOVED, LOADING]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_of_an_old_generation_abort_the_transaction_which_is_tried_again() {
+    use RDKafkaRespErr::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION as OLD;
+    ridden_out(RDKafkaApiKey::TxnOffsetCommit, &[OLD]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_moves_takes_the_records_in_the_end() {
+    use RDKafkaRespErr::{
+        RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION as MOVED, RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT as LATE,
+    };
+    ridden_out(RDKafkaApiKey::Produce, &[MOVED, LATE, MOVED]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_out_of_order_end_the_producer_and_a_new_one_goes_on() {
+    use RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER as DISORDER;
+    ridden_out(RDKafkaApiKey::Produce, &[DISORDER]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_that_the_broker_has_fenced_for_being_late_is_made_anew() {
+    use RDKafkaRespErr::RD_KAFKA_RESP_ERR_PRODUCER_FENCED as FENCED;
+    ridden_out(RDKafkaApiKey::EndTxn, &[FENCED]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_to_transactions_that_is_missing_ends_the_run_with_what_to_do() {
+    use RDKafkaRespErr::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED as REFUSED;
+    let (cluster, kafka) = mock();
+    cluster.request_errors(RDKafkaApiKey::InitProducerId, &[REFUSED]);
+    let error = Run::copying(&kafka).failure().await;
+    assert!(matches!(error, StreamError::NoTransactions { .. }), "{error}");
+    assert!(error.to_string().contains("grant WRITE"), "{error}");
+}
