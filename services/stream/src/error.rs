@@ -60,8 +60,9 @@ pub enum StreamError {
     NoTransactions {
         brokers: String,
         id: String,
+        /// Boxed, so that results stay small.
         #[source]
-        source: KafkaError,
+        source: Box<KafkaError>,
     },
 
     #[error(

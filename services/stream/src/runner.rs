@@ -60,8 +60,8 @@ pub struct RunSummary {
 ///
 /// [`StreamError::StageLoad`] and [`StreamError::StageFatal`] from the stage, [`StreamError::Client`] for settings
 /// that librdkafka refuses, [`StreamError::NoTransactions`] where the broker has none and they are asked for,
-/// [`StreamError::Fenced`] where another process bears the same instance's name, [`StreamError::Consumer`] and [`StreamError::Delivery`] for what no retry mends, such
-/// as a missing right.
+/// [`StreamError::Fenced`] where another process bears the same instance's name, [`StreamError::DeadLetterFlood`] where
+/// too much is rejected, [`StreamError::Consumer`] and [`StreamError::Delivery`] for what no retry mends, such as a missing right.
 pub async fn run_stage<E: Display>(
     kafka: &KafkaConfig,
     runner: RunnerConfig,

@@ -106,7 +106,7 @@ pub async fn try_transactions(kafka: &KafkaConfig) -> Result<(), StreamError> {
         producer.init_transactions(TRANSACTION_TRIAL).map_err(|source| StreamError::NoTransactions {
             brokers: kafka.brokers.clone(),
             id,
-            source,
+            source: Box::new(source),
         })
     })
     .await

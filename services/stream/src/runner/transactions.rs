@@ -7,7 +7,9 @@
 //! the old one left; see KIP-98 and KIP-447.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc as blocking;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
@@ -19,6 +21,7 @@ use unprompt_schemas::topics::Topic;
 
 use super::Event;
 use super::delivery::{Failure, Outgoing};
+use super::stage_thread::panic_text;
 use crate::config::{KafkaConfig, RunnerConfig};
 use crate::offsets::BatchId;
 use crate::producer::{Producer, SendError, Sending, is_refusal};
@@ -27,6 +30,8 @@ use crate::{OutputRecord, StreamError};
 
 /// How long one call to librdkafka may block before it is made again.
 const CALL: Duration = Duration::from_secs(5);
+/// Between two of the same calls: some are refused at once.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// A bundle of batches to be made visible together, with the offsets after their inputs.
 struct Work {
@@ -90,7 +95,7 @@ impl Transactions {
         let (started, ready) = oneshot::channel();
         let runtime = Handle::current();
         let body = move || {
-            let begun = worker.init();
+            let begun = worker.init(|| started.is_closed());
             let usable = begun.is_ok();
             // A session that is gone has no interest in it.
             let _ = started.send(begun);
@@ -180,12 +185,12 @@ struct Worker {
 }
 
 impl Worker {
-    /// Waits for a broker that is away; only a refusal is an error.
-    fn init(&self) -> Result<(), StreamError> {
+    /// Waits for a broker that is away, while anybody waits for us; only a refusal is an error.
+    fn init(&self, abandoned: impl Fn() -> bool) -> Result<(), StreamError> {
         loop {
             match self.producer.init_transactions(CALL) {
                 Ok(()) => return Ok(()),
-                Err(error) if is_retriable(&error) => {
+                Err(error) if is_retriable(&error) && !abandoned() => {
                     tracing::warn!(%error, "waiting for a transaction coordinator")
                 }
                 Err(source) => return Err(self.refused(source)),
@@ -196,7 +201,9 @@ impl Worker {
     fn run(&self, inbox: &blocking::Receiver<Work>, events: &mpsc::UnboundedSender<Event>, runtime: &Handle) {
         while let Ok(Work { bundle, offsets, group }) = inbox.recv() {
             let started = Instant::now();
-            let ended = self.transact(&bundle, &offsets, &group, runtime);
+            let transact = || self.transact(&bundle, &offsets, &group, runtime);
+            let ended = catch_unwind(AssertUnwindSafe(transact))
+                .unwrap_or_else(|panic| Ended::Lost(format!("it panicked: {}", panic_text(&*panic))));
             let done = Transacted { bundle, ended, took: started.elapsed() };
             if events.send(Event::Transacted(done)).is_err() {
                 return;
@@ -286,7 +293,8 @@ impl Worker {
     }
 
     fn refused(&self, source: KafkaError) -> StreamError {
-        StreamError::NoTransactions { brokers: self.brokers.clone(), id: self.id.clone(), source }
+        let (brokers, id) = (self.brokers.clone(), self.id.clone());
+        StreamError::NoTransactions { brokers, id, source: Box::new(source) }
     }
 }
 
@@ -300,7 +308,7 @@ fn records_of(bundle: &[Outgoing]) -> impl Iterator<Item = (BatchId, usize, &Out
 fn again_until(deadline: Instant, mut call: impl FnMut() -> KafkaResult<()>) -> KafkaResult<()> {
     loop {
         match call() {
-            Err(error) if is_retriable(&error) && Instant::now() < deadline => {}
+            Err(error) if is_retriable(&error) && Instant::now() < deadline => sleep(PAUSE),
             ended => return ended,
         }
     }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use unprompt_schemas::topics::{Prefix, Topic};
 use unprompt_stream::config::Delivery;
-use unprompt_stream::{KafkaConfig, Profile, RunnerConfig, StreamError};
+use unprompt_stream::{KafkaConfig, Profile, RunnerConfig, StreamError, ensure_topics};
+use unprompt_test_kafka::Kafka;
 
 use crate::support::*;
 
@@ -105,6 +106,37 @@ async fn a_second_process_of_the_same_name_fences_the_first_which_says_so() {
     take_until_complete(&kafka, Topic::ImageEmbeddings, 0..RECORDS).await;
     successor.stop().await;
     assert_exactly_once(&all(&kafka, Topic::ImageEmbeddings).await, 0..RECORDS);
+}
+
+/// Stops the broker in the middle of the work, in one way or another, and starts it again.
+async fn broker_gone_in_the_middle(go: fn(&mut Kafka)) {
+    let mut broker = tokio::task::spawn_blocking(Kafka::start).await.unwrap();
+    let kafka = KafkaConfig { profile: Profile::Kafka, ..KafkaConfig::embedded(broker.brokers()) };
+    let kafka = quick(kafka, None);
+    ensure_topics(&kafka).await.unwrap();
+    publish(&kafka, 0..RECORDS).await;
+    let run = slow(&kafka);
+    take(&kafka, Topic::ImageEmbeddings, 100).await;
+    tokio::task::block_in_place(|| {
+        go(&mut broker);
+        broker.start_again();
+    });
+    let before = all(&kafka, Topic::ImageEmbeddings).await.len();
+    assert!(before < RECORDS, "it was gone after the work; the test proved nothing");
+    take_until_complete(&kafka, Topic::ImageEmbeddings, 0..RECORDS).await;
+    assert!(run.health.is_live());
+    run.stop().await;
+    assert_exactly_once(&all(&kafka, Topic::ImageEmbeddings).await, 0..RECORDS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_killed_costs_nothing_but_time() {
+    broker_gone_in_the_middle(Kafka::kill).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_stopped_costs_nothing_but_time() {
+    broker_gone_in_the_middle(Kafka::stop).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,6 +34,7 @@ pub async fn run(context: &Context, command: DeadLetters, stop: CancellationToke
 /// A dead letter, with what its headers say.
 struct Letter {
     record: InputRecord,
+    bytes: Option<usize>,
     said: DeadLetter,
 }
 
@@ -45,7 +46,7 @@ impl Letter {
             error: error.to_string(),
             ..DeadLetter::default()
         });
-        Self { record, said }
+        Self { bytes: record.value.as_ref().map(Vec::len), record, said }
     }
 
     fn position(&self) -> String {
@@ -57,24 +58,40 @@ impl Letter {
         json!({
             "position": self.position(), "rejected_at_ms": self.record.timestamp_ms, "service": service, "code": code,
             "error": error, "topic": topic, "partition": partition, "offset": offset, "timestamp_ms": timestamp_ms,
-            "bytes": self.record.value.as_ref().map(Vec::len),
+            "bytes": self.bytes,
         })
     }
 }
 
+/// Whether the values are wanted too: a picture may be 20 MB.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Values {
+    Kept,
+    Left,
+}
+
 /// All that were selected, oldest first.
-async fn letters(kafka: &KafkaConfig, selected: &Selected) -> anyhow::Result<Vec<Letter>> {
-    let mut letters = Vec::new();
+async fn letters(kafka: &KafkaConfig, selected: &Selected, values: Values) -> anyhow::Result<Vec<Letter>> {
+    let is = |asked: &Option<String>, value: &str| asked.as_ref().is_none_or(|asked| asked == value);
     let wanted = |letter: &Letter| {
-        let is = |asked: &Option<String>, value: &str| asked.as_ref().is_none_or(|asked| asked == value);
         is(&selected.service, &letter.said.service)
             && is(&selected.code, &letter.said.code)
             && (selected.positions.is_empty() || selected.positions.contains(&letter.position()))
     };
+    let mut letters = Vec::new();
+    let progress = Progress::new("dead letters read", None);
+    let mut read = 0;
     read_to_end(kafka, &[Topic::DeadLetters], |record| {
-        letters.extend(Some(Letter::of(record)).filter(wanted))
+        read += 1;
+        progress.set(read);
+        let mut letter = Letter::of(record);
+        if wanted(&letter) {
+            letter.record.value.take_if(|_| values == Values::Left);
+            letters.push(letter);
+        }
     })
     .await?;
+    progress.finish();
     letters.sort_by_key(|letter| (letter.record.timestamp_ms, letter.record.partition, letter.record.offset));
     Ok(letters)
 }
@@ -85,7 +102,7 @@ async fn list(
     selected: &Selected,
     limit: Option<usize>,
 ) -> anyhow::Result<()> {
-    let letters = letters(kafka, selected).await?;
+    let letters = letters(kafka, selected, Values::Left).await?;
     let newest = letters.len().saturating_sub(limit.unwrap_or(usize::MAX));
     if context.json {
         return output::json(&letters[newest..].iter().map(Letter::as_json).collect::<Vec<_>>());
@@ -94,7 +111,7 @@ async fn list(
     for letter in &letters[newest..] {
         let said = &letter.said;
         let from = format!("{} {}:{}", said.topic, said.partition, said.offset);
-        let bytes = letter.record.value.as_ref().map_or("none".into(), |value| value.len().to_string());
+        let bytes = letter.bytes.map_or("none".into(), |bytes| bytes.to_string());
         let reason: String = said.error.chars().take(REASON_CHARS).collect();
         table.add_row([letter.position(), said.service.clone(), said.code.clone(), from, bytes, reason]);
     }
@@ -116,7 +133,7 @@ async fn list(
 
 async fn show(kafka: &KafkaConfig, position: &str, out: Option<&std::path::Path>) -> anyhow::Result<()> {
     let selected = Selected { positions: vec![position.to_owned()], ..Selected::default() };
-    let letter = letters(kafka, &selected).await?.pop();
+    let letter = letters(kafka, &selected, Values::Kept).await?.pop();
     let letter = letter.with_context(|| {
         format!("there is no dead letter at {position}; `unprompt dead-letters list` gives the positions")
     })?;
@@ -142,7 +159,7 @@ async fn replay(
 ) -> anyhow::Result<()> {
     ensure!(all || !selected.is_everything(), "say which: positions, --service, --code, or --all of them");
     let (mut records, mut kept) = (Vec::new(), 0);
-    for letter in letters(kafka, selected).await? {
+    for letter in letters(kafka, selected, Values::Kept).await? {
         match again(kafka, &letter) {
             Ok(record) => records.push(record),
             Err(reason) => {
@@ -179,7 +196,7 @@ async fn replay(
 
 /// The record as it was, for the topic it came from.
 fn again(kafka: &KafkaConfig, letter: &Letter) -> Result<OutputRecord, String> {
-    let Letter { record, said } = letter;
+    let Letter { record, said, .. } = letter;
     if record.headers.iter().any(|(name, _)| name == VALUE_OMITTED_HEADER) {
         return Err(format!(
             "its value was too large for a dead letter; read it at {} {}:{}, while that topic keeps it",

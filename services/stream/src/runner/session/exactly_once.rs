@@ -28,7 +28,7 @@ impl Session<'_> {
             let ids: Vec<BatchId> = bundle.iter().map(|outgoing| outgoing.batch).collect();
             let offsets = self.offsets.after(&ids);
             // Its partitions have all gone: the records are the new owners'.
-            if offsets.is_empty() {
+            if offsets.is_empty() && bundle.iter().all(|outgoing| outgoing.records.is_empty()) {
                 ids.into_iter().for_each(|id| self.finish(id, summary));
                 continue;
             }
