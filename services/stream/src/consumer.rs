@@ -148,7 +148,11 @@ impl ConsumerHandle {
         &self,
         offsets: &[(Place, i64)],
     ) -> Option<(TopicPartitionList, ConsumerGroupMetadata)> {
-        Some((self.names.list(offsets), self.consumer.as_ref()?.group_metadata()?))
+        let consumer = self.consumer.as_ref()?;
+        let group = consumer.group_metadata()?;
+        // Once the membership is lost, we are nobody, and Kafka would take a nobody's offsets in a transaction. The flag goes up
+        // no later than the membership goes; it comes down after the session has given the partitions up.
+        (!consumer.assignment_lost()).then(|| (self.names.list(offsets), group))
     }
 
     /// Commits `offsets`, leaves the group and ends the thread. Blocks: call it off the async threads.

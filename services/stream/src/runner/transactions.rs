@@ -4,7 +4,8 @@
 //! way the outputs of further batches gather, and go into the next one together. The producer lives on a thread of its own,
 //! since librdkafka's transaction calls block. Which batches still count, after partitions have gone, is the session's to say.
 //! After an error whose outcome is unknown the producer is made anew, under the same transactional id, which settles what
-//! the old one left; see KIP-98 and KIP-447.
+//! the old one left; see KIP-98 and KIP-447. So it is after an abort with records still under way: one that arrives after the
+//! abort would else become part of the next transaction (KIP-890).
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -89,8 +90,7 @@ impl Transactions {
     ) -> Result<Self, StreamError> {
         let timeout = Duration::from_millis(config.transaction_timeout_ms);
         let producer = Producer::transactional(kafka, &id, timeout)?;
-        let worker =
-            Worker { producer, id, named: kafka.instance.is_some(), brokers: kafka.brokers.clone(), timeout };
+        let mut worker = Worker { producer, id, kafka: kafka.clone(), timeout };
         let (work, inbox) = blocking::channel();
         let (started, ready) = oneshot::channel();
         let runtime = Handle::current();
@@ -178,11 +178,12 @@ impl Transactions {
 struct Worker {
     producer: Producer,
     id: String,
-    /// The id is a name that was given, not one of this process's own.
-    named: bool,
-    brokers: String,
+    kafka: KafkaConfig,
     timeout: Duration,
 }
+
+/// A record handed to the producer: the batch and the input it is of, its topic, and its delivery.
+type UnderWay = (BatchId, usize, Topic, Sending);
 
 impl Worker {
     /// Waits for a broker that is away, while anybody waits for us; only a refusal is an error.
@@ -198,7 +199,12 @@ impl Worker {
         }
     }
 
-    fn run(&self, inbox: &blocking::Receiver<Work>, events: &mpsc::UnboundedSender<Event>, runtime: &Handle) {
+    fn run(
+        &mut self,
+        inbox: &blocking::Receiver<Work>,
+        events: &mpsc::UnboundedSender<Event>,
+        runtime: &Handle,
+    ) {
         while let Ok(Work { bundle, offsets, group }) = inbox.recv() {
             let started = Instant::now();
             let transact = || self.transact(&bundle, &offsets, &group, runtime);
@@ -212,7 +218,7 @@ impl Worker {
     }
 
     fn transact(
-        &self,
+        &mut self,
         bundle: &[Outgoing],
         offsets: &TopicPartitionList,
         group: &ConsumerGroupMetadata,
@@ -223,66 +229,92 @@ impl Worker {
         if let Err(error) = self.producer.begin_transaction() {
             return self.lost_or_fatal(error);
         }
-        let mut under_way = Vec::new();
-        let mut failures = Vec::new();
+        let (mut under_way, mut failures): (Vec<UnderWay>, Vec<_>) = (Vec::new(), Vec::new());
         for (batch, input, record) in records_of(bundle) {
             match runtime.block_on(self.producer.send(record)) {
                 Ok(sending) => under_way.push((batch, input, record.topic, sending)),
                 Err(error) => failures.push((batch, Failure { input, topic: record.topic, error })),
             }
         }
-        if !failures.is_empty() {
-            return self.abort(under_way, failures, "a record could not be written".into(), runtime);
+        // The offsets come last: whatever is wrong with them is found with nothing under way.
+        if let Err(error) = again_until(deadline, || self.producer.flush(CALL)) {
+            return self.abort_unclean(under_way, failures, error.to_string(), runtime);
         }
-        let prepared = again_until(deadline, || self.producer.send_offsets(offsets, group, CALL))
-            .and_then(|()| again_until(deadline, || self.producer.flush(CALL)));
-        // From here on only the broker knows: a commit that was asked for is asked for again, never aborted by us.
-        let committed = match prepared {
-            Ok(()) => again_until(Instant::now() + self.timeout, || self.producer.commit_transaction(CALL)),
-            Err(error) => Err(error),
-        };
-        match committed {
+        failures.extend(failed(under_way, runtime));
+        if let Some((_, failure)) = failures.first() {
+            let reason = format!("a record for {}: {:?}", failure.topic.base_name(), failure.error);
+            return self.abort(failures, reason);
+        }
+        if let Err(error) = again_until(deadline, || self.producer.send_offsets(offsets, group, CALL)) {
+            return match is_fatal(&error) {
+                true => self.lost_or_fatal(error),
+                false => self.abort(failures, error.to_string()),
+            };
+        }
+        self.commit()
+    }
+
+    /// From here on only the broker knows: a commit that was asked for is asked for again, and aborted only where
+    /// librdkafka says that it must be.
+    fn commit(&self) -> Ended {
+        match again_until(Instant::now() + self.timeout, || self.producer.commit_transaction(CALL)) {
             Ok(()) => Ended::Committed,
             Err(error) if is_fatal(&error) => self.lost_or_fatal(error),
-            Err(error) if requires_abort(&error) || is_retriable(&error) => {
-                self.abort(under_way, failures, error.to_string(), runtime)
-            }
+            Err(error) if requires_abort(&error) => self.abort(Vec::new(), error.to_string()),
             Err(error) => Ended::Lost(error.to_string()),
         }
     }
 
-    /// Takes everything back, and finds out which records were to blame.
-    fn abort(
-        &self,
-        under_way: Vec<(BatchId, usize, Topic, Sending)>,
+    /// Takes back a transaction of which nothing is under way any more.
+    fn abort(&self, failures: Vec<(BatchId, Failure)>, reason: String) -> Ended {
+        if let Err(error) = self.take_back() {
+            return self.lost_or_fatal(error);
+        }
+        let refused = failures.iter().find_map(|(_, failure)| match &failure.error {
+            SendError::Kafka(source) if is_refusal(source) => Some((failure.topic, source.clone())),
+            _ => None,
+        });
+        match refused {
+            Some((topic, source)) => {
+                Ended::Fatal(StreamError::Delivery { topic: topic.base_name().to_owned(), source })
+            }
+            None => Ended::Aborted { failures, reason },
+        }
+    }
+
+    /// Takes back a transaction of which records may still be under way, and goes on with a producer of a new epoch.
+    fn abort_unclean(
+        &mut self,
+        under_way: Vec<UnderWay>,
         mut failures: Vec<(BatchId, Failure)>,
         reason: String,
         runtime: &Handle,
     ) -> Ended {
-        let deadline = Instant::now() + self.timeout;
-        if let Err(error) = again_until(deadline, || self.producer.abort_transaction(CALL)) {
+        if let Err(error) = self.take_back() {
             return self.lost_or_fatal(error);
         }
-        for (batch, input, topic, sending) in under_way {
-            let Err(error) = runtime.block_on(sending.acknowledged()) else { continue };
-            match &error {
-                SendError::TooLarge { .. } => failures.push((batch, Failure { input, topic, error })),
-                SendError::Kafka(source) if is_refusal(source) => {
-                    let topic = topic.base_name().to_owned();
-                    return Ended::Fatal(StreamError::Delivery { topic, source: source.clone() });
-                }
-                // Purged by the abort, or of no account beside the reason for it.
-                SendError::Kafka(_) => {}
-            }
+        failures.extend(failed(under_way, runtime));
+        let renewed = Producer::transactional(&self.kafka, &self.id, self.timeout).and_then(|producer| {
+            self.producer = producer;
+            let deadline = Instant::now() + self.timeout;
+            again_until(deadline, || self.producer.init_transactions(CALL))
+                .map_err(|error| self.refused(error))
+        });
+        match renewed {
+            Ok(()) => Ended::Aborted { failures, reason },
+            Err(error) => Ended::Lost(error.to_string()),
         }
-        Ended::Aborted { failures, reason }
+    }
+
+    fn take_back(&self) -> KafkaResult<()> {
+        again_until(Instant::now() + self.timeout, || self.producer.abort_transaction(CALL))
     }
 
     /// Another producer of our own process's id is only the broker's way to say that it aborted the transaction itself; another
     /// of a given name means that a second process bears it.
     fn lost_or_fatal(&self, error: KafkaError) -> Ended {
         match error.rdkafka_error_code() {
-            Some(code) if is_fenced(code) && self.named => {
+            Some(code) if is_fenced(code) && self.kafka.instance.is_some() => {
                 Ended::Fatal(StreamError::Fenced { id: self.id.clone(), source: error })
             }
             Some(
@@ -293,7 +325,7 @@ impl Worker {
     }
 
     fn refused(&self, source: KafkaError) -> StreamError {
-        let (brokers, id) = (self.brokers.clone(), self.id.clone());
+        let (brokers, id) = (self.kafka.brokers.clone(), self.id.clone());
         StreamError::NoTransactions { brokers, id, source: Box::new(source) }
     }
 }
@@ -302,6 +334,20 @@ fn records_of(bundle: &[Outgoing]) -> impl Iterator<Item = (BatchId, usize, &Out
     bundle
         .iter()
         .flat_map(|outgoing| outgoing.records.iter().map(|(input, record)| (outgoing.batch, *input, record)))
+}
+
+/// The records that were not delivered; those that an abort has purged are of no account.
+fn failed(under_way: Vec<UnderWay>, runtime: &Handle) -> Vec<(BatchId, Failure)> {
+    let ends = under_way.into_iter().filter_map(|(batch, input, topic, sending)| {
+        let error = runtime.block_on(sending.acknowledged()).err()?;
+        Some((batch, Failure { input, topic, error }))
+    });
+    ends.filter(|(_, failure)| !is_purged(&failure.error)).collect()
+}
+
+fn is_purged(error: &SendError) -> bool {
+    let SendError::Kafka(error) = error else { return false };
+    matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight))
 }
 
 /// Makes a call again while librdkafka says that it may be made again.
