@@ -119,8 +119,7 @@ fn prepare(
     let mut list = TopicPartitionList::new();
     let mut ends = BTreeMap::new();
     for partition in partitions(kafka, &consumer, &name)? {
-        let marks = consumer.fetch_watermarks(&name, partition, REQUEST_TIMEOUT);
-        let (low, high) = marks.map_err(|e| topics::unreachable(kafka, e))?;
+        let (low, high) = topics::watermarks(kafka, &consumer, &name, partition)?;
         let from = if start == Start::Beginning { low } else { high };
         ends.extend((from < high).then_some((partition, high)));
         list.add_partition_offset(&name, partition, Offset::Offset(from)).map_err(StreamError::Client)?;

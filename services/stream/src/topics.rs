@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -22,6 +22,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the first question may take; each further one twice as long.
 const FIRST_PATIENCE: Duration = Duration::from_millis(500);
+/// How often a partition without a leader is asked again.
+const LEADER_PAUSE: Duration = Duration::from_millis(100);
 /// How long a broker may take to find its transaction coordinator.
 const TRANSACTION_TRIAL: Duration = Duration::from_secs(15);
 
@@ -156,8 +158,7 @@ fn state_of(
     let found = metadata.topics().iter().find(|t| t.name() == name && !t.partitions().is_empty());
     let mut offsets = 0;
     for partition in found.iter().flat_map(|found| found.partitions()) {
-        let marks = consumer.fetch_watermarks(&name, partition.id(), REQUEST_TIMEOUT);
-        let (low, high) = marks.map_err(|e| unreachable(kafka, e))?;
+        let (low, high) = watermarks(kafka, consumer, &name, partition.id())?;
         offsets += high - low;
     }
     Ok(TopicState { topic, partitions: found.map(|found| found.partitions().len()), name, offsets })
@@ -269,6 +270,28 @@ fn admin(kafka: &KafkaConfig) -> Result<AdminClient<LoggingContext>, StreamError
 /// A client for metadata and watermarks; it joins no group.
 pub(crate) fn probe(kafka: &KafkaConfig) -> Result<BaseConsumer<LoggingContext>, StreamError> {
     kafka::client(kafka).create_with_context(LoggingContext).map_err(StreamError::Client)
+}
+
+/// Where a partition begins and ends. A partition whose leader is being chosen, as after a broker's start, is asked again.
+pub(crate) fn watermarks(
+    kafka: &KafkaConfig,
+    consumer: &BaseConsumer<LoggingContext>,
+    topic: &str,
+    partition: i32,
+) -> Result<(i64, i64), StreamError> {
+    use RDKafkaErrorCode::{LeaderNotAvailable, NotLeaderForPartition};
+    let deadline = Instant::now() + REQUEST_TIMEOUT;
+    loop {
+        match consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT) {
+            Err(error)
+                if matches!(error.rdkafka_error_code(), Some(LeaderNotAvailable | NotLeaderForPartition))
+                    && Instant::now() < deadline =>
+            {
+                std::thread::sleep(LEADER_PAUSE);
+            }
+            marks => return marks.map_err(|error| unreachable(kafka, error)),
+        }
+    }
 }
 
 pub(crate) fn unreachable(kafka: &KafkaConfig, source: rdkafka::error::KafkaError) -> StreamError {

@@ -13,12 +13,16 @@ const BROKERS: &str = "UNPROMPT_TEST_BROKERS";
 const PREFIX: &str = "UNPROMPT_TEST_PREFIX";
 const RECORDS: usize = 1_500;
 
-/// A group that notices soon that a member has died.
-fn quick(mut kafka: KafkaConfig, instance: Option<&str>) -> KafkaConfig {
-    kafka.properties.insert("session.timeout.ms".into(), "2000".into());
+/// A group that notices soon that a member has come, gone or died.
+fn quick(mut kafka: KafkaConfig, session_ms: u32) -> KafkaConfig {
+    kafka.properties.insert("session.timeout.ms".into(), session_ms.to_string().as_str().into());
     kafka.properties.insert("heartbeat.interval.ms".into(), "500".into());
-    kafka.instance = instance.map(str::to_owned);
     kafka
+}
+
+/// [`quick`], under a name that outlives a restart.
+fn named(kafka: KafkaConfig, instance: &str) -> KafkaConfig {
+    KafkaConfig { instance: Some(instance.to_owned()), ..quick(kafka, 2_000) }
 }
 
 /// Small batches and transactions, so that a kill finds some open.
@@ -36,7 +40,7 @@ async fn the_process_that_is_killed() {
     let prefix = Prefix::new(&std::env::var(PREFIX).unwrap()).unwrap();
     let embedded = KafkaConfig::embedded(std::env::var(BROKERS).unwrap());
     let kafka = KafkaConfig { prefix, profile: Profile::Kafka, ..embedded };
-    let run = slow(&quick(kafka, Some("killed")));
+    let run = slow(&named(kafka, "killed"));
     run.ready().await;
     println!("it works");
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -62,7 +66,7 @@ async fn processes_killed_again_and_again_lose_and_repeat_nothing() {
         struck += usize::from((1..RECORDS).contains(&out));
     }
     assert!(struck > 1, "the kills struck before or after the work; the test proved nothing");
-    let run = Run::copying(&quick(kafka.clone(), Some("killed")));
+    let run = Run::copying(&named(kafka.clone(), "killed"));
     take_until_complete(&kafka, Topic::ImageEmbeddings, 0..RECORDS).await;
     run.stop().await;
     let out = all(&kafka, Topic::ImageEmbeddings).await;
@@ -73,10 +77,10 @@ async fn processes_killed_again_and_again_lose_and_repeat_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn runs_that_come_and_go_in_the_middle_lose_and_repeat_nothing() {
     let fixture = Fixture::on_apache_kafka().await;
-    let kafka = quick(fixture.kafka(), None);
-    publish(&kafka, 0..RECORDS).await;
+    let kafka = quick(fixture.kafka(), 10_000);
     let staying = slow(&kafka);
-    for _ in 0..3 {
+    for round in 0..3 {
+        publish(&kafka, round * RECORDS..(round + 1) * RECORDS).await;
         let leaving = slow(&kafka);
         leaving.ready().await;
         tokio::time::sleep(Duration::from_millis(400)).await;
@@ -86,15 +90,15 @@ async fn runs_that_come_and_go_in_the_middle_lose_and_repeat_nothing() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         dying.abort();
     }
-    take_until_complete(&kafka, Topic::ImageEmbeddings, 0..RECORDS).await;
+    take_until_complete(&kafka, Topic::ImageEmbeddings, 0..3 * RECORDS).await;
     staying.stop().await;
-    assert_exactly_once(&all(&kafka, Topic::ImageEmbeddings).await, 0..RECORDS);
+    assert_exactly_once(&all(&kafka, Topic::ImageEmbeddings).await, 0..3 * RECORDS);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_process_of_the_same_name_fences_the_first_which_says_so() {
     let fixture = Fixture::on_apache_kafka().await;
-    let kafka = quick(fixture.kafka(), Some("twice"));
+    let kafka = KafkaConfig { instance: Some("twice".into()), ..quick(fixture.kafka(), 10_000) };
     publish(&kafka, 0..RECORDS).await;
     let zombie = slow(&kafka);
     zombie.ready().await;
@@ -112,7 +116,7 @@ async fn a_second_process_of_the_same_name_fences_the_first_which_says_so() {
 async fn broker_gone_in_the_middle(go: fn(&mut Kafka)) {
     let mut broker = tokio::task::spawn_blocking(Kafka::start).await.unwrap();
     let kafka = KafkaConfig { profile: Profile::Kafka, ..KafkaConfig::embedded(broker.brokers()) };
-    let kafka = quick(kafka, None);
+    let kafka = quick(kafka, 10_000);
     ensure_topics(&kafka).await.unwrap();
     publish(&kafka, 0..RECORDS).await;
     let run = slow(&kafka);

@@ -19,6 +19,15 @@ use unprompt_stream::{
 use unprompt_test_kafka::Kafka;
 
 pub const PATIENCE: Duration = Duration::from_secs(30);
+/// A killed Kafka wants its time to come back, and its groups to settle.
+const PATIENCE_WITH_KAFKA: Duration = Duration::from_secs(120);
+
+fn patience(kafka: &KafkaConfig) -> Duration {
+    match kafka.profile {
+        Profile::Embedded => PATIENCE,
+        Profile::Kafka => PATIENCE_WITH_KAFKA,
+    }
+}
 pub const NAME: &str = "tested";
 
 /// A broker with the catalogue's topics, and what is promised on it.
@@ -206,12 +215,12 @@ pub async fn take_until_complete(
 ) -> Vec<InputRecord> {
     let mut tail = Tail::new(kafka, &[topic], Start::Beginning).await.unwrap();
     let (mut records, mut missing): (Vec<_>, BTreeSet<usize>) = (Vec::new(), numbers.collect());
-    let started = Instant::now();
+    let (started, patience) = (Instant::now(), patience(kafka));
     while !missing.is_empty() {
-        let left = PATIENCE.saturating_sub(started.elapsed());
+        let left = patience.saturating_sub(started.elapsed());
         match tokio::time::timeout(left, tail.next()).await {
             Ok(record) => records.push(record.unwrap()),
-            Err(_) => panic!("missing after {PATIENCE:?}: {missing:?}"),
+            Err(_) => panic!("missing after {patience:?}: {missing:?}"),
         }
         missing.remove(&number(records.last().unwrap()));
     }
