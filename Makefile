@@ -3,9 +3,10 @@ SHELL := /bin/bash
 CARGO := scripts/cargo
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/unprompt
 export UNPROMPT_MODELS ?= $(CACHE)/models
+CHAOS = $(TARGET)/debug/unprompt-chaos --python $(CACHE)/test-python/bin/python --seed $(or $(SEED),1)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help setup build demo test kafka lint bench parity references clean
+.PHONY: help setup build demo test kafka fuzz chaos lint bench parity references clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -22,15 +23,27 @@ demo: build ## the main job, from prompts to predictions (ONCE=1: end after the 
 	$(TARGET)/debug/unprompt demo $(if $(ONCE),--once) --report reports/demo.json
 
 test: setup ## every test
-	@scripts/system-packages kcat java mvn
+	@scripts/system-packages kcat java mvn openssl
 	@scripts/kafka fetch $(CACHE)/kafka
+	@scripts/registry fetch $(CACHE)/registry
 	@scripts/python-env $(CACHE)/test-python tests/python/requirements.txt >/dev/null
-	UNPROMPT_TEST_PYTHON=$(CACHE)/test-python/bin/python UNPROMPT_TEST_KAFKA=$(CACHE)/kafka $(CARGO) test --locked --workspace --no-fail-fast
+	UNPROMPT_TEST_PYTHON=$(CACHE)/test-python/bin/python UNPROMPT_TEST_KAFKA=$(CACHE)/kafka UNPROMPT_TEST_REGISTRY=$(CACHE)/registry $(CARGO) test --locked --workspace --no-fail-fast
 
 kafka: ## an Apache Kafka to play with, on 127.0.0.1:9092 (PORT=…), until Ctrl-C
 	@scripts/system-packages java mvn
 	@scripts/kafka fetch $(CACHE)/kafka
 	scripts/kafka run $(CACHE)/kafka unprompt-data/kafka $(or $(PORT),9092)
+
+fuzz: setup ## a decoder under libFuzzer (DECODER=picture, all of them without; SECONDS=60 each)
+	@scripts/fuzz $(CACHE)/fuzz $(or $(DECODER),all) $(or $(SECONDS),60)
+
+chaos: build ## kills, zombies, outages under 20,000 pictures and more, on Apache Kafka and the embedded broker: reports/chaos*.json (SEED=…)
+	@scripts/system-packages java mvn
+	@scripts/kafka fetch $(CACHE)/kafka
+	@scripts/python-env $(CACHE)/test-python tests/python/requirements.txt >/dev/null
+	$(CARGO) build --locked -p unprompt-chaos -p unprompt-unify
+	UNPROMPT_TEST_KAFKA=$(CACHE)/kafka $(CHAOS) --report reports/chaos.json
+	$(CHAOS) --broker embedded --report reports/chaos-embedded.json
 
 lint: setup ## rustfmt, clippy, cargo-deny (bans, licences, sources)
 	$(CARGO) fmt --all -- --check

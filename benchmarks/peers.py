@@ -102,6 +102,7 @@ def row(name, unit, ours, peer, peer_name):
 def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--ours", required=True)
+    arguments.add_argument("--more", help="a file of further rows (JSON), measured elsewhere in the same run")
     arguments.add_argument("--report", required=True)
     arguments = arguments.parse_args()
     texts = [json.loads(line)["text"] for line in sys.stdin if line.strip()]
@@ -117,9 +118,11 @@ def main():
         row("MiniLM on candle, f32", "texts/s", best["minilm_candle"], torch_minilm, "sentence-transformers (torch, f32)"),
         row("image-encoder, tiny CLIP from PNG, f32", "pictures/s", best["clip"], transformers_clip, "transformers (torch, f32)"),
     ]
+    if arguments.more:
+        rows += json.loads(pathlib.Path(arguments.more).read_text())
     pathlib.Path(arguments.report).write_text(json.dumps(rows, indent=2) + "\n")
     for one in rows:
-        print(f'{one["name"]:40} {one["ours"]:>9} {one["unit"]:11} {one["peer"]:>9}  {one["ratio"]:>6}  {one["peer_name"]}')
+        print(f'{one["name"]:58} {one["ours"]:>9} {one["unit"]:11} {one["peer"]:>9}  {one["ratio"]:>6}  {one["peer_name"]}')
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 //! What the benchmarks share: model folders, texts, pictures, and records made of them.
 
+pub mod passing;
+
 use std::path::{Path, PathBuf};
 
 use unprompt_schemas::codec::Codec;

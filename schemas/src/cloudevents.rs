@@ -141,13 +141,19 @@ pub fn trace_context(headers: &Headers) -> Option<&str> {
 
 /// Whether the text is `version-traceid-parentid-flags` of W3C Trace Context. Only version 00 must end after the flags.
 pub fn is_traceparent(text: &str) -> bool {
-    let parts: Vec<&str> = text.split('-').collect();
-    let [version, trace_id, parent_id, flags, rest @ ..] = parts.as_slice() else { return false };
+    // A header may be nothing but hyphens, and as long as a record: its parts are not gathered.
+    let mut parts = text.splitn(5, '-');
+    let mut next = || parts.next();
+    let (Some(version), Some(trace_id), Some(parent_id), Some(flags), rest) =
+        (next(), next(), next(), next(), next())
+    else {
+        return false;
+    };
     let is_hex = |part: &str, length| {
         part.len() == length && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     };
     let is_id = |part: &str, length| is_hex(part, length) && part.bytes().any(|b| b != b'0');
-    let is_version = is_hex(version, 2) && *version != "ff" && (*version != "00" || rest.is_empty());
+    let is_version = is_hex(version, 2) && version != "ff" && (version != "00" || rest.is_none());
     is_version && is_id(trace_id, 32) && is_id(parent_id, 16) && is_hex(flags, 2)
 }
 

@@ -4,13 +4,10 @@
 //! 00, the schema's id in the registry (4 bytes, big endian), the datum. References: Avro specification 1.12, "Single-object
 //! encoding"; Confluent, "Wire format".
 
-use std::collections::HashMap;
-use std::hash::Hash;
-use std::sync::{Arc, PoisonError, RwLock};
-
-use apache_avro::schema_compatibility::SchemaCompatibility;
+use std::sync::Arc;
 
 use crate::SchemaError;
+use crate::confluent::Confluent;
 use crate::history::{self, Fingerprint, WriterSchema};
 use crate::layout::{self, Fault, FaultKind, Input};
 use crate::records::Record;
@@ -58,8 +55,15 @@ impl Codec {
 
     /// Writes Confluent framing, under the subject `<topic>-value`, and reads both.
     pub fn confluent(registry: Arc<dyn Registry>) -> Self {
-        let confluent = Confluent { registry, ids: RwLock::default(), schemas: RwLock::default() };
-        Self { confluent: Some(Arc::new(confluent)) }
+        Self { confluent: Some(Arc::new(Confluent::new(registry))) }
+    }
+
+    /// Asks the registry, where there is one, for what [`Self::encode`] will need, so that later no record waits for it.
+    ///
+    /// # Errors
+    /// [`SchemaError::Registry`].
+    pub fn prepare<R: Record>(&self, topic_name: &str) -> Result<(), SchemaError> {
+        self.confluent.iter().try_for_each(|confluent| confluent.id_of::<R>(topic_name).map(drop))
     }
 
     /// Encodes a record for this topic (full name).
@@ -86,6 +90,17 @@ impl Codec {
         }
     }
 
+    /// [`Self::decode`] for readers that are not the record's consumer: none where the record itself is at fault.
+    ///
+    /// # Errors
+    /// Those of the configuration and of the registry, which no record is to blame for.
+    pub fn decode_readable<R: Record>(&self, bytes: &[u8]) -> Result<Option<R>, SchemaError> {
+        match self.decode(bytes) {
+            Err(error) if error.is_fatal() || error.is_transient() => Err(error),
+            decoded => Ok(decoded.ok()),
+        }
+    }
+
     fn decode_confluent<R: Record>(&self, bytes: &[u8]) -> Result<R, SchemaError> {
         let Some((header, datum)) = bytes.split_first_chunk::<CONFLUENT_HEADER_BYTES>() else {
             return Err(cut_header::<R>(bytes));
@@ -94,7 +109,6 @@ impl Codec {
         let id = u32::from_be_bytes(id);
         let Some(confluent) = &self.confluent else { return Err(SchemaError::RegistryNeeded { id }) };
         let writer = confluent.schema_of::<R>(id)?;
-        check_name::<R>(&writer)?;
         read_datum(&writer, datum, CONFLUENT_HEADER_BYTES)
     }
 }
@@ -119,7 +133,13 @@ fn decode_single_object<R: Record>(bytes: &[u8]) -> Result<R, SchemaError> {
 
 /// Appends the record to its header.
 fn append_datum<R: Record>(record: &R, mut bytes: Vec<u8>) -> Result<Vec<u8>, SchemaError> {
+    let header_bytes = bytes.len();
     record.write(&mut bytes);
+    // Only so large a record can have more items in a field than are read again.
+    if bytes.len() as u64 > layout::ITEMS_MAX {
+        layout::walk(&R::form().inlined, &bytes[header_bytes..])
+            .map_err(|fault| faulty::<R>(fault, bytes.len()))?;
+    }
     let limit = R::TOPIC.spec().max_message_bytes as usize - FRAME_ROOM_BYTES;
     match bytes.len() {
         length if length > limit => Err(SchemaError::TooLarge { record: R::NAME, length, limit }),
@@ -155,7 +175,7 @@ fn check_end<R: Record>(trailing: usize) -> Result<(), SchemaError> {
     if trailing == 0 { Ok(()) } else { Err(SchemaError::TrailingBytes { record: R::NAME, count: trailing }) }
 }
 
-fn check_name<R: Record>(writer: &WriterSchema) -> Result<(), SchemaError> {
+pub(crate) fn check_name<R: Record>(writer: &WriterSchema) -> Result<(), SchemaError> {
     let found = writer.name();
     if found == R::NAME { Ok(()) } else { Err(SchemaError::WrongRecord { expected: R::NAME, found }) }
 }
@@ -177,43 +197,4 @@ fn cut_header<R: Record>(bytes: &[u8]) -> SchemaError {
 fn start_of(bytes: &[u8]) -> String {
     let start: Vec<String> = bytes.iter().take(4).map(|byte| format!("{byte:02X}")).collect();
     if start.is_empty() { "nothing: it is empty".to_owned() } else { start.join(" ") }
-}
-
-/// A registry and what it has answered.
-#[derive(Debug)]
-struct Confluent {
-    registry: Arc<dyn Registry>,
-    ids: RwLock<HashMap<String, u32>>,
-    schemas: RwLock<HashMap<u32, Arc<WriterSchema>>>,
-}
-
-impl Confluent {
-    fn id_of<R: Record>(&self, topic_name: &str) -> Result<u32, SchemaError> {
-        let subject = format!("{topic_name}-value");
-        cached(&self.ids, subject.clone(), || Ok(self.registry.id_of(&subject, R::SCHEMA_JSON)?))
-    }
-
-    fn schema_of<R: Record>(&self, id: u32) -> Result<Arc<WriterSchema>, SchemaError> {
-        cached(&self.schemas, id, || {
-            let incompatible = |reason| SchemaError::IncompatibleSchema { record: R::NAME, id, reason };
-            let writer = WriterSchema::parse(&self.registry.schema_of(id)?).map_err(incompatible)?;
-            check_name::<R>(&writer)?;
-            SchemaCompatibility::can_read(&writer.schema, R::schema())
-                .map_err(|error| incompatible(error.to_string()))?;
-            Ok(Arc::new(writer))
-        })
-    }
-}
-
-fn cached<K: Eq + Hash, V: Clone>(
-    cache: &RwLock<HashMap<K, V>>,
-    key: K,
-    ask: impl FnOnce() -> Result<V, SchemaError>,
-) -> Result<V, SchemaError> {
-    if let Some(known) = cache.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
-        return Ok(known.clone());
-    }
-    let answer = ask()?;
-    cache.write().unwrap_or_else(PoisonError::into_inner).insert(key, answer.clone());
-    Ok(answer)
 }

@@ -134,7 +134,7 @@ impl<T: Datum> Datum for Vec<T> {
 
     fn read(input: &mut Input<'_>) -> Result<Self, Fault> {
         let mut items = Vec::new();
-        while let Some(count) = input.block()? {
+        while let Some(count) = input.block(items.len() as u64)? {
             items.reserve(count.min(RESERVED_ITEMS_MAX) as usize);
             for _ in 0..count {
                 items.push(T::read(input)?);
@@ -153,11 +153,12 @@ impl<T: Datum> Datum for BTreeMap<String, T> {
     }
 
     fn read(input: &mut Input<'_>) -> Result<Self, Fault> {
-        let mut entries = BTreeMap::new();
-        while let Some(count) = input.block()? {
+        let (mut entries, mut before) = (BTreeMap::new(), 0);
+        while let Some(count) = input.block(before)? {
             for _ in 0..count {
                 entries.insert(String::read(input)?, T::read(input)?);
             }
+            before += count;
         }
         Ok(entries)
     }

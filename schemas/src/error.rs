@@ -73,6 +73,7 @@ impl SchemaError {
             Self::RegistryNeeded { .. } => "registry-needed",
             Self::IncompatibleSchema { .. } => "incompatible-schema",
             Self::Registry(RegistryError::UnknownId { .. }) => "unknown-schema",
+            Self::Registry(RegistryError::Unusable { .. }) => "incompatible-schema",
             Self::Registry(_) => "registry-failed",
             Self::EmptyPrompt => "empty-prompt",
             Self::PromptNotUtf8 { .. } => "prompt-not-utf8",
@@ -86,14 +87,24 @@ impl SchemaError {
 
     /// Whether the configuration is wrong, so that the service must stop: no record is to blame.
     pub fn is_fatal(&self) -> bool {
-        matches!(
-            self,
-            Self::RegistryNeeded { .. } | Self::Registry(RegistryError::Refused { .. }) | Self::Prefix { .. }
-        )
+        match self {
+            Self::RegistryNeeded { .. } | Self::Prefix { .. } => true,
+            Self::Registry(error) => error.is_fatal(),
+            _ => false,
+        }
     }
 
     /// Whether the same call may succeed later.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Registry(RegistryError::Unreachable { .. }))
+    }
+}
+
+impl RegistryError {
+    fn is_fatal(&self) -> bool {
+        match self {
+            Self::Refused { .. } | Self::Incompatible { .. } | Self::NotRegistered { .. } => true,
+            Self::Unreachable { .. } | Self::UnknownId { .. } | Self::Unusable { .. } => false,
+        }
     }
 }

@@ -7,6 +7,10 @@ use std::collections::HashMap;
 
 use apache_avro::schema::{Name, Schema, UnionSchema};
 
+/// The most items of an array or map: more than any record has use for, and so few that the least of them, which take a byte or two
+/// each, do not fill the memory once they are read.
+pub const ITEMS_MAX: u64 = 65_536;
+
 /// Why a value does not follow its schema, and where.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -21,41 +25,64 @@ pub enum FaultKind {
     Invalid(&'static str),
 }
 
+/// The most types in a schema whose references are replaced: a page of definitions that name each other twice has no end.
+pub const TYPES_MAX: usize = 10_000;
+
 /// The schema with every reference to a named type replaced by its definition, so that it can be walked without a table of names.
 ///
 /// # Errors
-/// The name of a type that is not defined before it is used; a recursive type is one.
+/// The name of a type that is not defined before it is used (a recursive type is one), or that there are more than [`TYPES_MAX`].
 pub fn inline(schema: &Schema) -> Result<Schema, String> {
-    inline_known(schema, &mut HashMap::new())
+    Inliner { known: HashMap::new(), left: TYPES_MAX }.inline(schema)
 }
 
-fn inline_known(schema: &Schema, known: &mut HashMap<Name, Schema>) -> Result<Schema, String> {
-    let mut inlined = schema.clone();
-    match &mut inlined {
-        Schema::Ref { name } => {
-            return known
-                .get(name)
-                .cloned()
-                .ok_or_else(|| format!("the type {name} is recursive or unknown"));
+struct Inliner {
+    /// By name, with the number of types in it.
+    known: HashMap<Name, (Schema, usize)>,
+    left: usize,
+}
+
+impl Inliner {
+    fn inline(&mut self, schema: &Schema) -> Result<Schema, String> {
+        if let Schema::Ref { name } = schema {
+            return self.definition(name);
         }
-        Schema::Array(array) => *array.items = inline_known(&array.items, known)?,
-        Schema::Map(map) => *map.types = inline_known(&map.types, known)?,
-        Schema::Union(union) => {
-            let variants: Result<Vec<_>, _> =
-                union.variants().iter().map(|variant| inline_known(variant, known)).collect();
-            *union = UnionSchema::new(variants?).map_err(|error| error.to_string())?;
-        }
-        Schema::Record(record) => {
-            for field in &mut record.fields {
-                field.schema = inline_known(&field.schema, known)?;
+        let before = self.left;
+        self.spend(1)?;
+        let mut inlined = schema.clone();
+        match &mut inlined {
+            Schema::Array(array) => *array.items = self.inline(&array.items)?,
+            Schema::Map(map) => *map.types = self.inline(&map.types)?,
+            Schema::Union(union) => {
+                let variants: Result<Vec<_>, _> =
+                    union.variants().iter().map(|variant| self.inline(variant)).collect();
+                *union = UnionSchema::new(variants?).map_err(|error| error.to_string())?;
             }
+            Schema::Record(record) => {
+                for field in &mut record.fields {
+                    field.schema = self.inline(&field.schema)?;
+                }
+            }
+            _ => {}
         }
-        _ => {}
+        if let Some(name) = schema.name() {
+            self.known.insert(name.clone(), (inlined.clone(), before - self.left));
+        }
+        Ok(inlined)
     }
-    if let Some(name) = schema.name() {
-        known.insert(name.clone(), inlined.clone());
+
+    fn definition(&mut self, name: &Name) -> Result<Schema, String> {
+        let unknown = || format!("the type {name} is recursive or unknown");
+        let types = self.known.get(name).ok_or_else(unknown)?.1;
+        self.spend(types)?;
+        Ok(self.known[name].0.clone())
     }
-    Ok(inlined)
+
+    fn spend(&mut self, types: usize) -> Result<(), String> {
+        let left = self.left.checked_sub(types);
+        self.left = left.ok_or_else(|| format!("it unfolds to more than {TYPES_MAX} types"))?;
+        Ok(())
+    }
 }
 
 /// Walks one value of an [inlined](inline) schema; returns the number of bytes after it.
@@ -127,10 +154,10 @@ impl<'a> Input<'a> {
         str::from_utf8(self.sized()?).map_err(|_| Fault::new(FaultKind::Invalid("the text is not UTF-8")))
     }
 
-    /// The number of items in the next block of an array or map; none at its end.
+    /// The number of items in the next block of an array or map, of which `before` are read; none at its end.
     ///
     /// Every item of ours takes a byte or more, so a count beyond the bytes left is a lie or a cut.
-    pub fn block(&mut self) -> Result<Option<u64>, Fault> {
+    pub fn block(&mut self, before: u64) -> Result<Option<u64>, Fault> {
         let count = self.long()?;
         if count < 0 {
             self.long()?;
@@ -138,6 +165,9 @@ impl<'a> Input<'a> {
         match count.unsigned_abs() {
             0 => Ok(None),
             count if count > self.0.len() as u64 => Err(Fault::new(FaultKind::CutOff)),
+            count if count + before > ITEMS_MAX => {
+                Err(Fault::new(FaultKind::Invalid("an array or map has more than 65536 items")))
+            }
             count => Ok(Some(count)),
         }
     }
@@ -172,8 +202,10 @@ impl<'a> Input<'a> {
     }
 
     fn skip_blocks(&mut self, mut item: impl FnMut(&mut Self) -> Result<(), Fault>) -> Result<(), Fault> {
-        while let Some(count) = self.block()? {
+        let mut before = 0;
+        while let Some(count) = self.block(before)? {
             (0..count).try_for_each(|_| item(self))?;
+            before += count;
         }
         Ok(())
     }

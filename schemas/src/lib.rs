@@ -5,6 +5,7 @@
 
 pub mod cloudevents;
 pub mod codec;
+mod confluent;
 mod datum;
 pub mod dead_letter;
 mod error;

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::SchemaError;
 use crate::codec::{self, Codec};
 use crate::datum::{Datum, datum};
-use crate::history::WriterSchema;
+use crate::history::{Fingerprint, WriterSchema};
 use crate::identity;
 use crate::topics::Topic;
 
@@ -35,6 +35,34 @@ pub trait Record: Serialize + DeserializeOwned + Debug + Datum + sealed::Formed 
     /// The current schema.
     fn schema() -> &'static Schema {
         &Self::form().schema
+    }
+}
+
+/// A record's current schema, apart from its type.
+#[derive(Copy, Clone, Debug)]
+pub struct CurrentSchema {
+    /// [`Record::NAME`].
+    pub record: &'static str,
+    pub topic: Topic,
+    pub json: &'static str,
+    pub fingerprint: Fingerprint,
+}
+
+impl CurrentSchema {
+    fn of<R: Record>() -> Self {
+        let fingerprint = R::form().fingerprint;
+        Self { record: R::NAME, topic: R::TOPIC, json: R::SCHEMA_JSON, fingerprint }
+    }
+
+    /// That of every record.
+    pub fn all() -> [Self; 5] {
+        [
+            Self::of::<Prompt>(),
+            Self::of::<ImageEmbedding>(),
+            Self::of::<PromptEmbedding>(),
+            Self::of::<Head>(),
+            Self::of::<Prediction>(),
+        ]
     }
 }
 

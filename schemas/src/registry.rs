@@ -6,9 +6,15 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Schemas by id and ids by schema, as Confluent's schema registry keeps them. Codecs keep the answers: each question is asked once.
+/// The subject of a topic's values, by Confluent's topic name strategy. `topic_name` is the full name.
+pub fn subject(topic_name: &str) -> String {
+    format!("{topic_name}-value")
+}
+
+/// Schemas by id and ids by schema, as Confluent's schema registry keeps them. Codecs keep the answers, and may be used from any
+/// thread: an answer may take a while.
 pub trait Registry: Debug + Send + Sync {
-    /// The id of this schema (JSON) under this subject; registers it where it is new.
+    /// The id of this schema (JSON) under this subject; registers it where it is new and that is allowed.
     fn id_of(&self, subject: &str, schema: &str) -> Result<u32, RegistryError>;
     /// The schema (JSON) with this id.
     fn schema_of(&self, id: u32) -> Result<String, RegistryError>;
@@ -18,17 +24,31 @@ pub trait Registry: Debug + Send + Sync {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryError {
     #[error(
-        "the schema registry is out of reach ({reason}): trying again; check its address and whether it runs"
+        "the schema registry is out of reach ({reason}): check [registry] url and whether it runs; it is tried again"
     )]
     Unreachable { reason: String },
     #[error(
-        "the schema registry refused {subject} ({reason}): check the credentials and the subject's compatibility level"
+        "the schema registry refused {what} ({reason}): check the credentials in [registry] and their rights"
     )]
-    Refused { subject: String, reason: String },
+    Refused { what: String, reason: String },
     #[error(
-        "the schema registry has no schema with the id {id}: the record was written with another registry"
+        "the schema registry refused the schema of {record} under {subject} ({reason}): only compatible changes are taken; see \
+         `unprompt schemas check`, and which release registered the newest version"
+    )]
+    Incompatible { subject: String, record: String, reason: String },
+    #[error(
+        "the schema registry has no schema under {subject} that equals this release's {record}, and [registry] register is false: \
+         register it (`unprompt schemas register`, or what `unprompt schemas show {record}` prints), or set register = true"
+    )]
+    NotRegistered { subject: String, record: String },
+    #[error(
+        "the schema registry has no schema with the id {id}: write with a schema that is registered there, and publish again"
     )]
     UnknownId { id: u32 },
+    #[error(
+        "the schema with the id {id} in the registry is not used here ({reason}): write with a self-contained Avro schema"
+    )]
+    Unusable { id: u32, reason: String },
 }
 
 /// A registry that lives and dies with the process.

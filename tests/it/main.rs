@@ -2,9 +2,16 @@
 
 mod apache_kafka;
 mod bad_pictures;
+mod chaos;
+mod claim_check;
 mod command_line;
 mod dead_letters;
 mod demo;
 mod kill;
 mod other_clients;
+mod outages;
+mod registry;
+mod secure_kafka;
 mod stack;
+mod status;
+mod traces;

@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::stack::{Up, answer, talk, wait_for};
 
 /// The interpreter that `make test` set up: $UNPROMPT_TEST_PYTHON, or where `make test` puts it.
-fn python(script: &str) -> Command {
+pub fn python(script: &str) -> Command {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
     let made = || cache.unwrap_or_else(home).join("unprompt/test-python/bin/python");
@@ -17,7 +17,7 @@ fn python(script: &str) -> Command {
     command
 }
 
-fn must_succeed(command: &mut Command) -> String {
+pub fn must_succeed(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{command:?}:\n{stdout}{stderr}");

@@ -52,7 +52,15 @@ impl Up {
         up
     }
 
-    fn start_with(data_dir: &Path, environment: &[(&str, &str)]) -> Self {
+    /// The same with variables of the environment.
+    pub fn start_with(data_dir: &Path, environment: &[(&str, &str)]) -> Self {
+        let mut up = Self::start_unready(data_dir, environment);
+        up.wait_ready();
+        up
+    }
+
+    /// The same, without waiting until the services are ready.
+    pub fn start_unready(data_dir: &Path, environment: &[(&str, &str)]) -> Self {
         // What a killed process left would be taken for the new one's.
         let _ = std::fs::remove_file(data_dir.join("endpoints.json"));
         let child = unprompt()
@@ -73,9 +81,7 @@ impl Up {
             .stdin(Stdio::null())
             .spawn()
             .expect("the binary starts");
-        let mut up = Self::on(child, data_dir);
-        up.wait_ready();
-        up
+        Self::on(child, data_dir)
     }
 
     fn on(mut child: Child, data_dir: &Path) -> Self {
@@ -95,7 +101,7 @@ impl Up {
         Self { child, kafka, qdrant: address("qdrant"), http: address("http") }
     }
 
-    fn wait_ready(&mut self) {
+    pub fn wait_ready(&mut self) {
         wait_for("readiness", || {
             assert!(
                 self.child.try_wait().expect("its state can be asked").is_none(),

@@ -20,6 +20,23 @@ pub struct Limits {
     pub max_pixels: u64,
 }
 
+/// What decoding takes for a pixel, at most: four channels of 16 bits, twice over.
+const PIXEL_BYTES: u64 = 16;
+/// What it takes beside: the decoders' tables, a colour profile.
+const BESIDE_BYTES: u64 = 16 * 1024 * 1024;
+
+impl Limits {
+    /// The most memory that decoding holds at once, beside the encoded picture that it is given.
+    pub fn memory_bytes(&self) -> u64 {
+        // The JPEG decoder keeps a copy of what it decodes.
+        memory_bytes(self.max_pixels).saturating_add(self.max_bytes as u64)
+    }
+}
+
+fn memory_bytes(pixels: u64) -> u64 {
+    pixels.saturating_mul(PIXEL_BYTES).saturating_add(BESIDE_BYTES)
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self { max_bytes: 20 * 1024 * 1024, max_pixels: 50_000_000 }
@@ -88,13 +105,14 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, PictureError> {
 fn decode_png(bytes: &[u8], limits: &Limits) -> Result<RgbImage, PictureError> {
     const FORMAT: &str = "PNG";
     // The header comes first in the file, so that the size is known before the decoder reads on.
+    let mut pixels = 0;
     if let Some(header) = bytes.get(16..24) {
         let side =
             |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-        check_pixels(side(0), side(4), limits)?;
+        pixels = check_pixels(side(0), side(4), limits)?;
     }
     let decoder =
-        PngDecoder::with_limits(Cursor::new(bytes), allocation(limits)).map_err(|e| failed(FORMAT, &e))?;
+        PngDecoder::with_limits(Cursor::new(bytes), allocation(pixels)).map_err(|e| failed(FORMAT, &e))?;
     if decoder.is_apng().map_err(|error| failed(FORMAT, &error))? {
         return Err(PictureError::Animated { format: FORMAT });
     }
@@ -134,26 +152,26 @@ fn finish(
     limits: &Limits,
 ) -> Result<RgbImage, PictureError> {
     let (width, height) = decoder.dimensions();
-    check_pixels(width, height, limits)?;
-    decoder.set_limits(allocation(limits)).map_err(|error| failed(format, &error))?;
+    let pixels = check_pixels(width, height, limits)?;
+    decoder.set_limits(allocation(pixels)).map_err(|error| failed(format, &error))?;
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let mut picture = DynamicImage::from_decoder(decoder).map_err(|error| failed(format, &error))?;
     picture.apply_orientation(orientation);
     Ok(to_rgb(picture))
 }
 
-/// What a decoder may allocate: four 16-bit channels a pixel, twice over, and metadata.
-fn allocation(limits: &Limits) -> image::Limits {
+/// What a decoder may allocate.
+fn allocation(pixels: u64) -> image::Limits {
     let mut allocation = image::Limits::default();
-    allocation.max_alloc = Some(limits.max_pixels.saturating_mul(16).saturating_add(64 * 1024 * 1024));
+    allocation.max_alloc = Some(memory_bytes(pixels));
     allocation
 }
 
-fn check_pixels(width: u32, height: u32, limits: &Limits) -> Result<(), PictureError> {
+fn check_pixels(width: u32, height: u32, limits: &Limits) -> Result<u64, PictureError> {
     let max_pixels = limits.max_pixels;
     match u64::from(width) * u64::from(height) {
         pixels if pixels > max_pixels => Err(PictureError::TooManyPixels { width, height, max_pixels }),
-        _ => Ok(()),
+        pixels => Ok(pixels),
     }
 }
 

@@ -2,6 +2,7 @@
 //! tiny world. What is missing fails with the command that makes it.
 
 mod common;
+mod hostile;
 mod minilm;
 mod parity;
 mod pictures;

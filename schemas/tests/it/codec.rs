@@ -77,6 +77,60 @@ fn a_registry_is_asked_each_question_once() {
 }
 
 #[test]
+fn an_unknown_id_is_asked_for_once_whoever_repeats_it() {
+    let registry = Arc::new(CountingRegistry::default());
+    let codec = Codec::confluent(registry.clone());
+    for id in [7, 8, 7, 7, 8] {
+        let error = codec.decode::<Head>(&[0, 0, 0, 0, id, 1]).unwrap_err();
+        assert_eq!(error.code(), "unknown-schema");
+    }
+    assert_eq!(registry.asked.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn a_schema_that_cannot_be_used_is_asked_for_once() {
+    let registry = Arc::new(CountingRegistry::default());
+    let id = registry.inner.id_of("any", r#""string""#).unwrap();
+    let codec = Codec::confluent(registry.clone());
+    for _ in 0..3 {
+        codec.decode::<Head>(&[0, 0, 0, 0, id as u8, 1]).unwrap_err();
+    }
+    assert_eq!(registry.asked.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn what_is_prepared_needs_no_registry_to_be_written() {
+    let registry = Arc::new(CountingRegistry::default());
+    let codec = Codec::confluent(registry.clone());
+    codec.prepare::<Prediction>("team.predictions.v1").unwrap();
+    in_confluent_framing(&codec, &Prediction::sample());
+    assert_eq!(registry.asked.load(Ordering::SeqCst), 1);
+    Codec::single_object().prepare::<Prediction>("team.predictions.v1").unwrap();
+}
+
+#[test]
+fn only_a_registry_that_is_away_is_worth_another_try() {
+    let (subject, record, reason) = ("s".to_owned(), "Head".to_owned(), String::new());
+    let fatal = [
+        RegistryError::Refused { what: subject.clone(), reason: reason.clone() },
+        RegistryError::Incompatible {
+            subject: subject.clone(),
+            record: record.clone(),
+            reason: reason.clone(),
+        },
+        RegistryError::NotRegistered { subject, record },
+    ];
+    for error in fatal.map(SchemaError::from) {
+        assert!(error.is_fatal() && !error.is_transient(), "{error}");
+    }
+    let of_the_record =
+        [RegistryError::UnknownId { id: 1 }, RegistryError::Unusable { id: 1, reason: reason.clone() }];
+    for error in of_the_record.map(SchemaError::from) {
+        assert!(!error.is_fatal() && !error.is_transient(), "{error}");
+    }
+}
+
+#[test]
 fn a_registry_out_of_reach_is_transient_and_not_remembered() {
     let registry = Arc::new(CountingRegistry { is_down: true, ..CountingRegistry::default() });
     let codec = Codec::confluent(registry.clone());

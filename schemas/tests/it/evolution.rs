@@ -194,3 +194,34 @@ fn a_block_of_items_without_bytes_does_not_keep_a_reader_busy() {
     let error = Codec::confluent(registry).decode::<Prompt>(&bytes).unwrap_err();
     assert!(matches!(error, SchemaError::Truncated { ref field, .. } if field == "nothings"), "{error:?}");
 }
+
+/// Given a page of definitions, each naming the one before twice, then it is refused before it fills the memory.
+#[test]
+fn a_schema_that_unfolds_without_end_is_refused() {
+    let mut inner = r#"{"type":"record","name":"T0","fields":[{"name":"a","type":"int"}]}"#.to_owned();
+    for depth in 1..=30 {
+        inner = format!(
+            r#"{{"type":"record","name":"T{depth}","fields":[{{"name":"a","type":{inner}}},{{"name":"b","type":"T{}"}}]}}"#,
+            depth - 1
+        );
+    }
+    let writer =
+        format!(r#"{{"type":"record","name":"Prompt","fields":[{{"name":"text","type":{inner}}}]}}"#);
+    let registry = Arc::new(MemoryRegistry::default());
+    let id = registry.id_of("any", &writer).unwrap();
+    let mut bytes = vec![0];
+    bytes.extend(id.to_be_bytes());
+    let error = Codec::confluent(registry).decode::<Prompt>(&bytes).unwrap_err();
+    assert_eq!(error.code(), "incompatible-schema");
+    assert!(error.to_string().contains("more than"), "{error}");
+}
+
+/// Given a writer of narrower numbers, then they are widened as Avro's schema resolution says.
+#[test]
+fn promoted_types_are_read() {
+    let writer = changed::<Prompt>(r#""items": "long""#, r#""items": "int""#);
+    let Value::Record(mut fields) = tree_of(&Prompt::sample()) else { panic!("not a record") };
+    fields[2].1 = Value::Array(vec![Value::Int(5), Value::Int(-6)]);
+    let prompt: Prompt = read_as_today(&writer, Value::Record(fields)).unwrap();
+    assert_eq!(prompt.seeds, [5, -6]);
+}

@@ -6,6 +6,7 @@ mod codec;
 mod dead_letter;
 mod evolution;
 mod golden;
+mod hostile;
 mod identity;
 mod prompts;
 mod records;

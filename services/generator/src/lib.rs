@@ -107,6 +107,11 @@ impl Stage for Generator {
         &[Topic::Images]
     }
 
+    /// A picture comes into being now, however old its prompt is: it must not be old when it is born, and deleted.
+    fn keeps_time(&self) -> bool {
+        false
+    }
+
     fn process(&mut self, batch: &[InputRecord]) -> Result<Vec<Outcome>, BatchError> {
         let parsed = Refusal::part(batch.iter().map(|record| self.parse(record)))?;
         let prompts = parsed.iter().filter_map(|p| p.as_ref().ok()?.as_ref());

@@ -185,7 +185,7 @@ impl Predictor {
         input: Input,
         hits: Vec<Hit>,
         head: Option<&LoadedHead>,
-    ) -> Result<OutputRecord, Rejection> {
+    ) -> Result<OutputRecord, Refusal> {
         let (parts, weights) = self.predict(&input, &hits, head)?;
         let embedding = input.embedding;
         let prediction = Prediction {
@@ -209,7 +209,7 @@ impl Predictor {
         Ok(OutputRecord {
             topic: Topic::Predictions,
             key: Some(prediction.image_id.to_string().into_bytes()),
-            value: Some(value.map_err(|e| Rejection::new("encode", e.to_string()))?),
+            value: Some(value?),
             headers: cloudevents::forwarded(&record.headers),
         })
     }
@@ -260,15 +260,12 @@ impl Stage for Predictor {
         wait_for_prompts(&hits, head.as_deref())?;
         let mut hits = hits.into_iter();
         let outcomes = parsed.into_iter().zip(batch).map(|(input, record)| {
-            let output = input.and_then(|input| {
+            let output = input.map_err(Refusal::from).and_then(|input| {
                 self.output(record, input, hits.next().unwrap_or_default(), head.as_deref())
             });
-            match output {
-                Ok(output) => Outcome::Outputs(vec![output]),
-                Err(rejection) => Outcome::Rejected(rejection),
-            }
+            Refusal::outcome(output.map(|output| vec![output]))
         });
-        Ok(outcomes.collect())
+        outcomes.collect()
     }
 }
 

@@ -2,13 +2,18 @@
 //!
 //! It knows every service's settings as plain values; it must not know what the services do with them.
 
+mod claim_check;
 mod environment;
 mod kafka;
 mod layers;
 mod runner;
 mod secret;
+mod secret_files;
 mod sections;
+mod security;
+mod telemetry;
 
+pub use claim_check::{ClaimCheck, S3};
 pub use environment::ENVIRONMENT_PREFIX;
 pub use kafka::{KafkaConfig, Profile};
 pub use layers::{LOCAL_FILE, load, load_with};
@@ -17,3 +22,5 @@ pub use secret::Secret;
 pub use sections::{
     Config, Embedded, Generator, Http, Images, Index, Log, LogFormat, Models, Predictor, Registry,
 };
+pub use security::{Mechanism, Protocol, Security};
+pub use telemetry::{OtlpProtocol, Telemetry};

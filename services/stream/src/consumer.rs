@@ -14,13 +14,16 @@ use rdkafka::consumer::{
 };
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message};
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::statistics::Partition;
+use rdkafka::{Offset, Statistics, TopicPartitionList};
 use tokio::sync::mpsc::UnboundedSender;
 use unprompt_schemas::cloudevents::Headers;
 use unprompt_schemas::topics::{Prefix, Topic};
 
 use crate::config::KafkaConfig;
+use crate::context::{Refusals, Trouble};
 use crate::offsets::Place;
+use crate::pauses::Pauses;
 use crate::{InputRecord, StreamError, context, kafka};
 
 /// How long a poll waits for something to come.
@@ -45,8 +48,23 @@ pub(crate) enum ConsumerEvent {
         answer: blocking::Sender<Vec<(Place, i64)>>,
     },
     Committed(Result<(), KafkaError>),
+    /// Where partitions end, every so often.
+    Ends(Vec<End>),
     /// The consumer cannot go on.
     Failed(KafkaError),
+}
+
+/// Where a partition ends for readers of committed records, as the broker last said.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct End {
+    pub place: Place,
+    /// The offset before which there is nothing more.
+    pub start: i64,
+    pub end: i64,
+    /// What was committed when the partition was taken over, where anything was.
+    pub committed: Option<i64>,
+    /// Nothing before the end is left to be fetched. The marks of transactions take offsets too, but are no records.
+    pub drained: bool,
 }
 
 /// Bytes held by the runner, against the bound it was given.
@@ -74,12 +92,16 @@ impl InFlight {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     fn is_full(&self) -> bool {
-        self.bytes.load(Ordering::Relaxed) >= self.limit
+        self.bytes() >= self.limit
     }
 
     fn has_room_again(&self) -> bool {
-        self.bytes.load(Ordering::Relaxed) <= self.limit / 2
+        self.bytes() <= self.limit / 2
     }
 }
 
@@ -89,7 +111,9 @@ type GroupConsumer = BaseConsumer<GroupContext>;
 pub(crate) struct ConsumerHandle {
     consumer: Option<Arc<GroupConsumer>>,
     tell: Tell,
-    names: Names,
+    pub names: Names,
+    trouble: Trouble,
+    brokers: String,
     stop: Arc<AtomicBool>,
     last_offsets: blocking::Sender<Vec<(Place, i64)>>,
     thread: Option<JoinHandle<()>>,
@@ -106,9 +130,13 @@ impl ConsumerHandle {
     ) -> Result<Self, StreamError> {
         let names = Names::new(&kafka.prefix);
         let tell: Tell = Arc::new(move |event| events.send(E::from(event)).is_ok());
-        let context = GroupContext { tell: tell.clone(), names: names.clone(), drain: bounds.revoke_drain };
-        let consumer: GroupConsumer =
-            kafka::consumer(kafka, group).create_with_context(context).map_err(StreamError::Client)?;
+        let trouble = Trouble::default();
+        let drain = bounds.revoke_drain;
+        let context =
+            GroupContext { tell: tell.clone(), names: names.clone(), trouble: trouble.clone(), drain };
+        let consumer: GroupConsumer = kafka::group_consumer(kafka, group, bounds.in_flight.limit)
+            .create_with_context(context)
+            .map_err(StreamError::Client)?;
         let names_of: Vec<String> = topics.iter().map(|topic| kafka.prefix.name(*topic)).collect();
         let borrowed: Vec<&str> = names_of.iter().map(String::as_str).collect();
         consumer
@@ -127,7 +155,16 @@ impl ConsumerHandle {
         };
         let thread = std::thread::Builder::new().name("consumer".into()).spawn(move || poller.run());
         let thread = thread.map_err(StreamError::Thread)?;
-        Ok(Self { consumer: Some(consumer), tell, names, stop, last_offsets, thread: Some(thread) })
+        let (consumer, thread, brokers) = (Some(consumer), Some(thread), kafka.brokers.clone());
+        Ok(Self { consumer, tell, names, trouble, brokers, stop, last_offsets, thread })
+    }
+
+    /// What it means that the consumer cannot go on.
+    pub fn failure(&self, group: &str, source: KafkaError) -> StreamError {
+        match context::rejects_credentials(&source) {
+            true => self.trouble.explain(&self.brokers, source),
+            false => StreamError::Consumer { group: group.to_owned(), source },
+        }
     }
 
     /// Asks for a commit; how it went comes as an event.
@@ -195,17 +232,19 @@ struct Poller {
 
 impl Poller {
     fn run(self) {
-        let mut paused = false;
+        let (mut pauses, mut refusals) = (Pauses::default(), Refusals::default());
         while !self.stop.load(Ordering::Relaxed) {
-            paused = self.pause_or_resume(paused);
+            self.pause_or_resume(&mut pauses);
             match self.consumer.poll(POLL) {
                 None => {}
                 Some(Ok(message)) => {
                     self.forward(&message);
-                    // A record in a pause is of a partition assigned since, which is not paused yet.
-                    paused = false;
+                    // A record in a pause is of a partition assigned since.
+                    if pauses.is_any() {
+                        pauses.pause(&*self.consumer);
+                    }
                 }
-                Some(Err(error)) if is_final(&error) => {
+                Some(Err(error)) if is_final(&error) || refusals.are_final(&error) => {
                     (self.tell)(ConsumerEvent::Failed(error));
                     break;
                 }
@@ -222,11 +261,14 @@ impl Poller {
         }
     }
 
-    fn pause_or_resume(&self, paused: bool) -> bool {
-        if paused {
-            return !(self.in_flight.has_room_again() && self.toggle(false));
+    fn pause_or_resume(&self, pauses: &mut Pauses) {
+        if pauses.is_any() {
+            if self.in_flight.has_room_again() {
+                pauses.resume(&*self.consumer);
+            }
+        } else if self.in_flight.is_full() && !self.wait_for_room() {
+            pauses.pause(&*self.consumer);
         }
-        self.in_flight.is_full() && !self.wait_for_room() && self.toggle(true)
     }
 
     fn wait_for_room(&self) -> bool {
@@ -238,18 +280,6 @@ impl Poller {
             std::thread::sleep(Duration::from_millis(1));
         }
         true
-    }
-
-    fn toggle(&self, pause: bool) -> bool {
-        let assignment = self.consumer.assignment();
-        let toggled = assignment.and_then(|partitions| match pause {
-            true => self.consumer.pause(&partitions),
-            false => self.consumer.resume(&partitions),
-        });
-        if let Err(error) = &toggled {
-            tracing::warn!(%error, pause, "partitions could not be paused or resumed");
-        }
-        toggled.is_ok()
     }
 
     /// Commits what the loop handed over at the end, and leaves the group with the last reference.
@@ -273,8 +303,6 @@ fn is_final(error: &KafkaError) -> bool {
                     | RDKafkaErrorCode::FencedInstanceId
                     | RDKafkaErrorCode::GroupAuthorizationFailed
                     | RDKafkaErrorCode::TopicAuthorizationFailed
-                    | RDKafkaErrorCode::SaslAuthenticationFailed
-                    | RDKafkaErrorCode::Authentication
             )
         )
 }
@@ -284,6 +312,7 @@ fn is_final(error: &KafkaError) -> bool {
 struct GroupContext {
     tell: Tell,
     names: Names,
+    trouble: Trouble,
     drain: Duration,
 }
 
@@ -293,7 +322,12 @@ impl ClientContext for GroupContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.trouble.note(&error, reason);
         context::log_error(&error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        (self.tell)(ConsumerEvent::Ends(self.names.ends(&statistics)));
     }
 }
 
@@ -356,6 +390,19 @@ impl Names {
         elements.iter().filter_map(|element| place(element.topic(), element.partition())).collect()
     }
 
+    fn ends(&self, statistics: &Statistics) -> Vec<End> {
+        let topics =
+            statistics.topics.values().filter_map(|topic| Some((self.0.parse(&topic.topic)?, topic)));
+        let partitions = topics.flat_map(|(name, topic)| topic.partitions.values().map(move |at| (name, at)));
+        // Below zero: not known yet, and librdkafka's own partition of records without one.
+        let known = partitions.filter(|(_, at)| at.partition >= 0 && at.ls_offset >= 0);
+        known.map(|(topic, at)| end_of(topic, at)).collect()
+    }
+
+    pub fn name(&self, topic: Topic) -> String {
+        self.0.name(topic)
+    }
+
     fn list(&self, offsets: &[(Place, i64)]) -> TopicPartitionList {
         let mut list = TopicPartitionList::with_capacity(offsets.len());
         for (place, offset) in offsets {
@@ -364,6 +411,16 @@ impl Names {
                 .expect("an offset that was read is a valid offset to commit");
         }
         list
+    }
+}
+
+fn end_of(topic: Topic, at: &Partition) -> End {
+    End {
+        place: Place { topic, partition: at.partition },
+        start: at.lo_offset.max(0),
+        end: at.ls_offset,
+        committed: (at.committed_offset >= 0).then_some(at.committed_offset),
+        drained: at.fetchq_cnt == 0 && at.next_offset >= at.ls_offset,
     }
 }
 

@@ -1,12 +1,32 @@
-//! What librdkafka calls back: log lines go to tracing, and nothing else happens here.
+//! What librdkafka calls back: log lines go to tracing, and what keeps a client from its broker is remembered, since the calls that
+//! wait for an answer only say that none came.
+
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tokio::sync::watch;
 
-/// The context of clients that need no more than logging.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct LoggingContext;
+use crate::StreamError;
+use crate::config::KafkaConfig;
+
+/// So many refusals are no accident, such as a broker that is still reading its users.
+const REFUSALS: u32 = 2;
+/// A refusal so long after the last one begins a new count, and one so long ago counts no more: librdkafka tells of one that lasts
+/// every 30 seconds.
+const APART: Duration = Duration::from_secs(60);
+/// What OpenSSL's own errors hold.
+const TLS_ALERT: &str = "SSL routines";
+/// Events that are taken from a client that nobody polls, at most.
+const EVENTS: usize = 100;
+
+/// The context of clients that need no more than logging. Clones share what they remember.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LoggingContext {
+    pub trouble: Trouble,
+}
 
 impl ClientContext for LoggingContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -14,11 +34,149 @@ impl ClientContext for LoggingContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.trouble.note(&error, reason);
         log_error(&error, reason);
+    }
+
+    /// Only the runner's consumer makes use of them.
+    fn stats_raw(&self, _: &[u8]) {}
+}
+
+impl ConsumerContext for LoggingContext {}
+
+/// What kept a client from its broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Connection,
+    Credentials,
+    Tls,
+}
+
+/// What a client was told last, if anything, and how often it was refused.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    last: Option<(Kind, String)>,
+    refusals: u32,
+    refused_at: Option<Instant>,
+}
+
+/// What keeps a client from its broker. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Trouble(watch::Sender<Told>);
+
+impl Default for Trouble {
+    fn default() -> Self {
+        Self(watch::Sender::new(Told::default()))
     }
 }
 
-impl rdkafka::consumer::ConsumerContext for LoggingContext {}
+impl Trouble {
+    /// Notes an error of the client's connections.
+    pub fn note(&self, error: &KafkaError, reason: &str) {
+        // That all brokers are down is the consequence, and says nothing of the cause.
+        let is_cause = error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown);
+        let Some(kind) = kind_of(error).filter(|_| is_cause) else { return };
+        // In TLS 1.3 a broker refuses our certificate after the handshake: to librdkafka, a connection that broke.
+        let kind = if kind == Kind::Connection && reason.contains(TLS_ALERT) { Kind::Tls } else { kind };
+        self.0.send_modify(|told| told.note(kind, reason, Instant::now()));
+    }
+
+    /// What goes well now makes refusals a thing of the past.
+    pub fn forget(&self) {
+        self.0.send_if_modified(|told| std::mem::take(told).refusals > 0);
+    }
+
+    /// Whether the broker has refused us more than once.
+    pub fn is_refused(&self) -> bool {
+        self.0.borrow().is_refused()
+    }
+
+    /// Waits until the broker has refused us more than once.
+    pub async fn refused(&self, brokers: &str) -> StreamError {
+        let waited = self.0.subscribe().wait_for(Told::is_refused).await.map(|told| told.clone());
+        waited.unwrap_or_default().into_error(brokers, KafkaError::Canceled)
+    }
+
+    /// The true cause of an answer that did not come.
+    pub fn explain(&self, brokers: &str, source: KafkaError) -> StreamError {
+        self.0.borrow().clone().into_error(brokers, source)
+    }
+}
+
+impl Told {
+    fn note(&mut self, kind: Kind, reason: &str, now: Instant) {
+        if kind != Kind::Connection {
+            let is_new = self.refused_at.is_none_or(|at| now.duration_since(at) > APART);
+            self.refusals = if is_new { 1 } else { self.refusals + 1 };
+            self.refused_at = Some(now);
+        }
+        // A connection that is closed after a refusal is the refusal's consequence.
+        if kind != Kind::Connection || self.refusals == 0 {
+            self.last = Some((kind, reason.to_owned()));
+        }
+    }
+
+    fn is_refused(&self) -> bool {
+        self.refusals >= REFUSALS && self.refused_at.is_some_and(|at| at.elapsed() <= APART)
+    }
+
+    fn into_error(self, brokers: &str, source: KafkaError) -> StreamError {
+        let brokers = brokers.to_owned();
+        match self.last {
+            Some((Kind::Credentials, reason)) => StreamError::Credentials { brokers, reason },
+            Some((Kind::Tls, reason)) => StreamError::Tls { brokers, reason },
+            Some((Kind::Connection, reason)) => StreamError::Unreachable { brokers, reason },
+            None => StreamError::Unreachable { brokers, reason: source.to_string() },
+        }
+    }
+}
+
+/// Why a consumer that nobody polls got no answer: what it was told lies in its queue.
+pub(crate) fn explain(
+    kafka: &KafkaConfig,
+    consumer: &BaseConsumer<LoggingContext>,
+    error: KafkaError,
+) -> StreamError {
+    listen(consumer);
+    consumer.context().trouble.explain(&kafka.brokers, error)
+}
+
+/// Whether the broker has refused a consumer that nobody polls.
+pub(crate) fn is_refused(consumer: &BaseConsumer<LoggingContext>) -> bool {
+    listen(consumer);
+    consumer.context().trouble.is_refused()
+}
+
+fn listen(consumer: &BaseConsumer<LoggingContext>) {
+    for _ in 0..EVENTS {
+        // Whether there was one cannot be told: log lines are none here.
+        drop(consumer.poll(Duration::ZERO));
+    }
+}
+
+/// How long refused credentials are borne in the middle of a run: until a new password is everywhere, or a token's issuer is back.
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(25);
+
+/// The refusals of credentials in a run that had begun well.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Refusals {
+    since: Option<Instant>,
+    last: Option<Instant>,
+}
+
+impl Refusals {
+    /// Whether it is a refusal, and they have lasted for so long that it is time to give up.
+    pub fn are_final(&mut self, error: &KafkaError) -> bool {
+        rejects_credentials(error) && self.note(Instant::now())
+    }
+
+    fn note(&mut self, now: Instant) -> bool {
+        if self.last.replace(now).is_none_or(|last| now.duration_since(last) > APART) {
+            self.since = Some(now);
+        }
+        self.since.is_some_and(|since| now.duration_since(since) >= REFUSAL_PATIENCE)
+    }
+}
 
 /// librdkafka retries nearly everything it complains about, so its errors are at most our warnings.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -45,13 +203,66 @@ pub(crate) fn log_error(error: &KafkaError, reason: &str) {
 
 /// Whether librdkafka only says that it has no connection, which it mends by itself.
 pub(crate) fn is_connection(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::BrokerTransportFailure
-                | RDKafkaErrorCode::AllBrokersDown
-                | RDKafkaErrorCode::Resolve
-                | RDKafkaErrorCode::OperationTimedOut
-        )
-    )
+    kind_of(error) == Some(Kind::Connection)
+}
+
+/// Whether the broker does not take our credentials, or we have none to give.
+pub(crate) fn rejects_credentials(error: &KafkaError) -> bool {
+    kind_of(error) == Some(Kind::Credentials)
+}
+
+/// Whether it is about a connection, encrypted or not, or credentials: with time, or a renewed certificate or token, it may pass.
+pub(crate) fn may_pass(error: &KafkaError) -> bool {
+    kind_of(error).is_some()
+}
+
+fn kind_of(error: &KafkaError) -> Option<Kind> {
+    Some(match error.rdkafka_error_code()? {
+        RDKafkaErrorCode::BrokerTransportFailure
+        | RDKafkaErrorCode::AllBrokersDown
+        | RDKafkaErrorCode::Resolve
+        | RDKafkaErrorCode::OperationTimedOut => Kind::Connection,
+        RDKafkaErrorCode::Authentication
+        | RDKafkaErrorCode::SaslAuthenticationFailed
+        | RDKafkaErrorCode::UnsupportedSASLMechanism
+        | RDKafkaErrorCode::IllegalSASLState => Kind::Credentials,
+        RDKafkaErrorCode::SSL => Kind::Tls,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(code: RDKafkaErrorCode) -> KafkaError {
+        KafkaError::Global(code)
+    }
+
+    #[test]
+    fn a_timeout_is_explained_by_the_refusal_before_it() {
+        let trouble = Trouble::default();
+        let explained = || trouble.explain("a:1", error(RDKafkaErrorCode::OperationTimedOut)).to_string();
+        assert!(explained().contains("a:1 does not answer"), "{}", explained());
+        trouble.note(&error(RDKafkaErrorCode::BrokerTransportFailure), "connection refused");
+        assert!(explained().contains("connection refused"), "{}", explained());
+        trouble.note(&error(RDKafkaErrorCode::Authentication), "invalid credentials");
+        assert!(!trouble.is_refused(), "once may be an accident");
+        trouble.note(&error(RDKafkaErrorCode::Authentication), "invalid credentials");
+        trouble.note(&error(RDKafkaErrorCode::AllBrokersDown), "1/1 brokers are down");
+        trouble.note(&error(RDKafkaErrorCode::BrokerTransportFailure), "disconnected");
+        assert!(trouble.is_refused());
+        assert!(explained().contains("invalid credentials"), "{}", explained());
+        trouble.forget();
+        assert!(!trouble.is_refused() && !explained().contains("credentials"), "{}", explained());
+    }
+
+    #[test]
+    fn refusals_are_borne_for_a_while_and_given_up_where_they_last() {
+        let (start, mut refusals) = (Instant::now(), Refusals::default());
+        let mut at = |seconds| refusals.note(start + Duration::from_secs(seconds));
+        assert!(!at(0) && !at(1));
+        assert!(at(31), "librdkafka tells of it again");
+        assert!(!at(200), "that was long ago");
+    }
 }

@@ -4,19 +4,34 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use rdkafka::error::KafkaError;
+use unprompt_schemas::SchemaError;
 
 /// Errors of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
-    #[error("no Kafka client could be made: {0}; check [kafka] properties in the configuration")]
+    #[error(
+        "no Kafka client could be made: {0}; check [kafka.security] and [kafka.properties] in the configuration"
+    )]
     Client(#[source] KafkaError),
 
-    #[error("Kafka at {brokers} does not answer: {source}; check [kafka] brokers, and that it is up")]
-    Unreachable {
-        brokers: String,
-        #[source]
-        source: KafkaError,
-    },
+    #[error(
+        "Kafka at {brokers} does not answer: {reason}; check [kafka] brokers, that it is up, and that [kafka.security] protocol is \
+         the listener's"
+    )]
+    Unreachable { brokers: String, reason: String },
+
+    #[error(
+        "Kafka at {brokers} rejects our credentials: {reason}; check mechanism, username and password in [kafka.security] (for \
+         OAUTHBEARER sasl.oauthbearer.* in [kafka.properties]), and that the user exists there"
+    )]
+    Credentials { brokers: String, reason: String },
+
+    #[error(
+        "no TLS connection to Kafka at {brokers}: {reason}; check in [kafka.security] that protocol is the listener's, that ca_file \
+         holds the authority that signed the broker's certificate, and certificate_file and key_file where the broker asks for \
+         them; the broker's certificate must name the host in [kafka] brokers, unless verify_hostname is off"
+    )]
+    Tls { brokers: String, reason: String },
 
     #[error("topic {topic} could not be created: {reason}; create it by hand or grant CREATE on the cluster")]
     TopicNotCreated { topic: String, reason: String },
@@ -41,7 +56,9 @@ pub enum StreamError {
         source: KafkaError,
     },
 
-    #[error("a record could not be written to {topic}: {source}")]
+    #[error(
+        "a record could not be written to {topic}: {source}; where the broker refuses, grant WRITE on the topic"
+    )]
     Delivery {
         topic: String,
         #[source]
@@ -95,6 +112,9 @@ pub enum StreamError {
         #[source]
         source: KafkaError,
     },
+
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
 
     #[error("no answer within {waited_ms} ms while {doing}; check that the broker is up and not overloaded")]
     Timeout { doing: &'static str, waited_ms: u64 },

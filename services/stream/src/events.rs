@@ -23,6 +23,10 @@ pub(crate) mod names {
     pub const REBALANCES: &str = "unprompt_rebalances_total";
     pub const RESTARTS: &str = "unprompt_session_restarts_total";
     pub const LAST_PROGRESS: &str = "unprompt_last_progress_timestamp_seconds";
+    pub const CONSUMER_LAG: &str = "unprompt_consumer_lag_records";
+    pub const BYTES_IN_FLIGHT: &str = "unprompt_bytes_in_flight";
+    pub const BATCHES_IN_FLIGHT: &str = "unprompt_batches_in_flight";
+    pub const STAGE_LOADED: &str = "unprompt_stage_loaded";
 }
 
 /// A record came from a topic.
@@ -35,6 +39,52 @@ impl RecordReceived {
     pub fn emit(self) {
         counter!(names::RECORDS_IN, "service" => self.service).increment(1);
         counter!(names::BYTES_IN, "service" => self.service).increment(self.bytes as u64);
+    }
+}
+
+/// What a service has in hand right now: fetched, with the stage, or on its way out.
+pub(crate) struct InHand {
+    pub service: &'static str,
+    pub bytes: usize,
+    /// With the stage, or awaiting acknowledgement.
+    pub batches: usize,
+}
+
+impl InHand {
+    pub fn emit(self) {
+        gauge!(names::BYTES_IN_FLIGHT, "service" => self.service).set(self.bytes as f64);
+        gauge!(names::BATCHES_IN_FLIGHT, "service" => self.service).set(self.batches as f64);
+    }
+}
+
+/// How many records of a partition are not done yet.
+pub(crate) struct Lag {
+    pub service: &'static str,
+    pub topic: String,
+    pub partition: i32,
+    pub records: i64,
+}
+
+impl Lag {
+    pub fn emit(self) {
+        let partition = self.partition.to_string();
+        gauge!(names::CONSUMER_LAG, "service" => self.service, "topic" => self.topic, "partition" => partition)
+            .set(self.records as f64);
+    }
+}
+
+/// The stage, with its models, is there or gone.
+pub(crate) struct StageLoaded {
+    pub service: &'static str,
+    pub loaded: bool,
+}
+
+impl StageLoaded {
+    pub fn emit(self) {
+        gauge!(names::STAGE_LOADED, "service" => self.service).set(f64::from(u8::from(self.loaded)));
+        if self.loaded {
+            tracing::info!(service = self.service, "stage is loaded");
+        }
     }
 }
 

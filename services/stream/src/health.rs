@@ -12,7 +12,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -32,7 +32,7 @@ pub enum Condition {
 }
 
 /// How a service is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceState {
     pub topics: bool,
     pub stage: bool,
@@ -42,7 +42,8 @@ pub struct ServiceState {
 }
 
 impl ServiceState {
-    fn is_ready(&self) -> bool {
+    /// Whether it has all that it needs, and still runs.
+    pub fn is_ready(&self) -> bool {
         self.topics && self.stage && self.partitions && self.failure.is_none()
     }
 }

@@ -1,5 +1,6 @@
 //! librdkafka's settings, in one place, so that limits, waits and traps are settled once.
 
+use std::sync::Once;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -17,16 +18,25 @@ const PARTITION_FETCH_BYTES: i32 = 4 << 20;
 /// How long a fetch may wait at the broker for something to come; both brokers answer as soon as it does.
 const FETCH_WAIT_MS: u32 = 500;
 
+/// How often librdkafka tells where partitions end, from which the lag follows.
+const STATISTICS_MS: u32 = 1_000;
+
 /// What every client shares.
 pub(crate) fn client(kafka: &KafkaConfig) -> ClientConfig {
     let mut config = ClientConfig::new();
-    config.set_log_level(RDKafkaLogLevel::Warning);
+    // Who asks librdkafka to say more (`debug`) wants to read it.
+    let says_more = kafka.properties.contains_key("debug");
+    config.set_log_level(if says_more { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Warning });
     config
         .set("bootstrap.servers", &kafka.brokers)
         .set("client.id", "unprompt")
         .set("reconnect.backoff.ms", "50")
         .set("reconnect.backoff.max.ms", "2000")
         .set("message.max.bytes", (RECORD_MAX_BYTES + FRAMING_BYTES).to_string());
+    for (name, value) in kafka.security.properties() {
+        config.set(name, value);
+    }
+    warn_of_exposure(kafka);
     with_properties(config, kafka)
 }
 
@@ -46,8 +56,22 @@ pub(crate) fn consumer(kafka: &KafkaConfig, group: &str) -> ClientConfig {
         .set("receive.message.max.bytes", (FETCH_MAX_BYTES + RECORD_MAX_BYTES).to_string())
         .set("fetch.wait.max.ms", FETCH_WAIT_MS.to_string())
         .set("fetch.error.backoff.ms", "100")
+        .set("statistics.interval.ms", STATISTICS_MS.to_string())
         .set("session.timeout.ms", session_timeout_ms(kafka.profile).to_string())
         .set("heartbeat.interval.ms", heartbeat_ms(kafka.profile).to_string());
+    with_properties(config, kafka)
+}
+
+/// [`consumer`] of a service that holds so many bytes at once: librdkafka fetches half as much ahead, and then one more answer of
+/// each broker, which holds no more than that either, or else one record.
+pub(crate) fn group_consumer(kafka: &KafkaConfig, group: &str, bytes_in_flight: usize) -> ClientConfig {
+    let ahead = i32::try_from(bytes_in_flight / 2).unwrap_or(i32::MAX);
+    let answer = ahead.clamp(RECORD_MAX_BYTES + FRAMING_BYTES, FETCH_MAX_BYTES);
+    let mut config = consumer(kafka, group);
+    config
+        .set("queued.max.messages.kbytes", (ahead / 1024).max(1).to_string())
+        .set("fetch.queue.backoff.ms", "100")
+        .set("fetch.max.bytes", answer.to_string());
     with_properties(config, kafka)
 }
 
@@ -74,6 +98,19 @@ pub(crate) fn transactional_producer(kafka: &KafkaConfig, id: &str, timeout: Dur
         .set("transaction.timeout.ms", &timeout_ms)
         .set("delivery.timeout.ms", &timeout_ms);
     with_properties(config, kafka)
+}
+
+/// Said once: a process makes many clients.
+fn warn_of_exposure(kafka: &KafkaConfig) {
+    static SAID: Once = Once::new();
+    if kafka.security.is_exposed(&kafka.brokers) {
+        SAID.call_once(|| {
+            tracing::warn!(
+                brokers = kafka.brokers,
+                "the credentials and all records travel unencrypted; set protocol = \"sasl_ssl\" in [kafka.security]"
+            );
+        });
+    }
 }
 
 /// The user's own properties go over ours.

@@ -57,6 +57,10 @@ impl Offsets {
         self.assigned.contains_key(&place)
     }
 
+    pub fn places(&self) -> Vec<Place> {
+        self.assigned.keys().copied().collect()
+    }
+
     /// Notes that `batch` holds these records; those of unassigned partitions are not noted.
     pub fn begin(&mut self, batch: BatchId, records: &[InputRecord]) {
         for record in records {
@@ -81,6 +85,11 @@ impl Offsets {
             progress.runs.iter().take_while(done).last().map(|run| run.next)
         };
         self.assigned.iter().filter_map(|(place, progress)| Some((*place, next(progress)?))).collect()
+    }
+
+    /// The offset before which all of `place` is acknowledged, once that is known.
+    pub fn done(&self, place: Place) -> Option<i64> {
+        self.assigned.get(&place)?.done
     }
 
     /// Notes that everything of `batch` is acknowledged.

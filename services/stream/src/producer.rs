@@ -3,16 +3,16 @@
 
 use std::time::Duration;
 
-use rdkafka::TopicPartitionList;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::future_producer::{DeliveryFuture, FutureProducer, FutureRecord};
 use rdkafka::producer::{Producer as _, PurgeConfig};
+use rdkafka::{ClientConfig, TopicPartitionList};
 use unprompt_schemas::topics::{Prefix, Topic};
 
 use crate::config::KafkaConfig;
-use crate::context::LoggingContext;
+use crate::context::{LoggingContext, Trouble};
 use crate::{OutputRecord, StreamError, kafka};
 
 /// How often a full queue is tried again.
@@ -96,6 +96,7 @@ fn classify(error: KafkaError, size_bytes: usize) -> SendError {
 #[derive(Clone)]
 pub(crate) struct Producer {
     client: FutureProducer<LoggingContext>,
+    trouble: Trouble,
     prefix: Prefix,
 }
 
@@ -108,23 +109,39 @@ impl std::fmt::Debug for Producer {
 impl Producer {
     /// A producer that gives a record up after `delivery_timeout_ms`; never, where that is 0.
     pub fn new(kafka: &KafkaConfig, delivery_timeout_ms: u32) -> Result<Self, StreamError> {
-        let client = kafka::producer(kafka, delivery_timeout_ms)
-            .create_with_context(LoggingContext)
-            .map_err(StreamError::Client)?;
-        Ok(Self { client, prefix: kafka.prefix.clone() })
+        Self::made(kafka, &kafka::producer(kafka, delivery_timeout_ms))
     }
 
     /// A producer of transactions under `id`, which the broker aborts by itself after `timeout`.
     pub fn transactional(kafka: &KafkaConfig, id: &str, timeout: Duration) -> Result<Self, StreamError> {
-        let client = kafka::transactional_producer(kafka, id, timeout)
-            .create_with_context(LoggingContext)
-            .map_err(StreamError::Client)?;
-        Ok(Self { client, prefix: kafka.prefix.clone() })
+        Self::made(kafka, &kafka::transactional_producer(kafka, id, timeout))
+    }
+
+    fn made(kafka: &KafkaConfig, config: &ClientConfig) -> Result<Self, StreamError> {
+        let context = LoggingContext::default();
+        let trouble = context.trouble.clone();
+        let client = config.create_with_context(context).map_err(StreamError::Client)?;
+        Ok(Self { client, trouble, prefix: kafka.prefix.clone() })
     }
 
     /// Has the broker end what an earlier producer of the same id left open, and fences that producer.
     pub fn init_transactions(&self, patience: Duration) -> KafkaResult<()> {
         self.client.init_transactions(patience)
+    }
+
+    /// Whether the broker has refused our credentials or our TLS, more than once.
+    pub fn is_refused(&self) -> bool {
+        self.trouble().is_refused()
+    }
+
+    /// The true cause of an answer that did not come.
+    pub fn explain(&self, brokers: &str, error: KafkaError) -> StreamError {
+        self.trouble().explain(brokers, error)
+    }
+
+    /// What keeps it from the broker.
+    pub fn trouble(&self) -> &Trouble {
+        &self.trouble
     }
 
     pub fn begin_transaction(&self) -> KafkaResult<()> {
@@ -160,6 +177,15 @@ impl Producer {
     /// Queues a record, waiting where the queue is full. Records of one partition are delivered in the order of
     /// their calls.
     pub async fn send(&self, record: &OutputRecord) -> Result<Sending, SendError> {
+        self.send_at(record, None).await
+    }
+
+    /// [`Self::send`] with the time that the record is to bear, in milliseconds since the epoch; none: now.
+    pub async fn send_at(
+        &self,
+        record: &OutputRecord,
+        timestamp_ms: Option<i64>,
+    ) -> Result<Sending, SendError> {
         let size_bytes = framed_bytes(record);
         let limit_bytes = record.topic.spec().max_message_bytes as usize;
         if size_bytes > limit_bytes {
@@ -167,6 +193,7 @@ impl Producer {
         }
         let topic = self.name(record.topic);
         let mut message = future_record(&topic, record);
+        message.timestamp = timestamp_ms;
         loop {
             match self.client.send_result(message) {
                 Ok(future) => return Ok(Sending { future, size_bytes }),

@@ -2,10 +2,12 @@
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::config::KafkaConfig;
-use crate::producer::{Position, Producer};
-use crate::{OutputRecord, StreamError};
+use crate::producer::{Position, Producer, SendError};
+use crate::traces::PublishSpan;
+use crate::{OutputRecord, StreamError, Traces};
 
 /// Deliveries under way at once, at most.
 const IN_FLIGHT: usize = 10_000;
@@ -16,23 +18,29 @@ const DELIVERY_TIMEOUT_MS: u32 = 60_000;
 #[derive(Clone, Debug)]
 pub struct Publisher {
     producer: Producer,
+    brokers: String,
+    traces: Traces,
 }
 
 impl Publisher {
     /// Makes the client; it connects by itself.
     pub fn new(kafka: &KafkaConfig) -> Result<Self, StreamError> {
-        Ok(Self { producer: Producer::new(kafka, DELIVERY_TIMEOUT_MS)? })
+        let producer = Producer::new(kafka, DELIVERY_TIMEOUT_MS)?;
+        Ok(Self { producer, brokers: kafka.brokers.clone(), traces: Traces::default() })
+    }
+
+    /// With a span for each record, whose context the record bears.
+    pub fn traced(self, traces: Traces) -> Self {
+        Self { traces, ..self }
     }
 
     /// Publishes a record and waits for its acknowledgement.
     ///
     /// # Errors
     ///
-    /// [`StreamError::TooLarge`], [`StreamError::Delivery`].
+    /// [`StreamError::TooLarge`], [`StreamError::Delivery`], [`StreamError::Credentials`], [`StreamError::Tls`].
     pub async fn publish(&self, record: OutputRecord) -> Result<Position, StreamError> {
-        let name = || self.producer.name(record.topic);
-        let sending = self.producer.send(&record).await.map_err(|e| e.into_stream_error(name()))?;
-        sending.acknowledged().await.map_err(|e| e.into_stream_error(name()))
+        self.start(record).await?.await
     }
 
     /// Publishes records, many in flight, keeping their order within a partition, and waits for the
@@ -51,7 +59,8 @@ impl Publisher {
             while under_way.len() >= IN_FLIGHT {
                 under_way.next().await.transpose()?;
             }
-            under_way.push(self.start(&record, &mut count).await?);
+            under_way.push(self.start(record).await?);
+            count += 1;
         }
         while let Some(done) = under_way.next().await {
             done?;
@@ -62,12 +71,34 @@ impl Publisher {
     /// Queues a record; the future ends with its acknowledgement.
     async fn start(
         &self,
-        record: &OutputRecord,
-        count: &mut usize,
+        mut record: OutputRecord,
     ) -> Result<impl Future<Output = Result<Position, StreamError>> + use<>, StreamError> {
         let name = self.producer.name(record.topic);
-        let sending = self.producer.send(record).await.map_err(|e| e.into_stream_error(name.clone()))?;
-        *count += 1;
-        Ok(async move { sending.acknowledged().await.map_err(|e| e.into_stream_error(name)) })
+        let span = PublishSpan::begin(&self.traces, &name, &mut record);
+        let sent = self.producer.send(&record).await.map_err(|e| e.into_stream_error(name.clone()));
+        let sending = match sent {
+            Ok(sending) => sending,
+            Err(error) => return Err(span.failed(error)),
+        };
+        let (trouble, brokers) = (self.producer.trouble().clone(), self.brokers.clone());
+        let published = async move {
+            // A broker that refuses us gives no acknowledgement, and the record would be waited for in vain.
+            let acknowledged = tokio::select! {
+                acknowledged = sending.acknowledged() => acknowledged,
+                error = trouble.refused(&brokers) => return Err(error),
+            };
+            if acknowledged.is_ok() {
+                trouble.forget();
+            }
+            acknowledged.map_err(|error| match error {
+                SendError::Kafka(source) if is_late(&source) => trouble.explain(&brokers, source),
+                error => error.into_stream_error(name),
+            })
+        };
+        Ok(async move { span.end(published.await) })
     }
+}
+
+fn is_late(error: &KafkaError) -> bool {
+    matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::MessageTimedOut))
 }

@@ -15,11 +15,10 @@ use uuid::Uuid;
 
 use crate::config::KafkaConfig;
 use crate::consumer::Names;
-use crate::context::{self, LoggingContext};
+use crate::context::{self, LoggingContext, Refusals};
 use crate::{InputRecord, StreamError, kafka, topics};
 
 const POLL: Duration = Duration::from_millis(100);
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Records read ahead of whoever takes them.
 const READ_AHEAD: usize = 1_000;
 
@@ -38,10 +37,7 @@ pub(crate) enum ReaderEvent {
     Record(InputRecord),
     /// The end of a partition, as it was when the reader began, is reached.
     CaughtUp,
-    Failed {
-        topic: String,
-        source: KafkaError,
-    },
+    Failed(StreamError),
 }
 
 /// Topics read by a thread each, which end when this is dropped.
@@ -85,7 +81,7 @@ impl Reader {
                 self.behind = self.behind.saturating_sub(1);
                 Ok(None)
             }
-            Some(ReaderEvent::Failed { topic, source }) => Err(StreamError::Read { topic, source }),
+            Some(ReaderEvent::Failed(error)) => Err(error),
             None => Err(StreamError::Stopped("reading a topic")),
         }
     }
@@ -98,6 +94,7 @@ impl Drop for Reader {
 }
 
 struct ReaderThread {
+    brokers: String,
     topic: String,
     consumer: BaseConsumer<LoggingContext>,
     names: Names,
@@ -118,14 +115,15 @@ fn prepare(
     let consumer = assigned_consumer(kafka)?;
     let mut list = TopicPartitionList::new();
     let mut ends = BTreeMap::new();
-    for partition in partitions(kafka, &consumer, &name)? {
+    for partition in partitions(kafka, &consumer, &name, &stop)? {
         let (low, high) = topics::watermarks(kafka, &consumer, &name, partition)?;
         let from = if start == Start::Beginning { low } else { high };
         ends.extend((from < high).then_some((partition, high)));
         list.add_partition_offset(&name, partition, Offset::Offset(from)).map_err(StreamError::Client)?;
     }
     consumer.assign(&list).map_err(StreamError::Client)?;
-    Ok(ReaderThread { topic: name, consumer, names: Names::new(&kafka.prefix), ends, tell, stop })
+    let (brokers, names) = (kafka.brokers.clone(), Names::new(&kafka.prefix));
+    Ok(ReaderThread { brokers, topic: name, consumer, names, ends, tell, stop })
 }
 
 /// librdkafka wants a group even where none is joined; its name never reaches the broker's list.
@@ -133,16 +131,16 @@ fn assigned_consumer(kafka: &KafkaConfig) -> Result<BaseConsumer<LoggingContext>
     let group = format!("{}unprompt-reader-{}", kafka.prefix.as_str(), Uuid::new_v4());
     let mut config = kafka::consumer(kafka, &group);
     config.set("enable.partition.eof", "true");
-    config.create_with_context(LoggingContext).map_err(StreamError::Client)
+    config.create_with_context(LoggingContext::default()).map_err(StreamError::Client)
 }
 
 fn partitions(
     kafka: &KafkaConfig,
     consumer: &BaseConsumer<LoggingContext>,
     name: &str,
+    abandoned: &AtomicBool,
 ) -> Result<Vec<i32>, StreamError> {
-    let metadata =
-        consumer.fetch_metadata(Some(name), REQUEST_TIMEOUT).map_err(|e| topics::unreachable(kafka, e))?;
+    let metadata = topics::metadata(kafka, consumer, Some(name), abandoned)?;
     let found = metadata.topics().iter().find(|topic| topic.name() == name && topic.error().is_none());
     let ids: Vec<i32> =
         found.iter().flat_map(|topic| topic.partitions()).map(|partition| partition.id()).collect();
@@ -159,6 +157,7 @@ impl ReaderThread {
     }
 
     fn run(mut self) {
+        let mut refusals = Refusals::default();
         while !self.stop.load(Ordering::Relaxed) {
             let goes_on = match self.consumer.poll(POLL) {
                 None => true,
@@ -168,15 +167,22 @@ impl ReaderThread {
                 },
                 // Where the last offsets are not records (transaction markers), only this says that it is the end.
                 Some(Err(KafkaError::PartitionEOF(partition))) => self.reached(partition),
-                Some(Err(error)) if context::is_connection(&error) => {
+                Some(Err(error)) if !refusals.are_final(&error) && context::may_pass(&error) => {
                     context::log_error(&error, "the reader goes on");
                     true
                 }
-                Some(Err(source)) => self.tell(ReaderEvent::Failed { topic: self.topic.clone(), source }),
+                Some(Err(source)) => self.tell(ReaderEvent::Failed(self.failure(source))),
             };
             if !goes_on {
                 return;
             }
+        }
+    }
+
+    fn failure(&self, source: KafkaError) -> StreamError {
+        match context::rejects_credentials(&source) {
+            true => self.consumer.context().trouble.explain(&self.brokers, source),
+            false => StreamError::Read { topic: self.topic.clone(), source },
         }
     }
 

@@ -2,7 +2,7 @@
 
 use unprompt_schemas::SchemaError;
 
-use crate::{BatchError, Rejection};
+use crate::{BatchError, Outcome, OutputRecord, Rejection};
 
 /// Why a stage could not take an input.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,25 @@ impl Refusal {
         });
         parted.collect()
     }
+
+    /// The outcome of an input whose outputs were made or not, unless the batch as a whole fails.
+    ///
+    /// # Errors
+    ///
+    /// What a refusal says of the batch.
+    pub fn outcome(made: Result<Vec<OutputRecord>, Self>) -> Result<Outcome, BatchError> {
+        match made {
+            Ok(outputs) => Ok(Outcome::Outputs(outputs)),
+            Err(Self::Record(rejection)) => Ok(Outcome::Rejected(rejection)),
+            Err(Self::Batch(error)) => Err(error),
+        }
+    }
+}
+
+impl From<Rejection> for Refusal {
+    fn from(rejection: Rejection) -> Self {
+        Self::Record(rejection)
+    }
 }
 
 impl From<SchemaError> for Refusal {
@@ -48,6 +67,8 @@ impl From<SchemaError> for Refusal {
 
 #[cfg(test)]
 mod tests {
+    use unprompt_schemas::registry::RegistryError;
+
     use super::*;
 
     #[test]
@@ -59,5 +80,14 @@ mod tests {
         let codec = unprompt_schemas::codec::Codec::single_object();
         let confluent = codec.decode::<unprompt_schemas::records::Prompt>(&[0, 0, 0, 0, 1, 2]).unwrap_err();
         assert!(matches!(Refusal::part([Ok(1), Err(confluent.into()), Err(bad)]), Err(BatchError::Fatal(_))));
+    }
+
+    #[test]
+    fn an_output_that_waits_for_the_registry_holds_the_batch_and_one_too_large_is_rejected() {
+        let away = SchemaError::from(RegistryError::Unreachable { reason: "refused".into() });
+        assert!(matches!(Refusal::outcome(Err(away.into())), Err(BatchError::Transient(_))));
+        let too_large = SchemaError::TooLarge { record: "Prediction", length: 9, limit: 8 };
+        let outcome = Refusal::outcome(Err(too_large.into())).unwrap();
+        assert!(matches!(outcome, Outcome::Rejected(Rejection { code: "record-too-large", .. })));
     }
 }

@@ -6,7 +6,7 @@ use rand::Rng;
 
 /// The delays between tries: each random up to a bound that doubles from `initial` to `max`.
 #[derive(Clone, Debug)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     initial: Duration,
     max: Duration,
     tries: u32,
@@ -28,10 +28,15 @@ impl Backoff {
     }
 
     /// The delay before the next try: at least half of its bound, so that a retry is never immediate.
-    pub fn next(&mut self) -> Duration {
+    pub(crate) fn next(&mut self) -> Duration {
         let bound = self.bound();
         self.tries = self.tries.saturating_add(1);
         bound.mul_f64(rand::rng().random_range(0.5..=1.0))
+    }
+
+    /// [`Backoff::next`], to the world outside: there it would be taken for an iterator's.
+    pub fn next_delay(&mut self) -> Duration {
+        self.next()
     }
 
     pub fn reset(&mut self) {

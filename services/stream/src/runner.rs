@@ -14,11 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{KafkaConfig, RunnerConfig};
 use crate::consumer::ConsumerEvent;
-use crate::events::SessionRestarted;
+use crate::events::{SessionRestarted, StageLoaded};
 use crate::flood::Flood;
-use crate::health::{Condition, Health, ServiceHealth};
+use crate::health::Condition;
 use crate::retry::Backoff;
-use crate::{Stage, StreamError, topics};
+use crate::signals::ServiceSignals;
+use crate::{Signals, Stage, StreamError, topics};
 
 use delivery::Delivered;
 use session::{Session, SessionEnd};
@@ -68,15 +69,17 @@ pub async fn run_stage<E: Display>(
     name: &'static str,
     load: impl FnOnce() -> Result<Box<dyn Stage>, E> + Send + 'static,
     shutdown: CancellationToken,
-    health: Health,
+    signals: impl Into<Signals>,
 ) -> Result<RunSummary, StreamError> {
     // Two runs of a service in one process differ by their prefix.
-    let health = health.service(&format!("{}{name}", kafka.prefix));
-    let ended = run(kafka, &runner, name, load, &shutdown, &health).await;
+    let signals = signals.into().of(&format!("{}{name}", kafka.prefix));
+    let ended = run(kafka, &runner, name, load, &shutdown, &signals).await;
+    signals.traces.finish().await;
+    StageLoaded { service: name, loaded: false }.emit();
     match ended {
         Err(StreamError::Stopped(_)) => Ok(RunSummary::default()),
         Err(error) => {
-            health.fail(&error);
+            signals.health.fail(&error);
             Err(error)
         }
         Ok(summary) => Ok(summary),
@@ -89,18 +92,19 @@ async fn run<E: Display>(
     name: &'static str,
     load: impl FnOnce() -> Result<Box<dyn Stage>, E> + Send + 'static,
     shutdown: &CancellationToken,
-    health: &ServiceHealth,
+    signals: &ServiceSignals,
 ) -> Result<RunSummary, StreamError> {
     let mut backoff = backoff(runner);
+    let health = &signals.health;
     let topics = async {
         ensure_topics_patiently(kafka, &mut backoff, shutdown).await?;
         health.set(Condition::Topics, true);
-        Ok(())
+        Ok::<(), StreamError>(())
     };
     let stage = async {
-        let stage = StageThread::start(name, load, runner, shutdown).await?;
+        let stage = StageThread::start(name, load, runner, shutdown).await?.traced(signals.traces.clone());
         health.set(Condition::Stage, true);
-        tracing::info!(service = stage.info.name, "stage is loaded");
+        StageLoaded { service: stage.info.name, loaded: true }.emit();
         Ok(stage)
     };
     let ((), stage) = tokio::try_join!(topics, stage)?;
@@ -150,8 +154,8 @@ async fn ensure_topics_patiently(
             () = shutdown.cancelled() => return Err(StreamError::Stopped("waiting for Kafka")),
         };
         match made {
-            Err(StreamError::Unreachable { brokers, source }) => {
-                tracing::warn!(brokers, %source, "kafka does not answer; waiting for it");
+            Err(StreamError::Unreachable { brokers, reason }) => {
+                tracing::warn!(brokers, reason, "kafka does not answer; waiting for it");
                 pause(backoff.next(), shutdown).await?;
             }
             made => {

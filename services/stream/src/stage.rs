@@ -15,6 +15,12 @@ pub trait Stage: Send + 'static {
     /// The topics it writes, dead letters aside.
     fn outputs(&self) -> &'static [Topic];
 
+    /// Whether its outputs bear the time of their input, as they do in Kafka Streams: then a record's latency counts from the one that
+    /// began it all. Not, where what it makes comes into being only now.
+    fn keeps_time(&self) -> bool {
+        true
+    }
+
     /// Processes a batch: one outcome for each input, in the same order.
     ///
     /// # Errors

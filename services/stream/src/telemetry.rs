@@ -32,9 +32,9 @@ pub fn init(log: &Log) -> Result<(), StreamError> {
     set.map_err(|e| StreamError::Telemetry(e.to_string()))
 }
 
-/// The embedded servers' libraries speak of every request, and of flags that only a Qdrant server sets; who names them in
-/// the filter hears them.
-const CHATTY: [(&str, &str); 2] = [("qdrant_edge", "error"), ("nisshi", "warn")];
+/// The embedded servers' libraries speak of every request, and of flags that only a Qdrant server sets, OpenTelemetry's of
+/// every batch that a collector does not take, of which we tell once; who names them in the filter hears them.
+const CHATTY: [(&str, &str); 3] = [("qdrant_edge", "error"), ("nisshi", "warn"), ("opentelemetry", "off")];
 
 fn quiet(filter: &str) -> String {
     let unnamed = CHATTY.iter().filter(|(target, _)| !filter.contains(target));

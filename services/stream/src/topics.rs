@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::Metadata;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use unprompt_schemas::topics::{Topic, TopicSpec};
@@ -15,7 +15,7 @@ use unprompt_schemas::topics::{Topic, TopicSpec};
 use crate::config::KafkaConfig;
 use crate::context::LoggingContext;
 use crate::producer::Producer;
-use crate::{StreamError, kafka};
+use crate::{StreamError, context, kafka};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A warning is not worth a longer wait.
@@ -26,6 +26,8 @@ const FIRST_PATIENCE: Duration = Duration::from_millis(500);
 const LEADER_PAUSE: Duration = Duration::from_millis(100);
 /// How long a broker may take to find its transaction coordinator.
 const TRANSACTION_TRIAL: Duration = Duration::from_secs(15);
+/// After so long it is looked whether the broker has refused us meanwhile.
+const TRANSACTION_CALL: Duration = Duration::from_secs(1);
 
 /// A topic of the catalogue as it is on the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +63,7 @@ pub async fn list_topics(kafka: &KafkaConfig) -> Result<Vec<TopicState>, StreamE
     let kafka = kafka.clone();
     blocking(move |abandoned| {
         let consumer = probe(&kafka)?;
-        let metadata = metadata(&kafka, &consumer, abandoned)?;
+        let metadata = metadata(&kafka, &consumer, None, abandoned)?;
         Topic::ALL.into_iter().map(|topic| state_of(&kafka, &consumer, &metadata, topic)).collect()
     })
     .await
@@ -76,7 +78,7 @@ pub async fn delete_all_records(kafka: &KafkaConfig, topic: Topic) -> Result<(),
     let name = kafka.prefix.name(topic);
     let (asked, wanted) = (kafka.clone(), name.clone());
     let partitions = blocking(move |abandoned| {
-        let metadata = metadata(&asked, &probe(&asked)?, abandoned)?;
+        let metadata = metadata(&asked, &probe(&asked)?, None, abandoned)?;
         let found = metadata.topics().iter().find(|found| found.name() == wanted);
         Ok(found.map_or(0, |found| found.partitions().len()))
     })
@@ -105,11 +107,19 @@ pub async fn try_transactions(kafka: &KafkaConfig) -> Result<(), StreamError> {
     blocking(move |_| {
         let id = kafka.transactional_id("doctor");
         let producer = Producer::transactional(&kafka, &id, TRANSACTION_TRIAL)?;
-        producer.init_transactions(TRANSACTION_TRIAL).map_err(|source| StreamError::NoTransactions {
-            brokers: kafka.brokers.clone(),
-            id,
-            source: Box::new(source),
-        })
+        let started = Instant::now();
+        loop {
+            let Err(source) = producer.init_transactions(TRANSACTION_CALL) else { return Ok(()) };
+            if producer.is_refused() {
+                return Err(producer.explain(&kafka.brokers, source));
+            }
+            let may_come = matches!(&source, KafkaError::Transaction(error) if error.is_retriable());
+            if !may_come || started.elapsed() >= TRANSACTION_TRIAL {
+                let (brokers, source) = (kafka.brokers, Box::new(source));
+                return Err(StreamError::NoTransactions { brokers, id, source });
+            }
+            std::thread::sleep(LEADER_PAUSE);
+        }
     })
     .await
 }
@@ -127,9 +137,9 @@ pub async fn committed_offsets(
     let (kafka, group) = (kafka.clone(), kafka.group(service));
     blocking(move |abandoned| {
         let consumer: BaseConsumer<LoggingContext> = kafka::consumer(&kafka, &group)
-            .create_with_context(LoggingContext)
+            .create_with_context(LoggingContext::default())
             .map_err(StreamError::Client)?;
-        let metadata = metadata(&kafka, &consumer, abandoned)?;
+        let metadata = metadata(&kafka, &consumer, None, abandoned)?;
         let name = kafka.prefix.name(topic);
         let mut asked = TopicPartitionList::new();
         for found in metadata.topics().iter().filter(|found| found.name() == name) {
@@ -137,8 +147,9 @@ pub async fn committed_offsets(
                 asked.add_partition(&name, partition.id());
             });
         }
-        let answered =
-            consumer.committed_offsets(asked, REQUEST_TIMEOUT).map_err(|e| unreachable(&kafka, e))?;
+        let answered = consumer
+            .committed_offsets(asked, REQUEST_TIMEOUT)
+            .map_err(|error| context::explain(&kafka, &consumer, error))?;
         let offsets = answered.elements().into_iter();
         Ok(offsets
             .filter_map(|one| Some((one.partition(), one.offset().to_raw()?)))
@@ -168,7 +179,7 @@ fn state_of(
 async fn present(kafka: &KafkaConfig) -> Result<Vec<String>, StreamError> {
     let kafka = kafka.clone();
     blocking(move |abandoned| {
-        let metadata = metadata(&kafka, &probe(&kafka)?, abandoned)?;
+        let metadata = metadata(&kafka, &probe(&kafka)?, None, abandoned)?;
         let existing = metadata.topics().iter().filter(|topic| topic.error().is_none());
         Ok(existing.map(|topic| topic.name().to_owned()).collect())
     })
@@ -185,8 +196,9 @@ async fn create(
     }
     let wanted: Vec<Wanted> = missing.iter().map(|topic| Wanted::new(kafka, *topic)).collect();
     let new: Vec<NewTopic<'_>> = wanted.iter().map(Wanted::as_new_topic).collect();
-    let created =
-        admin.create_topics(&new, &options(REQUEST_TIMEOUT)).await.map_err(|e| unreachable(kafka, e))?;
+    let created = admin.create_topics(&new, &options(REQUEST_TIMEOUT)).await.map_err(|error| {
+        StreamError::Unreachable { brokers: kafka.brokers.clone(), reason: error.to_string() }
+    })?;
     for result in created {
         match result {
             Ok(topic) => tracing::info!(topic, "topic created"),
@@ -264,12 +276,12 @@ fn options(timeout: Duration) -> AdminOptions {
 }
 
 fn admin(kafka: &KafkaConfig) -> Result<AdminClient<LoggingContext>, StreamError> {
-    kafka::client(kafka).create_with_context(LoggingContext).map_err(StreamError::Client)
+    kafka::client(kafka).create_with_context(LoggingContext::default()).map_err(StreamError::Client)
 }
 
 /// A client for metadata and watermarks; it joins no group.
 pub(crate) fn probe(kafka: &KafkaConfig) -> Result<BaseConsumer<LoggingContext>, StreamError> {
-    kafka::client(kafka).create_with_context(LoggingContext).map_err(StreamError::Client)
+    kafka::client(kafka).create_with_context(LoggingContext::default()).map_err(StreamError::Client)
 }
 
 /// Where a partition begins and ends. A partition whose leader is being chosen, as after a broker's start, is asked again.
@@ -289,28 +301,30 @@ pub(crate) fn watermarks(
             {
                 std::thread::sleep(LEADER_PAUSE);
             }
-            marks => return marks.map_err(|error| unreachable(kafka, error)),
+            marks => return marks.map_err(|error| context::explain(kafka, consumer, error)),
         }
     }
 }
 
-pub(crate) fn unreachable(kafka: &KafkaConfig, source: rdkafka::error::KafkaError) -> StreamError {
-    StreamError::Unreachable { brokers: kafka.brokers.clone(), source }
-}
-
-/// Asks with growing patience, and stops asking once nobody waits for the answer: a blocking thread holds up the end
-/// of the process.
-fn metadata(
+/// What the broker knows of one topic, or of all. Asks with growing patience, and stops asking where it refuses us, and once nobody
+/// waits for the answer: a blocking thread holds up the end of the process.
+pub(crate) fn metadata(
     kafka: &KafkaConfig,
     consumer: &BaseConsumer<LoggingContext>,
+    topic: Option<&str>,
     abandoned: &AtomicBool,
 ) -> Result<Metadata, StreamError> {
     let mut patience = FIRST_PATIENCE;
     loop {
-        match consumer.fetch_metadata(None, patience) {
-            Err(_) if patience < REQUEST_TIMEOUT / 4 && !abandoned.load(Ordering::Relaxed) => patience *= 2,
-            answered => return answered.map_err(|e| unreachable(kafka, e)),
+        let error = match consumer.fetch_metadata(topic, patience) {
+            Ok(answered) => return Ok(answered),
+            Err(error) => error,
+        };
+        let gives_up = context::is_refused(consumer) || abandoned.load(Ordering::Relaxed);
+        if gives_up || patience >= REQUEST_TIMEOUT / 4 {
+            return Err(context::explain(kafka, consumer, error));
         }
+        patience *= 2;
     }
 }
 
@@ -324,7 +338,7 @@ impl Drop for Abandon {
 }
 
 /// librdkafka's synchronous requests, off the async threads.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     request: impl FnOnce(&AtomicBool) -> Result<T, StreamError> + Send + 'static,
 ) -> Result<T, StreamError> {
     let abandoned = Arc::new(AtomicBool::new(false));

@@ -63,7 +63,7 @@ impl TextEncoder {
         prompt: Prompt,
         minilm: Vec<f32>,
         clip: Vec<f32>,
-    ) -> Outcome {
+    ) -> Result<Vec<OutputRecord>, Refusal> {
         let embedding = PromptEmbedding {
             prompt_id: id,
             text: prompt.text,
@@ -73,10 +73,8 @@ impl TextEncoder {
             minilm: NamedVector { model: self.minilm.revision().to_string(), values: minilm },
             clip: NamedVector { model: self.clip.revision().to_string(), values: clip },
         };
-        match self.codec.encode(&record.topic_name_of(Topic::PromptEmbeddings), &embedding) {
-            Ok(value) => Outcome::Outputs(vec![keyed(id, Some(value), record)]),
-            Err(error) => Outcome::Rejected(Rejection::new("encode", error.to_string())),
-        }
+        let value = self.codec.encode(&record.topic_name_of(Topic::PromptEmbeddings), &embedding)?;
+        Ok(vec![keyed(id, Some(value), record)])
     }
 }
 
@@ -125,7 +123,7 @@ impl Stage for TextEncoder {
                 let (minilm, clip) = vectors
                     .next()
                     .ok_or_else(|| BatchError::Fatal("an engine returned too few vectors".into()))?;
-                Ok(self.output(record, id, prompt, minilm, clip))
+                Refusal::outcome(self.output(record, id, prompt, minilm, clip))
             }
         });
         outcomes.collect()

@@ -5,8 +5,7 @@ use std::collections::HashMap;
 use unprompt_schemas::Uuid;
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::records::{ImageEmbedding, PromptEmbedding};
-use unprompt_schemas::topics::Topic;
-use unprompt_stream::{InputRecord, KafkaConfig, read_to_end};
+use unprompt_stream::{KafkaConfig, read_records};
 
 use crate::TrainError;
 
@@ -36,30 +35,21 @@ type Images = HashMap<Uuid, (Uuid, Vec<f32>)>;
 /// Reads both topics to their ends; only vectors of `encoder` and prompts that have a picture are kept.
 pub(crate) async fn read(kafka: &KafkaConfig, codec: &Codec, encoder: &str) -> Result<Joined, TrainError> {
     let mut images = Images::new();
-    read_to_end(kafka, &[Topic::ImageEmbeddings], |record| {
-        collect_image(&mut images, codec, encoder, &record)
-    })
-    .await?;
+    read_records(kafka, codec, |embedding| collect_image(&mut images, encoder, embedding)).await?;
     let mut prompts: HashMap<Uuid, Option<PromptEmbedding>> =
         images.values().map(|(id, _)| (*id, None)).collect();
-    read_to_end(kafka, &[Topic::PromptEmbeddings], |record| collect_prompt(&mut prompts, codec, &record))
-        .await?;
+    read_records(kafka, codec, |embedding| collect_prompt(&mut prompts, embedding)).await?;
     Ok(join(images, prompts))
 }
 
-/// A record that cannot be read is skipped here: the service that consumes it has sent it to the dead letters.
-fn collect_image(images: &mut Images, codec: &Codec, encoder: &str, record: &InputRecord) {
-    let Some(value) = record.value.as_deref() else { return };
-    let Ok(embedding) = codec.decode::<ImageEmbedding>(value) else { return };
+fn collect_image(images: &mut Images, encoder: &str, embedding: ImageEmbedding) {
     let Some(prompt_id) = embedding.prompt_id else { return };
     if let Some(vector) = embedding.vectors.into_iter().find(|vector| vector.model == encoder) {
         images.insert(embedding.image_id, (prompt_id, vector.values));
     }
 }
 
-fn collect_prompt(prompts: &mut HashMap<Uuid, Option<PromptEmbedding>>, codec: &Codec, record: &InputRecord) {
-    let Some(value) = record.value.as_deref() else { return };
-    let Ok(embedding) = codec.decode::<PromptEmbedding>(value) else { return };
+fn collect_prompt(prompts: &mut HashMap<Uuid, Option<PromptEmbedding>>, embedding: PromptEmbedding) {
     if let Some(slot) = prompts.get_mut(&embedding.prompt_id) {
         *slot = Some(embedding);
     }

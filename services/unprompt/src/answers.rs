@@ -1,11 +1,11 @@
 //! What comes back for a picture: its prediction, or its dead letter.
 
-use unprompt_schemas::Uuid;
 use unprompt_schemas::cloudevents::ImageEvent;
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::dead_letter::DeadLetter;
 use unprompt_schemas::records::Prediction;
 use unprompt_schemas::topics::Topic;
+use unprompt_schemas::{SchemaError, Uuid};
 use unprompt_stream::InputRecord;
 
 /// An answer to a published picture.
@@ -16,13 +16,17 @@ pub enum Answer {
 }
 
 /// The answer that a record of predictions.v1 or dead-letters.v1 holds, if it is about a picture.
-pub fn answer_of(codec: &Codec, record: &InputRecord) -> Option<Answer> {
-    match record.topic {
-        Topic::Predictions => {
-            codec.decode(record.value.as_deref()?).ok().map(|p| Answer::Prediction(Box::new(p)))
+///
+/// # Errors
+/// Where no record can be read, for want of a schema registry.
+pub fn answer_of(codec: &Codec, record: &InputRecord) -> Result<Option<Answer>, SchemaError> {
+    match (record.topic, record.value.as_deref()) {
+        (Topic::Predictions, Some(value)) => {
+            let prediction = codec.decode_readable(value)?;
+            Ok(prediction.map(|prediction| Answer::Prediction(Box::new(prediction))))
         }
-        Topic::DeadLetters => dead(record),
-        _ => None,
+        (Topic::DeadLetters, _) => Ok(dead(record)),
+        _ => Ok(None),
     }
 }
 

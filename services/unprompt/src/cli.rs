@@ -45,7 +45,7 @@ pub enum Command {
     Demo(Demo),
     /// Run one service against a Kafka and a Qdrant
     Serve(Serve),
-    /// Publish pictures (files and folders) to images.v1
+    /// Publish pictures (files and folders, or URIs of them) to images.v1
     Publish(Publish),
     /// Publish one picture and wait for its prediction
     Predict(Predict),
@@ -61,9 +61,14 @@ pub enum Command {
     /// Look at the topics
     #[command(subcommand)]
     Topics(Topics),
+    /// Show how topics and services are: records, lag, rates, health, dead letters
+    Status(Status),
     /// Look at what was rejected, publish it again, or throw it away
     #[command(subcommand)]
     DeadLetters(DeadLetters),
+    /// Look at the records' schemas, and register them with a schema registry
+    #[command(subcommand)]
+    Schemas(Schemas),
     /// Check this machine, the models and the endpoints
     Doctor,
     /// Print a completion script for a shell
@@ -71,6 +76,53 @@ pub enum Command {
         /// The shell to print for
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Schemas {
+    /// List them with their fingerprints and subjects
+    List,
+    /// Print one as it is registered
+    Show {
+        /// A record (Prompt), its topic (prompts.v1) or its subject (prompts.v1-value)
+        name: String,
+    },
+    /// Register all of them with the configured registry
+    Register {
+        /// Afterwards take only such changes of them; ours keep to FULL_TRANSITIVE
+        #[arg(long, value_name = "LEVEL", ignore_case = true)]
+        compatibility: Option<CompatibilityLevel>,
+    },
+    /// Ask the registry whether all of them may follow what is registered
+    Check,
+}
+
+/// Which changes of a schema a registry takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum CompatibilityLevel {
+    Backward,
+    BackwardTransitive,
+    Forward,
+    ForwardTransitive,
+    Full,
+    FullTransitive,
+    None,
+}
+
+impl CompatibilityLevel {
+    /// As registries spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Backward => "BACKWARD",
+            Self::BackwardTransitive => "BACKWARD_TRANSITIVE",
+            Self::Forward => "FORWARD",
+            Self::ForwardTransitive => "FORWARD_TRANSITIVE",
+            Self::Full => "FULL",
+            Self::FullTransitive => "FULL_TRANSITIVE",
+            Self::None => "NONE",
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -192,8 +244,12 @@ impl ServiceName {
 #[derive(Args, Debug)]
 pub struct Publish {
     /// Pictures, or folders of them (searched for .png, .jpg, .jpeg and .webp)
-    #[arg(required = true)]
+    #[arg(required_unless_present = "uri")]
     pub paths: Vec<PathBuf>,
+    /// Publish where pictures are instead of the pictures: file:, http(s): or s3: URIs, which the image-encoder fetches if
+    /// [claim_check] allows it
+    #[arg(long, value_name = "URI", num_args = 1..)]
+    pub uri: Vec<String>,
     /// Wait until every picture is predicted or in the dead letters
     #[arg(long)]
     pub wait: bool,
@@ -301,6 +357,28 @@ pub struct Evaluate {
     /// JSON lines of the truth: {"image_id": …, "text": …}
     #[arg(long, value_name = "FILE")]
     pub truth: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Status {
+    /// Refresh in place until Ctrl-C; without a terminal it prints once all the same
+    #[arg(long)]
+    pub watch: bool,
+    /// Seconds between two looks
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = seconds)]
+    pub interval_s: f64,
+    /// Where a service shows its health and metrics (repeatable); without it where the `unprompt up` of the data
+    /// directory does
+    #[arg(long, value_name = "URL")]
+    pub metrics_url: Vec<String>,
+}
+
+/// A time that can be waited for.
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.1..=86_400.0).contains(&seconds) => Ok(seconds),
+        _ => Err("give 0.1 to 86400 seconds".into()),
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,6 +1,7 @@
 //! What every command starts from: the configuration with its flags, and clients made from it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use serde_json::{Map, Value, json};
@@ -8,10 +9,11 @@ use unprompt_index::{ConnectOptions, PromptIndex};
 use unprompt_models::minilm::Engine;
 use unprompt_schemas::codec::Codec;
 use unprompt_stream::config::{self, Config};
-use unprompt_stream::{KafkaConfig, Profile};
+use unprompt_stream::{KafkaConfig, Profile, SchemaRegistry, Traces};
 
 use crate::cli::{Global, Up};
 use crate::endpoints::Endpoints;
+use crate::registry::Registry;
 
 /// The configuration of this run.
 #[derive(Clone, Debug)]
@@ -20,6 +22,7 @@ pub struct Context {
     pub json: bool,
     /// A Kafka was named, by flag or by profile: no embedded broker is hosted or looked for.
     pub kafka_given: bool,
+    registry: Registry,
 }
 
 /// Model folders, resolved.
@@ -35,7 +38,7 @@ impl Context {
     pub fn load(global: &Global, up: Option<&Up>, http_port: Option<u16>) -> anyhow::Result<Self> {
         let config = config::load(global.config.as_deref(), flags(global, up, http_port))?;
         let kafka_given = global.kafka.is_some() || config.kafka.profile == Profile::Kafka;
-        Ok(Self { config, json: global.json, kafka_given })
+        Ok(Self { config, json: global.json, kafka_given, registry: Registry::default() })
     }
 
     pub fn data_dir(&self) -> &Path {
@@ -60,6 +63,12 @@ impl Context {
         self.config.index.url.clone().unwrap_or_else(embedded)
     }
 
+    /// Where the `unprompt up` of the data directory tells of its health, unless it works on another Kafka than was named.
+    pub fn http_url(&self) -> Option<String> {
+        let up = self.running().filter(|up| !self.kafka_given || up.kafka.is_none())?;
+        Some(format!("http://{}", up.http))
+    }
+
     fn running(&self) -> Option<Endpoints> {
         Endpoints::read(self.data_dir())
     }
@@ -71,13 +80,19 @@ impl Context {
         Ok(PromptIndex::connect(&self.qdrant_url(), options).await?)
     }
 
+    /// The traces of `unprompt-<service>`, where a collector is configured.
+    pub fn traces(&self, service: &str) -> anyhow::Result<Traces> {
+        Ok(Traces::start(&self.config.telemetry, service)?)
+    }
+
+    /// How records are written and read: in Confluent framing where a schema registry is configured.
     pub fn codec(&self) -> anyhow::Result<Codec> {
-        if self.config.registry.url.is_some() {
-            bail!(
-                "[registry] url is set, but this release has no registry client; remove it to use single-object framing"
-            );
-        }
-        Ok(Codec::single_object())
+        Ok(self.registry.codec(&self.config.registry)?)
+    }
+
+    /// The schema registry, where one is configured.
+    pub fn registry(&self) -> anyhow::Result<Option<Arc<SchemaRegistry>>> {
+        Ok(self.registry.client(&self.config.registry)?)
     }
 
     pub fn engine(&self) -> anyhow::Result<Engine> {

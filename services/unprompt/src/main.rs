@@ -7,8 +7,11 @@ mod context;
 mod demo;
 mod endpoints;
 mod evaluation;
+mod heads;
 mod hosted;
+mod index_ready;
 mod output;
+mod registry;
 mod services;
 mod stack;
 

@@ -1,13 +1,12 @@
 //! How each service is made from the configuration, and the set of those that run in this process.
 
-use std::fmt::Display;
-
 use anyhow::Context as _;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use unprompt_generator::Generator;
 use unprompt_image_encoder::ImageEncoder;
+use unprompt_image_encoder::claim_check::ClaimCheck;
 use unprompt_index::{ConnectOptions, Layout, PromptIndex};
 use unprompt_indexer::Indexer;
 use unprompt_models::clip::{ClipText, ClipVision};
@@ -16,14 +15,16 @@ use unprompt_models::picture::Limits;
 use unprompt_models::stable_diffusion::GenerationParams;
 use unprompt_predictor::{HeadStore, Predictor, Retrieval, Settings};
 use unprompt_schemas::codec::Codec;
-use unprompt_schemas::records::Head;
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::config::Config;
-use unprompt_stream::{InputRecord, KafkaConfig, Stage, TableReader, health, run_stage};
+use unprompt_stream::{KafkaConfig, Signals, Stage, health, run_stage};
 use unprompt_text_encoder::TextEncoder;
 
 use crate::cli::ServiceName;
 use crate::context::{Context, ModelFolders};
+use crate::heads::Heads;
+use crate::index_ready;
+use crate::registry;
 
 /// What services are wired to.
 #[derive(Clone, Debug)]
@@ -78,22 +79,25 @@ impl Services {
 async fn run(service: ServiceName, wiring: Wiring, stop: CancellationToken) -> anyhow::Result<()> {
     let name = name_of(service);
     let runner = wiring.context.config.runner.for_service(name);
-    // The reader follows heads.v1 until it is dropped, when the service ends.
-    let (heads, _reader) = match service {
-        ServiceName::Predictor => {
-            let (heads, reader) = follow_heads(&wiring, &stop).await?;
-            (Some(heads), Some(reader))
-        }
-        _ => (None, None),
+    if !registry::ready(service, &wiring, &stop).await?
+        || !index_ready::ready(service, &wiring, &stop).await?
+    {
+        return Ok(());
+    }
+    // Followed until it is dropped, when the service ends.
+    let heads = match service {
+        ServiceName::Predictor => Some(Heads::follow(&wiring, &stop).await?),
+        _ => None,
     };
-    let (kafka, health) = (wiring.kafka.clone(), wiring.health.clone());
-    let runtime = Handle::current();
-    let make = move || make_stage(service, &wiring, heads, runtime).map_err(|error| format!("{error:#}"));
-    let summary = run_stage(&kafka, runner, name, make, stop, health)
+    let store = heads.as_ref().map(|heads| heads.store.clone());
+    let signals = Signals { health: wiring.health.clone(), traces: wiring.context.traces(name)? };
+    let (kafka, runtime) = (wiring.kafka.clone(), Handle::current());
+    let make = move || checked_stage(service, &wiring, store, runtime).map_err(|error| format!("{error:#}"));
+    let summary = run_stage(&kafka, runner, name, make, stop, signals)
         .await
         .with_context(|| format!("{name} stopped"))?;
     tracing::info!(service = name, ?summary, "service stopped");
-    Ok(())
+    heads.map_or(Ok(()), |heads| heads.check())
 }
 
 /// The name that its consumer group, its metrics and its section of `[runner]` bear.
@@ -105,6 +109,33 @@ pub fn name_of(service: ServiceName) -> &'static str {
         ServiceName::Indexer => "indexer",
         ServiceName::Predictor => "predictor",
     }
+}
+
+/// The topics that it reads, known without building it.
+pub fn inputs_of(service: ServiceName) -> &'static [Topic] {
+    match service {
+        ServiceName::Generator | ServiceName::TextEncoder => &[Topic::Prompts],
+        ServiceName::ImageEncoder => &[Topic::Images],
+        ServiceName::Indexer => &[Topic::PromptEmbeddings],
+        ServiceName::Predictor => &[Topic::ImageEmbeddings],
+    }
+}
+
+/// [`make_stage`], which must read what [`inputs_of`] says.
+fn checked_stage(
+    service: ServiceName,
+    wiring: &Wiring,
+    heads: Option<HeadStore>,
+    runtime: Handle,
+) -> anyhow::Result<Box<dyn Stage>> {
+    let stage = make_stage(service, wiring, heads, runtime)?;
+    anyhow::ensure!(
+        stage.inputs() == inputs_of(service),
+        "{} reads {:?}, not what is said of it elsewhere: a programming error",
+        stage.name(),
+        stage.inputs()
+    );
+    Ok(stage)
 }
 
 /// Builds a stage; this runs on the stage's own thread, because loading takes a while.
@@ -121,13 +152,23 @@ fn make_stage(
             Box::new(Generator::load(&models.sd2, generation(config), config.generator.batch, codec)?)
         }
         ServiceName::TextEncoder => Box::new(text_encoder(&models, wiring.context.engine()?, codec)?),
-        ServiceName::ImageEncoder => Box::new(ImageEncoder::load(&models.clip, limits(config), codec)?),
+        ServiceName::ImageEncoder => Box::new(image_encoder(config, &models, codec, runtime)?),
         ServiceName::Indexer => Box::new(indexer(wiring, &models, codec, runtime)?),
         ServiceName::Predictor => {
             let heads = heads.context("the predictor has no head store")?;
             Box::new(predictor(wiring, &models, heads, codec, runtime)?)
         }
     })
+}
+
+fn image_encoder(
+    config: &Config,
+    models: &ModelFolders,
+    codec: Codec,
+    runtime: Handle,
+) -> anyhow::Result<ImageEncoder> {
+    let claim_check = ClaimCheck::new(&config.claim_check, config.images.max_bytes, runtime)?;
+    Ok(ImageEncoder::load(&models.clip, limits(config), codec)?.with_claim_check(claim_check))
 }
 
 fn text_encoder(models: &ModelFolders, engine: Engine, codec: Codec) -> anyhow::Result<TextEncoder> {
@@ -157,39 +198,11 @@ fn predictor(
     Ok(Predictor::new(index, heads, encoder, settings, codec, runtime))
 }
 
-async fn connect(wiring: &Wiring) -> anyhow::Result<PromptIndex> {
+/// A client of the index, which must answer.
+pub async fn connect(wiring: &Wiring) -> anyhow::Result<PromptIndex> {
     let api_key = wiring.context.config.index.api_key.as_ref().map(|key| key.expose().to_owned().into());
     let options = ConnectOptions { api_key, ..ConnectOptions::default() };
     Ok(PromptIndex::connect(&wiring.qdrant_url, options).await?)
-}
-
-/// A store that follows heads.v1 from its beginning; returns when it has caught up.
-async fn follow_heads(wiring: &Wiring, stop: &CancellationToken) -> anyhow::Result<(HeadStore, TableReader)> {
-    let clip = wiring.context.models()?.clip;
-    let encoder = tokio::task::spawn_blocking(move || ClipVision::load(&clip)).await??.revision().to_string();
-    let (store, codec) = (HeadStore::new(&encoder), wiring.context.codec()?);
-    let announced = store.clone();
-    let reader = TableReader::start(&wiring.kafka, Topic::Heads, stop.clone(), move |record| {
-        take_head(&announced, &codec, &record);
-    })?;
-    reader.caught_up().await?;
-    Ok((store, reader))
-}
-
-/// A head that cannot be used is refused aloud, and the one in use stays.
-fn take_head(store: &HeadStore, codec: &Codec, record: &InputRecord) {
-    let Some(value) = record.value.as_deref() else {
-        let name = String::from_utf8_lossy(record.key.as_deref().unwrap_or_default());
-        return store.withdraw(&name);
-    };
-    match codec.decode::<Head>(value) {
-        Err(error) => refused(&error),
-        Ok(head) => store.announce(head).unwrap_or_else(|error| refused(&error)),
-    }
-}
-
-fn refused(error: &dyn Display) {
-    tracing::warn!(%error, "announced head refused");
 }
 
 /// Limits on pictures, as configured.

@@ -1,6 +1,10 @@
 //! An Apache Kafka of a test's own: one broker in KRaft mode on a free port of 127.0.0.1, gone when the test ends, however
 //! it ends. `make test` fetches it; `scripts/kafka` knows how to start it.
 
+pub mod certificates;
+mod secure;
+mod tokens;
+
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -10,6 +14,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+pub use secure::{LIMITED_USER, PLAIN_USER, SCRAM_USER, SecureKafka};
+pub use tokens::{CLIENT as TOKEN_CLIENT, Issuer};
 
 /// The longest a broker may take to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -45,7 +52,12 @@ impl Kafka {
     fn started(properties: &str, set: fn(&mut Command) -> &mut Command) -> Self {
         let data = TempDir::new().expect("a temporary folder");
         fs::write(data.path().join("extra.properties"), properties).expect("properties can be written");
-        let mut kafka = Self { data, address: free_address(), set, guard: None };
+        Self::on(data, free_address(), set)
+    }
+
+    /// A broker on files that are prepared.
+    fn on(data: TempDir, address: SocketAddr, set: fn(&mut Command) -> &mut Command) -> Self {
+        let mut kafka = Self { data, address, set, guard: None };
         kafka.start_again();
         kafka
     }

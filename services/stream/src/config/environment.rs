@@ -4,6 +4,8 @@ use figment::util::nest;
 use figment::value::{Dict, Map, Value};
 use figment::{Error, Metadata, Profile, Provider};
 
+use super::secret_files::SECRETS;
+
 /// What the variables begin with; two underscores also part section from key.
 pub const ENVIRONMENT_PREFIX: &str = "UNPROMPT__";
 
@@ -30,11 +32,20 @@ impl Provider for Environment {
         let mut layer = Dict::new();
         for (name, text) in &self.0 {
             let key = name[ENVIRONMENT_PREFIX.len()..].to_lowercase().replace("__", ".");
-            let Ok(value) = text.parse::<Value>();
-            merge(&mut layer, nest(&key, value).into_dict().unwrap_or_default());
+            merge(&mut layer, nest(&key, value_of(&key, text)).into_dict().unwrap_or_default());
         }
         Ok(Profile::Default.collect(layer))
     }
+}
+
+/// A secret is what was written, letter for letter: of 0123 the number would be another one. So is a property of librdkafka's.
+fn value_of(key: &str, text: &str) -> Value {
+    let is_secret = key.rsplit('.').next().is_some_and(|name| SECRETS.contains(&name));
+    if is_secret || key.starts_with("kafka.properties.") {
+        return Value::from(text);
+    }
+    let Ok(value) = text.parse();
+    value
 }
 
 fn merge(into: &mut Dict, from: Dict) {

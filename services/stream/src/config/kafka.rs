@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use unprompt_schemas::topics::Prefix;
 
-use super::Secret;
+use super::security::Protocol;
+use super::{Secret, Security};
 
 /// Which broker is at the other end: it decides timeouts, waits and what may be asked of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +33,9 @@ pub struct KafkaConfig {
     /// stays the same: a restart settles at once what the last run left open, and a second process of the name is fenced.
     #[serde(default)]
     pub instance: Option<String>,
-    /// librdkafka properties, over those this crate sets (`security.protocol`, `sasl.password`, …).
+    #[serde(default)]
+    pub security: Security,
+    /// librdkafka properties, over those this crate sets.
     #[serde(default, deserialize_with = "properties::deserialize")]
     pub properties: BTreeMap<String, Secret>,
 }
@@ -45,8 +48,26 @@ impl KafkaConfig {
             prefix: Prefix::default(),
             profile: Profile::Embedded,
             instance: None,
+            security: Security::default(),
             properties: BTreeMap::new(),
         }
+    }
+
+    /// What of it contradicts itself.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, and what to do.
+    pub fn check(&self) -> Result<(), String> {
+        let protocol = self.security.protocol;
+        if self.profile == Profile::Embedded && protocol != Protocol::Plaintext {
+            return Err(format!(
+                "[kafka.security] protocol = {:?} is for a Kafka elsewhere, and none is named; give --kafka, or set profile = \
+                 \"kafka\" in [kafka]: the embedded broker speaks plaintext, on this machine only",
+                protocol.name()
+            ));
+        }
+        self.security.check(&self.properties)
     }
 
     /// The consumer group of a service: `<prefix>unprompt-<service>`.

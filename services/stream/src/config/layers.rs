@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::Config;
 use super::environment::{Environment, LAYER};
+use super::secret_files::SecretFiles;
 use crate::StreamError;
 
 /// The file that is read where none is named.
@@ -40,9 +41,11 @@ pub fn load_with(
     flags: impl Serialize,
 ) -> Result<Config, StreamError> {
     let figment = with_file(Figment::from(Toml::string(DEFAULTS)), file)?
-        .merge(Environment::new(environment))
+        .merge(SecretFiles(Environment::new(environment)))
         .merge(Serialized::defaults(flags));
-    figment.extract().map_err(|error| StreamError::Config(explain(&figment, error)))
+    let config: Config = figment.extract().map_err(|error| StreamError::Config(explain(&figment, error)))?;
+    config.kafka.check().map_err(StreamError::Config)?;
+    Ok(config)
 }
 
 fn with_file(figment: Figment, file: Option<&Path>) -> Result<Figment, StreamError> {
@@ -50,8 +53,10 @@ fn with_file(figment: Figment, file: Option<&Path>) -> Result<Figment, StreamErr
         Some(path) if !path.is_file() => {
             Err(StreamError::Config(format!("{} is not a file; check --config", path.display())))
         }
-        Some(path) => Ok(figment.merge(Toml::file_exact(path))),
-        None if Path::new(LOCAL_FILE).is_file() => Ok(figment.merge(Toml::file_exact(LOCAL_FILE))),
+        Some(path) => Ok(figment.merge(SecretFiles(Toml::file_exact(path)))),
+        None if Path::new(LOCAL_FILE).is_file() => {
+            Ok(figment.merge(SecretFiles(Toml::file_exact(LOCAL_FILE))))
+        }
         None => Ok(figment),
     }
 }

@@ -42,7 +42,8 @@ pub struct RunnerConfig {
     pub batch_bytes: usize,
     /// How long a record waits for its batch to fill, at most.
     pub batch_time_ms: u64,
-    /// Bytes of input records held at once: fetched, with the stage, or awaiting acknowledgement.
+    /// Bytes of input records held at once: taken, with the stage, or awaiting acknowledgement; one record may go over it. Kafka's
+    /// client fetches half as much ahead, and one more answer of every broker, which is no larger than that or else one record.
     pub bytes_in_flight: usize,
     /// Time between commits, at least.
     pub commit_interval_ms: u64,

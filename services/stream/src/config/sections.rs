@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{KafkaConfig, RunnerSection, Secret};
+use super::{ClaimCheck, KafkaConfig, RunnerSection, Secret, Telemetry};
 
 /// Everything a process is configured by. The defaults are in `default.toml`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -17,20 +17,36 @@ pub struct Config {
     pub models: Models,
     pub generator: Generator,
     pub images: Images,
+    pub claim_check: ClaimCheck,
     pub predictor: Predictor,
     pub runner: RunnerSection,
     pub embedded: Embedded,
     pub http: Http,
     pub log: Log,
+    pub telemetry: Telemetry,
 }
 
 /// `[registry]`: a Confluent-compatible schema registry, where there is one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Registry {
-    /// Its address; without it records are framed by their own fingerprint.
+    /// Its address, or several of them with commas between; without it records are framed by their own fingerprint.
     #[serde(default)]
     pub url: Option<String>,
+    /// Whether services may register their schemas; otherwise somebody else has done it.
+    pub register: bool,
+    #[serde(default)]
+    pub username: Option<String>,
+    #[serde(default)]
+    pub password: Option<Secret>,
+    /// A bearer token, instead of username and password.
+    #[serde(default)]
+    pub token: Option<Secret>,
+    /// Who signed the registry's certificate (PEM); without it the system's authorities.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// How long an answer may take.
+    pub timeout_ms: u64,
 }
 
 /// `[index]`: Qdrant's gRPC endpoint.

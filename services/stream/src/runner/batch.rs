@@ -9,6 +9,7 @@ use super::delivery::{Delivered, Failure, Outgoing};
 use crate::dead_letter::{dead_letter, slim_dead_letter, too_large};
 use crate::events::RecordRejected;
 use crate::producer::SendError;
+use crate::traces::RecordSpans;
 use crate::{InputRecord, Outcome, OutputRecord, Rejection};
 
 /// A batch that is not acknowledged yet.
@@ -21,6 +22,8 @@ pub(super) struct Batch {
     pub written: usize,
     pub bytes_written: usize,
     pub dead_letters: usize,
+    /// What its records are traced by.
+    pub spans: RecordSpans,
     /// By the index of the input.
     rejections: BTreeMap<usize, Rejection>,
     /// Inputs whose dead letter was sent without its value.
@@ -28,7 +31,7 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    pub fn new(records: Arc<Vec<InputRecord>>) -> Self {
+    pub fn new(records: Arc<Vec<InputRecord>>, spans: RecordSpans) -> Self {
         Self {
             records,
             with_stage: true,
@@ -36,6 +39,7 @@ impl Batch {
             written: 0,
             bytes_written: 0,
             dead_letters: 0,
+            spans,
             rejections: BTreeMap::new(),
             slimmed: BTreeSet::new(),
         }
@@ -78,14 +82,17 @@ impl Batch {
     ) -> Vec<(usize, OutputRecord)> {
         let inputs = self.records.clone();
         let mut records = Vec::with_capacity(inputs.len());
-        for (index, outcome) in outcomes.into_iter().enumerate().filter(|(index, _)| holds(&inputs[*index])) {
+        self.spans.processed();
+        for (index, outcome) in outcomes.into_iter().enumerate() {
             match outcome {
+                _ if !holds(&inputs[index]) => self.spans.left(index),
                 Outcome::Outputs(outputs) => {
                     records.extend(outputs.into_iter().map(|output| (index, output)))
                 }
                 Outcome::Rejected(rejection) => records.extend(self.reject(service, index, rejection)),
             }
         }
+        self.spans.stamp(&mut records);
         records
     }
 
@@ -109,6 +116,7 @@ impl Batch {
                 )),
             }
         }
+        self.spans.stamp(&mut letters);
         Some(letters)
     }
 
@@ -125,6 +133,7 @@ impl Batch {
         }
         RecordRejected { service, input, rejection: &rejection }.emit();
         let letter = dead_letter(service, input, &rejection);
+        self.spans.rejected(index, &rejection);
         self.rejections.insert(index, rejection);
         Some((index, letter))
     }

@@ -1,13 +1,15 @@
 //! The lane between the loop and the producer: sends batches in their order and tells when all of one is acknowledged.
 
+use std::sync::Arc;
+
 use futures::future::join_all;
 use tokio::sync::mpsc;
 use unprompt_schemas::topics::Topic;
 
 use super::Event;
-use crate::OutputRecord;
 use crate::offsets::BatchId;
 use crate::producer::{Producer, SendError};
+use crate::{InputRecord, OutputRecord};
 
 /// Records of a batch to be written.
 #[derive(Debug)]
@@ -15,9 +17,17 @@ pub(super) struct Outgoing {
     pub batch: BatchId,
     /// Each with the index of its input in the batch.
     pub records: Vec<(usize, OutputRecord)>,
+    /// The batch's inputs, where what they give bears their time.
+    pub inputs: Option<Arc<Vec<InputRecord>>>,
 }
 
 impl Outgoing {
+    /// When the record is to have been written; none: now, as it is for a dead letter.
+    pub fn time_of(&self, input: usize, record: &OutputRecord) -> Option<i64> {
+        let inputs = self.inputs.as_ref().filter(|_| record.topic != Topic::DeadLetters)?;
+        inputs.get(input).map(|input| input.timestamp_ms).filter(|time| *time > 0)
+    }
+
     pub fn bytes(&self) -> usize {
         self.records.iter().map(|(_, record)| record.size_bytes()).sum()
     }
@@ -84,8 +94,9 @@ async fn send(producer: &Producer, outgoing: Outgoing, events: &mpsc::UnboundedS
     let (batch, records) = (outgoing.batch, outgoing.records.len());
     let (bytes, dead_letters) = (outgoing.bytes(), outgoing.dead_letters());
     let mut under_way = Vec::with_capacity(records);
-    for (input, record) in outgoing.records {
-        under_way.push((input, record.topic, producer.send(&record).await));
+    for (input, record) in &outgoing.records {
+        let sending = producer.send_at(record, outgoing.time_of(*input, record)).await;
+        under_way.push((*input, record.topic, sending));
     }
     let events = events.clone();
     tokio::spawn(async move {

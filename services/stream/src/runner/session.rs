@@ -1,6 +1,7 @@
 //! One membership of the consumer group, from joining to leaving: the state, and what each event does to it.
 
 mod exactly_once;
+mod signals;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,11 +20,12 @@ use super::{Event, RunSummary};
 use crate::batcher::{Batcher, Limits};
 use crate::config::{KafkaConfig, RunnerConfig};
 use crate::consumer::{Bounds, ConsumerEvent, ConsumerHandle, InFlight};
-use crate::events::{BatchDelivered, CommitEnded, PartitionsChanged, RecordReceived};
+use crate::events::{BatchDelivered, CommitEnded, RecordReceived};
 use crate::flood::Flood;
 use crate::health::{Condition, ServiceHealth};
 use crate::offsets::{BatchId, Offsets, Place};
 use crate::producer::{Producer, SendError, is_refusal};
+use crate::traces::RecordSpans;
 use crate::{InputRecord, Outcome, StreamError};
 
 /// Batches with the stage or awaiting acknowledgement, at most.
@@ -173,9 +175,10 @@ impl<'a> Session<'a> {
                 self.partitions_changed("assigned", places.len());
             }
             ConsumerEvent::Revoked { places, lost, answer } => self.on_revoked(places, lost, answer),
+            ConsumerEvent::Ends(ends) => self.tell_lag(&ends),
             ConsumerEvent::Committed(result) => self.on_committed(result.map_err(|error| error.to_string())),
             ConsumerEvent::Failed(source) => {
-                return Err(SessionEnd::Failed(StreamError::Consumer { group: self.group.clone(), source }));
+                return Err(SessionEnd::Failed(self.consumer.failure(&self.group, source)));
             }
         }
         Ok(())
@@ -196,6 +199,7 @@ impl<'a> Session<'a> {
         let dropped = self.batcher.drop_unless(|record| !places.contains(&Place::from(record)));
         self.in_flight.release(&dropped);
         self.partitions_changed(if lost { "lost" } else { "revoked" }, places.len());
+        self.forget_lag(&places);
         let drain = if lost { Duration::ZERO } else { ms(self.config.revoke_drain_ms) };
         self.revoking = Some(Revoking { places, deadline: Instant::now() + drain, answer });
     }
@@ -228,7 +232,8 @@ impl<'a> Session<'a> {
         let holds = |record: &InputRecord| offsets.holds(done.batch, Place::from(record));
         let records = batch.outgoing(self.stage.info.name, outcomes, holds);
         batch.sends += 1;
-        self.write(Outgoing { batch: done.batch, records });
+        let inputs = self.stage.info.keeps_time.then(|| batch.records.clone());
+        self.write(Outgoing { batch: done.batch, records, inputs });
         Ok(())
     }
 
@@ -273,7 +278,7 @@ impl<'a> Session<'a> {
         };
         if !letters.is_empty() {
             batch.sends += 1;
-            self.write(Outgoing { batch: delivered.batch, records: letters });
+            self.write(Outgoing { batch: delivered.batch, records: letters, inputs: None });
         } else if batch.sends == 0 {
             self.finish(delivered.batch, summary);
         }
@@ -282,7 +287,8 @@ impl<'a> Session<'a> {
 
     /// Everything of the batch is acknowledged.
     fn finish(&mut self, id: BatchId, summary: &mut RunSummary) {
-        let Some(batch) = self.batches.remove(&id) else { return };
+        let Some(mut batch) = self.batches.remove(&id) else { return };
+        batch.spans.delivered();
         self.offsets.complete(id);
         self.in_flight.release(batch.records.iter());
         let event = BatchDelivered {
@@ -305,6 +311,7 @@ impl<'a> Session<'a> {
         self.transact_if_due(now, summary);
         self.answer_revocation(now);
         self.commit_if_due(now);
+        self.tell_what_is_in_hand();
     }
 
     /// An idle stage takes what is due, a busy one gets the next batch only when that is full.
@@ -324,7 +331,8 @@ impl<'a> Session<'a> {
         let id = self.next_batch;
         self.next_batch += 1;
         self.offsets.begin(id, &records);
-        self.batches.insert(id, Batch::new(records.clone()));
+        let spans = RecordSpans::begin(&self.stage.traces, &self.group, &records);
+        self.batches.insert(id, Batch::new(records.clone(), spans));
         room.send(Work { batch: id, records, reply: self.replies.clone() });
         true
     }
@@ -397,6 +405,7 @@ impl<'a> Session<'a> {
 
     /// Commits what is done and leaves the group.
     async fn leave(mut self) {
+        self.tell_of_an_empty_hand();
         if let Writer::AtLeastOnce(lane) = &self.writer {
             lane.purge();
         }
@@ -416,10 +425,6 @@ impl<'a> Session<'a> {
         if tokio::time::timeout(CLOSE_PATIENCE, closing).await.is_err() {
             tracing::warn!(group = self.group, "kafka does not answer; left without saying goodbye");
         }
-    }
-
-    fn partitions_changed(&self, kind: &'static str, partitions: usize) {
-        PartitionsChanged { service: self.stage.info.name, kind, partitions }.emit();
     }
 }
 

@@ -15,7 +15,7 @@ use crate::config::RunnerConfig;
 use crate::events::{BatchProcessed, BatchRetried};
 use crate::offsets::BatchId;
 use crate::retry::Backoff;
-use crate::{BatchError, InputRecord, Outcome, Stage, StreamError};
+use crate::{BatchError, InputRecord, Outcome, Stage, StreamError, Traces};
 
 /// Batches with the stage: one it works on, one waiting for it.
 pub(super) const QUEUE: usize = 2;
@@ -49,6 +49,7 @@ pub(super) enum StageFailure {
 pub(super) struct StageInfo {
     pub name: &'static str,
     pub inputs: &'static [Topic],
+    pub keeps_time: bool,
 }
 
 /// The loop's side of the thread. The thread ends when this is dropped and its batch is done.
@@ -56,6 +57,7 @@ pub(super) struct StageInfo {
 pub(super) struct StageThread {
     pub work: mpsc::Sender<Work>,
     pub info: StageInfo,
+    pub traces: Traces,
 }
 
 impl StageThread {
@@ -72,7 +74,8 @@ impl StageThread {
         let stop = shutdown.clone();
         let body = move || match build(load) {
             Ok(stage) => {
-                let info = StageInfo { name: stage.name(), inputs: stage.inputs() };
+                let info =
+                    StageInfo { name: stage.name(), inputs: stage.inputs(), keeps_time: stage.keeps_time() };
                 // Nobody waits any more: the inbox is closed too.
                 let _ = built.send(Ok(info));
                 Worker { stage, backoff, shutdown: stop, interrupted: false }.run(inbox);
@@ -87,7 +90,12 @@ impl StageThread {
         if info.name != name {
             return Err(StreamError::StageLoad(format!("it calls itself {}, not {name}", info.name)));
         }
-        Ok(Self { work, info })
+        Ok(Self { work, info, traces: Traces::default() })
+    }
+
+    /// With a span for each record that it is given.
+    pub fn traced(self, traces: Traces) -> Self {
+        Self { traces, ..self }
     }
 }
 

@@ -7,7 +7,7 @@
 //! the old one left; see KIP-98 and KIP-447. So it is after an abort with records still under way: one that arrives after the
 //! abort would else become part of the next transaction (KIP-890).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc as blocking;
 use std::thread::sleep;
@@ -191,6 +191,9 @@ impl Worker {
         loop {
             match self.producer.init_transactions(CALL) {
                 Ok(()) => return Ok(()),
+                Err(error) if self.producer.is_refused() => {
+                    return Err(self.producer.explain(&self.kafka.brokers, error));
+                }
                 Err(error) if is_retriable(&error) && !abandoned() => {
                     tracing::warn!(%error, "waiting for a transaction coordinator")
                 }
@@ -230,8 +233,8 @@ impl Worker {
             return self.lost_or_fatal(error);
         }
         let (mut under_way, mut failures): (Vec<UnderWay>, Vec<_>) = (Vec::new(), Vec::new());
-        for (batch, input, record) in records_of(bundle) {
-            match runtime.block_on(self.producer.send(record)) {
+        for (batch, input, record, time) in records_of(bundle) {
+            match runtime.block_on(self.producer.send_at(record, time)) {
                 Ok(sending) => under_way.push((batch, input, record.topic, sending)),
                 Err(error) => failures.push((batch, Failure { input, topic: record.topic, error })),
             }
@@ -248,21 +251,37 @@ impl Worker {
         if let Err(error) = again_until(deadline, || self.producer.send_offsets(offsets, group, CALL)) {
             return match is_fatal(&error) {
                 true => self.lost_or_fatal(error),
-                false => self.abort(failures, error.to_string()),
+                false => self.withdraw(bundle, error),
             };
         }
-        self.commit()
+        self.commit(bundle)
     }
 
     /// From here on only the broker knows: a commit that was asked for is asked for again, and aborted only where
     /// librdkafka says that it must be.
-    fn commit(&self) -> Ended {
+    fn commit(&self, bundle: &[Outgoing]) -> Ended {
         match again_until(Instant::now() + self.timeout, || self.producer.commit_transaction(CALL)) {
             Ok(()) => Ended::Committed,
             Err(error) if is_fatal(&error) => self.lost_or_fatal(error),
-            Err(error) if requires_abort(&error) => self.abort(Vec::new(), error.to_string()),
+            Err(error) if requires_abort(&error) => self.withdraw(bundle, error),
             Err(error) => Ended::Lost(error.to_string()),
         }
+    }
+
+    /// Takes back a transaction that an error has spoilt. A right that is missing spoils it before any record is sent: librdkafka then
+    /// purges the records, and tells of the right here.
+    fn withdraw(&self, bundle: &[Outgoing], error: KafkaError) -> Ended {
+        if !is_refusal(&error) {
+            return self.abort(Vec::new(), error.to_string());
+        }
+        // Without a partition in it the broker knows of no transaction to take back; what it knows of it ends by itself.
+        if let Err(error) = self.take_back() {
+            tracing::debug!(%error, "the refused transaction was not taken back");
+        }
+        let topics: BTreeSet<_> =
+            records_of(bundle).map(|(_, _, record, _)| record.topic.base_name()).collect();
+        let topic = topics.into_iter().collect::<Vec<_>>().join(" or ");
+        Ended::Fatal(StreamError::Delivery { topic, source: error })
     }
 
     /// Takes back a transaction of which nothing is under way any more.
@@ -330,10 +349,14 @@ impl Worker {
     }
 }
 
-fn records_of(bundle: &[Outgoing]) -> impl Iterator<Item = (BatchId, usize, &OutputRecord)> {
-    bundle
-        .iter()
-        .flat_map(|outgoing| outgoing.records.iter().map(|(input, record)| (outgoing.batch, *input, record)))
+/// Every record with its batch, its input and its time.
+fn records_of(bundle: &[Outgoing]) -> impl Iterator<Item = (BatchId, usize, &OutputRecord, Option<i64>)> {
+    bundle.iter().flat_map(|outgoing| {
+        outgoing
+            .records
+            .iter()
+            .map(|(input, record)| (outgoing.batch, *input, record, outgoing.time_of(*input, record)))
+    })
 }
 
 /// The records that were not delivered; those that an abort has purged are of no account.

@@ -111,6 +111,7 @@ fn secrets_are_used_but_never_shown() {
         .file("[kafka.properties]\n\"sasl.password\" = \"hunter2\"\nsasl.username = \"hunter3\"")
         .variable("UNPROMPT__INDEX__API_KEY", "hunter4")
         .variable("UNPROMPT__KAFKA__PROPERTIES__SSL_KEY_PASSWORD", "hunter5")
+        .variable("UNPROMPT__TELEMETRY__HEADERS__AUTHORIZATION", "hunter6")
         .load()
         .unwrap();
     let shown = format!("{config:?} {}", serde_json::to_string(&config).unwrap());
@@ -121,4 +122,5 @@ fn secrets_are_used_but_never_shown() {
     assert_eq!(property("sasl.username"), "hunter3");
     assert_eq!(property("ssl.key.password"), "hunter5");
     assert_eq!(config.index.api_key.unwrap().expose(), "hunter4");
+    assert_eq!(config.telemetry.headers["authorization"].expose(), "hunter6");
 }

@@ -85,8 +85,14 @@ async fn a_wrong_number_of_outcomes_is_a_programming_error(fixture: Fixture) {
 async fn a_stage_that_cannot_be_built_says_why(fixture: Fixture) {
     let load = || Err::<Box<dyn unprompt_stream::Stage>, _>("no such folder; run `make models`");
     let (kafka, stop) = (fixture.kafka(), tokio_util::sync::CancellationToken::new());
-    let run =
-        unprompt_stream::run_stage(&kafka, RunnerConfig::default(), NAME, load, stop, Default::default());
+    let run = unprompt_stream::run_stage(
+        &kafka,
+        RunnerConfig::default(),
+        NAME,
+        load,
+        stop,
+        unprompt_stream::Health::default(),
+    );
     let error = within("the refusal", run).await.unwrap_err();
     assert!(error.to_string().contains("no such folder"), "{error}");
 }

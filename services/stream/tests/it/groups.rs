@@ -1,6 +1,7 @@
 //! Consumer groups: a slow stage keeps its partitions, and two runners share them.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -78,6 +79,123 @@ async fn two_runners_share_the_partitions_and_a_leaver_hands_its_own_back(fixtur
     assert_ordered_by_key(&out);
 }
 
+/// A runner whose stage works on everything at once, for as long as the gate is shut.
+struct Gated {
+    run: Run,
+    at_work: Arc<AtomicBool>,
+    open: Arc<AtomicBool>,
+}
+
+fn gated(kafka: &KafkaConfig, revoke_drain_ms: u64) -> Gated {
+    let (at_work, open) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (entered, gate) = (at_work.clone(), open.clone());
+    let config =
+        RunnerConfig { batch_records: 200, batch_time_ms: 2_000, revoke_drain_ms, ..RunnerConfig::default() };
+    let run = Run::start(kafka, config, move |batch| {
+        entered.store(true, Ordering::Relaxed);
+        while !gate.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(copies(batch))
+    });
+    Gated { run, at_work, open }
+}
+
+async fn a_batch_longer_than_the_bound_does_not_hold_up_a_revoked_partition(fixture: Fixture) {
+    let kafka = fixture.kafka();
+    publish(&kafka, 0..200).await;
+    let first = gated(&kafka, 300);
+    eventually("the first runner is at work", || first.at_work.load(Ordering::Relaxed)).await;
+    let second = Run::copying(&kafka);
+    let early = take(&kafka, Topic::ImageEmbeddings, 50).await;
+    assert_eq!(counts(&early).len(), 50, "the second runner works on what the first one still has in hand");
+    first.open.store(true, Ordering::Relaxed);
+    take_until_complete(&kafka, Topic::ImageEmbeddings, 0..200).await;
+    first.run.stop().await;
+    second.stop().await;
+    fixture.assert_promise(&all(&kafka, Topic::ImageEmbeddings).await, 0..200);
+}
+
+async fn a_batch_within_the_bound_is_finished_before_its_partition_goes(fixture: Fixture) {
+    let kafka = fixture.kafka();
+    publish(&kafka, 0..200).await;
+    let first = gated(&kafka, 20_000);
+    eventually("the first runner is at work", || first.at_work.load(Ordering::Relaxed)).await;
+    let (second, _) = watched(&kafka);
+    second.ready().await;
+    first.open.store(true, Ordering::Relaxed);
+    take_until_complete(&kafka, Topic::ImageEmbeddings, 0..200).await;
+    first.run.stop().await;
+    second.stop().await;
+    assert_exactly_once(&all(&kafka, Topic::ImageEmbeddings).await, 0..200);
+}
+
+/// A pause is over when half of what was in flight is done. What is taken over before that must not end it for the partitions
+/// that were there before: they would never be resumed.
+async fn partitions_that_come_in_a_pause_leave_none_behind(fixture: Fixture) {
+    let kafka = fixture.kafka();
+    let (allowed, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (gate, batches) = (allowed.clone(), done.clone());
+    let config = RunnerConfig { batch_records: 10, bytes_in_flight: 60_000, ..RunnerConfig::default() };
+    let staying = Run::start(&kafka, config, move |batch| {
+        while gate.load(Ordering::Relaxed) <= batches.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        batches.fetch_add(1, Ordering::Relaxed);
+        Ok(copies(batch))
+    });
+    staying.ready().await;
+    let leaving = Run::copying(&kafka);
+    leaving.ready().await;
+    // About 200 of them fill what may be in flight, and the pause begins.
+    publish(&kafka, 0..1_000).await;
+    take(&kafka, Topic::ImageEmbeddings, 400).await;
+    leaving.stop().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    // Less than half of it gets done, and then some records of the leaver's partitions come.
+    allowed.store(6, Ordering::Relaxed);
+    eventually("six batches are done", || done.load(Ordering::Relaxed) == 6).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    publish(&kafka, 1_000..1_040).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    allowed.store(usize::MAX, Ordering::Relaxed);
+    take_until_complete(&kafka, Topic::ImageEmbeddings, 0..1_040).await;
+    staying.stop().await;
+    fixture.assert_promise(&all(&kafka, Topic::ImageEmbeddings).await, 0..1_040);
+}
+
+/// librdkafka keeps a pause through a partition's loss and return.
+async fn partitions_lost_in_a_pause_are_read_again_when_they_come_back(fixture: Fixture) {
+    let kafka = fixture.kafka();
+    let open = Arc::new(AtomicBool::new(false));
+    let gate = open.clone();
+    let config = RunnerConfig {
+        batch_records: 10,
+        bytes_in_flight: 60_000,
+        revoke_drain_ms: 200,
+        ..RunnerConfig::default()
+    };
+    let staying = Run::start(&kafka, config, move |batch| {
+        while !gate.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(copies(batch))
+    });
+    staying.ready().await;
+    publish(&kafka, 0..1_000).await;
+    // It fills what may be in flight from all partitions, and pauses them; then another runner takes two of them over.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let passing = Run::copying(&kafka);
+    take(&kafka, Topic::ImageEmbeddings, 400).await;
+    open.store(true, Ordering::Relaxed);
+    take_until_complete(&kafka, Topic::ImageEmbeddings, 0..1_000).await;
+    passing.stop().await;
+    publish(&kafka, 1_000..1_400).await;
+    take_until_complete(&kafka, Topic::ImageEmbeddings, 0..1_400).await;
+    staying.stop().await;
+    fixture.assert_promise(&all(&kafka, Topic::ImageEmbeddings).await, 0..1_400);
+}
+
 async fn prefixes_keep_worlds_apart(fixture: Fixture) {
     let plain = fixture.kafka();
     let mut other = plain.clone();
@@ -98,5 +216,9 @@ async fn prefixes_keep_worlds_apart(fixture: Fixture) {
 on_both! {
     a_stage_slower_than_the_longest_poll_interval_keeps_its_group,
     two_runners_share_the_partitions_and_a_leaver_hands_its_own_back,
+    a_batch_longer_than_the_bound_does_not_hold_up_a_revoked_partition,
+    a_batch_within_the_bound_is_finished_before_its_partition_goes,
+    partitions_that_come_in_a_pause_leave_none_behind,
+    partitions_lost_in_a_pause_are_read_again_when_they_come_back,
     prefixes_keep_worlds_apart,
 }

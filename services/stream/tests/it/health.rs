@@ -1,11 +1,14 @@
 //! /livez, /readyz and /metrics tell the truth.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
-use unprompt_schemas::topics::Topic;
+use unprompt_schemas::topics::{Prefix, Topic};
 use unprompt_stream::health::{Condition, serve};
-use unprompt_stream::{Health, RunnerConfig};
+use unprompt_stream::{Health, KafkaConfig, Profile, RunnerConfig};
 
 use crate::support::*;
 
@@ -52,9 +55,98 @@ async fn metrics_count_what_went_through() {
     run.stop().await;
     let (status, body) = get(server.address(), "/metrics").await;
     assert_eq!(status, 200);
-    for name in ["unprompt_records_in_total", "unprompt_records_out_total", "unprompt_stage_seconds_bucket"] {
+    for name in [
+        "unprompt_records_in_total",
+        "unprompt_bytes_in_total",
+        "unprompt_records_out_total",
+        "unprompt_bytes_out_total",
+        "unprompt_batch_records_bucket",
+        "unprompt_stage_seconds_bucket",
+        "unprompt_latency_seconds_bucket",
+        "unprompt_rebalances_total",
+        "unprompt_bytes_in_flight",
+        "unprompt_stage_loaded",
+    ] {
         let line = body.lines().find(|line| line.starts_with(name) && line.contains(NAME));
         assert!(line.is_some(), "{name} is missing from\n{body}");
     }
     stop.cancel();
+}
+
+/// A gauge of the tested service, summed over its other labels.
+async fn gauge(address: std::net::SocketAddr, name: &str) -> Option<f64> {
+    let (_, body) = get(address, "/metrics").await;
+    let mine = |line: &&str| line.starts_with(&format!("{name}{{")) && line.contains(&format!("\"{NAME}\""));
+    let values: Vec<f64> =
+        body.lines().filter(mine).filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
+    (!values.is_empty()).then(|| values.iter().sum())
+}
+
+async fn eventually_gauge(address: std::net::SocketAddr, name: &str, wanted: impl Fn(f64) -> bool) {
+    let started = std::time::Instant::now();
+    loop {
+        let is = gauge(address, name).await;
+        if is.is_some_and(&wanted) {
+            return;
+        }
+        assert!(started.elapsed() < PATIENCE, "{name} is {is:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "is run by the tests below, in a process of its own: metrics are the process's"]
+async fn the_process_that_is_asked() {
+    let prefix = Prefix::new(&std::env::var("UNPROMPT_TEST_PREFIX").unwrap()).unwrap();
+    let profile = if std::env::var("UNPROMPT_TEST_PROFILE").unwrap() == "Kafka" {
+        Profile::Kafka
+    } else {
+        Profile::Embedded
+    };
+    let brokers = std::env::var("UNPROMPT_TEST_BROKERS").unwrap();
+    let kafka = KafkaConfig { prefix, profile, ..KafkaConfig::embedded(brokers) };
+    let (health, stop) = (Health::default(), CancellationToken::new());
+    let server = serve(([127, 0, 0, 1], 0).into(), health, stop.clone()).await.unwrap();
+    let open = Arc::new(AtomicBool::new(false));
+    let gate = open.clone();
+    let config = RunnerConfig { batch_records: 100, ..RunnerConfig::default() };
+    let run = Run::start(&kafka, config, move |batch| {
+        while !gate.load(Ordering::Relaxed) {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        Ok(copies(batch))
+    });
+    // Shut, it is behind by all of them and holds some.
+    eventually_gauge(server.address(), "unprompt_consumer_lag_records", |lag| lag == 300.0).await;
+    eventually_gauge(server.address(), "unprompt_batches_in_flight", |batches| batches >= 1.0).await;
+    eventually_gauge(server.address(), "unprompt_bytes_in_flight", |bytes| bytes >= 300.0).await;
+    assert_eq!(gauge(server.address(), "unprompt_stage_loaded").await, Some(1.0));
+    open.store(true, Ordering::Relaxed);
+    eventually_gauge(server.address(), "unprompt_consumer_lag_records", |lag| lag == 0.0).await;
+    eventually_gauge(server.address(), "unprompt_batches_in_flight", |batches| batches == 0.0).await;
+    eventually_gauge(server.address(), "unprompt_bytes_in_flight", |bytes| bytes == 0.0).await;
+    let committed = match kafka.profile {
+        Profile::Kafka => "unprompt_transactions_total",
+        Profile::Embedded => "unprompt_commits_total",
+    };
+    eventually_gauge(server.address(), committed, |count| count >= 1.0).await;
+    run.stop().await;
+    assert_eq!(gauge(server.address(), "unprompt_stage_loaded").await, Some(0.0));
+    stop.cancel();
+}
+
+async fn lag_and_what_is_in_flight_are_told_as_they_are(fixture: Fixture) {
+    let kafka = fixture.kafka();
+    publish(&kafka, 0..300).await;
+    let asked = this_binary("health::the_process_that_is_asked")
+        .env("UNPROMPT_TEST_BROKERS", &kafka.brokers)
+        .env("UNPROMPT_TEST_PREFIX", kafka.prefix.as_str())
+        .env("UNPROMPT_TEST_PROFILE", format!("{:?}", kafka.profile))
+        .output();
+    let asked = asked.unwrap();
+    assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stdout));
+}
+
+on_both! {
+    lag_and_what_is_in_flight_are_told_as_they_are,
 }

@@ -1,6 +1,7 @@
 //! What the stream crate promises, tried on the embedded broker and on Apache Kafka.
 #![cfg(feature = "embedded-broker")]
 
+mod arbitrary;
 mod broker;
 mod config;
 mod dead_letters;
@@ -9,9 +10,14 @@ mod failures;
 mod groups;
 mod hard_stop;
 mod health;
+mod memory;
 mod outages;
 mod pass_through;
 mod readers;
+mod registry;
+mod secrets;
+mod security;
 mod stopping;
 mod support;
+mod traces;
 mod transaction_faults;

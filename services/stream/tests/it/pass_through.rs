@@ -1,5 +1,7 @@
 //! The plain flow: everything in comes out, in order, and is committed.
 
+use std::collections::BTreeMap;
+
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::{Outcome, OutputRecord, Publisher, RunnerConfig};
 
@@ -30,6 +32,19 @@ async fn key_value_headers_and_timestamp_arrive_as_they_were(fixture: Fixture) {
     assert!(full.timestamp_ms > 1_700_000_000_000, "{}", full.timestamp_ms);
     let bare = read.iter().find(|read| read.key.is_none()).unwrap();
     assert_eq!((&bare.value, bare.headers.len()), (&None, 0));
+}
+
+async fn what_comes_out_bears_the_time_of_what_went_in(fixture: Fixture) {
+    let kafka = fixture.kafka();
+    publish(&kafka, 0..20).await;
+    let before: BTreeMap<_, _> =
+        all(&kafka, Topic::Images).await.iter().map(|input| (number(input), input.timestamp_ms)).collect();
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    let run = Run::copying(&kafka);
+    let out = take(&kafka, Topic::ImageEmbeddings, 20).await;
+    run.stop().await;
+    let after: BTreeMap<_, _> = out.iter().map(|output| (number(output), output.timestamp_ms)).collect();
+    assert_eq!(after, before);
 }
 
 async fn batches_keep_to_their_bounds_and_one_input_may_give_many_outputs(fixture: Fixture) {
@@ -92,6 +107,7 @@ async fn a_small_bound_on_bytes_in_flight_slows_but_loses_nothing(fixture: Fixtu
 on_both! {
     thousands_of_records_come_out_once_and_in_order,
     key_value_headers_and_timestamp_arrive_as_they_were,
+    what_comes_out_bears_the_time_of_what_went_in,
     batches_keep_to_their_bounds_and_one_input_may_give_many_outputs,
     large_pictures_pass,
     a_small_bound_on_bytes_in_flight_slows_but_loses_nothing,

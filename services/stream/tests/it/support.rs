@@ -14,7 +14,8 @@ use unprompt_stream::config::{Log, LogFormat};
 use unprompt_stream::embedded::EmbeddedBroker;
 use unprompt_stream::{
     BatchError, Health, InputRecord, KafkaConfig, Outcome, OutputRecord, Profile, Publisher, RunSummary,
-    RunnerConfig, Stage, Start, StreamError, Tail, ensure_topics, read_to_end, run_stage, telemetry,
+    RunnerConfig, Signals, Stage, Start, StreamError, Tail, Traces, ensure_topics, read_to_end, run_stage,
+    telemetry,
 };
 use unprompt_test_kafka::Kafka;
 
@@ -141,11 +142,18 @@ impl Run {
     where
         F: FnMut(&[InputRecord]) -> Result<Vec<Outcome>, BatchError> + Send + 'static,
     {
+        Self::traced(kafka, config, Traces::default(), process)
+    }
+
+    pub fn traced<F>(kafka: &KafkaConfig, config: RunnerConfig, traces: Traces, process: F) -> Self
+    where
+        F: FnMut(&[InputRecord]) -> Result<Vec<Outcome>, BatchError> + Send + 'static,
+    {
         log_if_asked();
         let (shutdown, health, kafka) = (CancellationToken::new(), Health::default(), kafka.clone());
-        let (stop, watch) = (shutdown.clone(), health.clone());
+        let (stop, signals) = (shutdown.clone(), Signals { health: health.clone(), traces });
         let load = || Ok::<Box<dyn Stage>, String>(Box::new(FnStage(process)));
-        let task = tokio::spawn(async move { run_stage(&kafka, config, NAME, load, stop, watch).await });
+        let task = tokio::spawn(async move { run_stage(&kafka, config, NAME, load, stop, signals).await });
         Self { health, shutdown, task }
     }
 
@@ -164,7 +172,12 @@ impl Run {
 
     /// Waits until it ends by itself, with an error.
     pub async fn failure(self) -> StreamError {
-        within("the run's end", self.task).await.unwrap().unwrap_err()
+        within("the run's end", self.ended()).await.unwrap_err()
+    }
+
+    /// Waits until it ends by itself, however long it takes.
+    pub async fn ended(self) -> Result<RunSummary, StreamError> {
+        self.task.await.unwrap()
     }
 
     /// Ends it without any farewell.

@@ -6,7 +6,9 @@ use serde::Serialize;
 use unprompt_models::clip::{ClipText, ClipVision};
 use unprompt_models::minilm::MiniLm;
 use unprompt_models::stable_diffusion::StableDiffusion;
-use unprompt_stream::{list_topics, try_transactions};
+use unprompt_schemas::records::CurrentSchema;
+use unprompt_schemas::registry::subject;
+use unprompt_stream::{StreamError, list_topics, try_transactions};
 
 use crate::cli::ServiceName;
 use crate::context::Context;
@@ -28,6 +30,7 @@ pub async fn run(context: &Context) -> anyhow::Result<()> {
     checks.push(kafka(context).await);
     checks.push(delivery(context).await);
     checks.push(index(context).await);
+    checks.push(schema_registry(context));
     let bad = checks.iter().filter(|check| !check.ok).count();
     print(context, &checks)?;
     anyhow::ensure!(bad == 0, "{bad} of {} checks failed", checks.len());
@@ -138,7 +141,42 @@ async fn index(context: &Context) -> Check {
     check("Qdrant", found.await.map_err(start_it))
 }
 
+/// What is missing is registered by the services, where they may.
+fn schema_registry(context: &Context) -> Check {
+    let (section, prefix) = (&context.config.registry, &context.config.kafka.prefix);
+    let found = || {
+        let Some(registry) = context.registry()? else {
+            return Ok("none configured; records carry their schema's fingerprint".to_owned());
+        };
+        registry.check()?;
+        let mut missing = Vec::new();
+        for schema in CurrentSchema::all() {
+            let subject = subject(&prefix.name(schema.topic));
+            if registry.lookup(&subject, schema.json)?.is_none() {
+                missing.push(subject);
+            }
+        }
+        let url = section.url.as_deref().unwrap_or_default();
+        match (missing.is_empty(), section.register) {
+            (true, _) => Ok(format!("{url} answers and has our schemas")),
+            (false, true) => {
+                Ok(format!("{url} answers; services will register {} at their start", missing.join(", ")))
+            }
+            (false, false) => Err(anyhow::anyhow!(
+                "{url} lacks this release's schemas of {}, and [registry] register is false; `unprompt schemas register` \
+                 registers them",
+                missing.join(", ")
+            )),
+        }
+    };
+    check("schema registry", found())
+}
+
+/// An embedded one is no answer to a Kafka that refuses us.
 fn start_it(error: anyhow::Error) -> anyhow::Error {
+    if let Some(StreamError::Credentials { .. } | StreamError::Tls { .. }) = error.downcast_ref() {
+        return error;
+    }
     anyhow::anyhow!("{error:#}; `unprompt up` starts an embedded one")
 }
 

@@ -10,8 +10,7 @@ use unprompt_models::minilm::MiniLm;
 use unprompt_schemas::Uuid;
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::records::{Head, Prediction};
-use unprompt_schemas::topics::Topic;
-use unprompt_stream::{KafkaConfig, read_to_end};
+use unprompt_stream::{KafkaConfig, read_records};
 
 use crate::cli::Evaluate;
 use crate::context::Context;
@@ -84,9 +83,8 @@ pub async fn read_predictions(
     wanted: impl Fn(&Uuid) -> bool,
 ) -> anyhow::Result<HashMap<Uuid, Prediction>> {
     let mut predictions = HashMap::new();
-    read_to_end(kafka, &[Topic::Predictions], |record| {
-        let prediction = record.value.as_deref().and_then(|value| codec.decode::<Prediction>(value).ok());
-        if let Some(prediction) = prediction.filter(|prediction| wanted(&prediction.image_id)) {
+    read_records(kafka, codec, |prediction: Prediction| {
+        if wanted(&prediction.image_id) {
             predictions.insert(prediction.image_id, prediction);
         }
     })
@@ -102,9 +100,10 @@ async fn mean_prompt(
 ) -> anyhow::Result<Option<Vec<f32>>> {
     let Some(name) = scored.iter().find_map(|one| one.prediction.head.clone()) else { return Ok(None) };
     let mut found: Option<Head> = None;
-    read_to_end(kafka, &[Topic::Heads], |record| {
-        let head = record.value.as_deref().and_then(|value| codec.decode::<Head>(value).ok());
-        found = head.filter(|head| head.name == name || name.starts_with(&head.name)).or(found.take());
+    read_records(kafka, codec, |head: Head| {
+        if name.starts_with(&head.name) {
+            found = Some(head);
+        }
     })
     .await?;
     let Some(head) = found else { return Ok(None) };

@@ -7,7 +7,9 @@ mod predict;
 pub mod prompts;
 pub mod publish;
 mod query;
+mod schemas;
 mod serve;
+mod status;
 mod topics;
 pub mod train;
 mod up;
@@ -64,7 +66,9 @@ async fn dispatch(context: Context, command: Command) -> anyhow::Result<()> {
         Command::Train(args) => train::run(&context, args).await,
         Command::Evaluate(args) => evaluate::run(&context, args).await,
         Command::Topics(command) => topics::run(&context, command, stop).await,
+        Command::Status(args) => status::run(&context, args, stop).await,
         Command::DeadLetters(command) => dead_letters::run(&context, command, stop).await,
+        Command::Schemas(command) => schemas::run(&context, command),
         Command::Doctor => doctor::run(&context).await,
         Command::Completions { .. } => Ok(()),
     }

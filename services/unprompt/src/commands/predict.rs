@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use unprompt_schemas::Uuid;
 use unprompt_schemas::records::Prediction;
 use unprompt_schemas::topics::Topic;
-use unprompt_stream::{Publisher, Start, Tail, ensure_topics};
+use unprompt_stream::{Publisher, Start, Tail, Traces, ensure_topics};
 
 use crate::answers::{Answer, answer_of};
 use crate::cli::Predict;
@@ -15,12 +15,19 @@ use crate::context::Context;
 use crate::output;
 
 pub async fn run(context: &Context, args: Predict) -> anyhow::Result<()> {
+    let traces = context.traces("predict")?;
+    let done = predict(context, args, &traces).await;
+    traces.finish().await;
+    done
+}
+
+async fn predict(context: &Context, args: Predict, traces: &Traces) -> anyhow::Result<()> {
     let id = Uuid::new_v4();
     let record = picture_record(&args.image, id)?;
     let kafka = context.kafka();
     ensure_topics(&kafka).await?;
     let mut tail = Tail::new(&kafka, &[Topic::Predictions, Topic::DeadLetters], Start::End).await?;
-    let publisher = Publisher::new(&kafka)?;
+    let publisher = Publisher::new(&kafka)?.traced(traces.clone());
     publisher.publish(record).await?;
     let wait = Duration::from_secs(args.timeout_s);
     let prediction =
@@ -37,7 +44,7 @@ pub async fn run(context: &Context, args: Predict) -> anyhow::Result<()> {
 async fn answer(context: &Context, tail: &mut Tail, id: Uuid) -> anyhow::Result<Prediction> {
     let codec = context.codec()?;
     loop {
-        match answer_of(&codec, &tail.next().await?) {
+        match answer_of(&codec, &tail.next().await?)? {
             Some(Answer::Prediction(prediction)) if prediction.image_id == id => return Ok(*prediction),
             Some(Answer::DeadLetter { image_id, reason }) if image_id == id => bail!("{reason}"),
             _ => {}

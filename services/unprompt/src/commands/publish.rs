@@ -1,15 +1,16 @@
-//! `unprompt publish`: pictures from files and folders to images.v1.
+//! `unprompt publish`: pictures from files and folders, or URIs of pictures, to images.v1.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
-use serde_json::json;
+use anyhow::{Context as _, anyhow, bail};
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
+use unprompt_image_encoder::claim_check::Location;
 use unprompt_schemas::Uuid;
-use unprompt_schemas::cloudevents::ImageEvent;
+use unprompt_schemas::cloudevents::{ImageEvent, names};
 use unprompt_schemas::topics::Topic;
-use unprompt_stream::{OutputRecord, Publisher, Start, Tail, ensure_topics};
+use unprompt_stream::{OutputRecord, Publisher, Start, Tail, Traces, ensure_topics};
 
 use crate::answers::{Answer, answer_of};
 use crate::cli::Publish;
@@ -23,23 +24,59 @@ const CHUNK: usize = 64;
 /// File names that a folder is searched for.
 const EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
 
+/// What is published.
+#[derive(Clone, Debug)]
+enum Item {
+    File(PathBuf),
+    Uri(String, Location),
+}
+
+impl Item {
+    fn record(&self, id: Uuid) -> anyhow::Result<OutputRecord> {
+        match self {
+            Self::File(file) => picture_record(file, id),
+            Self::Uri(uri, _) => Ok(reference(uri, id)),
+        }
+    }
+
+    /// Of a URI without its query, where presigned ones have their signature.
+    fn line(&self, id: Uuid) -> Value {
+        match self {
+            Self::File(file) => json!({"image_id": id, "file": file}),
+            Self::Uri(_, location) => json!({"image_id": id, "uri": location.to_string()}),
+        }
+    }
+}
+
 pub async fn run(context: &Context, args: Publish, stop: CancellationToken) -> anyhow::Result<()> {
-    let files = collect(&args.paths)?;
+    let traces = context.traces("publish")?;
+    let done = publish(context, args, &traces, stop).await;
+    traces.finish().await;
+    done
+}
+
+async fn publish(
+    context: &Context,
+    args: Publish,
+    traces: &Traces,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let items = collect(&args)?;
     let kafka = context.kafka();
     ensure_topics(&kafka).await?;
     let mut tail = match args.wait {
         true => Some(Tail::new(&kafka, &[Topic::Predictions, Topic::DeadLetters], Start::End).await?),
         false => None,
     };
-    let publisher = Publisher::new(&kafka)?;
-    let progress = Progress::new("publishing", Some(files.len() as u64));
+    let publisher = Publisher::new(&kafka)?.traced(traces.clone());
+    let progress = Progress::new("publishing", Some(items.len() as u64));
     let mut waiting = HashSet::new();
-    for chunk in files.chunks(CHUNK) {
+    for chunk in items.chunks(CHUNK) {
         let published = publish_chunk(&publisher, chunk).await?;
         waiting.extend(published);
         progress.set(waiting.len() as u64);
         if stop.is_cancelled() {
-            bail!("stopped after {} of {} pictures; those printed are published", waiting.len(), files.len());
+            bail!("stopped after {} of {} pictures; those printed are published", waiting.len(), items.len());
         }
     }
     progress.finish();
@@ -50,13 +87,13 @@ pub async fn run(context: &Context, args: Publish, stop: CancellationToken) -> a
 }
 
 /// Publishes the pictures and prints the id of each once all are acknowledged.
-async fn publish_chunk(publisher: &Publisher, files: &[PathBuf]) -> anyhow::Result<Vec<Uuid>> {
-    let ids: Vec<Uuid> = files.iter().map(|_| Uuid::new_v4()).collect();
+async fn publish_chunk(publisher: &Publisher, items: &[Item]) -> anyhow::Result<Vec<Uuid>> {
+    let ids: Vec<Uuid> = items.iter().map(|_| Uuid::new_v4()).collect();
     let records: Vec<_> =
-        files.iter().zip(&ids).map(|(file, id)| picture_record(file, *id)).collect::<Result<_, _>>()?;
+        items.iter().zip(&ids).map(|(item, id)| item.record(*id)).collect::<Result<_, _>>()?;
     publisher.publish_many(records).await?;
-    for (file, id) in files.iter().zip(&ids) {
-        output::json_line(&json!({"image_id": id, "file": file}))?;
+    for (item, id) in items.iter().zip(&ids) {
+        output::json_line(&item.line(*id))?;
     }
     Ok(ids)
 }
@@ -69,13 +106,26 @@ pub fn picture_record(file: &Path, id: Uuid) -> anyhow::Result<OutputRecord> {
 
 /// The record that publishes an encoded picture under `id`.
 pub fn picture(bytes: Vec<u8>, id: Uuid) -> OutputRecord {
-    let event = ImageEvent {
+    record(bytes, published(id))
+}
+
+/// The record that publishes the place of a picture under `id`.
+fn reference(uri: &str, id: Uuid) -> OutputRecord {
+    let event = ImageEvent { content_type: Some(names::URI_LIST.into()), ..published(id) };
+    record(format!("{uri}\r\n").into_bytes(), event)
+}
+
+fn published(id: Uuid) -> ImageEvent {
+    ImageEvent {
         id: Some(id.to_string()),
         source: Some("unprompt/publish".into()),
         event_type: Some("unprompt.image.published".into()),
         ..ImageEvent::default()
-    };
-    OutputRecord { topic: Topic::Images, key: None, value: Some(bytes), headers: event.to_headers() }
+    }
+}
+
+fn record(value: Vec<u8>, event: ImageEvent) -> OutputRecord {
+    OutputRecord { topic: Topic::Images, key: None, value: Some(value), headers: event.to_headers() }
 }
 
 async fn wait(
@@ -93,7 +143,7 @@ async fn wait(
             record = tail.next() => record?,
             () = stop.cancelled() => bail!("stopped while {} of {total} pictures were not answered yet", waiting.len()),
         };
-        match answer_of(&codec, &record) {
+        match answer_of(&codec, &record)? {
             Some(Answer::Prediction(prediction)) => {
                 waiting.remove(&prediction.image_id);
             }
@@ -110,8 +160,22 @@ async fn wait(
     Ok(())
 }
 
+/// Files and folders, then URIs. A URI that the image-encoder would reject as none is refused here.
+fn collect(args: &Publish) -> anyhow::Result<Vec<Item>> {
+    let mut items = Vec::new();
+    if !args.paths.is_empty() {
+        items.extend(collect_files(&args.paths)?.into_iter().map(Item::File));
+    }
+    for (at, uri) in args.uri.iter().enumerate() {
+        let location = Location::parse(uri)
+            .map_err(|error| anyhow!("the URI number {} cannot be used: {error}", at + 1))?;
+        items.push(Item::Uri(uri.clone(), location));
+    }
+    Ok(items)
+}
+
 /// Files as given, and the pictures of folders in the order of their names.
-fn collect(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+fn collect_files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in paths {
         if path.is_dir() { collect_folder(path, &mut files)? } else { files.push(path.clone()) }

@@ -232,7 +232,7 @@ async fn wait_for_head(context: &Context, kafka: &KafkaConfig, bytes: &[u8]) -> 
 
 async fn prediction_of(codec: &Codec, tail: &mut Tail, id: Uuid) -> anyhow::Result<Prediction> {
     loop {
-        match answer_of(codec, &tail.next().await?) {
+        match answer_of(codec, &tail.next().await?)? {
             Some(Answer::Prediction(prediction)) if prediction.image_id == id => return Ok(*prediction),
             _ => {}
         }
@@ -279,16 +279,20 @@ async fn count(
     })
     .await?;
     let (mut predicted, mut dead) = (HashSet::new(), HashSet::new());
-    let mut dead_letters = 0;
+    let (mut dead_letters, mut unreadable) = (0, None);
     read_to_end(kafka, &[Topic::Predictions, Topic::DeadLetters], |record| {
         dead_letters += u64::from(record.topic == Topic::DeadLetters);
         match answer_of(&codec, &record) {
-            Some(Answer::Prediction(prediction)) => predicted.insert(prediction.image_id),
-            Some(Answer::DeadLetter { image_id, .. }) => dead.insert(image_id),
-            None => false,
-        };
+            Ok(Some(Answer::Prediction(prediction))) => drop(predicted.insert(prediction.image_id)),
+            Ok(Some(Answer::DeadLetter { image_id, .. })) => drop(dead.insert(image_id)),
+            Ok(None) => {}
+            Err(error) => unreadable = Some(error),
+        }
     })
     .await?;
+    if let Some(error) = unreadable {
+        return Err(error).context("counting the predictions");
+    }
     let lost = published.iter().filter(|id| !predicted.contains(id) && !dead.contains(id)).count();
     let index = context.index().await.context("counting the prompts")?;
     Ok(Counts {

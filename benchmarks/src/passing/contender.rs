@@ -1,0 +1,73 @@
+//! A contender in a process of its own, killed when its turn is over.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+use unprompt_stream::KafkaConfig;
+
+use super::{FROM, TO};
+
+/// Who passes records through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    Ours {
+        transactional: bool,
+    },
+    Bare {
+        transactional: bool,
+    },
+    /// Kafka Streams with exactly_once_v2.
+    Streams,
+}
+
+/// A running contender.
+#[derive(Debug)]
+pub struct Contender {
+    child: Child,
+    _state: TempDir,
+}
+
+impl Contender {
+    /// Starts one that joins `group` and reads from the beginning.
+    pub fn start(who: Who, kafka: &KafkaConfig, group: &str, streams: &PathBuf) -> anyhow::Result<Self> {
+        let state = TempDir::new()?;
+        let mut command = match who {
+            Who::Ours { transactional } => this("ours", kafka, group, transactional)?,
+            Who::Bare { transactional } => this("bare", kafka, group, transactional)?,
+            Who::Streams => {
+                let mut java = Command::new("java");
+                let class_path = format!("{0}/*:{0}", streams.display());
+                java.args(["-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", &class_path])
+                    .args(["PassThrough", &kafka.brokers, group])
+                    .args([kafka.prefix.name(FROM), kafka.prefix.name(TO)])
+                    .arg(state.path());
+                java
+            }
+        };
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+        Ok(Self { child, _state: state })
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> anyhow::Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+}
+
+impl Drop for Contender {
+    fn drop(&mut self) {
+        // One that has ended cannot be killed any more.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn this(who: &str, kafka: &KafkaConfig, group: &str, transactional: bool) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["pass", who, &kafka.brokers, kafka.prefix.as_str(), group]);
+    if transactional {
+        command.arg("--transactional");
+    }
+    Ok(command)
+}

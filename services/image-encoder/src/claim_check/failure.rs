@@ -1,0 +1,99 @@
+//! Why a picture could not be fetched: for good, for now, or because of how this service is set up.
+
+use std::error::Error;
+
+use unprompt_stream::Rejection;
+
+use super::location::Location;
+
+/// The codes of dead letters of claim checks; they stay as they are.
+pub mod codes {
+    /// The record's value does not name exactly one URI.
+    pub const URI_LIST: &str = "uri-list";
+    /// The URI is malformed, has credentials, or is of a scheme that is not fetched.
+    pub const BAD_URI: &str = "bad-uri";
+    /// The URI is under none of the allowed prefixes.
+    pub const NOT_ALLOWED: &str = "uri-not-allowed";
+    /// The host's address is not one of the internet.
+    pub const PRIVATE_ADDRESS: &str = "private-address";
+    /// A redirect leads elsewhere than to an allowed URI, or there are too many.
+    pub const REDIRECT: &str = "redirect-refused";
+    /// There is nothing, or nothing that this service may read.
+    pub const NOT_FOUND: &str = "picture-not-found";
+    /// As of a picture that is in the record itself.
+    pub const TOO_LARGE: &str = "image-too-large";
+    /// As of a picture that is in the record itself.
+    pub const EMPTY: &str = "empty-image";
+    /// An answer of HTTP that is neither a picture nor a known refusal.
+    pub const UNEXPECTED: &str = "unexpected-answer";
+    /// It fails again and again, while its place answers.
+    pub const UNAVAILABLE: &str = "picture-unavailable";
+}
+
+/// Why a fetch gave no picture.
+#[derive(Clone, Debug)]
+pub enum Failure {
+    /// Now and for ever.
+    Refused(Rejection),
+    /// For now.
+    Outage(Outage),
+    /// Until this service is set up differently.
+    Fatal(String),
+}
+
+/// A failure that may pass.
+#[derive(Clone, Debug)]
+pub struct Outage {
+    /// Where it failed: a redirect may have led there.
+    pub at: Box<Location>,
+    pub reason: String,
+}
+
+impl Failure {
+    pub fn refused(code: &'static str, reason: impl Into<String>) -> Self {
+        Self::Refused(Rejection::new(code, reason))
+    }
+
+    pub fn outage(at: &Location, reason: impl Into<String>) -> Self {
+        Self::Outage(Outage { at: Box::new(at.clone()), reason: reason.into() })
+    }
+
+    pub fn not_found(at: &Location, answer: &str) -> Self {
+        Self::refused(
+            codes::NOT_FOUND,
+            format!(
+                "{at} is not there or not for this service to read ({answer}); publish it again once it is"
+            ),
+        )
+    }
+
+    pub fn too_large(at: &Location, max_bytes: usize) -> Self {
+        Self::refused(
+            codes::TOO_LARGE,
+            format!(
+                "{at} has more than the {max_bytes} bytes that are allowed; make the picture smaller, or raise max_bytes in \
+                 [claim_check]"
+            ),
+        )
+    }
+}
+
+impl From<Rejection> for Failure {
+    fn from(rejection: Rejection) -> Self {
+        Self::Refused(rejection)
+    }
+}
+
+/// An error with all its causes, on one line: the outermost of an HTTP client's rarely says what happened.
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = error.source();
+    }
+    text
+}

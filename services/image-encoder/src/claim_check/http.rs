@@ -1,0 +1,173 @@
+//! Pictures over HTTP and HTTPS.
+//!
+//! Redirects are followed here, not by the client, so that each is held against the allowed prefixes. No proxy is used, since
+//! it would look names up by itself; nothing is decompressed, so that no answer is larger than what came over the wire.
+
+use std::error::Error;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use reqwest::header::{ACCEPT_ENCODING, LOCATION};
+use reqwest::{Client, ClientBuilder, Response, StatusCode, redirect};
+use tokio::time::Instant;
+use url::Host;
+
+use super::address::{self, CheckedResolver, RefusedAddress};
+use super::failure::{Failure, codes, with_causes};
+use super::limits::{Body, within};
+use super::location::{Location, Scheme};
+use super::policy::Policy;
+use crate::EncoderError;
+
+/// Redirects that are followed, at most.
+const MAX_REDIRECTS: usize = 5;
+
+/// What any client here is built from.
+pub fn client() -> ClientBuilder {
+    let agent = concat!("unprompt/", env!("CARGO_PKG_VERSION"));
+    let client = Client::builder().user_agent(agent).redirect(redirect::Policy::none()).referer(false);
+    client.no_gzip().no_brotli().no_zstd().no_deflate()
+}
+
+#[derive(Debug)]
+pub struct HttpSource {
+    client: Client,
+    policy: Arc<Policy>,
+    allow_private: bool,
+    max_bytes: usize,
+}
+
+impl HttpSource {
+    pub fn new(policy: Arc<Policy>, allow_private: bool, max_bytes: usize) -> Result<Self, EncoderError> {
+        let client = client().no_proxy().dns_resolver(CheckedResolver { allow_private }).build();
+        let client = client.map_err(|error| EncoderError::HttpClient(with_causes(&error)))?;
+        Ok(Self { client, policy, allow_private, max_bytes })
+    }
+
+    /// The bytes that are there, or where the redirects from there lead.
+    pub async fn fetch(&self, location: &Location, deadline: Instant) -> Result<Vec<u8>, Failure> {
+        let mut at = location.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.get(&at, deadline).await?;
+            match redirect_of(&response) {
+                Some(to) => at = self.follow(&at, &to)?,
+                None => return within(deadline, &at, self.read(&at, response)).await,
+            }
+        }
+        Err(Failure::refused(
+            codes::REDIRECT,
+            format!(
+                "{location} leads through more than {MAX_REDIRECTS} redirects; publish the URI that they lead to"
+            ),
+        ))
+    }
+
+    /// Whether there is an answer, whatever it says, but that it cannot answer now.
+    pub async fn answers(&self, location: &Location, deadline: Instant) -> bool {
+        match self.get(location, deadline).await {
+            Ok(response) => !is_outage(response.status()),
+            Err(_) => false,
+        }
+    }
+
+    async fn get(&self, at: &Location, deadline: Instant) -> Result<Response, Failure> {
+        self.check_literal(at)?;
+        let request = self.client.get(at.url().clone()).header(ACCEPT_ENCODING, "identity");
+        let answer = async { request.send().await.map_err(|error| failed(at, error)) };
+        within(deadline, at, answer).await
+    }
+
+    /// The client asks its resolver about names only.
+    fn check_literal(&self, at: &Location) -> Result<(), Failure> {
+        let address = match at.url().host() {
+            Some(Host::Ipv4(address)) => IpAddr::V4(address),
+            Some(Host::Ipv6(address)) => IpAddr::V6(address),
+            _ => return Ok(()),
+        };
+        address::check(address, self.allow_private).map_err(|refused| refused_address(at, &refused))
+    }
+
+    fn follow(&self, at: &Location, to: &str) -> Result<Location, Failure> {
+        let refused = |reason: &str| {
+            Failure::refused(
+                codes::REDIRECT,
+                format!("{at} redirects to where nothing may be fetched: {reason}"),
+            )
+        };
+        let next = at.redirected(to).map_err(|error| refused(&error.to_string()))?;
+        if next.scheme() != Scheme::Http {
+            return Err(refused("a redirect of HTTP stays with HTTP; publish the URI that it leads to"));
+        }
+        match self.policy.place_of(&next) {
+            Ok(_) => Ok(next),
+            Err(rejection) => Err(refused(&rejection.reason)),
+        }
+    }
+
+    async fn read(&self, at: &Location, mut response: Response) -> Result<Vec<u8>, Failure> {
+        check_status(at, response.status())?;
+        let mut body = Body::new(at, response.content_length(), self.max_bytes)?;
+        while let Some(chunk) = response.chunk().await.map_err(|error| failed(at, error))? {
+            body.push(&chunk)?;
+        }
+        body.finish()
+    }
+}
+
+fn redirect_of(response: &Response) -> Option<String> {
+    use StatusCode as S;
+    let status = response.status();
+    let redirects =
+        [S::MOVED_PERMANENTLY, S::FOUND, S::SEE_OTHER, S::TEMPORARY_REDIRECT, S::PERMANENT_REDIRECT]
+            .contains(&status);
+    let to = response.headers().get(LOCATION).filter(|_| redirects)?;
+    Some(String::from_utf8_lossy(to.as_bytes()).into_owned())
+}
+
+/// Answers after which the same request may be answered differently.
+fn is_outage(status: StatusCode) -> bool {
+    use StatusCode as S;
+    status.is_server_error() || [S::REQUEST_TIMEOUT, S::TOO_EARLY, S::TOO_MANY_REQUESTS].contains(&status)
+}
+
+fn check_status(at: &Location, status: StatusCode) -> Result<(), Failure> {
+    use StatusCode as S;
+    match status {
+        _ if status.is_success() => Ok(()),
+        _ if is_outage(status) => Err(Failure::outage(at, format!("{at} answers {status}"))),
+        S::NOT_FOUND | S::GONE | S::FORBIDDEN | S::UNAUTHORIZED => {
+            Err(Failure::not_found(at, &status.to_string()))
+        }
+        _ => Err(Failure::refused(
+            codes::UNEXPECTED,
+            format!(
+                "{at} answers {status} where a picture was asked for; publish a URI that answers a plain GET with it"
+            ),
+        )),
+    }
+}
+
+/// The client's own text would hold the whole URI.
+fn failed(at: &Location, error: reqwest::Error) -> Failure {
+    let error = error.without_url();
+    match refusal_in(&error) {
+        Some(refused) => refused_address(at, refused),
+        None => Failure::outage(at, format!("{at}: {}", with_causes(&error))),
+    }
+}
+
+/// The resolver's refusal, which the client wraps into errors of its own.
+fn refusal_in(error: &reqwest::Error) -> Option<&RefusedAddress> {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(refused) = error.downcast_ref() {
+            return Some(refused);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+fn refused_address(at: &Location, refused: &RefusedAddress) -> Failure {
+    Failure::refused(codes::PRIVATE_ADDRESS, format!("{at}: {refused}"))
+}

@@ -1,0 +1,308 @@
+//! A URI that may name a picture, parsed and normalised. It cannot hold credentials, and it is printed without its query,
+//! where presigned URLs have theirs.
+//!
+//! References: WHATWG URL (parsing, as the HTTP client does it), RFC 3986 (which characters a URI has), RFC 8089 (`file:`).
+
+use std::fmt;
+use std::path::PathBuf;
+
+use percent_encoding::{percent_decode, percent_decode_str};
+use url::Url;
+
+/// Longer URIs are refused.
+const MAX_BYTES: usize = 8192;
+/// A path that is still encoded after so many decodings is refused.
+const MAX_DECODINGS: usize = 4;
+
+/// Why a text is no URI of a picture. None of these repeat the text: it may hold credentials.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadUri {
+    #[error("it has {0} bytes where {MAX_BYTES} are allowed; use a shorter one")]
+    TooLong(usize),
+    #[error("it has spaces, backslashes, control characters or letters beyond ASCII; percent-encode them")]
+    Characters,
+    #[error("it is no absolute URI ({0}); begin with file:, http:, https: or s3:")]
+    NotAbsolute(url::ParseError),
+    #[error("{0}: is not fetched; use file:, http:, https: or s3:")]
+    Scheme(String),
+    #[error("no host follows its scheme; write scheme://host/path")]
+    NoHost,
+    #[error(
+        "it holds a user name or a password; leave them out, and use a presigned URL or [claim_check.s3]"
+    )]
+    Userinfo,
+    #[error("its path climbs out of a folder (`..`, perhaps encoded); write the path itself")]
+    Climbs,
+    #[error("a query cannot stand there; leave it out")]
+    Query,
+    #[error("wildcards are not read; write a prefix for each host")]
+    Wildcard,
+    #[error("a file: URI names a path of this machine; write file:///folder/picture.png")]
+    File,
+    #[error("its bucket is no S3 bucket's name: 3 to 63 of a-z, 0-9, `.` and `-`")]
+    Bucket,
+    #[error("it names a bucket and no object; write s3://bucket/key")]
+    NoKey,
+}
+
+/// What a URI is fetched by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    File,
+    /// `http` or `https`.
+    Http,
+    S3,
+}
+
+/// Where a picture is, or the prefix of where pictures are.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Location {
+    url: Url,
+    scheme: Scheme,
+}
+
+impl Location {
+    /// The location of a picture.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the URI, without the URI.
+    pub fn parse(text: &str) -> Result<Self, BadUri> {
+        let location = Self::prefix(text)?;
+        if location.scheme == Scheme::S3 && location.key().is_empty() {
+            return Err(BadUri::NoKey);
+        }
+        Ok(location)
+    }
+
+    /// A prefix: as [`Self::parse`], but it may name a bucket as a whole.
+    pub(super) fn prefix(text: &str) -> Result<Self, BadUri> {
+        check_text(text)?;
+        let mut url = Url::parse(text).map_err(BadUri::NotAbsolute)?;
+        url.set_fragment(None);
+        let scheme = match url.scheme() {
+            "http" | "https" => Scheme::Http,
+            "s3" => Scheme::S3,
+            "file" => Scheme::File,
+            other => return Err(BadUri::Scheme(other.to_owned())),
+        };
+        check_authority(text, &url, scheme)?;
+        if climbs(url.path()) {
+            return Err(BadUri::Climbs);
+        }
+        Ok(Self { url, scheme })
+    }
+
+    /// Where a redirect from here leads.
+    pub(super) fn redirected(&self, to: &str) -> Result<Self, BadUri> {
+        Self::parse(self.url.join(to).map_err(BadUri::NotAbsolute)?.as_str())
+    }
+
+    pub(super) fn url(&self) -> &Url {
+        &self.url
+    }
+
+    pub(super) fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// The bucket of an `s3:` location.
+    pub(super) fn bucket(&self) -> &str {
+        self.url.host_str().unwrap_or_default()
+    }
+
+    /// The key of an `s3:` location, decoded.
+    pub(super) fn key(&self) -> String {
+        percent_decode_str(self.url.path().trim_start_matches('/')).decode_utf8_lossy().into_owned()
+    }
+
+    /// The path of a `file:` location.
+    pub(super) fn path(&self) -> PathBuf {
+        self.url.to_file_path().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.url.as_str();
+        f.write_str(text.split_once('?').map_or(text, |(before, _)| before))
+    }
+}
+
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Location({self})")
+    }
+}
+
+/// The URL parser mends much that other parsers read differently: what it would mend is refused before.
+fn check_text(text: &str) -> Result<(), BadUri> {
+    if text.len() > MAX_BYTES {
+        return Err(BadUri::TooLong(text.len()));
+    }
+    match text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\') {
+        true => Ok(()),
+        false => Err(BadUri::Characters),
+    }
+}
+
+fn check_authority(text: &str, url: &Url, scheme: Scheme) -> Result<(), BadUri> {
+    let rest = &text[url.scheme().len() + 1..];
+    let authority =
+        rest.strip_prefix("//").map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
+    if authority.is_some_and(|authority| authority.contains('@')) {
+        return Err(BadUri::Userinfo);
+    }
+    match scheme {
+        Scheme::File if !rest.starts_with('/') || url.host().is_some() || url.to_file_path().is_err() => {
+            Err(BadUri::File)
+        }
+        Scheme::File if url.query().is_some() => Err(BadUri::Query),
+        Scheme::File => Ok(()),
+        Scheme::S3 if url.query().is_some() => Err(BadUri::Query),
+        Scheme::S3 if url.port().is_some() || !is_bucket(url.host_str().unwrap_or_default()) => {
+            Err(BadUri::Bucket)
+        }
+        Scheme::S3 | Scheme::Http if authority.is_none_or(str::is_empty) => Err(BadUri::NoHost),
+        Scheme::S3 | Scheme::Http => Ok(()),
+    }
+}
+
+fn is_bucket(name: &str) -> bool {
+    let is_letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    (3..=63).contains(&name.len())
+        && name.bytes().all(|byte| is_letter(byte) || matches!(byte, b'.' | b'-'))
+        && name.bytes().next().is_some_and(is_letter)
+        && !name.contains("..")
+}
+
+/// The parser resolves `..` and `%2e%2e`. Servers decode more than that: encoded slashes, a second time, parameters of segments.
+fn climbs(path: &str) -> bool {
+    let mut path = path.as_bytes().to_vec();
+    for _ in 0..MAX_DECODINGS {
+        if path.contains(&0) || path.split(|byte| matches!(byte, b'/' | b'\\')).any(is_dots) {
+            return true;
+        }
+        let decoded: Vec<u8> = percent_decode(&path).collect();
+        if decoded == path {
+            return false;
+        }
+        path = decoded;
+    }
+    true
+}
+
+fn is_dots(segment: &[u8]) -> bool {
+    let name = segment.split(|byte| *byte == b';').next().unwrap_or_default();
+    matches!(name, b"." | b"..")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Location {
+        Location::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn the_four_schemes_are_taken() {
+        assert_eq!(parsed("file:///data/a%20b.png").path(), PathBuf::from("/data/a b.png"));
+        assert_eq!(parsed("file:/data/1.png").path(), PathBuf::from("/data/1.png"));
+        assert_eq!(parsed("HTTPS://A.Example:443/1.png").url().as_str(), "https://a.example/1.png");
+        let s3 = parsed("s3://bucket/pictures/a%20b.png");
+        assert_eq!((s3.bucket(), s3.key().as_str()), ("bucket", "pictures/a b.png"));
+    }
+
+    #[test]
+    fn a_uri_is_printed_without_its_query_and_fragment() {
+        let location = parsed("https://a.example/1.png?X-Amz-Signature=hunter2#hunter3");
+        assert_eq!(location.to_string(), "https://a.example/1.png");
+        assert_eq!(format!("{location:?}"), "Location(https://a.example/1.png)");
+        assert_eq!(location.url().query(), Some("X-Amz-Signature=hunter2"), "it is fetched with it");
+    }
+
+    #[test]
+    fn credentials_are_refused_and_not_repeated() {
+        for text in [
+            "https://user:hunter2@a.example/1.png",
+            "https://hunter2@a.example/1.png",
+            "https://@a.example/1.png",
+            "https://a.example@evil.example/1.png",
+            "https://a.example%40hunter2@evil.example/1.png",
+            "s3://hunter2:hunter2@bucket/1.png",
+        ] {
+            let error = Location::parse(text).unwrap_err();
+            assert_eq!(error, BadUri::Userinfo, "{text}");
+            assert!(!error.to_string().contains("hunter2"));
+        }
+        parsed("https://a.example/mail@example.png");
+    }
+
+    #[test]
+    fn paths_that_climb_in_any_disguise_are_refused() {
+        for path in [
+            "..%2fsecret",
+            "%2e%2e%2fsecret",
+            "%2E%2E%5Csecret",
+            "..%5csecret",
+            "%252e%252e/secret",
+            "%252e%252e%252fsecret",
+            "%25252e%25252e/secret",
+            "%2525252525252e",
+            "..;/secret",
+            "..;x=1/secret",
+            "%2e%2e;/secret",
+            "a%00b",
+        ] {
+            for root in ["https://a.example/pictures/", "s3://bucket/pictures/", "file:///data/"] {
+                let text = format!("{root}{path}");
+                let got = Location::parse(&text);
+                assert!(matches!(got, Err(BadUri::Climbs | BadUri::File)), "{text}: {got:?}");
+            }
+        }
+        parsed("https://a.example/pictures/..hidden/a..b/50%25.png");
+    }
+
+    #[test]
+    fn plain_dot_segments_are_resolved_before_anything_is_compared() {
+        for text in ["https://a.example/pictures/../secret", "https://a.example/pictures/%2e%2E/secret"] {
+            assert_eq!(parsed(text).url().as_str(), "https://a.example/secret", "{text}");
+        }
+        assert_eq!(parsed("s3://bucket/pictures/../secret").key(), "secret");
+    }
+
+    #[test]
+    fn what_parsers_disagree_about_is_refused() {
+        for text in [
+            "https:\\\\a.example\\1.png",
+            "https://a.example\\@evil.example/1.png",
+            "https://a.example/1.png\thttps://b.example/",
+            "https://a.example /1.png",
+            "https:a.example/1.png",
+            "https:/a.example/1.png",
+            "https:///a.example/1.png",
+            "https://bücher.example/1.png",
+            "ftp://a.example/1.png",
+            "gopher://a.example/1.png",
+            "data:image/png;base64,AAAA",
+            "/pictures/1.png",
+            "a.example/1.png",
+            "s3://bucket",
+            "s3://bucket/",
+            "s3:///1.png",
+            "s3://Bucket/1.png",
+            "s3://bucket:80/1.png",
+            "s3://bucket/1.png?versionId=1",
+            "s3://../1.png",
+            "file://host/1.png",
+            "file:///1.png?x",
+            "file:1.png",
+            "",
+        ] {
+            assert!(Location::parse(text).is_err(), "{text} was taken");
+        }
+        let long = format!("https://a.example/{}", "a".repeat(MAX_BYTES));
+        assert!(matches!(Location::parse(&long), Err(BadUri::TooLong(_))));
+    }
+}

@@ -1,0 +1,152 @@
+//! Claim check: records that hold the URI of a picture instead of the picture.
+//!
+//! It fetches what the configuration allows, a bounded number at once, and decodes each picture as it arrives, so that no
+//! more than `concurrency` times `max_bytes` are held. It knows nothing of Kafka or of networks.
+
+mod address;
+mod events;
+mod failure;
+mod file;
+mod http;
+mod limits;
+mod location;
+mod patience;
+mod policy;
+mod s3;
+mod sources;
+mod uri_list;
+
+use std::collections::{HashMap, HashSet};
+use std::time::Instant;
+
+use futures::StreamExt;
+use tokio::runtime::Handle;
+use unprompt_models::clip::Pixels;
+use unprompt_stream::config::ClaimCheck as Settings;
+use unprompt_stream::{BatchError, Rejection};
+
+use crate::EncoderError;
+use crate::decoder::Decoder;
+use failure::{Failure, Outage, codes};
+use patience::Patience;
+use sources::Sources;
+
+pub use location::{BadUri, Location};
+pub(crate) use policy::nothing_allowed;
+pub(crate) use uri_list::is_uri_list;
+
+/// Where a claim stands: topic, partition, offset.
+pub(crate) type Position = (String, i32, i64);
+
+/// What became of a claim.
+pub(crate) type Redeemed = Result<Pixels, Rejection>;
+
+/// Fetches pictures by their URIs; see `[claim_check]` in the configuration.
+#[derive(Debug)]
+pub struct ClaimCheck {
+    runtime: Handle,
+    patience: Patience,
+    concurrency: usize,
+    max_bytes: usize,
+    /// Claims of a batch that had to wait for others of it: they are not fetched again with it.
+    settled: HashMap<Position, Redeemed>,
+}
+
+impl ClaimCheck {
+    /// Reads the settings; `image_bytes` is what a picture may have where they say nothing.
+    ///
+    /// # Errors
+    ///
+    /// A setting that cannot be meant, or a client that cannot be made.
+    pub fn new(settings: &Settings, image_bytes: usize, runtime: Handle) -> Result<Self, EncoderError> {
+        check(settings)?;
+        let max_bytes = settings.max_bytes.unwrap_or(image_bytes);
+        let sources = Sources::new(settings, max_bytes)?;
+        Ok(Self {
+            runtime,
+            patience: Patience::new(sources, settings),
+            concurrency: settings.concurrency,
+            max_bytes,
+            settled: HashMap::new(),
+        })
+    }
+
+    /// The pictures that the lists of URIs name, in their order.
+    ///
+    /// # Errors
+    ///
+    /// Transient, where a place does not answer; what was fetched meanwhile is kept for the next try of the same claims.
+    pub(crate) fn redeem(
+        &mut self,
+        claims: Vec<(Position, &[u8])>,
+        decoder: &Decoder,
+    ) -> Result<Vec<Redeemed>, BatchError> {
+        let wanted: HashSet<_> = claims.iter().map(|(position, _)| position.clone()).collect();
+        self.settled.retain(|position, _| wanted.contains(position));
+        let runtime = self.runtime.clone();
+        runtime.block_on(self.settle(&claims, decoder))?;
+        let missing = || BatchError::Fatal("a claim has no outcome: a programming error".into());
+        claims.into_iter().map(|(position, _)| self.settled.remove(&position).ok_or_else(missing)).collect()
+    }
+
+    /// Ends with the first place that does not answer: the batch waits for it anyway.
+    async fn settle(&mut self, claims: &[(Position, &[u8])], decoder: &Decoder) -> Result<(), BatchError> {
+        let (patience, max_bytes) = (&self.patience, self.max_bytes);
+        let open: Vec<_> =
+            claims.iter().filter(|(position, _)| !self.settled.contains_key(position)).collect();
+        let mut redeemed = futures::stream::iter(open)
+            .map(async |(position, list)| (position, redeem_one(patience, list, decoder, max_bytes).await))
+            .buffer_unordered(self.concurrency);
+        while let Some((position, redeemed)) = redeemed.next().await {
+            let settled = match redeemed {
+                Ok(pixels) => Ok(pixels),
+                Err(Failure::Refused(rejection)) => Err(rejection),
+                Err(Failure::Outage(outage)) => return Err(BatchError::Transient(waiting(&outage))),
+                Err(Failure::Fatal(reason)) => return Err(BatchError::Fatal(reason)),
+            };
+            self.settled.insert(position.clone(), settled);
+        }
+        Ok(())
+    }
+}
+
+/// One picture, its bytes held from here to the end of its decoding only.
+async fn redeem_one(
+    patience: &Patience,
+    list: &[u8],
+    decoder: &Decoder,
+    max_bytes: usize,
+) -> Result<Pixels, Failure> {
+    let location = Location::parse(uri_list::only_uri(list)?)
+        .map_err(|error| Failure::refused(codes::BAD_URI, format!("the URI cannot be used: {error}")))?;
+    let started = Instant::now();
+    let result = patience.fetch(&location).await;
+    events::Fetched { location: &location, result: &result, took: started.elapsed() }.emit();
+    let (bytes, decoder) = (result?, decoder.clone());
+    let decoding = tokio::task::spawn_blocking(move || decoder.decode(&bytes, max_bytes));
+    let decoded = decoding.await.map_err(|panic| Failure::Fatal(format!("decoding {location}: {panic}")))?;
+    decoded.map_err(|rejection| Failure::refused(rejection.code, format!("{location}: {}", rejection.reason)))
+}
+
+fn waiting(outage: &Outage) -> String {
+    format!(
+        "{}; its place does not answer, so the batch waits for it. To give up its pictures instead, take the place out of allow in \
+         [claim_check] and start again",
+        outage.reason
+    )
+}
+
+fn check(settings: &Settings) -> Result<(), EncoderError> {
+    let at_least_one = [
+        ("concurrency", settings.concurrency as u64),
+        ("attempts", u64::from(settings.attempts)),
+        ("timeout_ms", settings.timeout_ms),
+        ("max_bytes", settings.max_bytes.unwrap_or(1) as u64),
+    ];
+    match at_least_one.into_iter().find(|(_, value)| *value == 0) {
+        Some((key, _)) => {
+            Err(EncoderError::Setting { key, value: "0".into(), wanted: "set it to 1 or more" })
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,181 @@
+//! Pictures in S3 and stores that speak its protocol. Which server is asked says the configuration, not the record: its
+//! address is trusted, a bucket's name is not.
+
+use std::collections::HashMap;
+
+use futures::StreamExt;
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::client::{ClientOptions, HttpClient, HttpConnector};
+use object_store::path::Path;
+use object_store::{ObjectStoreExt, RetryConfig};
+use reqwest::Client;
+use tokio::time::Instant;
+use unprompt_stream::config::S3;
+use url::Url;
+
+use super::failure::{Failure, codes, with_causes};
+use super::http;
+use super::limits::{Body, within};
+use super::location::{Location, Scheme};
+use super::policy::Policy;
+use crate::EncoderError;
+
+/// What S3 says of credentials that are wrong or too old: no picture is to blame for that.
+const BAD_CREDENTIALS: [&str; 7] = [
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "InvalidToken",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+];
+/// An object that need not be there: even that it is not there is an answer.
+const PROBE: &str = "unprompt-probe";
+
+#[derive(Debug)]
+pub struct S3Source {
+    /// By bucket: those of the allowed prefixes.
+    stores: HashMap<String, AmazonS3>,
+    max_bytes: usize,
+}
+
+/// Gives every bucket the same client, which follows no redirects.
+#[derive(Debug)]
+struct Connector(Client);
+
+impl HttpConnector for Connector {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(self.0.clone()))
+    }
+}
+
+impl S3Source {
+    pub fn new(settings: &S3, policy: &Policy, max_bytes: usize) -> Result<Self, EncoderError> {
+        check(settings)?;
+        let client = http::client().https_only(!settings.allow_http).build();
+        let client = client.map_err(|error| EncoderError::HttpClient(with_causes(&error)))?;
+        let places = policy.places().iter().filter(|place| place.scheme() == Scheme::S3);
+        let stores = places.map(|place| {
+            let bucket = place.bucket();
+            Ok((bucket.to_owned(), store(settings, bucket, client.clone())?))
+        });
+        Ok(Self { stores: stores.collect::<Result<_, EncoderError>>()?, max_bytes })
+    }
+
+    pub async fn fetch(&self, location: &Location, deadline: Instant) -> Result<Vec<u8>, Failure> {
+        within(deadline, location, self.read(location)).await
+    }
+
+    /// Whether the store answers for the bucket at all.
+    pub async fn answers(&self, prefix: &Location, deadline: Instant) -> bool {
+        let key = format!("{}/{PROBE}", prefix.key().trim_end_matches('/'));
+        let (Some(store), Ok(path)) = (self.stores.get(prefix.bucket()), Path::parse(&key)) else {
+            return false;
+        };
+        let asked = async { store.head(&path).await.map_err(|error| failed(prefix, &error)) };
+        !matches!(within(deadline, prefix, asked).await, Err(Failure::Outage(_)))
+    }
+
+    async fn read(&self, at: &Location) -> Result<Vec<u8>, Failure> {
+        let store = self.stores.get(at.bucket());
+        let store = store.ok_or_else(|| Failure::not_found(at, "no client for its bucket"))?;
+        let path = Path::parse(at.key()).map_err(|error| {
+            Failure::refused(
+                codes::BAD_URI,
+                format!("{at}: {error}; such a key cannot be asked for, store it under another"),
+            )
+        })?;
+        let found = store.get(&path).await.map_err(|error| failed(at, &error))?;
+        let mut body = Body::new(at, Some(found.meta.size), self.max_bytes)?;
+        let mut chunks = found.into_stream();
+        while let Some(chunk) = chunks.next().await {
+            body.push(&chunk.map_err(|error| failed(at, &error))?)?;
+        }
+        body.finish()
+    }
+}
+
+fn check(settings: &S3) -> Result<(), EncoderError> {
+    if settings.access_key_id.is_some() != settings.secret_access_key.is_some() {
+        return Err(EncoderError::Setting {
+            key: "s3.access_key_id",
+            value: "set without s3.secret_access_key, or the other way round".into(),
+            wanted: "set both, or neither for buckets that anybody may read",
+        });
+    }
+    let Some(endpoint) = &settings.endpoint else { return Ok(()) };
+    let wanted = match Url::parse(endpoint) {
+        Ok(url) if !url.has_host() || url.username() != "" || url.password().is_some() => {
+            "write it like https://host:9000, without credentials"
+        }
+        Ok(url) if url.scheme() == "https" || (url.scheme() == "http" && settings.allow_http) => {
+            return Ok(());
+        }
+        Ok(url) if url.scheme() == "http" => "use https, or set s3.allow_http = true",
+        _ => "write it like https://host:9000",
+    };
+    Err(EncoderError::Setting { key: "s3.endpoint", value: "not one that can be used".into(), wanted })
+}
+
+fn store(settings: &S3, bucket: &str, client: Client) -> Result<AmazonS3, EncoderError> {
+    // Retrying is done in one place, for every kind of source.
+    let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+    let mut store = AmazonS3Builder::new()
+        .with_bucket_name(bucket)
+        .with_region(&settings.region)
+        .with_allow_http(settings.allow_http)
+        .with_virtual_hosted_style_request(!settings.path_style)
+        .with_retry(retry)
+        .with_http_connector(Connector(client));
+    if let Some(endpoint) = &settings.endpoint {
+        store = store.with_endpoint(if settings.path_style {
+            endpoint.clone()
+        } else {
+            hosted(endpoint, bucket)
+        });
+    }
+    store = match (&settings.access_key_id, &settings.secret_access_key) {
+        (Some(id), Some(secret)) => {
+            store.with_access_key_id(id.expose()).with_secret_access_key(secret.expose())
+        }
+        _ => store.with_skip_signature(true),
+    };
+    if let Some(token) = &settings.session_token {
+        store = store.with_token(token.expose());
+    }
+    store
+        .build()
+        .map_err(|error| EncoderError::S3Client { bucket: bucket.to_owned(), reason: error.to_string() })
+}
+
+/// `https://host` as `https://bucket.host`.
+fn hosted(endpoint: &str, bucket: &str) -> String {
+    endpoint.replacen("://", &format!("://{bucket}."), 1)
+}
+
+fn failed(at: &Location, error: &object_store::Error) -> Failure {
+    use object_store::Error as E;
+    let text = with_causes(error);
+    let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split('<').next());
+    match (error, code) {
+        (_, Some(code)) if BAD_CREDENTIALS.contains(&code) => Failure::Fatal(format!(
+            "S3 refuses the credentials ({code}); check the keys in [claim_check.s3] and the clock"
+        )),
+        (E::NotFound { .. }, code) => Failure::not_found(at, code.unwrap_or("not found")),
+        (E::PermissionDenied { .. } | E::Unauthenticated { .. }, code) => {
+            Failure::not_found(at, code.unwrap_or("access denied"))
+        }
+        _ => Failure::outage(at, format!("{at}: {text}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_path_style_the_bucket_stands_before_the_endpoints_host() {
+        assert_eq!(hosted("https://host:9000", "pictures"), "https://pictures.host:9000");
+    }
+}

@@ -1,0 +1,266 @@
+//! Looks at topics and consumer groups from outside, again and again, with the same clients. It joins nothing and changes nothing.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::metadata::Metadata;
+use unprompt_schemas::topics::Topic;
+
+use crate::config::KafkaConfig;
+use crate::context::{self, LoggingContext};
+use crate::{StreamError, kafka, topics};
+
+/// How long one question may take: who looks again and again would rather hear that the broker is away.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+type Client = BaseConsumer<LoggingContext>;
+
+/// What a broker holds, and how far its consumers are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// The catalogue's, in its order.
+    pub topics: Vec<TopicEnds>,
+    /// Those of the services that were asked for, in their order.
+    pub groups: Vec<GroupState>,
+}
+
+/// Where the partitions of a topic begin and end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicEnds {
+    pub topic: Topic,
+    /// With the prefix.
+    pub name: String,
+    /// Of each partition the first offset kept and the next to be written; none, where the topic does not exist.
+    pub partitions: BTreeMap<i32, (i64, i64)>,
+}
+
+impl TopicEnds {
+    /// Offsets from the first kept to the next: as many as records, and those that compaction and transactions leave out.
+    pub fn records(&self) -> i64 {
+        self.partitions.values().map(|(low, high)| high - low).sum()
+    }
+
+    /// Offsets ever written; it only grows.
+    pub fn written(&self) -> i64 {
+        self.partitions.values().map(|(_, high)| high).sum()
+    }
+}
+
+/// A service's consumer group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupState {
+    pub service: String,
+    /// With the prefix.
+    pub group: String,
+    /// Kafka's word, such as `Stable`; none, where the broker knows no such group or does not tell.
+    pub state: Option<String>,
+    pub members: Vec<GroupMember>,
+    /// The next offset of each partition of each of its topics, where one is committed.
+    pub committed: BTreeMap<Topic, BTreeMap<i32, i64>>,
+}
+
+/// A member of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupMember {
+    pub client_id: String,
+    pub host: String,
+}
+
+impl GroupState {
+    /// How many offsets of the topic the group has not committed; what was never committed counts from the first kept.
+    pub fn lag(&self, ends: &TopicEnds) -> i64 {
+        let committed = self.committed.get(&ends.topic);
+        let behind = |(partition, (low, high)): (&i32, &(i64, i64))| {
+            let next = committed.and_then(|committed| committed.get(partition)).copied();
+            high - next.unwrap_or(*low).clamp(*low, *high)
+        };
+        ends.partitions.iter().map(behind).sum()
+    }
+
+    /// Offsets ever committed; it only grows.
+    pub fn done(&self) -> i64 {
+        self.committed.values().flat_map(BTreeMap::values).sum()
+    }
+}
+
+/// A group to look at: the service and the topics that it reads.
+pub type Reads = (&'static str, &'static [Topic]);
+
+/// Clients for looking. Clones share them.
+#[derive(Clone)]
+pub struct Observer {
+    kafka: KafkaConfig,
+    clients: Arc<Mutex<Clients>>,
+}
+
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Observer").field("brokers", &self.kafka.brokers).finish_non_exhaustive()
+    }
+}
+
+/// One for the topics, and one a group, because librdkafka asks for a client's own group's offsets only.
+#[derive(Default)]
+struct Clients {
+    topics: Option<Client>,
+    groups: BTreeMap<String, Client>,
+}
+
+impl Observer {
+    /// Nothing is asked yet.
+    pub fn new(kafka: &KafkaConfig) -> Self {
+        Self { kafka: kafka.clone(), clients: Arc::default() }
+    }
+
+    /// Where it looks.
+    pub fn brokers(&self) -> &str {
+        &self.kafka.brokers
+    }
+
+    /// What there is to see now.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError::Unreachable`] where no broker answers within a few seconds; looking again may succeed.
+    pub async fn look(&self, services: &[Reads]) -> Result<Observed, StreamError> {
+        let (this, services) = (self.clone(), services.to_vec());
+        topics::blocking(move |_| this.see(&services)).await
+    }
+
+    fn see(&self, services: &[Reads]) -> Result<Observed, StreamError> {
+        let mut clients = self.clients();
+        let client = match clients.topics.take() {
+            Some(client) => client,
+            None => topics::probe(&self.kafka)?,
+        };
+        let topics = self.topics(&client);
+        clients.topics = Some(client);
+        let topics = topics?;
+        let groups = services.iter().map(|reads| self.group(&mut clients, *reads, &topics));
+        let groups = groups.collect::<Result<_, _>>()?;
+        Ok(Observed { topics, groups })
+    }
+
+    fn topics(&self, client: &Client) -> Result<Vec<TopicEnds>, StreamError> {
+        let metadata = client.fetch_metadata(None, PATIENCE).map_err(|e| self.explain(client, e))?;
+        Topic::ALL.into_iter().map(|topic| self.ends(client, &metadata, topic)).collect()
+    }
+
+    fn ends(&self, client: &Client, metadata: &Metadata, topic: Topic) -> Result<TopicEnds, StreamError> {
+        let name = self.kafka.prefix.name(topic);
+        let found = metadata.topics().iter().filter(|found| found.name() == name);
+        let mut partitions = BTreeMap::new();
+        for partition in found.flat_map(|found| found.partitions()) {
+            let marks = client.fetch_watermarks(&name, partition.id(), PATIENCE);
+            partitions.insert(partition.id(), marks.map_err(|e| self.explain(client, e))?);
+        }
+        Ok(TopicEnds { topic, name, partitions })
+    }
+
+    fn group(
+        &self,
+        clients: &mut Clients,
+        (service, reads): Reads,
+        topics: &[TopicEnds],
+    ) -> Result<GroupState, StreamError> {
+        let group = self.kafka.group(service);
+        let client = match clients.groups.entry(group.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(self.client_of(&group)?),
+        };
+        let committed = self.committed(client, topics.iter().filter(|ends| reads.contains(&ends.topic)))?;
+        // Who is in it may be withheld from us; how far it is we know all the same.
+        let listed = client.fetch_group_list(Some(&group), PATIENCE);
+        let found = listed.iter().flat_map(|listed| listed.groups()).find(|found| found.name() == group);
+        let members = found.iter().flat_map(|found| found.members()).map(|member| GroupMember {
+            client_id: member.client_id().to_owned(),
+            host: member.client_host().trim_start_matches('/').to_owned(),
+        });
+        let (members, state) = (members.collect(), found.map(|found| found.state().to_owned()));
+        Ok(GroupState { service: service.to_owned(), group, state, members, committed })
+    }
+
+    fn client_of(&self, group: &str) -> Result<Client, StreamError> {
+        let mut config = kafka::client(&self.kafka);
+        // A transaction under way must not hold up the answer.
+        config.set("group.id", group).set("isolation.level", "read_uncommitted");
+        config.create_with_context(LoggingContext::default()).map_err(StreamError::Client)
+    }
+
+    fn committed<'a>(
+        &self,
+        client: &Client,
+        topics: impl Iterator<Item = &'a TopicEnds>,
+    ) -> Result<BTreeMap<Topic, BTreeMap<i32, i64>>, StreamError> {
+        let (mut asked, mut committed) = (TopicPartitionList::new(), BTreeMap::new());
+        for ends in topics {
+            for partition in ends.partitions.keys() {
+                asked.add_partition(&ends.name, *partition);
+            }
+            committed.insert(ends.topic, BTreeMap::new());
+        }
+        if asked.count() == 0 {
+            return Ok(committed);
+        }
+        let answered = client.committed_offsets(asked, PATIENCE).map_err(|e| self.explain(client, e))?;
+        for one in answered.elements() {
+            let (topic, next) = (self.kafka.prefix.parse(one.topic()), one.offset().to_raw());
+            // Below zero: nothing is committed.
+            if let (Some(topic), Some(next @ 0..)) = (topic, next) {
+                committed.entry(topic).or_default().insert(one.partition(), next);
+            }
+        }
+        Ok(committed)
+    }
+
+    fn explain(&self, client: &Client, error: rdkafka::error::KafkaError) -> StreamError {
+        context::explain(&self.kafka, client, error)
+    }
+
+    /// Clients are as good as they were, whatever happened elsewhere.
+    fn clients(&self) -> MutexGuard<'_, Clients> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ends(partitions: &[(i32, (i64, i64))]) -> TopicEnds {
+        let name = Topic::Images.base_name().to_owned();
+        TopicEnds { topic: Topic::Images, name, partitions: partitions.iter().copied().collect() }
+    }
+
+    fn group(committed: &[(i32, i64)]) -> GroupState {
+        GroupState {
+            service: "tested".into(),
+            group: "unprompt-tested".into(),
+            state: None,
+            members: Vec::new(),
+            committed: [(Topic::Images, committed.iter().copied().collect())].into(),
+        }
+    }
+
+    #[test]
+    fn what_was_never_committed_counts_from_the_first_offset_kept() {
+        let ends = ends(&[(0, (10, 30)), (1, (0, 5))]);
+        assert_eq!(group(&[]).lag(&ends), 25);
+        assert_eq!(group(&[(0, 30)]).lag(&ends), 5);
+        assert_eq!(group(&[(0, 30), (1, 5)]).lag(&ends), 0);
+    }
+
+    #[test]
+    fn a_commit_before_the_first_offset_kept_does_not_count_what_is_gone() {
+        assert_eq!(group(&[(0, 3)]).lag(&ends(&[(0, (10, 30))])), 20);
+    }
+
+    #[test]
+    fn a_topic_made_anew_is_not_read_backwards() {
+        assert_eq!(group(&[(0, 100)]).lag(&ends(&[(0, (0, 4))])), 0);
+    }
+}

@@ -1,0 +1,53 @@
+//! Which partitions were told to pause, so that each of them is told to go on.
+//!
+//! librdkafka keeps a partition's pause through its loss and its return to the same consumer: one that was lost in a pause and
+//! came back after it would never be fetched again.
+
+use std::collections::BTreeSet;
+
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::KafkaResult;
+
+/// The partitions of the pause under way; none: there is no pause.
+#[derive(Debug, Default)]
+pub(crate) struct Pauses(BTreeSet<(String, i32)>);
+
+impl Pauses {
+    pub fn is_any(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    /// Pauses what is assigned and not paused yet.
+    pub fn pause<C: ConsumerContext>(&mut self, consumer: &BaseConsumer<C>) {
+        if let Err(error) = self.try_pause(consumer) {
+            tracing::warn!(%error, "partitions could not be paused");
+        }
+    }
+
+    fn try_pause<C: ConsumerContext>(&mut self, consumer: &BaseConsumer<C>) -> KafkaResult<()> {
+        let assigned = consumer.assignment()?;
+        let elements = assigned.elements().into_iter();
+        let place = elements.map(|element| (element.topic().to_owned(), element.partition()));
+        let further: BTreeSet<_> = place.filter(|place| !self.0.contains(place)).collect();
+        consumer.pause(&list(&further))?;
+        self.0.extend(further);
+        Ok(())
+    }
+
+    /// Lets all of them go on, also those that others have by now.
+    pub fn resume<C: ConsumerContext>(&mut self, consumer: &BaseConsumer<C>) {
+        match consumer.resume(&list(&self.0)) {
+            Ok(()) => self.0.clear(),
+            Err(error) => tracing::warn!(%error, "partitions could not be resumed; it is tried again"),
+        }
+    }
+}
+
+fn list(places: &BTreeSet<(String, i32)>) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(places.len());
+    for (topic, partition) in places {
+        list.add_partition(topic, *partition);
+    }
+    list
+}

@@ -1,0 +1,33 @@
+//! What a run tells of itself beside its log and its metrics.
+
+use crate::health::ServiceHealth;
+use crate::{Health, Traces};
+
+/// Where a run's health and traces go.
+#[derive(Clone, Debug, Default)]
+pub struct Signals {
+    pub health: Health,
+    /// Ended with the run.
+    pub traces: Traces,
+}
+
+impl From<Health> for Signals {
+    /// Without traces.
+    fn from(health: Health) -> Self {
+        Self { health, traces: Traces::default() }
+    }
+}
+
+/// The signals of one service.
+#[derive(Debug)]
+pub(crate) struct ServiceSignals {
+    pub health: ServiceHealth,
+    pub traces: Traces,
+}
+
+impl Signals {
+    /// Those of `service`, which is not ready yet.
+    pub(crate) fn of(&self, service: &str) -> ServiceSignals {
+        ServiceSignals { health: self.health.service(service), traces: self.traces.clone() }
+    }
+}

@@ -1,0 +1,69 @@
+//! Traces: a span for each record that a service processes or a command publishes, over OTLP to a collector.
+//!
+//! The context travels in the records' headers (W3C Trace Context), so that one trace follows a picture from its publication
+//! to its prediction. Without a collector nothing is made and nothing is paid: headers are only passed on. One that is away
+//! neither stops nor slows anything: what does not fit into a bounded queue is left out, and counted.
+
+mod context;
+mod exporter;
+mod publishing;
+mod queue;
+mod records;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_sdk::error::OTelSdkError;
+use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
+
+use crate::StreamError;
+use crate::config::Telemetry;
+
+pub(crate) use publishing::PublishSpan;
+pub(crate) use records::RecordSpans;
+
+/// How long the end of a service waits for its last spans to be taken.
+const LAST_SPANS: Duration = Duration::from_secs(5);
+/// What the spans say that they were made by.
+const SCOPE: &str = "unprompt";
+
+/// The traces of one service, or none. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Traces(Option<Arc<Tracing>>);
+
+#[derive(Debug)]
+struct Tracing {
+    provider: SdkTracerProvider,
+    tracer: SdkTracer,
+}
+
+impl Traces {
+    /// The traces of `unprompt-<service>`, where a collector is named in `telemetry` or by OpenTelemetry's variables. It is
+    /// not asked whether it is there. Belongs into a Tokio runtime, which outlives it.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError::Telemetry`] for settings that cannot be meant.
+    pub fn start(telemetry: &Telemetry, service: &str) -> Result<Self, StreamError> {
+        let Some(provider) = exporter::provider(telemetry, service)? else { return Ok(Self::default()) };
+        let tracer = provider.tracer(SCOPE);
+        Ok(Self(Some(Arc::new(Tracing { provider, tracer }))))
+    }
+
+    /// Sends what has not been sent, within a few seconds, and ends the traces for all that share them.
+    pub async fn finish(&self) {
+        let Some(tracing) = &self.0 else { return };
+        let provider = tracing.provider.clone();
+        let ending = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(LAST_SPANS));
+        match ending.await {
+            Ok(Ok(()) | Err(OTelSdkError::AlreadyShutdown)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the last spans may not have reached the collector"),
+            Err(error) => tracing::warn!(%error, "the traces did not end well"),
+        }
+    }
+
+    fn tracer(&self) -> Option<&SdkTracer> {
+        self.0.as_ref().map(|tracing| &tracing.tracer)
+    }
+}

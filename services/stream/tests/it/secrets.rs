@@ -1,0 +1,124 @@
+//! Secrets in files and in the environment, and what of `[kafka.security]` is refused at load.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+use tempfile::TempDir;
+use unprompt_stream::StreamError;
+use unprompt_stream::config::{Config, load_with};
+
+/// A folder for a configuration and the files that it names.
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn load(&self, file: &str, variables: &[(&str, &str)]) -> Result<Config, StreamError> {
+        let path = self.write("mine.toml", file);
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        load_with(Some(&path), variables, json!({"kafka": {"profile": "kafka"}}))
+    }
+
+    fn error(&self, file: &str) -> String {
+        self.load(file, &[]).unwrap_err().to_string()
+    }
+}
+
+const SASL: &str =
+    "[kafka.security]\nprotocol = \"sasl_ssl\"\nmechanism = \"SCRAM-SHA-512\"\nusername = \"us\"\n";
+
+fn password(config: Config) -> String {
+    config.kafka.security.password.unwrap().expose().to_owned()
+}
+
+#[test]
+fn a_secret_may_stand_in_a_file_whichever_layer_names_it() {
+    let folder = Folder::new();
+    let (first, second) = (folder.write("first", "hunter2\n"), folder.write("second", " hunter3\r\n\n"));
+    let named = format!("{SASL}password_file = {first:?}\n[index]\napi_key_file = {second:?}");
+    let config = folder.load(&named, &[]).unwrap();
+    assert_eq!(config.index.api_key.as_ref().unwrap().expose(), " hunter3", "only line ends go");
+    assert_eq!(password(config), "hunter2");
+    let variable = ("UNPROMPT__KAFKA__SECURITY__PASSWORD_FILE", second.to_str().unwrap());
+    assert_eq!(password(folder.load(&named, &[variable]).unwrap()), " hunter3");
+    let variable = ("UNPROMPT__KAFKA__SECURITY__PASSWORD", "hunter4");
+    assert_eq!(password(folder.load(&named, &[variable]).unwrap()), "hunter4", "the later layer wins");
+}
+
+#[test]
+fn a_file_without_a_secret_is_named_with_its_key() {
+    let folder = Folder::new();
+    let empty = folder.write("empty", "\n");
+    for (file, what) in [(empty.to_str().unwrap(), "is empty"), ("nowhere", "cannot be read")] {
+        let error = folder.error(&format!("{SASL}password_file = {file:?}"));
+        for part in [what, file, "kafka.security.password_file", "mine.toml"] {
+            assert!(error.contains(part), "{part:?} is not in {error:?}");
+        }
+    }
+    let error = folder.error(&format!("{SASL}password = \"hunter2\"\npassword_file = {empty:?}"));
+    assert!(error.contains("keep one of them") && !error.contains("hunter2"), "{error}");
+    assert!(folder.error(&format!("{SASL}password_file = 3")).contains("not the name of a file"));
+}
+
+#[test]
+fn a_secret_of_the_environment_is_taken_letter_for_letter() {
+    let folder = Folder::new();
+    for written in ["0123", "1e5", "true", "[a]", "{b}", "\"c\"", " d "] {
+        let variables = [
+            ("UNPROMPT__KAFKA__SECURITY__PASSWORD", written),
+            ("UNPROMPT__KAFKA__PROPERTIES__SSL_KEY_PASSWORD", written),
+        ];
+        let config = folder.load(SASL, &variables).unwrap();
+        assert_eq!(config.kafka.properties["ssl.key.password"].expose(), written);
+        assert_eq!(password(config), written);
+    }
+}
+
+#[test]
+fn contradictions_are_refused_with_what_to_do() {
+    let folder = Folder::new();
+    let there = folder.write("there.pem", "a certificate");
+    let there = there.display();
+    for (security, advice) in [
+        ("mechanism = \"PLAIN\"", "set protocol = \"sasl_ssl\""),
+        ("username = \"us\"", "set protocol = \"sasl_ssl\""),
+        ("protocol = \"sasl_ssl\"", "SCRAM-SHA-512"),
+        ("protocol = \"sasl_ssl\"\nmechanism = \"PLAIN\"\nusername = \"us\"", "password_file"),
+        ("protocol = \"sasl_ssl\"\nmechanism = \"PLAIN\"\npassword = \"hunter2\"", "needs a username"),
+        ("protocol = \"sasl_ssl\"\nmechanism = \"OAUTHBEARER\"\nusername = \"us\"", "sasl.oauthbearer.*"),
+        (&format!("ca_file = \"{there}\""), "set protocol = \"ssl\""),
+        (&format!("protocol = \"ssl\"\ncertificate_file = \"{there}\""), "belong together"),
+        ("protocol = \"ssl\"\nkey_password = \"hunter2\"", "key_file"),
+        ("protocol = \"ssl\"\nca_file = \"nowhere.pem\"", "ca_file: nowhere.pem cannot be read"),
+        ("protocol = \"ssl\"\nca_file = \"/\"", "ca_file: / is not a file"),
+        ("protocol = \"tls\"", "sasl_ssl"),
+    ] {
+        let error = folder.error(&format!("[kafka.security]\n{security}"));
+        assert!(error.contains(advice), "{advice:?} is not in {error:?}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
+fn properties_may_say_what_the_section_leaves_out() {
+    let folder = Folder::new();
+    let section = "[kafka.security]\nprotocol = \"sasl_ssl\"\nmechanism = \"PLAIN\"\n";
+    let properties = "[kafka.properties]\n\"sasl.username\" = \"us\"\n\"sasl.password\" = \"hunter2\"";
+    folder.load(&format!("{section}{properties}"), &[]).unwrap();
+}
+
+#[test]
+fn the_embedded_broker_takes_no_security() {
+    let folder = Folder::new();
+    let path = folder.write("mine.toml", "[kafka.security]\nprotocol = \"ssl\"");
+    let error = load_with(Some(&path), [], json!({})).unwrap_err().to_string();
+    assert!(error.contains("--kafka") && error.contains("speaks plaintext"), "{error}");
+}

@@ -1,0 +1,77 @@
+//! `unprompt status`: how topics and services are, once, or again and again in place.
+
+mod look;
+mod prometheus;
+mod report;
+mod screen;
+mod view;
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::Status;
+use crate::context::Context;
+use crate::output;
+
+use look::Look;
+use report::Report;
+use screen::Screen;
+
+pub async fn run(context: &Context, args: Status, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut look = Look::new(context, &args.metrics_url)?;
+    if args.watch && std::io::stdout().is_terminal() {
+        return watch(context.json, &mut look, Duration::from_secs_f64(args.interval_s), stop).await;
+    }
+    let report = look.report().await;
+    match context.json {
+        true => output::json(&report)?,
+        false => output::line(view::rendered(&report, None))?,
+    }
+    let error = report.kafka.error.as_deref();
+    error.map_or(Ok(()), |error| anyhow::bail!("{error}"))
+}
+
+/// Looks again and again; what is away is shown as that, and may come back.
+async fn watch(
+    json: bool,
+    look: &mut Look<'_>,
+    interval: Duration,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut screen = if json { None } else { Some(Screen::open()?) };
+    let mut last: Option<Report> = None;
+    while !stop.is_cancelled() {
+        let next = Instant::now() + interval;
+        let report = tokio::select! {
+            report = look.report() => report,
+            () = stop.cancelled() => break,
+        };
+        let report = match &last {
+            Some(before) => report.with_rates_since(before),
+            None => report,
+        };
+        match &mut screen {
+            Some(screen) => screen.draw(&drawn(&report, interval))?,
+            None => output::json_line(&report)?,
+        }
+        last = Some(report);
+        tokio::select! {
+            () = tokio::time::sleep_until(next) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+    // The terminal is as it was before; what was seen last stays on it.
+    if let (Some(screen), Some(last)) = (screen.take(), last) {
+        drop(screen);
+        output::line(view::rendered(&last, None))?;
+    }
+    Ok(())
+}
+
+/// As wide as it is: the screen cuts off what it has no room for, which is easier to read than words broken up.
+fn drawn(report: &Report, interval: Duration) -> String {
+    format!("{}\n{}", view::rendered(report, Some(u16::MAX)), view::footer(report, interval))
+}

@@ -1,0 +1,96 @@
+//! Reads the text that /metrics answers (Prometheus' exposition format, version 0.0.4).
+
+use std::collections::BTreeMap;
+
+/// A value with its name and labels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    pub value: f64,
+}
+
+impl Sample {
+    /// The label of this name, or nothing.
+    pub fn label(&self, name: &str) -> &str {
+        self.labels.get(name).map_or("", String::as_str)
+    }
+}
+
+/// All samples; comments, and lines that are none, are left out.
+pub fn samples(text: &str) -> Vec<Sample> {
+    text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect()
+}
+
+fn sample(line: &str) -> Option<Sample> {
+    let name_ends = line.find(['{', ' '])?;
+    let (name, rest) = line.split_at(name_ends);
+    let (labels, rest) = match rest.strip_prefix('{') {
+        Some(rest) => labels(rest)?,
+        None => (BTreeMap::new(), rest),
+    };
+    // A time may stand behind the value.
+    let value = rest.split_whitespace().next()?.parse().ok()?;
+    Some(Sample { name: name.to_owned(), labels, value })
+}
+
+/// The labels up to the closing brace, and what comes after it.
+fn labels(mut text: &str) -> Option<(BTreeMap<String, String>, &str)> {
+    let mut labels = BTreeMap::new();
+    loop {
+        text = text.trim_start_matches([',', ' ']);
+        if let Some(rest) = text.strip_prefix('}') {
+            return Some((labels, rest));
+        }
+        let (name, rest) = text.split_once("=\"")?;
+        let (value, rest) = quoted(rest)?;
+        labels.insert(name.to_owned(), value);
+        text = rest;
+    }
+}
+
+/// The text up to the closing quotation mark, and what comes after it.
+fn quoted(text: &str) -> Option<(String, &str)> {
+    let (mut value, mut chars) = (String::new(), text.char_indices());
+    while let Some((at, letter)) = chars.next() {
+        match letter {
+            '"' => return Some((value, &text[at + 1..])),
+            '\\' => value.push(match chars.next()?.1 {
+                'n' => '\n',
+                other => other,
+            }),
+            other => value.push(other),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labelled(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn samples_have_labels_or_none_and_perhaps_a_time() {
+        let text = "# HELP a about\n# TYPE a counter\na{service=\"x\",code=\"y z\"} 12\n\nb 0.5\nc{} 1e3 1700000000000\n";
+        let found = samples(text);
+        assert_eq!(found[0].labels, labelled(&[("code", "y z"), ("service", "x")]));
+        assert_eq!(found.iter().map(|sample| sample.value).collect::<Vec<_>>(), [12.0, 0.5, 1_000.0]);
+        assert_eq!(found[0].label("service"), "x");
+        assert_eq!(found[1].label("service"), "");
+    }
+
+    #[test]
+    fn what_is_escaped_in_a_label_is_read_back() {
+        let found = samples(r#"a{path="C:\\x",said="\"}\" and\nmore"} 1"#);
+        assert_eq!(found[0].labels, labelled(&[("path", r"C:\x"), ("said", "\"}\" and\nmore")]));
+    }
+
+    #[test]
+    fn a_line_that_is_no_sample_is_left_out() {
+        assert_eq!(samples("a{b=\"c} 1\nnothing\nd e\nf{g} 2\n"), []);
+    }
+}

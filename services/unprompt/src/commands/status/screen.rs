@@ -1,0 +1,46 @@
+//! A terminal that one text after another is drawn on, in place.
+
+use std::io::{self, Stdout, Write as _};
+
+use crossterm::cursor::{Hide, MoveTo, Show};
+use crossterm::style::Print;
+use crossterm::terminal::{
+    Clear, ClearType, DisableLineWrap, EnableLineWrap, EnterAlternateScreen, LeaveAlternateScreen, size,
+};
+use crossterm::{execute, queue};
+
+/// Rows of a terminal that does not tell.
+const ROWS: u16 = 24;
+
+/// The terminal's other screen; what was on it before comes back when this is dropped.
+#[derive(Debug)]
+pub struct Screen(Stdout);
+
+impl Screen {
+    pub fn open() -> io::Result<Self> {
+        let mut screen = Self(io::stdout());
+        execute!(screen.0, EnterAlternateScreen, Hide, DisableLineWrap)?;
+        Ok(screen)
+    }
+
+    /// Draws as many lines as there is room for, over those before: nothing flickers.
+    pub fn draw(&mut self, text: &str) -> io::Result<()> {
+        let rows = size().ok().map(|(_, rows)| rows).filter(|rows| *rows > 0).unwrap_or(ROWS);
+        queue!(self.0, MoveTo(0, 0))?;
+        for (row, line) in (0..rows).zip(text.lines()) {
+            queue!(self.0, MoveTo(0, row), Print(line), Clear(ClearType::UntilNewLine))?;
+        }
+        let below = u16::try_from(text.lines().count()).unwrap_or(rows);
+        if below < rows {
+            queue!(self.0, MoveTo(0, below), Clear(ClearType::FromCursorDown))?;
+        }
+        self.0.flush()
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // A terminal that is gone needs no tidying.
+        let _ = execute!(self.0, EnableLineWrap, Show, LeaveAlternateScreen);
+    }
+}

@@ -1,0 +1,149 @@
+//! Instances of the services: processes of the binary under test, and what they say of themselves.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+
+use crate::patience::{PATIENCE, eventually};
+use crate::world::World;
+
+/// After this without a heartbeat the group gives an instance up.
+pub const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
+/// One answer of an instance takes no longer.
+const HTTP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How instances are started.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    pub binary: PathBuf,
+    pub brokers: String,
+    pub prefix: String,
+    pub profile: &'static str,
+    pub qdrant_url: String,
+    /// Where they write their logs, and what else they leave.
+    pub folder: PathBuf,
+}
+
+impl Recipe {
+    pub fn new(binary: PathBuf, world: &World, profile: &'static str, folder: PathBuf) -> Self {
+        let (brokers, prefix) = (world.kafka.brokers.clone(), world.kafka.prefix.as_str().to_owned());
+        Self { binary, brokers, prefix, profile, qdrant_url: world.qdrant_url.clone(), folder }
+    }
+
+    /// The binary, told where broker and index are.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.binary);
+        command
+            .args(["--data-dir", &self.folder.join("data").to_string_lossy()])
+            .env("UNPROMPT__KAFKA__BROKERS", &self.brokers)
+            .env("UNPROMPT__KAFKA__PREFIX", &self.prefix)
+            .env("UNPROMPT__KAFKA__PROFILE", self.profile)
+            .env("UNPROMPT__KAFKA__PROPERTIES__SESSION_TIMEOUT_MS", SESSION_TIMEOUT.as_millis().to_string())
+            .env("UNPROMPT__KAFKA__PROPERTIES__HEARTBEAT_INTERVAL_MS", "1000")
+            .env("UNPROMPT__INDEX__URL", &self.qdrant_url)
+            .stdin(Stdio::null());
+        command
+    }
+}
+
+/// A running service.
+#[derive(Debug)]
+pub struct Instance {
+    pub name: String,
+    child: Child,
+    http: SocketAddr,
+}
+
+impl Instance {
+    /// Starts `service`. A name that begins with `anonymous` gets no transactional id of its own.
+    pub fn start(recipe: &Recipe, service: &'static str, name: &str) -> anyhow::Result<Self> {
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let log =
+            File::options().append(true).create(true).open(recipe.folder.join(format!("{name}.log")))?;
+        let mut command = recipe.command();
+        command.args(["serve", service, "--http-port", &port.to_string()]).stdout(Stdio::null()).stderr(log);
+        if !name.ends_with("anonymous") {
+            command.env("UNPROMPT__KAFKA__INSTANCE", name);
+        }
+        let child = command.spawn().with_context(|| format!("{} starts", recipe.binary.display()))?;
+        Ok(Self { name: name.to_owned(), child, http: ([127, 0, 0, 1], port).into() })
+    }
+
+    pub async fn ready(&mut self) -> anyhow::Result<()> {
+        let (name, http, child) = (self.name.clone(), self.http, &mut self.child);
+        eventually(&format!("{name} is ready"), PATIENCE, || {
+            if let Some(status) = child.try_wait()? {
+                bail!("{name} ended while starting: {status}");
+            }
+            Ok(get(http, "/readyz").is_ok_and(|(status, _)| status == 200))
+        })
+        .await
+    }
+
+    /// How it ended, where it ended by itself.
+    pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
+    pub fn is_ready(&self) -> bool {
+        get(self.http, "/readyz").is_ok_and(|(status, _)| status == 200)
+    }
+
+    /// A metric, summed over its labels; none where it does not answer.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let (_, body) = get(self.http, "/metrics").ok()?;
+        let lines = body.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{') || rest.starts_with(' '))
+        });
+        let values: Vec<f64> = lines.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
+        (!values.is_empty()).then(|| values.iter().sum())
+    }
+
+    pub fn batches_in_flight(&self) -> u64 {
+        self.metric("unprompt_batches_in_flight").unwrap_or_default() as u64
+    }
+
+    /// Sends a signal by its name, such as `KILL`.
+    pub fn signal(&self, name: &str) -> anyhow::Result<()> {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status()?;
+        ensure!(sent.success(), "{} is not running", self.name);
+        Ok(())
+    }
+
+    /// Waits for its end.
+    pub async fn end(mut self) -> anyhow::Result<ExitStatus> {
+        let mut status = None;
+        let (name, child) = (self.name.clone(), &mut self.child);
+        eventually(&format!("{name} ends"), PATIENCE, || {
+            status = child.try_wait()?;
+            Ok(status.is_some())
+        })
+        .await?;
+        status.context("it has ended")
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        // One that has ended cannot be killed any more.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Status and body.
+fn get(address: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&address, HTTP_TIMEOUT)?;
+    stream.set_read_timeout(Some(HTTP_TIMEOUT))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let status = answer.get(9..12).context("an answer has a status")?.parse()?;
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    Ok((status, body.to_owned()))
+}

@@ -1,0 +1,358 @@
+//! Chaos: instances of image-encoder and predictor are killed, stopped and frozen, broker and index go away, while pictures
+//! stream through, some of them poison. Then a consumer that shares no code with the services counts what came out.
+//!
+//! It knows the services by their command line, their topics and their metrics; it must not know their insides.
+
+mod feed;
+mod fleet;
+mod patience;
+pub mod schedule;
+mod strike;
+mod supervisor;
+mod witness;
+mod world;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use serde::Serialize;
+use tempfile::TempDir;
+use unprompt_index::{ConnectOptions, Filter, PromptIndex};
+use unprompt_schemas::topics::Topic;
+use unprompt_stream::Publisher;
+
+use feed::Feed;
+use fleet::{Instance, Recipe};
+use patience::PATIENCE;
+use schedule::{Event, Kind, schedule};
+use strike::{Striker, Struck, lag_of};
+use supervisor::Supervisor;
+use world::World;
+
+/// Prompts that predictions are made from.
+const PROMPTS: usize = 300;
+/// Pictures published at once while the chaos lasts.
+const PORTION: usize = 2_000;
+/// The encoders' lag is kept above this while the chaos lasts.
+const KEPT_LAG: u64 = 3_000;
+const LOOK: Duration = Duration::from_secs(1);
+/// Nothing moves for so long once everything is through.
+const STILL: Duration = Duration::from_secs(3);
+/// What is left when the chaos is over takes no longer.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(1_200);
+
+/// Which broker the run stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Broker {
+    /// Exactly once is promised.
+    Apache,
+    /// At least once is promised.
+    Embedded,
+}
+
+/// How often each thing goes wrong.
+#[derive(Clone, Copy, Debug)]
+pub struct Counts {
+    pub kills: usize,
+    pub terms: usize,
+    pub freezes: usize,
+    pub broker_restarts: usize,
+    pub index_outages: usize,
+}
+
+/// A run of chaos.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `unprompt` itself.
+    pub binary: PathBuf,
+    /// A Python with kafka-python.
+    pub python: PathBuf,
+    pub broker: Broker,
+    pub seed: u64,
+    /// Pictures published before the first instance starts; more follow as long as things go wrong.
+    pub pictures: usize,
+    /// Instances of each service.
+    pub instances: usize,
+    pub counts: Counts,
+    pub index_away: Duration,
+    /// Where the instances' logs are kept; without it they go with the run.
+    pub logs: Option<PathBuf>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub broker: Broker,
+    pub seed: u64,
+    pub instances_of_each: usize,
+    /// Pictures published, poison included.
+    pub published: usize,
+    /// Pictures with a prediction.
+    pub predicted_distinct: usize,
+    /// Good pictures without a prediction, and poison that is in no dead letter.
+    pub lost: usize,
+    /// Predictions and dead letters beyond the first of their picture.
+    pub duplicated: usize,
+    /// Of those, the ones whose content is another than the first's.
+    pub duplicated_otherwise: usize,
+    pub dead_letters: usize,
+    pub poison: usize,
+    /// Poison that was predicted, good pictures in the dead letters, records that nobody here published.
+    pub strangers: usize,
+    pub kills: usize,
+    pub terms: usize,
+    pub freezes: usize,
+    pub broker_restarts: usize,
+    pub index_outages: usize,
+    /// Instances that ended without being struck, or badly after SIGTERM.
+    pub unexpected: Vec<String>,
+    pub seconds: f64,
+    pub events: Vec<Struck>,
+}
+
+impl Report {
+    /// Whether the broker's promise was kept.
+    ///
+    /// # Errors
+    ///
+    /// What was not.
+    pub fn verdict(&self) -> anyhow::Result<()> {
+        let Self { lost, duplicated, duplicated_otherwise, strangers, dead_letters, poison, .. } = self;
+        ensure!(*lost == 0, "{lost} pictures are lost");
+        ensure!(*strangers == 0, "{strangers} records are where they should not be");
+        match self.broker {
+            Broker::Apache => {
+                ensure!(*duplicated == 0, "{duplicated} records are there twice");
+                ensure!(dead_letters == poison, "{dead_letters} dead letters of {poison} poisonous pictures");
+            }
+            Broker::Embedded => {
+                ensure!(
+                    *duplicated_otherwise == 0,
+                    "{duplicated_otherwise} repetitions differ from the first"
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs it: a few minutes to half an hour.
+///
+/// # Errors
+///
+/// Where the run itself could not be carried out; what it found is in the report.
+pub async fn run(options: Options) -> anyhow::Result<Report> {
+    let started = Instant::now();
+    let world = World::start(options.broker).await?;
+    let temporary = TempDir::new()?;
+    let folder = options.logs.clone().unwrap_or_else(|| temporary.path().to_owned());
+    std::fs::create_dir_all(&folder)?;
+    let profile = if options.broker == Broker::Apache { "kafka" } else { "embedded" };
+    let recipe = Recipe::new(options.binary.clone(), &world, profile, folder);
+    say(started, "importing prompts");
+    fill_index(&recipe, &world, options.seed).await?;
+    let feeder = Feeder::new(&world, options.seed)?;
+    feeder.publish(options.pictures).await?;
+    say(
+        started,
+        &format!(
+            "{} pictures are published; starting {} of each service",
+            options.pictures, options.instances
+        ),
+    );
+    let fleet = Supervisor::start(recipe, options.instances).await?;
+    let striker = Striker { world: &world, fleet: &fleet, started, index_away: options.index_away };
+    let events = schedule(options.seed, &options.counts, fleet.len());
+    let chaos = async {
+        let struck = strike_all(striker, &events).await;
+        feeder.stop();
+        struck
+    };
+    let (struck, fed) = tokio::join!(chaos, feeder.keep_feeding(&world));
+    let struck = struck?;
+    fed?;
+    drain(&world, &fleet, &feeder, started).await?;
+    fleet.stop().await?;
+    report(&options, &world, &fleet, &feeder, struck, started).await
+}
+
+fn say(started: Instant, what: &str) {
+    eprintln!("[{:4.0} s] {what}", started.elapsed().as_secs_f64());
+}
+
+/// Prompts of the tiny world, through the commands and services that a user would use.
+async fn fill_index(recipe: &Recipe, world: &World, seed: u64) -> anyhow::Result<()> {
+    let mut encoder = Instance::start(recipe, "text-encoder", "text-encoder")?;
+    let mut indexer = Instance::start(recipe, "indexer", "indexer")?;
+    let file = recipe.folder.join("prompts.txt");
+    let sample = ["prompts", "sample", "-n", &PROMPTS.to_string(), "--seed", &seed.to_string()];
+    let sampled = recipe.command().args(sample).stderr(Stdio::inherit()).output()?;
+    ensure!(sampled.status.success(), "prompts could not be sampled");
+    std::fs::write(&file, sampled.stdout)?;
+    let imported = recipe.command().args(["prompts", "import"]).arg(&file).output()?;
+    ensure!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
+    encoder.ready().await?;
+    indexer.ready().await?;
+    let index = PromptIndex::connect(&world.qdrant_url, ConnectOptions::default()).await?;
+    let asked = Instant::now();
+    while index.count(&Filter::default()).await.unwrap_or(0) < PROMPTS as u64 {
+        ensure!(asked.elapsed() < PATIENCE, "the prompts are not indexed within {PATIENCE:?}");
+        tokio::time::sleep(LOOK).await;
+    }
+    for instance in [encoder, indexer] {
+        instance.signal("TERM")?;
+        instance.end().await?;
+    }
+    Ok(())
+}
+
+/// Publishes pictures in the order of their numbers.
+struct Feeder {
+    feed: Feed,
+    publisher: Publisher,
+    published: AtomicUsize,
+    over: AtomicBool,
+}
+
+impl Feeder {
+    fn new(world: &World, seed: u64) -> anyhow::Result<Self> {
+        let publisher = Publisher::new(&world.kafka)?;
+        Ok(Self {
+            feed: Feed { seed },
+            publisher,
+            published: AtomicUsize::new(0),
+            over: AtomicBool::new(false),
+        })
+    }
+
+    fn published(&self) -> usize {
+        self.published.load(Ordering::Relaxed)
+    }
+
+    async fn publish(&self, count: usize) -> anyhow::Result<()> {
+        let from = self.published();
+        let records = (from..from + count).map(|number| self.feed.record(number));
+        self.publisher.publish_many(records).await?;
+        self.published.store(from + count, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn stop(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// So that there is always something to lose.
+    async fn keep_feeding(&self, world: &World) -> anyhow::Result<()> {
+        while !self.over.load(Ordering::Relaxed) {
+            tokio::time::sleep(LOOK).await;
+            // A broker that is away is asked again.
+            if lag_of(world, "image-encoder").await.is_ok_and(|lag| lag < KEPT_LAG) {
+                self.publish(PORTION).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn strike_all(striker: Striker<'_>, events: &[Event]) -> anyhow::Result<Vec<Struck>> {
+    let mut struck = Vec::with_capacity(events.len());
+    for (at, event) in events.iter().enumerate() {
+        let done = striker.strike(*event).await?;
+        let (kind, number, all) = (done.kind, at + 1, events.len());
+        say(
+            striker.started,
+            &format!(
+                "{number}/{all}: {kind:?} {} at {:.0} s, lag {}, {} batches in flight",
+                done.target, done.at_s, done.lag, done.batches_in_flight
+            ),
+        );
+        struck.push(done);
+    }
+    Ok(struck)
+}
+
+/// Waits until everything is through: no lag but the marks of transactions, nothing in hand, and nothing moves any more.
+async fn drain(world: &World, fleet: &Supervisor, feeder: &Feeder, started: Instant) -> anyhow::Result<()> {
+    say(
+        started,
+        &format!("the chaos is over; {} pictures were published, what is left drains", feeder.published()),
+    );
+    let (since, mut still_since, mut before) = (Instant::now(), Instant::now(), None);
+    while still_since.elapsed() < STILL {
+        tokio::time::sleep(LOOK).await;
+        fleet.look_after().await?;
+        let now = ends(world).await.ok();
+        let through = lag_of(world, "image-encoder").await.is_ok_and(|lag| lag == 0) && fleet.is_idle().await;
+        if !through || now.is_none() || now != before {
+            still_since = Instant::now();
+        }
+        before = now;
+        if since.elapsed() > DRAIN_PATIENCE {
+            bail!("not everything is through after {DRAIN_PATIENCE:?}");
+        }
+    }
+    Ok(())
+}
+
+/// Where the topics end that the services write.
+async fn ends(world: &World) -> anyhow::Result<Vec<i64>> {
+    let topics = unprompt_stream::list_topics(&world.kafka).await?;
+    Ok(topics.iter().map(|state| state.offsets).collect())
+}
+
+async fn report(
+    options: &Options,
+    world: &World,
+    fleet: &Supervisor,
+    feeder: &Feeder,
+    events: Vec<Struck>,
+    started: Instant,
+) -> anyhow::Result<Report> {
+    say(started, "all is through; the witness counts");
+    let (python, published) = (&options.python, feeder.published());
+    let read = |topic| tokio::task::block_in_place(|| witness::read(python, world, topic));
+    let (predictions, dead) = (read(Topic::Predictions)?, read(Topic::DeadLetters)?);
+    let (poison, good): (BTreeSet<usize>, BTreeSet<usize>) =
+        (0..published).partition(|&number| feeder.feed.is_poison(number));
+    let missing = |wanted: &BTreeSet<usize>, seen: &BTreeSet<usize>| wanted.difference(seen).count();
+    let count = |kinds: &[Kind]| events.iter().filter(|struck| kinds.contains(&struck.kind)).count();
+    Ok(Report {
+        broker: options.broker,
+        seed: options.seed,
+        instances_of_each: options.instances,
+        published,
+        predicted_distinct: predictions.numbers.len(),
+        lost: missing(&good, &predictions.numbers) + missing(&poison, &dead.numbers),
+        duplicated: predictions.repeated + dead.repeated,
+        duplicated_otherwise: predictions.repeated_otherwise + dead.repeated_otherwise,
+        dead_letters: dead.numbers.len() + dead.repeated,
+        poison: poison.len(),
+        strangers: missing(&predictions.numbers, &good)
+            + missing(&dead.numbers, &poison)
+            + predictions.strangers
+            + dead.strangers,
+        kills: count(&[Kind::Kill]),
+        terms: count(&[Kind::Term]),
+        freezes: count(&[Kind::Freeze]),
+        broker_restarts: count(&[Kind::KillBroker, Kind::StopBroker]),
+        index_outages: count(&[Kind::IndexAway]),
+        unexpected: fleet.unexpected().await,
+        seconds: started.elapsed().as_secs_f64(),
+        events,
+    })
+}
+
+/// Writes a report where `make chaos` keeps it.
+///
+/// # Errors
+///
+/// Where the file cannot be written.
+pub fn write(report: &Report, file: &Path) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(report)? + "\n";
+    std::fs::write(file, text).with_context(|| format!("{} can be written", file.display()))
+}

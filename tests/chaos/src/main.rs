@@ -1,0 +1,111 @@
+//! `make chaos`: the whole run, and its report.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::{Parser, ValueEnum};
+use unprompt_chaos::{Broker, Counts, Options, run, write};
+
+/// Kills, stops and freezes services, broker and index under load, and counts what came out.
+#[derive(Debug, Parser)]
+struct Cli {
+    /// The binary under test; without it the one beside this one
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    /// A Python with kafka-python
+    #[arg(long, value_name = "FILE", env = "UNPROMPT_TEST_PYTHON")]
+    python: PathBuf,
+    #[arg(long, value_enum, default_value_t = On::Apache)]
+    broker: On,
+    /// Replays the schedule, the pictures and the poison
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Pictures published before the first instance starts; more follow while things go wrong
+    #[arg(long, default_value_t = 20_000)]
+    pictures: usize,
+    /// Instances of each service
+    #[arg(long, default_value_t = 3)]
+    instances: usize,
+    #[arg(long, default_value_t = 15)]
+    kills: usize,
+    #[arg(long, default_value_t = 5)]
+    terms: usize,
+    #[arg(long, default_value_t = 3)]
+    freezes: usize,
+    #[arg(long, default_value_t = 2)]
+    broker_restarts: usize,
+    #[arg(long, default_value_t = 2)]
+    index_outages: usize,
+    /// How long the index stays away, in seconds
+    #[arg(long, default_value_t = 20)]
+    index_away_s: u64,
+    /// Where to keep the instances' logs
+    #[arg(long, value_name = "DIR")]
+    logs: Option<PathBuf>,
+    /// Where to write the report (JSON)
+    #[arg(long, value_name = "FILE")]
+    report: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum On {
+    Apache,
+    Embedded,
+}
+
+fn options(cli: &Cli) -> anyhow::Result<Options> {
+    let beside = std::env::current_exe()?.with_file_name("unprompt");
+    let binary = cli.binary.clone().unwrap_or(beside);
+    anyhow::ensure!(
+        binary.is_file(),
+        "{} is not there; build it, or name one with --binary",
+        binary.display()
+    );
+    let broker = match cli.broker {
+        On::Apache => Broker::Apache,
+        On::Embedded => Broker::Embedded,
+    };
+    let counts = Counts {
+        kills: cli.kills,
+        terms: cli.terms,
+        freezes: cli.freezes,
+        broker_restarts: cli.broker_restarts,
+        index_outages: cli.index_outages,
+    };
+    Ok(Options {
+        binary,
+        python: cli.python.clone(),
+        broker,
+        seed: cli.seed,
+        pictures: cli.pictures,
+        instances: cli.instances,
+        counts,
+        index_away: Duration::from_secs(cli.index_away_s),
+        logs: cli.logs.clone(),
+    })
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::ERROR).init();
+    let cli = Cli::parse();
+    let ran = tokio::select! {
+        ran = run(options(&cli)?) => ran,
+        _ = tokio::signal::ctrl_c() => bail!("stopped; nothing was counted"),
+    };
+    let report = ran.context("the run could not be carried out")?;
+    write(&report, &cli.report)?;
+    eprintln!(
+        "{} published, {} predicted, {} lost, {} duplicated, {} dead letters of {} poison, in {:.0} s; {}",
+        report.published,
+        report.predicted_distinct,
+        report.lost,
+        report.duplicated,
+        report.dead_letters,
+        report.poison,
+        report.seconds,
+        cli.report.display()
+    );
+    report.verdict()
+}

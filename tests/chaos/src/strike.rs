@@ -1,0 +1,130 @@
+//! Carries the schedule out. An event strikes only where it hurts: while records wait and a batch is in flight.
+
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use serde::Serialize;
+use unprompt_schemas::topics::Topic;
+use unprompt_stream::{committed_offsets, list_topics};
+
+use crate::fleet::SESSION_TIMEOUT;
+use crate::patience::PATIENCE;
+use crate::schedule::{Event, Kind};
+use crate::supervisor::Supervisor;
+use crate::world::World;
+
+/// Fewer waiting records are no load. Above what the marks of transactions could feign between two events.
+const LEAST_LAG: u64 = 50;
+/// A frozen instance sleeps for as long as its group takes to give it up, and then some.
+const FROZEN: Duration = SESSION_TIMEOUT.saturating_add(Duration::from_secs(3));
+/// Between two looks for a batch in flight.
+const GLIMPSE: Duration = Duration::from_millis(5);
+/// The lag is asked for anew after so long.
+const LAG_AGE: Duration = Duration::from_secs(2);
+
+/// What was struck, and what it was doing.
+#[derive(Clone, Debug, Serialize)]
+pub struct Struck {
+    pub at_s: f64,
+    pub kind: Kind,
+    pub target: String,
+    /// Records of the target's input that were not committed.
+    pub lag: u64,
+    /// Batches that the target had in flight.
+    pub batches_in_flight: u64,
+}
+
+/// Strikes.
+#[derive(Clone, Copy)]
+pub struct Striker<'a> {
+    pub world: &'a World,
+    pub fleet: &'a Supervisor,
+    pub started: Instant,
+    /// How long the index stays away.
+    pub index_away: Duration,
+}
+
+impl Striker<'_> {
+    /// Waits for the moment, strikes, and begins to mend what it broke.
+    pub async fn strike(&self, event: Event) -> anyhow::Result<Struck> {
+        tokio::time::sleep(event.pause).await;
+        let (lag, batches_in_flight) = self.moment(event).await?;
+        let at_s = self.started.elapsed().as_secs_f64();
+        match event.kind {
+            Kind::Kill => self.fleet.kill(event.target, event.down).await?,
+            Kind::Term => self.fleet.terminate(event.target, event.down).await?,
+            Kind::Freeze => self.freeze(event.target).await?,
+            Kind::KillBroker | Kind::StopBroker => {
+                self.world.take_broker_away(event.kind == Kind::KillBroker).await?;
+                tokio::time::sleep(event.down).await;
+                self.world.give_broker_back().await?;
+            }
+            Kind::IndexAway => {
+                self.world.take_index_away().await?;
+                tokio::time::sleep(self.index_away).await;
+                self.world.give_index_back().await?;
+            }
+        }
+        Ok(Struck { at_s, kind: event.kind, target: self.target(event), lag, batches_in_flight })
+    }
+
+    fn target(&self, event: Event) -> String {
+        match event.kind {
+            Kind::Kill | Kind::Term | Kind::Freeze => self.fleet.name(event.target).to_owned(),
+            Kind::KillBroker | Kind::StopBroker => "broker".to_owned(),
+            Kind::IndexAway => "index".to_owned(),
+        }
+    }
+
+    /// A zombie: it wakes when others have its partitions.
+    async fn freeze(&self, at: usize) -> anyhow::Result<()> {
+        self.fleet.signal(at, "STOP").await?;
+        tokio::time::sleep(FROZEN).await;
+        self.fleet.signal(at, "CONT").await
+    }
+
+    /// The lag and the batches in flight at the moment in which it may strike.
+    async fn moment(&self, event: Event) -> anyhow::Result<(u64, u64)> {
+        let looked = Instant::now();
+        let (service, targets) = self.at_stake(event);
+        let mut lag: Option<(Instant, u64)> = None;
+        while looked.elapsed() < PATIENCE {
+            self.fleet.look_after().await?;
+            if lag.is_none_or(|(at, _)| at.elapsed() > LAG_AGE) {
+                // A broker that is just coming back does not answer yet.
+                lag = lag_of(self.world, service).await.ok().map(|lag| (Instant::now(), lag));
+            }
+            let mut in_flight = 0;
+            for &at in &targets {
+                in_flight += self.fleet.batches_in_flight(at).await;
+            }
+            match lag {
+                Some((_, lag)) if lag >= LEAST_LAG && in_flight > 0 => return Ok((lag, in_flight)),
+                _ => tokio::time::sleep(GLIMPSE).await,
+            }
+        }
+        bail!("no moment to strike within {PATIENCE:?}: {event:?}, lag {lag:?}")
+    }
+
+    /// Whose lag and whose batches make the moment.
+    fn at_stake(&self, event: Event) -> (&'static str, Vec<usize>) {
+        match event.kind {
+            Kind::Kill | Kind::Term | Kind::Freeze => (self.fleet.service(event.target), vec![event.target]),
+            Kind::KillBroker | Kind::StopBroker => ("image-encoder", (0..self.fleet.len()).collect()),
+            Kind::IndexAway => ("predictor", self.fleet.of("predictor").collect()),
+        }
+    }
+}
+
+/// Records of the service's input that are not committed yet.
+pub async fn lag_of(world: &World, service: &str) -> anyhow::Result<u64> {
+    let input = match service {
+        "image-encoder" => Topic::Images,
+        "predictor" => Topic::ImageEmbeddings,
+        _ => bail!("{service} is not struck here"),
+    };
+    let committed: i64 = committed_offsets(&world.kafka, service, input).await?.values().sum();
+    let topics = list_topics(&world.kafka).await?;
+    let end = topics.iter().find(|state| state.topic == input).map_or(0, |state| state.offsets);
+    Ok((end - committed).max(0) as u64)
+}

@@ -1,0 +1,188 @@
+//! Keeps the fleet running as an orchestrator would: what ended is started again, and what ended by itself is noted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use tokio::sync::Mutex;
+
+use crate::fleet::{Instance, Recipe};
+
+/// The services that are struck.
+pub const SERVICES: [&str; 2] = ["image-encoder", "predictor"];
+
+/// A place for an instance; empty while it is down.
+#[derive(Debug)]
+struct Slot {
+    service: &'static str,
+    name: String,
+    instance: Mutex<Option<Instance>>,
+}
+
+/// All instances, by their position.
+#[derive(Clone, Debug)]
+pub struct Supervisor {
+    recipe: Recipe,
+    slots: Arc<Vec<Slot>>,
+    ended_by_themselves: Arc<Mutex<Vec<String>>>,
+}
+
+impl Supervisor {
+    /// Starts so many instances of each service. The last one of each has no name that outlives it.
+    pub async fn start(recipe: Recipe, each: usize) -> anyhow::Result<Self> {
+        let mut slots = Vec::new();
+        for service in SERVICES {
+            for at in 0..each {
+                let suffix = if at + 1 == each { "anonymous".to_owned() } else { at.to_string() };
+                let name = format!("{service}-{suffix}");
+                slots.push(Slot { service, name, instance: Mutex::new(None) });
+            }
+        }
+        let ended_by_themselves = Arc::default();
+        let supervisor = Self { recipe, slots: Arc::new(slots), ended_by_themselves };
+        for at in 0..supervisor.len() {
+            supervisor.start_again(at).await?;
+        }
+        supervisor.all_ready().await?;
+        Ok(supervisor)
+    }
+
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub fn service(&self, at: usize) -> &'static str {
+        self.slots[at].service
+    }
+
+    pub fn name(&self, at: usize) -> &str {
+        &self.slots[at].name
+    }
+
+    /// Those of a service.
+    pub fn of(&self, service: &str) -> impl Iterator<Item = usize> {
+        (0..self.len()).filter(move |&at| self.slots[at].service == service)
+    }
+
+    /// Batches that the instance has in flight; none while it is down or does not answer.
+    pub async fn batches_in_flight(&self, at: usize) -> u64 {
+        match &*self.slots[at].instance.lock().await {
+            Some(instance) => instance.batches_in_flight(),
+            None => 0,
+        }
+    }
+
+    pub async fn signal(&self, at: usize, name: &str) -> anyhow::Result<()> {
+        let instance = self.slots[at].instance.lock().await;
+        instance.as_ref().with_context(|| format!("{} is down", self.name(at)))?.signal(name)
+    }
+
+    /// SIGKILL, and a new one after `down`, in the background.
+    pub async fn kill(&self, at: usize, down: Duration) -> anyhow::Result<()> {
+        let instance = self.take(at).await?;
+        instance.signal("KILL")?;
+        drop(instance);
+        self.start_again_after(at, down);
+        Ok(())
+    }
+
+    /// SIGTERM, which it must obey, and a new one after `down`, in the background.
+    pub async fn terminate(&self, at: usize, down: Duration) -> anyhow::Result<()> {
+        let instance = self.take(at).await?;
+        instance.signal("TERM")?;
+        let (this, name) = (self.clone(), self.name(at).to_owned());
+        tokio::spawn(async move {
+            match instance.end().await {
+                Ok(status) if status.success() => {}
+                Ok(status) => this.note(format!("{name} was told to stop and ended with {status}")).await,
+                Err(error) => this.note(format!("{error:#}")).await,
+            }
+            this.start_again_after(at, down);
+        });
+        Ok(())
+    }
+
+    async fn take(&self, at: usize) -> anyhow::Result<Instance> {
+        let taken = self.slots[at].instance.lock().await.take();
+        taken.with_context(|| format!("{} is down", self.name(at)))
+    }
+
+    fn start_again_after(&self, at: usize, down: Duration) {
+        let this = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(down).await;
+            if let Err(error) = this.start_again(at).await {
+                this.note(format!("{error:#}")).await;
+            }
+        });
+    }
+
+    async fn start_again(&self, at: usize) -> anyhow::Result<()> {
+        let instance = Instance::start(&self.recipe, self.service(at), self.name(at))?;
+        *self.slots[at].instance.lock().await = Some(instance);
+        Ok(())
+    }
+
+    /// Starts again what ended by itself.
+    pub async fn look_after(&self) -> anyhow::Result<()> {
+        for (at, slot) in self.slots.iter().enumerate() {
+            let mut place = slot.instance.lock().await;
+            let ended = place.as_mut().map(Instance::ended).transpose()?.flatten();
+            if let Some(status) = ended {
+                *place = None;
+                drop(place);
+                self.note(format!("{} ended by itself with {status}", slot.name)).await;
+                self.start_again(at).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub async fn all_ready(&self) -> anyhow::Result<()> {
+        for slot in self.slots.iter() {
+            let mut place = slot.instance.lock().await;
+            let instance = place.as_mut().with_context(|| format!("{} is down", slot.name))?;
+            instance.ready().await?;
+        }
+        Ok(())
+    }
+
+    /// Whether every instance is there, ready, and has nothing in hand.
+    pub async fn is_idle(&self) -> bool {
+        for slot in self.slots.iter() {
+            let place = slot.instance.lock().await;
+            let idle = |instance: &Instance| {
+                instance.is_ready() && instance.metric("unprompt_bytes_in_flight") == Some(0.0)
+            };
+            if !place.as_ref().is_some_and(idle) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Tells all of them to stop; each must end with success.
+    pub async fn stop(&self) -> anyhow::Result<()> {
+        let mut ending = Vec::new();
+        for at in 0..self.len() {
+            let instance = self.take(at).await?;
+            instance.signal("TERM")?;
+            ending.push((at, instance));
+        }
+        for (at, instance) in ending {
+            let status = instance.end().await?;
+            ensure!(status.success(), "{} was told to stop and ended with {status}", self.name(at));
+        }
+        Ok(())
+    }
+
+    async fn note(&self, what: String) {
+        eprintln!("  ! {what}");
+        self.ended_by_themselves.lock().await.push(what);
+    }
+
+    /// What went wrong with instances that nobody struck.
+    pub async fn unexpected(&self) -> Vec<String> {
+        self.ended_by_themselves.lock().await.clone()
+    }
+}

@@ -1,0 +1,100 @@
+//! What the services stand on: a broker and an index of this run's own, which can be taken away and given back.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use tempfile::TempDir;
+use tokio::sync::Mutex;
+use unprompt_index::embedded::EmbeddedIndex;
+use unprompt_schemas::topics::Prefix;
+use unprompt_stream::embedded::EmbeddedBroker;
+use unprompt_stream::{KafkaConfig, Profile, ensure_topics};
+use unprompt_test_kafka::Kafka;
+
+use crate::Broker;
+
+/// A broker of one kind or the other.
+enum Running {
+    Apache(Kafka),
+    /// None while it is away.
+    Embedded(Option<EmbeddedBroker>),
+}
+
+/// Broker and index.
+pub struct World {
+    pub kafka: KafkaConfig,
+    pub qdrant_url: String,
+    broker: Mutex<Running>,
+    index: Mutex<Option<EmbeddedIndex>>,
+    broker_data: PathBuf,
+    index_data: PathBuf,
+    _data: TempDir,
+}
+
+impl World {
+    pub async fn start(broker: Broker) -> anyhow::Result<Self> {
+        let data = TempDir::new()?;
+        let (broker_data, index_data) = (data.path().join("broker"), data.path().join("index"));
+        let (running, mut kafka) = match broker {
+            Broker::Apache => {
+                let kafka = tokio::task::spawn_blocking(Kafka::start).await?;
+                let config =
+                    KafkaConfig { profile: Profile::Kafka, ..KafkaConfig::embedded(kafka.brokers()) };
+                (Running::Apache(kafka), config)
+            }
+            Broker::Embedded => {
+                let broker = EmbeddedBroker::start(&broker_data, 0).await?;
+                let config = KafkaConfig::embedded(broker.brokers());
+                (Running::Embedded(Some(broker)), config)
+            }
+        };
+        kafka.prefix = Prefix::new("chaos.")?;
+        ensure_topics(&kafka).await?;
+        let index = EmbeddedIndex::start(&index_data, 0).await?;
+        let qdrant_url = index.url();
+        let (broker, index) = (Mutex::new(running), Mutex::new(Some(index)));
+        Ok(Self { kafka, qdrant_url, broker, index, broker_data, index_data, _data: data })
+    }
+
+    /// Takes the broker away: with SIGKILL, where there is a process to kill, or as an operator would.
+    pub async fn take_broker_away(&self, kill: bool) -> anyhow::Result<()> {
+        let mut broker = self.broker.lock().await;
+        match &mut *broker {
+            Running::Apache(kafka) => tokio::task::block_in_place(|| match kill {
+                true => kafka.kill(),
+                false => kafka.stop(),
+            }),
+            Running::Embedded(broker) => broker.take().context("the broker is away already")?.stop().await?,
+        }
+        Ok(())
+    }
+
+    /// The same broker again, on its data and its port.
+    pub async fn give_broker_back(&self) -> anyhow::Result<()> {
+        let mut broker = self.broker.lock().await;
+        match &mut *broker {
+            Running::Apache(kafka) => tokio::task::block_in_place(|| kafka.start_again()),
+            Running::Embedded(broker) => {
+                let port = port_of(&self.kafka.brokers)?;
+                *broker = Some(EmbeddedBroker::start(&self.broker_data, port).await?);
+            }
+        }
+        Ok(())
+    }
+
+    pub async fn take_index_away(&self) -> anyhow::Result<()> {
+        let index = self.index.lock().await.take().context("the index is away already")?;
+        Ok(index.stop().await?)
+    }
+
+    pub async fn give_index_back(&self) -> anyhow::Result<()> {
+        let index = EmbeddedIndex::start(&self.index_data, port_of(&self.qdrant_url)?).await?;
+        *self.index.lock().await = Some(index);
+        Ok(())
+    }
+}
+
+fn port_of(address: &str) -> anyhow::Result<u16> {
+    let port = address.rsplit(':').next().context("an address has a port")?;
+    Ok(port.parse()?)
+}

@@ -1,0 +1,34 @@
+//! libFuzzer on the target that $UNPROMPT_FUZZ_TARGET names; its seeds are written to $UNPROMPT_FUZZ_SEEDS first.
+#![no_main]
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use libfuzzer_sys::fuzz_target;
+use unprompt_fuzz::{TARGETS, Target};
+
+static TARGET: OnceLock<&'static Target> = OnceLock::new();
+
+fuzz_target!(
+    init: prepare(),
+    |input: &[u8]| {
+        if let Some(target) = TARGET.get() {
+            target.check(input);
+        }
+    }
+);
+
+fn prepare() {
+    let name = std::env::var("UNPROMPT_FUZZ_TARGET").unwrap_or_default();
+    let names: Vec<&str> = TARGETS.iter().map(|target| target.name).collect();
+    let target = Target::named(&name);
+    let target =
+        target.unwrap_or_else(|| panic!("there is no target {name:?}; choose one of {}", names.join(", ")));
+    let folder =
+        PathBuf::from(std::env::var_os("UNPROMPT_FUZZ_SEEDS").expect("$UNPROMPT_FUZZ_SEEDS names a folder"));
+    for (number, seed) in (target.seeds)().into_iter().enumerate() {
+        let path = folder.join(format!("seed-{number}"));
+        std::fs::write(&path, seed).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+    TARGET.get_or_init(|| target);
+}

@@ -1,0 +1,19 @@
+//! All of them.
+
+mod headers;
+mod pictures;
+mod records;
+mod uris;
+
+use crate::Target;
+
+/// A target for every decoder.
+pub const TARGETS: &[Target] = &[
+    records::PROMPT,
+    records::RECORD,
+    records::OLDER,
+    headers::IMAGE_EVENT,
+    headers::DEAD_LETTER,
+    pictures::PICTURE,
+    uris::URI,
+];

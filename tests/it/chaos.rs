@@ -1,0 +1,41 @@
+//! A short run of `make chaos`: instances killed, stopped and frozen, broker and index away, under load and with poison.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use unprompt_chaos::{Broker, Counts, Options, Report, run};
+
+async fn short(broker: Broker, seed: u64) -> Report {
+    let python = std::env::var_os("UNPROMPT_TEST_PYTHON");
+    let counts = Counts { kills: 3, terms: 1, freezes: 1, broker_restarts: 1, index_outages: 1 };
+    let options = Options {
+        binary: PathBuf::from(env!("CARGO_BIN_EXE_unprompt")),
+        python: python.expect("`make test` sets up a Python and names it in UNPROMPT_TEST_PYTHON").into(),
+        broker,
+        seed,
+        pictures: 4_000,
+        instances: 2,
+        counts,
+        index_away: Duration::from_secs(5),
+        logs: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{broker:?}"))),
+    };
+    let report = run(options).await.expect("the run can be carried out");
+    let events = (report.kills, report.terms, report.freezes, report.broker_restarts, report.index_outages);
+    assert_eq!(events, (3, 1, 1, 1, 1));
+    assert!(report.events.iter().all(|struck| struck.lag > 0 && struck.batches_in_flight > 0), "{report:?}");
+    assert!(report.poison >= 40, "{report:?}");
+    assert!(report.unexpected.is_empty(), "{:?}", report.unexpected);
+    report
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_apache_kafka_nothing_is_lost_and_nothing_is_there_twice() {
+    let report = short(Broker::Apache, 11).await;
+    report.verdict().expect("exactly once");
+    assert_eq!(report.predicted_distinct + report.dead_letters, report.published);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_the_embedded_broker_nothing_is_lost_and_what_is_there_twice_is_the_same() {
+    short(Broker::Embedded, 12).await.verdict().expect("at least once, of equal content");
+}

@@ -1,0 +1,173 @@
+//! `unprompt status` tells what is: numbers against a running stack, and what is away.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use unprompt_schemas::Uuid;
+use unprompt_schemas::topics::Prefix;
+use unprompt_stream::{KafkaConfig, Profile};
+use unprompt_test_kafka::Kafka;
+
+use crate::stack::{Up, picture_record, png, prompt_record, prompts, publish, talk, unprompt, wait_for};
+
+const PICTURES: usize = 12;
+
+fn status(data_dir: &Path) -> Value {
+    let output = talk(data_dir, &["--json", "status"]);
+    serde_json::from_slice(&output.stdout).expect("one JSON document")
+}
+
+fn service<'a>(report: &'a Value, name: &str) -> &'a Value {
+    report["services"].as_array().unwrap().iter().find(|service| service["service"] == name).expect("listed")
+}
+
+fn records(report: &Value, topic: &str) -> Option<i64> {
+    report["topics"].as_array().unwrap().iter().find(|entry| entry["topic"] == topic)?["records"].as_i64()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_counts_what_went_through_and_says_who_is_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let up = Up::start(folder.path());
+    publish(&up.kafka, prompts(3, 20, false).iter().map(prompt_record).collect()).await;
+    let mut pictures: Vec<_> = (0..PICTURES)
+        .map(|at| picture_record(png(at as u8 * 20, 10, 10), Uuid::from_u128(at as u128 + 1)))
+        .collect();
+    pictures.push(picture_record(b"no picture".to_vec(), Uuid::from_u128(1_000)));
+    publish(&up.kafka, pictures).await;
+
+    let report = wait_for("all to be done", || {
+        let report = status(folder.path());
+        let services = report["services"].as_array().unwrap();
+        let idle = services.iter().all(|service| service["lag"] == 0);
+        (idle && records(&report, "predictions.v1") == Some(PICTURES as i64)).then_some(report)
+    });
+    assert_eq!(report["kafka"]["error"], Value::Null);
+    assert_eq!(records(&report, "prompts.v1"), Some(20));
+    assert_eq!(records(&report, "images.v1"), Some(PICTURES as i64 + 1));
+    assert_eq!(report["dead_letters"]["records"], 1);
+    assert_eq!(report["dead_letters"]["by_code"][0]["service"], "image-encoder");
+    assert_eq!(report["dead_letters"]["by_code"][0]["count"], 1);
+    for name in ["text-encoder", "indexer", "generator", "image-encoder", "predictor"] {
+        let service = service(&report, name);
+        assert_eq!(service["ready"], true, "{service}");
+        assert_eq!(
+            (service["members"].as_u64(), service["group_state"].as_str()),
+            (Some(1), Some("Stable")),
+            "{service}"
+        );
+        assert_eq!(service["in_per_s"], Value::Null, "one look has no rate");
+    }
+    let encoder = service(&report, "image-encoder");
+    assert_eq!(encoder["records_in"].as_u64(), Some(PICTURES as u64 + 1));
+    assert_eq!(encoder["records_out"].as_u64(), Some(PICTURES as u64));
+    assert_eq!(encoder["committed"].as_u64(), Some(PICTURES as u64 + 1));
+    assert_eq!(encoder["lag_by_topic"]["images.v1"], 0);
+    assert_eq!(encoder["dead_letters"], 1);
+
+    let shown = String::from_utf8(talk(folder.path(), &["status"]).stdout).unwrap();
+    assert!(shown.contains("image-encoder") && shown.contains("0 in images.v1"), "{shown}");
+    assert!(shown.contains("dead letters: 1"), "{shown}");
+
+    up.kill();
+    let away = talk(folder.path(), &["--json", "status"]);
+    assert!(!away.status.success(), "a broker that is away is not a success");
+    let report: Value = serde_json::from_slice(&away.stdout).unwrap();
+    assert!(report["kafka"]["error"].is_string() && report["http"][0]["error"].is_string(), "{report}");
+    assert_eq!(service(&report, "predictor")["lag"], Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_of_an_apache_kafka_is_that_of_the_services_under_its_prefix() {
+    let folder = tempfile::tempdir().unwrap();
+    let embedded = KafkaConfig::embedded(Kafka::shared().brokers());
+    let prefix = Prefix::new("status.").unwrap();
+    let up = Up::start_on(folder.path(), &KafkaConfig { profile: Profile::Kafka, prefix, ..embedded });
+    publish(&up.kafka, prompts(4, 5, false).iter().map(prompt_record).collect()).await;
+    let report = wait_for("all prompts to be done", || {
+        let mut command = unprompt();
+        command.arg("--data-dir").arg(folder.path()).args(["--json", "status", "--kafka", &up.kafka.brokers]);
+        let output = command.env("UNPROMPT__KAFKA__PREFIX", "status.").output().unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let embedded = records(&report, "status.prompt-embeddings.v1")?;
+        (embedded >= 5 && service(&report, "text-encoder")["lag"] == 0).then_some(report)
+    });
+    assert_eq!(records(&report, "status.prompts.v1"), Some(5));
+    let encoder = service(&report, "text-encoder");
+    assert_eq!(encoder["group"], "status.unprompt-text-encoder");
+    assert_eq!((encoder["members"].as_u64(), encoder["ready"].as_bool()), (Some(1), Some(true)), "{encoder}");
+    assert_eq!(encoder["committed"].as_u64(), Some(5));
+    assert!(up.terminate());
+}
+
+/// A watch on a terminal of its own (util-linux' script makes one), whose output goes to a file.
+struct Watch(Child);
+
+impl Watch {
+    fn start(data_dir: &Path, log: &Path) -> Self {
+        let program = unprompt().get_program().to_owned();
+        let command = format!(
+            "{} --data-dir {} status --watch --interval-s 0.2",
+            program.to_str().unwrap(),
+            data_dir.display()
+        );
+        let child = Command::new("script")
+            .args(["-qfec", &command])
+            .arg(log)
+            .env("TERM", "xterm")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("script (of util-linux) runs");
+        Self(child)
+    }
+
+    /// Ctrl-C, and whether it ended well.
+    fn interrupt(mut self) -> bool {
+        self.0.stdin.as_mut().unwrap().write_all(b"\x03").unwrap();
+        wait_for("the end of the watch", || self.0.try_wait().unwrap()).success()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_watch_goes_on_while_the_broker_is_away_and_sees_it_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data_dir, log) = (folder.path().join("data"), folder.path().join("log"));
+    let up = Up::start(&data_dir);
+    let watch = Watch::start(&data_dir, &log);
+    // What was drawn since the last time it was asked for.
+    let mut seen = 0;
+    let mut wait_to_see = |words: &str| {
+        wait_for(words, || {
+            let drawn = std::fs::read(&log).ok()?;
+            let found = String::from_utf8_lossy(&drawn[seen..]).find(words)?;
+            seen += found;
+            Some(())
+        });
+    };
+    wait_to_see("images.v1");
+    up.kill();
+    wait_to_see("is away");
+    let up = Up::start(&data_dir);
+    wait_to_see("images.v1");
+    assert!(watch.interrupt(), "Ctrl-C is how a watch ends");
+    assert!(up.terminate());
+}
+
+#[test]
+fn a_watch_without_a_terminal_prints_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = talk(folder.path(), &["--kafka", "127.0.0.1:1", "status", "--watch"]);
+    assert!(!output.status.success());
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(shown.matches("Kafka: 127.0.0.1:1 is away").count(), 1, "{shown}");
+}
