@@ -1,7 +1,7 @@
 //! The runner beside a bare rdkafka loop and Kafka Streams, on an Apache Kafka of its own: rows of reports/bench.json.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::bail;
 use serde_json::Value;
@@ -30,7 +30,7 @@ async fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["measure", streams] => measure(&PathBuf::from(streams)).await,
+        ["measure", streams] => measure(Path::new(streams)).await,
         ["pass", who, brokers, prefix, group, flags @ ..] => {
             let kafka = kafka(brokers, prefix)?;
             pass(who, &kafka, group, !flags.is_empty()).await
@@ -51,14 +51,15 @@ async fn pass(who: &str, kafka: &KafkaConfig, group: &str, transactional: bool) 
     }
 }
 
-async fn measure(streams: &PathBuf) -> anyhow::Result<()> {
+async fn measure(streams: &Path) -> anyhow::Result<()> {
     let broker = tokio::task::spawn_blocking(Kafka::start).await?;
     let mut rows = Vec::new();
     for (name, count, bytes) in SIZES {
         let kafka = kafka(&broker.brokers(), &format!("of-{bytes}."))?;
         ensure_topics(&kafka).await?;
         throughput::fill(&kafka, count, bytes).await?;
-        rows.extend(tokio::task::block_in_place(|| compare(&kafka, streams, name, count))?);
+        tokio::task::block_in_place(|| throughput::stamp_by_broker(&kafka))?;
+        rows.extend(compare(&kafka, streams, name, count).await?);
     }
     let kafka = kafka(&broker.brokers(), "latency.")?;
     ensure_topics(&kafka).await?;
@@ -76,11 +77,16 @@ fn added_row(how: &str, share: &str, ms: f64, target: f64) -> Value {
     row(&format!("runner on Kafka, {how}, added latency, {share}"), "ms", ms, target, peer_name)
 }
 
-fn compare(kafka: &KafkaConfig, streams: &PathBuf, name: &str, count: usize) -> anyhow::Result<Vec<Value>> {
+async fn compare(
+    kafka: &KafkaConfig,
+    streams: &Path,
+    name: &str,
+    count: usize,
+) -> anyhow::Result<Vec<Value>> {
     let mut rates = [const { Vec::new() }; WHO.len()];
     for round in 0..ROUNDS {
         for (at, who) in WHO.into_iter().enumerate() {
-            let rate = throughput::rate(who, kafka, &format!("round-{round}-{at}"), streams, count)?;
+            let rate = throughput::rate(who, kafka, &format!("round-{round}-{at}"), streams, count).await?;
             eprintln!("{name} records, {who:?}: {rate:.0} records/s");
             rates[at].push(rate);
         }

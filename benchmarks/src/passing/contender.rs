@@ -1,6 +1,6 @@
 //! A contender in a process of its own, killed when its turn is over.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
@@ -30,7 +30,7 @@ pub struct Contender {
 
 impl Contender {
     /// Starts one that joins `group` and reads from the beginning.
-    pub fn start(who: Who, kafka: &KafkaConfig, group: &str, streams: &PathBuf) -> anyhow::Result<Self> {
+    pub fn start(who: Who, kafka: &KafkaConfig, group: &str, streams: &Path) -> anyhow::Result<Self> {
         let state = TempDir::new()?;
         let mut command = match who {
             Who::Ours { transactional } => this("ours", kafka, group, transactional)?,

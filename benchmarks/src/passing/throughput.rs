@@ -1,23 +1,21 @@
-//! Records a second: how fast a contender works a full topic off, by where the topic it writes ends.
+//! Records a second: how fast a contender works a full topic off.
 
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use rdkafka::ClientConfig;
-use rdkafka::config::FromClientConfig as _;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use unprompt_stream::{KafkaConfig, OutputRecord, Publisher, properties};
+use anyhow::{Context as _, ensure};
+use unprompt_stream::{KafkaConfig, OutputRecord, Publisher, Start, Tail};
+use unprompt_test_kafka::Kafka;
 
 use super::contender::{Contender, Who};
 use super::{FROM, TO};
 
 /// The share of the records that warms a contender up, and the share at which its time is taken.
 const MEASURED: (f64, f64) = (0.25, 0.95);
-const LOOK: Duration = Duration::from_millis(10);
-const CALL: Duration = Duration::from_secs(10);
-/// A contender that takes longer is stuck.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// The broker's clock tells milliseconds: less than this is no measurement.
+const LEAST_MS: i64 = 200;
+/// A contender that gives nothing for so long is stuck.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Fills the topic that all contenders read.
 pub async fn fill(kafka: &KafkaConfig, count: usize, bytes: usize) -> anyhow::Result<()> {
@@ -32,52 +30,50 @@ pub async fn fill(kafka: &KafkaConfig, count: usize, bytes: usize) -> anyhow::Re
     Ok(())
 }
 
-/// Watches where the written topic ends for readers of committed records.
-struct Watch {
-    consumer: BaseConsumer,
-    topic: String,
-    partitions: i32,
+/// Has the broker stamp what is written with the time at which it was appended.
+pub fn stamp_by_broker(kafka: &KafkaConfig) -> anyhow::Result<()> {
+    let topic = kafka.prefix.name(TO);
+    let set = Kafka::tool(
+        "kafka.admin.ConfigCommand",
+        &[
+            "--bootstrap-server",
+            &kafka.brokers,
+            "--alter",
+            "--entity-type",
+            "topics",
+            "--entity-name",
+            &topic,
+            "--add-config",
+            "message.timestamp.type=LogAppendTime",
+        ],
+    );
+    ensure!(set.status.success(), "{topic}: {}", String::from_utf8_lossy(&set.stderr));
+    Ok(())
 }
 
-impl Watch {
-    pub fn new(kafka: &KafkaConfig) -> anyhow::Result<Self> {
-        let config: ClientConfig = properties::consumer(kafka, "watch").into_iter().collect();
-        let consumer = BaseConsumer::from_config(&config)?;
-        Ok(Self { consumer, topic: kafka.prefix.name(TO), partitions: TO.spec().partitions })
-    }
-
-    fn end(&self) -> anyhow::Result<i64> {
-        let ends = (0..self.partitions)
-            .map(|partition| Ok(self.consumer.fetch_watermarks(&self.topic, partition, CALL)?.1));
-        ends.sum()
-    }
-}
-
-/// Records a second of one contender over `count` records that wait for it.
-pub fn rate(
+/// Records a second of one contender over `count` records that wait for it, by when the broker appended its outputs.
+pub async fn rate(
     who: Who,
     kafka: &KafkaConfig,
     group: &str,
-    streams: &PathBuf,
+    streams: &Path,
     count: usize,
 ) -> anyhow::Result<f64> {
-    let watch = Watch::new(kafka)?;
-    let begin = watch.end()?;
+    let mut outputs = Tail::new(kafka, &[TO], Start::End).await?;
     let mut contender = Contender::start(who, kafka, group, streams)?;
-    let crossed = |share: f64, contender: &mut Contender| -> anyhow::Result<(Instant, i64)> {
-        let (since, wanted) = (Instant::now(), (count as f64 * share) as i64);
-        while since.elapsed() < PATIENCE {
-            let done = watch.end()? - begin;
-            if done >= wanted {
-                return Ok((Instant::now(), done));
-            }
-            anyhow::ensure!(contender.is_running()?, "{who:?} ended by itself");
-            std::thread::sleep(LOOK);
-        }
-        bail!("{who:?} did not pass {wanted} records within {PATIENCE:?}")
-    };
-    let (from, at_first) = crossed(MEASURED.0, &mut contender)?;
-    let (until, at_last) = crossed(MEASURED.1, &mut contender)?;
-    let seconds = until.duration_since(from).as_secs_f64();
-    Some((at_last - at_first) as f64 / seconds).filter(|rate| rate.is_finite()).context("too few records")
+    let mut appended = Vec::with_capacity(count);
+    while appended.len() < count {
+        let next = tokio::time::timeout(PATIENCE, outputs.next()).await;
+        ensure!(contender.is_running()?, "{who:?} ended by itself");
+        appended.push(
+            next.with_context(|| format!("{who:?} is stuck at {} of {count}", appended.len()))??.timestamp_ms,
+        );
+    }
+    drop(contender);
+    appended.sort_unstable();
+    let at = |share: f64| (count as f64 * share) as usize;
+    let (from, until) = (at(MEASURED.0), at(MEASURED.1));
+    let ms = appended[until] - appended[from];
+    ensure!(ms >= LEAST_MS, "{who:?} took {ms} ms for {} records: too few to measure by", until - from);
+    Ok((until - from) as f64 * 1e3 / ms as f64)
 }
