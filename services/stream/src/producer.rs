@@ -158,10 +158,6 @@ impl Producer {
         self.client.send_offsets_to_transaction(offsets, group, patience)
     }
 
-    pub fn flush(&self, patience: Duration) -> KafkaResult<()> {
-        self.client.flush(patience)
-    }
-
     pub fn commit_transaction(&self, patience: Duration) -> KafkaResult<()> {
         self.client.commit_transaction(patience)
     }

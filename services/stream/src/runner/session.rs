@@ -28,7 +28,7 @@ use crate::producer::{Producer, SendError, is_refusal};
 use crate::traces::RecordSpans;
 use crate::{InputRecord, Outcome, StreamError};
 
-/// Batches with the stage or awaiting acknowledgement, at most.
+/// Batches with the stage or awaiting acknowledgement, at most, where each is written by itself.
 const MAX_BATCHES: usize = 16;
 /// After this a commit without an answer counts as failed.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(30);
@@ -80,6 +80,7 @@ pub(super) struct Session<'a> {
     offsets: Offsets,
     batches: BTreeMap<BatchId, Batch>,
     next_batch: BatchId,
+    max_batches: usize,
     in_flight: Arc<InFlight>,
     revoking: Option<Revoking>,
     committing_since: Option<Instant>,
@@ -103,6 +104,14 @@ impl<'a> Session<'a> {
             None => Writer::AtLeastOnce(Lane::start(Producer::new(kafka, NEVER)?, replies.clone())),
             Some(id) => Writer::ExactlyOnce(Transactions::start(kafka, config, id, replies.clone()).await?),
         };
+        let max_batches = match &writer {
+            Writer::AtLeastOnce(_) => MAX_BATCHES,
+            // As many as fill the transaction under way and the next one, which gathers meanwhile.
+            Writer::ExactlyOnce(_) => {
+                let of_one = config.transaction_records.div_ceil(config.batch_records.max(1));
+                MAX_BATCHES.max(2 * of_one)
+            }
+        };
         let group = kafka.group(stage.info.name);
         let in_flight = InFlight::new(config.bytes_in_flight);
         let bounds = Bounds { in_flight: in_flight.clone(), revoke_drain: ms(config.revoke_drain_ms) };
@@ -124,6 +133,7 @@ impl<'a> Session<'a> {
             offsets: Offsets::default(),
             batches: BTreeMap::new(),
             next_batch: 0,
+            max_batches,
             in_flight,
             revoking: None,
             committing_since: None,
@@ -321,7 +331,7 @@ impl<'a> Session<'a> {
             0 => self.batcher.is_due(now),
             _ => self.batcher.is_full(),
         };
-        wanted && with_stage < QUEUE && self.batches.len() < MAX_BATCHES && self.stop_deadline.is_none()
+        wanted && with_stage < QUEUE && self.batches.len() < self.max_batches && self.stop_deadline.is_none()
     }
 
     /// Hands the next batch over. Not, where the stage still has one of an earlier session.

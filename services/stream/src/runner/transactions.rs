@@ -9,15 +9,18 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::mpsc as blocking;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout_at;
 use unprompt_schemas::topics::Topic;
 
 use super::Event;
@@ -239,11 +242,13 @@ impl Worker {
                 Err(error) => failures.push((batch, Failure { input, topic: record.topic, error })),
             }
         }
-        // The offsets come last: whatever is wrong with them is found with nothing under way.
-        if let Err(error) = again_until(deadline, || self.producer.flush(CALL)) {
-            return self.abort_unclean(under_way, failures, error.to_string(), runtime);
+        // The offsets come last: whatever is wrong with them is found with nothing under way. Waited for are the deliveries, not a
+        // flush: rdkafka's looks only every 100 ms, since it is the producer's own thread that hears of them.
+        let mut delivered = pin!(failed(under_way));
+        match runtime.block_on(async { timeout_at(deadline.into(), &mut delivered).await }) {
+            Ok(failed) => failures.extend(failed),
+            Err(late) => return self.abort_unclean(delivered, failures, late.to_string(), runtime),
         }
-        failures.extend(failed(under_way, runtime));
         if let Some((_, failure)) = failures.first() {
             let reason = format!("a record for {}: {:?}", failure.topic.base_name(), failure.error);
             return self.abort(failures, reason);
@@ -304,7 +309,7 @@ impl Worker {
     /// Takes back a transaction of which records may still be under way, and goes on with a producer of a new epoch.
     fn abort_unclean(
         &mut self,
-        under_way: Vec<UnderWay>,
+        under_way: impl Future<Output = Vec<(BatchId, Failure)>>,
         mut failures: Vec<(BatchId, Failure)>,
         reason: String,
         runtime: &Handle,
@@ -312,7 +317,8 @@ impl Worker {
         if let Err(error) = self.take_back() {
             return self.lost_or_fatal(error);
         }
-        failures.extend(failed(under_way, runtime));
+        // The abort has purged them.
+        failures.extend(runtime.block_on(under_way));
         let renewed = Producer::transactional(&self.kafka, &self.id, self.timeout).and_then(|producer| {
             self.producer = producer;
             let deadline = Instant::now() + self.timeout;
@@ -359,13 +365,14 @@ fn records_of(bundle: &[Outgoing]) -> impl Iterator<Item = (BatchId, usize, &Out
     })
 }
 
-/// The records that were not delivered; those that an abort has purged are of no account.
-fn failed(under_way: Vec<UnderWay>, runtime: &Handle) -> Vec<(BatchId, Failure)> {
-    let ends = under_way.into_iter().filter_map(|(batch, input, topic, sending)| {
-        let error = runtime.block_on(sending.acknowledged()).err()?;
+/// Waits for all deliveries, and gives those that failed; what an abort has purged is of no account.
+async fn failed(under_way: Vec<UnderWay>) -> Vec<(BatchId, Failure)> {
+    let ends = under_way.into_iter().map(|(batch, input, topic, sending)| async move {
+        let error = sending.acknowledged().await.err()?;
         Some((batch, Failure { input, topic, error }))
     });
-    ends.filter(|(_, failure)| !is_purged(&failure.error)).collect()
+    let failed = join_all(ends).await.into_iter().flatten();
+    failed.filter(|(_, failure)| !is_purged(&failure.error)).collect()
 }
 
 fn is_purged(error: &SendError) -> bool {
@@ -384,11 +391,7 @@ fn again_until(deadline: Instant, mut call: impl FnMut() -> KafkaResult<()>) -> 
 }
 
 fn is_retriable(error: &KafkaError) -> bool {
-    match error {
-        KafkaError::Transaction(error) => error.is_retriable(),
-        KafkaError::Flush(code) => *code == RDKafkaErrorCode::OperationTimedOut,
-        _ => false,
-    }
+    matches!(error, KafkaError::Transaction(error) if error.is_retriable())
 }
 
 fn is_fatal(error: &KafkaError) -> bool {
