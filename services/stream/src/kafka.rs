@@ -21,6 +21,9 @@ const FETCH_WAIT_MS: u32 = 500;
 /// How often librdkafka tells where partitions end, from which the lag follows.
 const STATISTICS_MS: u32 = 1_000;
 
+/// How long a record waits for others of its partition: a stage's outputs come many at once, so hardly ever for more.
+const LINGER_MS: u32 = 1;
+
 /// What every client shares.
 pub(crate) fn client(kafka: &KafkaConfig) -> ClientConfig {
     let mut config = ClientConfig::new();
@@ -83,7 +86,7 @@ pub(crate) fn producer(kafka: &KafkaConfig, delivery_timeout_ms: u32) -> ClientC
         .set("acks", "all")
         .set("partitioner", "murmur2_random")
         .set("delivery.timeout.ms", delivery_timeout_ms.to_string())
-        .set("linger.ms", linger_ms(kafka.profile).to_string())
+        .set("linger.ms", LINGER_MS.to_string())
         .set("queue.buffering.max.messages", "100000")
         .set("queue.buffering.max.kbytes", "131072");
     with_properties(config, kafka)
@@ -134,12 +137,5 @@ fn heartbeat_ms(profile: Profile) -> u32 {
     match profile {
         Profile::Embedded => 1_000,
         Profile::Kafka => 3_000,
-    }
-}
-
-fn linger_ms(profile: Profile) -> u32 {
-    match profile {
-        Profile::Embedded => 1,
-        Profile::Kafka => 5,
     }
 }

@@ -75,7 +75,7 @@ impl Default for RunnerConfig {
         Self {
             batch_records: 64,
             batch_bytes: 32 << 20,
-            batch_time_ms: 5,
+            batch_time_ms: 1,
             bytes_in_flight: 96 << 20,
             commit_interval_ms: 200,
             retry_initial_ms: 100,
