@@ -9,11 +9,11 @@ mod endpoints;
 mod evaluation;
 mod heads;
 mod hosted;
-mod index_ready;
 mod output;
 mod registry;
 mod services;
 mod stack;
+mod waiting;
 
 use std::process::ExitCode;
 

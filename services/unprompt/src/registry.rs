@@ -1,7 +1,6 @@
 //! The schema registry as all parts of the process use it: one client, one memory of what it has answered.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
@@ -9,13 +8,11 @@ use unprompt_schemas::SchemaError;
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::records::{ImageEmbedding, Prediction, PromptEmbedding, Record};
 use unprompt_schemas::topics::Prefix;
-use unprompt_stream::{Backoff, SchemaRegistry, StreamError, config};
+use unprompt_stream::{SchemaRegistry, StreamError, config};
 
 use crate::cli::ServiceName;
 use crate::services::{Wiring, name_of};
-
-/// Delays between asking for a registry that is away, from the first to the longest; each round tries more than once.
-const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+use crate::waiting::patiently;
 
 /// Made when it is first needed. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -57,27 +54,17 @@ impl Registry {
 /// # Errors
 /// What the registry refuses, or what of its configuration cannot be used.
 pub async fn ready(service: ServiceName, wiring: &Wiring, stop: &CancellationToken) -> anyhow::Result<bool> {
-    let (name, prefix) = (name_of(service), &wiring.kafka.prefix);
-    let codec = wiring.context.codec()?;
+    let (codec, prefix) = (wiring.context.codec()?, &wiring.kafka.prefix);
     let Some(client) = wiring.context.registry()? else { return Ok(true) };
-    // Known to be not ready while it waits.
-    wiring.health.service(&format!("{prefix}{name}"));
-    let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-    loop {
+    let asking = || {
         let (codec, client, prefix) = (codec.clone(), client.clone(), prefix.clone());
-        let asking = tokio::task::spawn_blocking(move || ask(service, &codec, &client, &prefix));
-        match asking.await.context("asking the schema registry")? {
-            Ok(()) => return Ok(true),
-            Err(error) if error.is_transient() => {
-                tracing::warn!(service = name, %error, "waiting for the schema registry");
-            }
-            Err(error) => return Err(error).with_context(|| format!("{name} did not start")),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(backoff.next_delay()) => {}
-            () = stop.cancelled() => return Ok(false),
-        }
-    }
+        let asked = tokio::task::spawn_blocking(move || ask(service, &codec, &client, &prefix));
+        async { Ok(asked.await.context("asking the schema registry")??) }
+    };
+    let may_pass =
+        |error: &anyhow::Error| error.downcast_ref().is_some_and(|error: &SchemaError| error.is_transient());
+    let answered = patiently(service, "the schema registry", wiring, stop, may_pass, asking).await;
+    answered.with_context(|| format!("{} did not start", name_of(service)))
 }
 
 fn ask(

@@ -23,8 +23,8 @@ use unprompt_text_encoder::TextEncoder;
 use crate::cli::ServiceName;
 use crate::context::{Context, ModelFolders};
 use crate::heads::Heads;
-use crate::index_ready;
 use crate::registry;
+use crate::waiting;
 
 /// What services are wired to.
 #[derive(Clone, Debug)]
@@ -80,7 +80,7 @@ async fn run(service: ServiceName, wiring: Wiring, stop: CancellationToken) -> a
     let name = name_of(service);
     let runner = wiring.context.config.runner.for_service(name);
     if !registry::ready(service, &wiring, &stop).await?
-        || !index_ready::ready(service, &wiring, &stop).await?
+        || !waiting::for_index(service, &wiring, &stop).await?
     {
         return Ok(());
     }

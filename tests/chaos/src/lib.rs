@@ -30,7 +30,7 @@ use fleet::{Instance, Recipe};
 use patience::PATIENCE;
 use schedule::{Event, Kind, schedule};
 use strike::{Striker, Struck, lag_of};
-use supervisor::Supervisor;
+use supervisor::{SERVICES, Supervisor};
 use world::World;
 
 /// Prompts that predictions are made from.
@@ -40,6 +40,8 @@ const PORTION: usize = 2_000;
 /// The encoders' lag is kept above this while the chaos lasts.
 const KEPT_LAG: u64 = 3_000;
 const LOOK: Duration = Duration::from_secs(1);
+/// Between two lines about what is left.
+const TELL: Duration = Duration::from_secs(10);
 /// Nothing moves for so long once everything is through.
 const STILL: Duration = Duration::from_secs(3);
 /// What is left when the chaos is over takes no longer.
@@ -283,6 +285,7 @@ async fn drain(world: &World, fleet: &Supervisor, feeder: &Feeder, started: Inst
         &format!("the chaos is over; {} pictures were published, what is left drains", feeder.published()),
     );
     let (since, mut still_since, mut before) = (Instant::now(), Instant::now(), None);
+    let mut progress = Draining::default();
     while still_since.elapsed() < STILL {
         tokio::time::sleep(LOOK).await;
         fleet.look_after().await?;
@@ -292,11 +295,34 @@ async fn drain(world: &World, fleet: &Supervisor, feeder: &Feeder, started: Inst
             still_since = Instant::now();
         }
         before = now;
+        progress.tell(world, started).await;
         if since.elapsed() > DRAIN_PATIENCE {
             bail!("not everything is through after {DRAIN_PATIENCE:?}");
         }
     }
     Ok(())
+}
+
+/// What is left, how fast it goes, and how long it may take.
+#[derive(Default)]
+struct Draining {
+    told: Option<(Instant, u64)>,
+}
+
+impl Draining {
+    async fn tell(&mut self, world: &World, started: Instant) {
+        if self.told.is_some_and(|(at, _)| at.elapsed() < TELL) {
+            return;
+        }
+        let lags = (lag_of(world, SERVICES[0]).await, lag_of(world, SERVICES[1]).await);
+        let (Ok(encoders), Ok(predictors)) = lags else { return };
+        let (now, left) = (Instant::now(), encoders + predictors);
+        if let Some((at, before)) = self.told.replace((now, left)) {
+            let rate = before.saturating_sub(left) as f64 / (now - at).as_secs_f64();
+            let estimate = if rate > 0.0 { format!("about {:.0} s", left as f64 / rate) } else { "?".into() };
+            say(started, &format!("{left} records left, {rate:.0} a second, {estimate}"));
+        }
+    }
 }
 
 /// Where the topics end that the services write.
