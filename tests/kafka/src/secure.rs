@@ -7,10 +7,11 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use tempfile::TempDir;
+use unprompt_test_guarded::free_address;
 
+use crate::Kafka;
 use crate::certificates::{Authority, Certificate};
 use crate::tokens::Issuer;
-use crate::{Kafka, free_address};
 
 /// Known by SCRAM.
 pub const SCRAM_USER: (&str, &str) = ("alice", "alice-knows-5d1c");
@@ -72,7 +73,7 @@ impl SecureKafka {
         write("format-arguments", users());
         write("java-options", format!("{}\n", issuer.java_option()));
         write("extra.properties", properties(&listeners, &authority.file, &broker.store, &issuer));
-        let kafka = Kafka::on(data, listeners.plain, |guard| guard.env("KAFKA_THROW_AWAY", "1"));
+        let kafka = Kafka::started(Kafka::on(data, listeners.plain).throwing_away());
         Self { kafka, listeners, authority, stranger, client, issuer }
     }
 

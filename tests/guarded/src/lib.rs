@@ -1,0 +1,170 @@
+//! A server of a test's own, on a port and on data of its own, gone when the test ends, however it ends: `scripts/guard` ends it
+//! when our end of its standard input closes. It can be stopped, killed and started again. Which server it is, is for others to say.
+
+use std::ffi::OsString;
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// The longest a server may take to start or to stop.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A running server, or one that was stopped and can be started again on its data and port.
+#[derive(Debug)]
+pub struct Guarded {
+    /// For messages.
+    name: &'static str,
+    data: TempDir,
+    address: SocketAddr,
+    /// What becomes the server.
+    command: Vec<OsString>,
+    throws_away: bool,
+    guard: Option<Guard>,
+}
+
+/// The process that ends the server when its standard input closes.
+#[derive(Debug)]
+struct Guard {
+    process: Child,
+    _open: Option<ChildStdin>,
+}
+
+impl Guarded {
+    /// A server that `command` becomes, and that listens on `address`; it is not started yet.
+    pub fn new<I: Into<OsString>>(
+        name: &'static str,
+        data: TempDir,
+        address: SocketAddr,
+        command: impl IntoIterator<Item = I>,
+    ) -> Self {
+        let command = command.into_iter().map(Into::into).collect();
+        Self { name, data, address, command, throws_away: false, guard: None }
+    }
+
+    /// The guard removes the data: what is static is never dropped.
+    #[must_use]
+    pub fn throwing_away(mut self) -> Self {
+        self.throws_away = true;
+        self
+    }
+
+    pub fn data(&self) -> &Path {
+        self.data.path()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Starts it on its data and port, and waits until `is_up`.
+    pub fn start(&mut self, is_up: impl Fn() -> bool) {
+        assert!(self.guard.is_none(), "{} is running", self.name);
+        let _ = fs::remove_file(self.pid_file());
+        let log = fs::File::create(self.log()).expect("a log can be made");
+        let mut guard = Command::new(script("guard"));
+        if self.throws_away {
+            guard.env("GUARD_THROW_AWAY", "1");
+        }
+        let mut process = guard
+            .arg(self.data())
+            .args(&self.command)
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("scripts/guard starts");
+        let open = process.stdin.take();
+        self.guard = Some(Guard { process, _open: open });
+        self.wait("come up", is_up);
+    }
+
+    /// Ends it as an operator would, with SIGTERM, and waits for the end.
+    pub fn stop(&mut self) {
+        self.signal("TERM");
+        self.ended();
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.signal("KILL");
+        self.ended();
+    }
+
+    fn signal(&self, name: &str) {
+        self.wait("name its process", || self.pid_file().exists());
+        let pid = fs::read_to_string(self.pid_file()).expect("its process is known");
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(pid.trim()).status();
+        assert!(sent.expect("kill runs").success(), "{} is not running", self.name);
+    }
+
+    fn ended(&mut self) {
+        self.wait("end", || !listens(self.address));
+        self.drop_guard();
+    }
+
+    fn wait(&self, what: &str, done: impl Fn() -> bool) {
+        let started = Instant::now();
+        while !done() {
+            let log = || fs::read_to_string(self.log()).unwrap_or_default();
+            assert!(
+                started.elapsed() < PATIENCE,
+                "{} did not {what} within {PATIENCE:?}:\n{}",
+                self.name,
+                log()
+            );
+            sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn pid_file(&self) -> PathBuf {
+        self.data().join("pid")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.data().join("log")
+    }
+
+    fn drop_guard(&mut self) {
+        if let Some(Guard { mut process, _open }) = self.guard.take() {
+            // Its standard input closes here, and so it ends; the data must not go before.
+            drop(_open);
+            let _ = process.wait();
+        }
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        self.drop_guard();
+    }
+}
+
+/// Whether somebody listens there.
+pub fn listens(address: SocketAddr) -> bool {
+    TcpStream::connect(address).is_ok()
+}
+
+/// A script of the repository.
+pub fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts").join(name)
+}
+
+/// Where `make test` puts a server: in the folder that `variable` names, or in the user's cache under `name`.
+pub fn installed(variable: &str, name: &str) -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
+    let made = || cache.unwrap_or_else(home).join("unprompt").join(name);
+    let folder = std::env::var_os(variable).map(PathBuf::from).unwrap_or_else(made);
+    assert!(folder.is_dir(), "{} is not there; `make test` fetches {name} into it", folder.display());
+    folder
+}
+
+pub fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address")
+}
