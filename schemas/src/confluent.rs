@@ -68,11 +68,11 @@ impl Confluent {
         let key = (id, R::NAME);
         let known = self.schemas.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         if let Some(found) = known {
-            return found.as_record::<R>(id);
+            return found.read_as::<R>(id);
         }
         let found = self.ask::<R>(id)?;
         self.schemas.write().unwrap_or_else(PoisonError::into_inner).insert(key, found.clone());
-        found.as_record::<R>(id)
+        found.read_as::<R>(id)
     }
 
     fn ask<R: Record>(&self, id: u32) -> Result<Found, RegistryError> {
@@ -110,7 +110,7 @@ impl Found {
         }
     }
 
-    fn as_record<R: Record>(self, id: u32) -> Result<Arc<WriterSchema>, SchemaError> {
+    fn read_as<R: Record>(self, id: u32) -> Result<Arc<WriterSchema>, SchemaError> {
         match self {
             Self::Readable(writer) => Ok(writer),
             Self::OtherRecord(found) => Err(SchemaError::WrongRecord { expected: R::NAME, found }),

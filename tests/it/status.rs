@@ -1,9 +1,11 @@
 //! `unprompt status` tells what is: numbers against a running stack, and what is away.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ExitStatus};
+use std::sync::{Arc, Mutex};
 
+use pty_process::blocking::Pty;
 use serde_json::Value;
 use unprompt_schemas::Uuid;
 use unprompt_schemas::topics::Prefix;
@@ -102,64 +104,73 @@ async fn status_of_an_apache_kafka_is_that_of_the_services_under_its_prefix() {
     assert!(up.terminate());
 }
 
-/// A watch on a terminal of its own (util-linux' script makes one), whose output goes to a file.
-struct Watch(Child);
+/// A watch on a terminal of its own, and all that was drawn on it.
+struct Watch {
+    child: Child,
+    terminal: Arc<Pty>,
+    drawn: Arc<Mutex<Vec<u8>>>,
+    seen: usize,
+}
 
 impl Watch {
-    fn start(data_dir: &Path, log: &Path) -> Self {
-        let program = unprompt().get_program().to_owned();
-        let command = format!(
-            "{} --data-dir {} status --watch --interval-s 0.2",
-            program.to_str().unwrap(),
-            data_dir.display()
-        );
-        let child = Command::new("script")
-            .args(["-qfec", &command])
-            .arg(log)
+    fn start(data_dir: &Path) -> Self {
+        let (terminal, inside) = pty_process::blocking::open().unwrap();
+        terminal.resize(pty_process::Size::new(60, 200)).unwrap();
+        let child = pty_process::blocking::Command::new(unprompt().get_program())
+            .arg("--data-dir")
+            .arg(data_dir)
+            .args(["status", "--watch", "--interval-s", "0.2"])
             .env("TERM", "xterm")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("script (of util-linux) runs");
-        Self(child)
+            .spawn(inside)
+            .unwrap();
+        let watch = Self { child, terminal: Arc::new(terminal), drawn: Arc::default(), seen: 0 };
+        let (terminal, drawn) = (watch.terminal.clone(), watch.drawn.clone());
+        // It ends with an error when the last who had the terminal open is gone.
+        std::thread::spawn(move || {
+            let mut part = [0; 4096];
+            while let Ok(length @ 1..) = (&*terminal).read(&mut part) {
+                drawn.lock().unwrap().extend_from_slice(&part[..length]);
+            }
+        });
+        watch
     }
 
-    /// Ctrl-C, and whether it ended well.
-    fn interrupt(mut self) -> bool {
-        self.0.stdin.as_mut().unwrap().write_all(b"\x03").unwrap();
-        wait_for("the end of the watch", || self.0.try_wait().unwrap()).success()
+    /// Waits until they are drawn, after what was seen before.
+    fn wait_to_see(&mut self, words: &str) {
+        self.seen += wait_for(words, || {
+            let drawn = self.drawn.lock().unwrap();
+            String::from_utf8_lossy(&drawn[self.seen..]).find(words)
+        });
+    }
+
+    /// Ctrl-C, how it ended, and what was on the terminal by then.
+    fn interrupt(mut self) -> (ExitStatus, String) {
+        (&*self.terminal).write_all(b"\x03").unwrap();
+        let status = wait_for("the end of the watch", || self.child.try_wait().unwrap());
+        (status, String::from_utf8_lossy(&self.drawn.lock().unwrap()).into_owned())
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
 #[test]
 fn a_watch_goes_on_while_the_broker_is_away_and_sees_it_come_back() {
     let folder = tempfile::tempdir().unwrap();
-    let (data_dir, log) = (folder.path().join("data"), folder.path().join("log"));
+    let data_dir = folder.path().join("data");
     let up = Up::start(&data_dir);
-    let watch = Watch::start(&data_dir, &log);
-    // What was drawn since the last time it was asked for.
-    let mut seen = 0;
-    let mut wait_to_see = |words: &str| {
-        wait_for(words, || {
-            let drawn = std::fs::read(&log).ok()?;
-            let found = String::from_utf8_lossy(&drawn[seen..]).find(words)?;
-            seen += found;
-            Some(())
-        });
-    };
-    wait_to_see("images.v1");
+    let mut watch = Watch::start(&data_dir);
+    watch.wait_to_see("images.v1");
     up.kill();
-    wait_to_see("is away");
+    watch.wait_to_see("is away");
     let up = Up::start(&data_dir);
-    wait_to_see("images.v1");
-    assert!(watch.interrupt(), "Ctrl-C is how a watch ends");
+    watch.wait_to_see("images.v1");
+    let (status, drawn) = watch.interrupt();
+    assert!(status.success(), "Ctrl-C is how a watch ends, but it ended with {status}: {drawn:?}");
     assert!(up.terminate());
 }
 

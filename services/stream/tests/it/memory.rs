@@ -1,6 +1,5 @@
 //! What a runner holds is bounded, however large the records and however slow the stage.
 
-use std::io::{BufRead, BufReader};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -70,11 +69,11 @@ async fn pictures_of_10_mb_keep_to_the_bound_on_bytes_in_flight(fixture: Fixture
         .env(PROFILE, format!("{:?}", kafka.profile))
         .spawn()
         .unwrap();
-    let lines = BufReader::new(child.stdout.unwrap()).lines();
-    let said = tokio::task::block_in_place(|| {
-        lines.map_while(Result::ok).find_map(|line| Some(line.split_once("grown by ")?.1.to_owned()))
-    });
-    let grown: usize = said.expect("the process ended well").parse().unwrap();
+    let output = tokio::task::block_in_place(|| child.wait_with_output()).unwrap();
+    assert!(output.status.success(), "the process that was weighed failed");
+    let said = String::from_utf8(output.stdout).unwrap();
+    let grown = said.lines().find_map(|line| Some(line.split_once("grown by ")?.1));
+    let grown: usize = grown.expect("it says by how much it grew").parse().unwrap();
     println!("the runner grew by {grown} bytes of {BOUND}");
     assert!(
         grown > BYTES_IN_FLIGHT / 2,
