@@ -122,7 +122,8 @@ def main():
         rows += json.loads(pathlib.Path(arguments.more).read_text())
     pathlib.Path(arguments.report).write_text(json.dumps(rows, indent=2) + "\n")
     for one in rows:
-        print(f'{one["name"]:58} {one["ours"]:>9} {one["unit"]:11} {one["peer"]:>9}  {one["ratio"]:>6}  {one["peer_name"]}')
+        shown = {key: "–" if value is None else value for key, value in one.items()}
+        print("{name:58} {ours:>9} {unit:11} {peer:>9}  {ratio:>6}  {peer_name}".format(**shown))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,6 @@ mod decode;
 mod preprocess;
 mod resize;
 
-pub use decode::{Limits, PictureError, decode};
+pub use decode::{Limits, PictureError, decode, pixels};
 pub use image::RgbImage;
 pub use preprocess::{Pixels, Preprocessor};

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::SchemaError;
 use crate::confluent::Confluent;
+use crate::foreign;
 use crate::history::{self, Fingerprint, WriterSchema};
 use crate::layout::{self, Fault, FaultKind, Input};
 use crate::records::Record;
@@ -29,7 +30,7 @@ const FRAME_ROOM_BYTES: usize = 64 * 1024;
 /// [`SchemaError::TooLarge`] for a record that its topic would refuse.
 pub fn encode<R: Record>(record: &R) -> Result<Vec<u8>, SchemaError> {
     let mut bytes = Vec::from(SINGLE_OBJECT_MARKER);
-    bytes.extend_from_slice(&R::form().fingerprint.0);
+    bytes.extend_from_slice(&R::fingerprint().0);
     append_datum(record, bytes)
 }
 
@@ -93,9 +94,11 @@ impl Codec {
     /// [`Self::decode`] for readers that are not the record's consumer: none where the record itself is at fault.
     ///
     /// # Errors
-    /// Those of the configuration and of the registry, which no record is to blame for.
+    /// Those of the configuration and of the registry. [`SchemaError::RegistryNeeded`] is one: with a registry the record may be
+    /// readable, and whoever reads for a job is told that rather than given fewer records.
     pub fn decode_readable<R: Record>(&self, bytes: &[u8]) -> Result<Option<R>, SchemaError> {
         match self.decode(bytes) {
+            Err(error @ SchemaError::RegistryNeeded { .. }) => Err(error),
             Err(error) if error.is_fatal() || error.is_transient() => Err(error),
             decoded => Ok(decoded.ok()),
         }
@@ -108,8 +111,8 @@ impl Codec {
         let [_, id @ ..] = *header;
         let id = u32::from_be_bytes(id);
         let Some(confluent) = &self.confluent else { return Err(SchemaError::RegistryNeeded { id }) };
-        let writer = confluent.schema_of::<R>(id)?;
-        read_datum(&writer, datum, CONFLUENT_HEADER_BYTES)
+        let older = confluent.older_schema_of::<R>(id)?;
+        read_datum(older.as_deref(), datum, CONFLUENT_HEADER_BYTES)
     }
 }
 
@@ -124,11 +127,13 @@ fn decode_single_object<R: Record>(bytes: &[u8]) -> Result<R, SchemaError> {
     };
     let [_, _, fingerprint @ ..] = *header;
     let fingerprint = Fingerprint(fingerprint);
-    let form = R::form();
-    let writer = if fingerprint == form.fingerprint { Some(form) } else { history::find(fingerprint) };
-    let writer = writer.ok_or(SchemaError::UnknownFingerprint { record: R::NAME, fingerprint })?;
-    check_name::<R>(writer)?;
-    read_datum(writer, datum, SINGLE_OBJECT_HEADER_BYTES)
+    if fingerprint == R::fingerprint() {
+        return read_datum(None, datum, SINGLE_OBJECT_HEADER_BYTES);
+    }
+    let unknown = SchemaError::UnknownFingerprint { record: R::NAME, fingerprint };
+    let older = history::find(fingerprint).ok_or(unknown)?;
+    check_name::<R>(older)?;
+    read_datum(Some(older), datum, SINGLE_OBJECT_HEADER_BYTES)
 }
 
 /// Appends the record to its header.
@@ -147,9 +152,14 @@ fn append_datum<R: Record>(record: &R, mut bytes: Vec<u8>) -> Result<Vec<u8>, Sc
     }
 }
 
-fn read_datum<R: Record>(writer: &WriterSchema, datum: &[u8], header_bytes: usize) -> Result<R, SchemaError> {
+/// Reads what the current schema wrote, or an `older` one.
+fn read_datum<R: Record>(
+    older: Option<&WriterSchema>,
+    datum: &[u8],
+    header_bytes: usize,
+) -> Result<R, SchemaError> {
     let faulty = |fault| faulty::<R>(fault, datum.len() + header_bytes);
-    if writer.fingerprint != R::form().fingerprint {
+    if let Some(writer) = older {
         let trailing = layout::walk(&writer.inlined, datum).map_err(faulty)?;
         check_end::<R>(trailing)?;
         return read_older(writer, datum);
@@ -162,12 +172,14 @@ fn read_datum<R: Record>(writer: &WriterSchema, datum: &[u8], header_bytes: usiz
 
 /// Reads what another schema than the current one wrote, by Avro's rules of schema resolution.
 fn read_older<R: Record>(writer: &WriterSchema, mut datum: &[u8]) -> Result<R, SchemaError> {
-    let value = writer.reader.read_value(&mut datum).and_then(|value| value.resolve(R::schema()));
-    let record = value.and_then(|value| apache_avro::from_value(&value));
-    record.map_err(|error| SchemaError::Malformed {
+    let record = foreign::guarded(|| {
+        let value = writer.reader.read_value(&mut datum).and_then(|value| value.resolve(R::schema()));
+        value.and_then(|value| apache_avro::from_value(&value)).map_err(|error| error.to_string())
+    });
+    record.map_err(|reason| SchemaError::Malformed {
         record: R::NAME,
         field: "a field of an older schema".to_owned(),
-        reason: error.to_string(),
+        reason,
     })
 }
 

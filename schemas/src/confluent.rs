@@ -14,6 +14,7 @@ use crate::codec::check_name;
 use crate::history::WriterSchema;
 use crate::records::Record;
 use crate::registry::{self, Registry, RegistryError};
+use crate::{foreign, layout};
 
 /// Schemas remembered, at most; a topic has a handful.
 const SCHEMAS_MAX: usize = 1_000;
@@ -39,7 +40,9 @@ pub(crate) struct Confluent {
 /// What the schema of an id is to a record.
 #[derive(Clone, Debug)]
 enum Found {
-    Readable(Arc<WriterSchema>),
+    /// Its values are laid out as the current schema's are.
+    Current,
+    Older(Arc<WriterSchema>),
     OtherRecord(String),
     Incompatible(String),
 }
@@ -63,8 +66,8 @@ impl Confluent {
         Ok(id)
     }
 
-    /// The schema with this id, where it can be read as the record.
-    pub fn schema_of<R: Record>(&self, id: u32) -> Result<Arc<WriterSchema>, SchemaError> {
+    /// The schema with this id, where it can be read as the record; none where it is laid out as the record's current one.
+    pub fn older_schema_of<R: Record>(&self, id: u32) -> Result<Option<Arc<WriterSchema>>, SchemaError> {
         let key = (id, R::NAME);
         let known = self.schemas.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         if let Some(found) = known {
@@ -97,22 +100,27 @@ impl Confluent {
 
 impl Found {
     fn of<R: Record>(json: &str) -> Self {
-        let writer = match WriterSchema::parse(json) {
+        let writer = match WriterSchema::parse_foreign(json) {
             Ok(writer) => writer,
             Err(reason) => return Self::Incompatible(reason),
         };
         if check_name::<R>(&writer).is_err() {
             return Self::OtherRecord(writer.name());
         }
-        match SchemaCompatibility::can_read(&writer.schema, R::schema()) {
-            Ok(()) => Self::Readable(Arc::new(writer)),
-            Err(error) => Self::Incompatible(error.to_string()),
+        if layout::is_same(&writer.inlined, &R::form().inlined) {
+            return Self::Current;
+        }
+        let can_read = || SchemaCompatibility::can_read(&writer.schema, R::schema());
+        match foreign::guarded(|| can_read().map_err(|error| error.to_string())) {
+            Ok(()) => Self::Older(Arc::new(writer)),
+            Err(reason) => Self::Incompatible(reason),
         }
     }
 
-    fn read_as<R: Record>(self, id: u32) -> Result<Arc<WriterSchema>, SchemaError> {
+    fn read_as<R: Record>(self, id: u32) -> Result<Option<Arc<WriterSchema>>, SchemaError> {
         match self {
-            Self::Readable(writer) => Ok(writer),
+            Self::Current => Ok(None),
+            Self::Older(writer) => Ok(Some(writer)),
             Self::OtherRecord(found) => Err(SchemaError::WrongRecord { expected: R::NAME, found }),
             Self::Incompatible(reason) => {
                 Err(SchemaError::IncompatibleSchema { record: R::NAME, id, reason })

@@ -30,6 +30,7 @@ pub enum SchemaError {
         "the {record} takes {length} bytes encoded, and {limit} is its topic's limit: shorten its texts or vectors"
     )]
     TooLarge { record: &'static str, length: usize, limit: usize },
+    /// The record's fault, for anybody may write such five bytes; where the registry was forgotten, the flood of them tells.
     #[error(
         "the value is in Confluent framing (schema id {id}), and no schema registry is configured: give the registry's address, or \
          let producers use Avro's single-object encoding"
@@ -88,7 +89,7 @@ impl SchemaError {
     /// Whether the configuration is wrong, so that the service must stop: no record is to blame.
     pub fn is_fatal(&self) -> bool {
         match self {
-            Self::RegistryNeeded { .. } | Self::Prefix { .. } => true,
+            Self::Prefix { .. } => true,
             Self::Registry(error) => error.is_fatal(),
             _ => false,
         }

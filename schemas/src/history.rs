@@ -11,7 +11,7 @@ use apache_avro::headers::HeaderBuilder;
 use apache_avro::rabin::Rabin;
 use apache_avro::schema::Schema;
 
-use crate::layout;
+use crate::{foreign, layout};
 
 /// A schema as it was written once.
 #[derive(Copy, Clone, Debug)]
@@ -48,6 +48,10 @@ pub struct Fingerprint(pub [u8; 8]);
 
 impl Fingerprint {
     /// CRC-64-AVRO of the schema's parsing canonical form, as the Avro specification defines both.
+    ///
+    /// # Panics
+    /// On schemas that apache-avro has no canonical form of, such as one with attributes of its own. Those of `avro/` have one; a
+    /// stranger's must not come here.
     pub fn of(schema: &Schema) -> Self {
         let canonical = Schema::parse_str(&canonical_form(schema)).expect("a canonical form is a schema");
         let digest = canonical.fingerprint::<Rabin>();
@@ -75,21 +79,33 @@ fn canonical_form(schema: &Schema) -> String {
 pub(crate) struct WriterSchema {
     pub(crate) schema: Schema,
     pub(crate) inlined: Schema,
-    pub(crate) fingerprint: Fingerprint,
     pub(crate) reader: GenericSingleObjectReader,
 }
 
 impl WriterSchema {
+    /// One of `avro/`.
+    ///
     /// # Errors
     /// Why the text is no Avro schema that can be read here.
     pub(crate) fn parse(json: &str) -> Result<Self, String> {
-        let schema = Schema::parse_str(json).map_err(|error| error.to_string())?;
+        Self::new(Schema::parse_str(json).map_err(|error| error.to_string())?)
+    }
+
+    /// One that a registry has, of whoever registered it.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub(crate) fn parse_foreign(json: &str) -> Result<Self, String> {
+        let schema = foreign::parse(json)?;
+        foreign::guarded(|| Self::new(schema))
+    }
+
+    fn new(schema: Schema) -> Result<Self, String> {
         let inlined = layout::inline(&schema)?;
-        let fingerprint = Fingerprint::of(&schema);
         // Headers are read before a schema is chosen, so the reader expects none.
         let reader = GenericSingleObjectReader::new_with_header_builder(schema.clone(), NoHeader)
             .map_err(|error| error.to_string())?;
-        Ok(Self { schema, inlined, fingerprint, reader })
+        Ok(Self { schema, inlined, reader })
     }
 
     /// The record's name without its namespace.
@@ -100,7 +116,7 @@ impl WriterSchema {
 
 impl fmt::Debug for WriterSchema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "WriterSchema({} {})", self.name(), self.fingerprint)
+        write!(f, "WriterSchema({})", self.name())
     }
 }
 
@@ -118,7 +134,7 @@ pub(crate) fn find(fingerprint: Fingerprint) -> Option<&'static WriterSchema> {
         let parse = |historic: &HistoricSchema| {
             let schema =
                 WriterSchema::parse(historic.json).expect("a test reads every schema of the history");
-            (schema.fingerprint, schema)
+            (Fingerprint::of(&schema.schema), schema)
         };
         ALL.iter().map(parse).collect()
     });

@@ -4,6 +4,7 @@
 //! value that it is to decode is walked here first.
 
 use std::collections::HashMap;
+use std::mem::{Discriminant, discriminant};
 
 use apache_avro::schema::{Name, Schema, UnionSchema};
 
@@ -27,13 +28,60 @@ pub enum FaultKind {
 
 /// The most types in a schema whose references are replaced: a page of definitions that name each other twice has no end.
 pub const TYPES_MAX: usize = 10_000;
+/// The most types inside each other once references are replaced, so that no stack is too short to walk them.
+pub const DEPTH_MAX: usize = 128;
+/// So many bytes of names and symbols count as one type more, or one value more: they are copied with it.
+const TEXT_BYTES: usize = 64;
+
+/// The values that a datum may have for each of its bytes, beside [`ITEMS_MAX`]. A null, a record and a union take no byte or one and
+/// are values of their own: without a limit, items of no bytes at all would fill the memory.
+const VALUES_PER_BYTE: u64 = 4;
 
 /// The schema with every reference to a named type replaced by its definition, so that it can be walked without a table of names.
 ///
 /// # Errors
-/// The name of a type that is not defined before it is used (a recursive type is one), or that there are more than [`TYPES_MAX`].
+/// The name of a type that is not defined before it is used (a recursive type is one), or that there are more than [`TYPES_MAX`], or
+/// more than [`DEPTH_MAX`] inside each other.
 pub fn inline(schema: &Schema) -> Result<Schema, String> {
-    Inliner { known: HashMap::new(), left: TYPES_MAX }.inline(schema)
+    Inliner { known: HashMap::new(), left: TYPES_MAX }.inline(schema, 0)
+}
+
+/// Whether values of the [inlined](inline) schemas are the same bytes, field by field of the same name.
+pub fn is_same(one: &Schema, other: &Schema) -> bool {
+    match (one, other) {
+        (Schema::Array(one), Schema::Array(other)) => is_same(&one.items, &other.items),
+        (Schema::Map(one), Schema::Map(other)) => is_same(&one.types, &other.types),
+        (Schema::Union(one), Schema::Union(other)) => {
+            let (one, other) = (one.variants(), other.variants());
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| is_same(one, other))
+        }
+        (Schema::Record(one), Schema::Record(other)) => {
+            let (one, other) = (&one.fields, &other.fields);
+            let mut pairs = one.iter().zip(other);
+            let same = pairs.all(|(a, b)| a.name == b.name && is_same(&a.schema, &b.schema));
+            one.len() == other.len() && same
+        }
+        (Schema::Enum(one), Schema::Enum(other)) => one.symbols == other.symbols,
+        (Schema::Fixed(one), Schema::Fixed(other)) => one.size == other.size,
+        (Schema::Decimal(one), Schema::Decimal(other)) => is_same(&one.inner, &other.inner),
+        _ => stored_as(one) == stored_as(other),
+    }
+}
+
+/// What values of a logical type are on the wire.
+fn stored_as(schema: &Schema) -> Discriminant<Schema> {
+    match schema {
+        Schema::Uuid => discriminant(&Schema::String),
+        Schema::Date | Schema::TimeMillis => discriminant(&Schema::Int),
+        Schema::TimeMicros
+        | Schema::TimestampMillis
+        | Schema::TimestampMicros
+        | Schema::TimestampNanos
+        | Schema::LocalTimestampMillis
+        | Schema::LocalTimestampMicros
+        | Schema::LocalTimestampNanos => discriminant(&Schema::Long),
+        other => discriminant(other),
+    }
 }
 
 struct Inliner {
@@ -43,24 +91,27 @@ struct Inliner {
 }
 
 impl Inliner {
-    fn inline(&mut self, schema: &Schema) -> Result<Schema, String> {
+    /// At so many types from the root.
+    fn inline(&mut self, schema: &Schema, depth: usize) -> Result<Schema, String> {
         if let Schema::Ref { name } = schema {
-            return self.definition(name);
+            return self.definition(name, depth);
         }
+        check_depth(depth + 1)?;
         let before = self.left;
-        self.spend(1)?;
+        self.spend(1 + text_bytes(schema) / TEXT_BYTES)?;
+        let inside = depth + 1;
         let mut inlined = schema.clone();
         match &mut inlined {
-            Schema::Array(array) => *array.items = self.inline(&array.items)?,
-            Schema::Map(map) => *map.types = self.inline(&map.types)?,
+            Schema::Array(array) => *array.items = self.inline(&array.items, inside)?,
+            Schema::Map(map) => *map.types = self.inline(&map.types, inside)?,
             Schema::Union(union) => {
                 let variants: Result<Vec<_>, _> =
-                    union.variants().iter().map(|variant| self.inline(variant)).collect();
+                    union.variants().iter().map(|variant| self.inline(variant, inside)).collect();
                 *union = UnionSchema::new(variants?).map_err(|error| error.to_string())?;
             }
             Schema::Record(record) => {
                 for field in &mut record.fields {
-                    field.schema = self.inline(&field.schema)?;
+                    field.schema = self.inline(&field.schema, inside)?;
                 }
             }
             _ => {}
@@ -71,11 +122,13 @@ impl Inliner {
         Ok(inlined)
     }
 
-    fn definition(&mut self, name: &Name) -> Result<Schema, String> {
+    fn definition(&mut self, name: &Name, depth: usize) -> Result<Schema, String> {
         let unknown = || format!("the type {name} is recursive or unknown");
-        let types = self.known.get(name).ok_or_else(unknown)?.1;
+        let (definition, types) = self.known.get(name).ok_or_else(unknown)?;
+        check_depth(depth + height(definition))?;
+        let (definition, types) = (definition.clone(), *types);
         self.spend(types)?;
-        Ok(self.known[name].0.clone())
+        Ok(definition)
     }
 
     fn spend(&mut self, types: usize) -> Result<(), String> {
@@ -85,11 +138,41 @@ impl Inliner {
     }
 }
 
+fn check_depth(depth: usize) -> Result<(), String> {
+    if depth <= DEPTH_MAX { Ok(()) } else { Err(format!("it nests more than {DEPTH_MAX} types")) }
+}
+
+/// The types inside each other in an inlined schema.
+fn height(schema: &Schema) -> usize {
+    let inside = match schema {
+        Schema::Array(array) => height(&array.items),
+        Schema::Map(map) => height(&map.types),
+        Schema::Union(union) => union.variants().iter().map(height).max().unwrap_or(0),
+        Schema::Record(record) => record.fields.iter().map(|field| height(&field.schema)).max().unwrap_or(0),
+        _ => 0,
+    };
+    inside + 1
+}
+
+/// What the type's own names and symbols take, whatever is inside it.
+fn text_bytes(schema: &Schema) -> usize {
+    let name = schema.name().map_or(0, |name| name.fullname(None).len());
+    let texts: usize = match schema {
+        Schema::Enum(symbols) => {
+            symbols.symbols.iter().map(|symbol| symbol.len() + size_of::<String>()).sum()
+        }
+        Schema::Record(record) => record.fields.iter().map(|field| field.name.len()).sum(),
+        _ => 0,
+    };
+    name + texts
+}
+
 /// Walks one value of an [inlined](inline) schema; returns the number of bytes after it.
 pub fn walk(schema: &Schema, bytes: &[u8]) -> Result<usize, Fault> {
-    let mut input = Input::new(bytes);
-    input.skip_value(schema)?;
-    Ok(input.remaining())
+    let values_left = ITEMS_MAX + VALUES_PER_BYTE * bytes.len() as u64;
+    let mut walker = Walker { input: Input::new(bytes), values_left };
+    walker.skip_value(schema)?;
+    Ok(walker.input.remaining())
 }
 
 /// What is left of the bytes of a value.
@@ -156,7 +239,7 @@ impl<'a> Input<'a> {
 
     /// The number of items in the next block of an array or map, of which `before` are read; none at its end.
     ///
-    /// Every item of ours takes a byte or more, so a count beyond the bytes left is a lie or a cut.
+    /// Every item of ours takes a byte or more, so a count beyond the bytes left is a lie or a cut. Another's may take none.
     pub fn block(&mut self, before: u64) -> Result<Option<u64>, Fault> {
         let count = self.long()?;
         if count < 0 {
@@ -171,42 +254,69 @@ impl<'a> Input<'a> {
             count => Ok(Some(count)),
         }
     }
+}
 
+/// Passes over a value and counts the values in it: as many will be built when it is read.
+struct Walker<'a> {
+    input: Input<'a>,
+    values_left: u64,
+}
+
+impl Walker<'_> {
     fn skip_value(&mut self, schema: &Schema) -> Result<(), Fault> {
+        self.spend(1)?;
+        let input = &mut self.input;
         match schema {
             Schema::Null => Ok(()),
-            Schema::Boolean => self.take(1).map(drop),
-            Schema::Int | Schema::Date | Schema::TimeMillis => self.int().map(drop),
-            Schema::Float => self.take(4).map(drop),
-            Schema::Double => self.take(8).map(drop),
-            Schema::Duration => self.take(12).map(drop),
-            Schema::Bytes | Schema::BigDecimal => self.sized().map(drop),
-            Schema::String | Schema::Uuid => self.text().map(drop),
-            Schema::Fixed(fixed) => self.take(fixed.size).map(drop),
+            Schema::Boolean => input.take(1).map(drop),
+            Schema::Int | Schema::Date | Schema::TimeMillis => input.int().map(drop),
+            Schema::Float => input.take(4).map(drop),
+            Schema::Double => input.take(8).map(drop),
+            Schema::Duration => input.take(12).map(drop),
+            Schema::Bytes | Schema::BigDecimal => input.sized().map(drop),
+            Schema::String | Schema::Uuid => input.text().map(drop),
+            Schema::Fixed(fixed) => input.take(fixed.size).map(drop),
             Schema::Decimal(decimal) => self.skip_value(&decimal.inner),
-            Schema::Enum(symbols) => self.index(symbols.symbols.len()).map(drop),
+            Schema::Enum(symbols) => {
+                let at = input.index(symbols.symbols.len())?;
+                self.spend_text(&symbols.symbols[at])
+            }
             Schema::Union(union) => {
-                self.index(union.variants().len()).and_then(|at| self.skip_value(&union.variants()[at]))
+                let at = input.index(union.variants().len())?;
+                self.skip_value(&union.variants()[at])
             }
-            Schema::Array(array) => self.skip_blocks(|input| input.skip_value(&array.items)),
-            Schema::Map(map) => {
-                self.skip_blocks(|input| input.text().and_then(|_| input.skip_value(&map.types)))
-            }
+            Schema::Array(array) => self.skip_blocks(|walker| walker.skip_value(&array.items)),
+            Schema::Map(map) => self.skip_blocks(|walker| {
+                walker.input.text()?;
+                walker.skip_value(&map.types)
+            }),
             Schema::Record(record) => record.fields.iter().try_for_each(|field| {
-                self.skip_value(&field.schema).map_err(|fault| fault.inside(&field.name))
+                let skipped = self.spend_text(&field.name).and_then(|()| self.skip_value(&field.schema));
+                skipped.map_err(|fault| fault.inside(&field.name))
             }),
             Schema::Ref { .. } => Err(Fault::new(FaultKind::Invalid("its schema was not inlined"))),
             // What is left of Avro's types is written as a long.
-            _ => self.long().map(drop),
+            _ => input.long().map(drop),
         }
     }
 
     fn skip_blocks(&mut self, mut item: impl FnMut(&mut Self) -> Result<(), Fault>) -> Result<(), Fault> {
         let mut before = 0;
-        while let Some(count) = self.block(before)? {
+        while let Some(count) = self.input.block(before)? {
             (0..count).try_for_each(|_| item(self))?;
             before += count;
         }
+        Ok(())
+    }
+
+    fn spend_text(&mut self, text: &str) -> Result<(), Fault> {
+        self.spend((text.len() / TEXT_BYTES) as u64)
+    }
+
+    fn spend(&mut self, values: u64) -> Result<(), Fault> {
+        let left = self.values_left.checked_sub(values);
+        let too_many = "there are more values than a record of so few bytes may have";
+        self.values_left = left.ok_or_else(|| Fault::new(FaultKind::Invalid(too_many)))?;
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ mod confluent;
 mod datum;
 pub mod dead_letter;
 mod error;
+mod foreign;
 pub mod history;
 pub mod identity;
 mod layout;

@@ -50,7 +50,7 @@ pub struct CurrentSchema {
 
 impl CurrentSchema {
     fn of<R: Record>() -> Self {
-        let fingerprint = R::form().fingerprint;
+        let fingerprint = R::fingerprint();
         Self { record: R::NAME, topic: R::TOPIC, json: R::SCHEMA_JSON, fingerprint }
     }
 
@@ -67,12 +67,13 @@ impl CurrentSchema {
 }
 
 pub(crate) mod sealed {
-    use crate::history::WriterSchema;
+    use crate::history::{Fingerprint, WriterSchema};
 
     /// The current schema, parsed once.
     pub trait Formed {
         #[allow(private_interfaces, reason = "sealed: only this crate implements and calls it")]
         fn form() -> &'static WriterSchema;
+        fn fingerprint() -> Fingerprint;
     }
 }
 
@@ -93,6 +94,12 @@ macro_rules! record {
                     WriterSchema::parse($type::SCHEMA_JSON).expect("a test reads every current schema")
                 });
                 &FORM
+            }
+
+            fn fingerprint() -> Fingerprint {
+                static FINGERPRINT: LazyLock<Fingerprint> =
+                    LazyLock::new(|| Fingerprint::of(<$type as Record>::schema()));
+                *FINGERPRINT
             }
         }
     };

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::stack::{Up, answer, get, png, talk, wait_for};
+use crate::stack::{Up, answer, get, png, talk, unprompt, wait_for};
 
 #[test]
 fn import_query_predict_publish_topics_and_doctor_answer_while_the_stack_is_up() {
@@ -94,6 +94,41 @@ fn completions_and_configuration_errors_need_no_server() {
     let output = talk(folder.path(), &["--config", config.path().to_str().unwrap(), "topics", "list"]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("batch_recrods"), "{said}");
+}
+
+/// Whatever is wrong with it, and with whatever is written in its place.
+#[test]
+fn a_misspelt_configuration_never_prints_its_secrets() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mine.toml");
+    let headers = ("UNPROMPT__TELEMETRY__HEADERS", "authorization=Bearer hunter2");
+    let properties = ("UNPROMPT__KAFKA__PROPERTIES", "sasl.password=hunter2");
+    let unquoted = "[kafka.security]\npassword = hunter2\n";
+    let misspelt = "[kafka]\nbrokers = \"127.0.0.1:1\"\n[kafka.properties]\n\"sasl.pasword\" = \"hunter2\"\n";
+    let none = ("UNPROMPT__LOG__FORMAT", "text");
+    for (text, (name, value), told) in [
+        (unquoted, none, "line 2, column"),
+        ("", headers, "telemetry.headers"),
+        ("", properties, "kafka.properties"),
+        (misspelt, none, "sasl.pasword"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        for command in [&["doctor"][..], &["topics", "list"], &["serve", "generator", "--http-port", "0"]] {
+            let output = unprompt()
+                .args(["--log", "debug", "--data-dir"])
+                .arg(folder.path().join("data"))
+                .arg("--config")
+                .arg(&file)
+                .args(command)
+                .env(name, value)
+                .output()
+                .unwrap();
+            let printed = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8_lossy(&printed);
+            assert!(!output.status.success() && said.contains(told), "{command:?}: {said}");
+            assert!(!said.contains("hunter2"), "{command:?} printed the secret");
+        }
+    }
 }
 
 /// A bare picture published with kcat is answered under the id it was given.

@@ -1,11 +1,15 @@
 //! Dead letters, as an operator handles them: listed, shown, published again once the cause is mended, purged.
 
+use std::collections::HashMap;
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+
 use serde_json::Value;
 
 use unprompt_schemas::Uuid;
 use unprompt_schemas::topics::Topic;
 
-use crate::stack::{Up, answer, picture_record, publish, read_until, talk};
+use crate::stack::{Up, answer, picture_record, publish, read_until, talk, unprompt};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_are_listed_shown_published_again_and_purged() {
@@ -42,7 +46,62 @@ async fn dead_letters_are_listed_shown_published_again_and_purged() {
         read_until(&up.kafka, Topic::DeadLetters, "the same once more", |records| records.len() == 3).await;
     assert_eq!(again.iter().filter(|record| record.value.as_deref() == Some(&first)).count(), 2);
 
-    assert!(!talk(&data, &["dead-letters", "purge"]).status.success(), "not without --yes");
+    let refused = talk(&data, &["dead-letters", "purge"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("deletes 3 offsets"), "not without --yes: {said}");
+    let mut purge = vec!["dead-letters", "purge", "--yes"];
+    purge.extend(
+        replayed["up_to"].as_array().unwrap().iter().flat_map(|at| ["--up-to", at.as_str().unwrap()]),
+    );
+    assert!(answer(&data, &purge).contains(": 2"), "it says how many");
+    let rejected_again = listed(&[]);
+    assert_eq!(rejected_again.len(), 1, "what came after the replay stays");
+    assert_eq!(rejected_again[0]["code"], "not-an-image");
     answer(&data, &["dead-letters", "purge", "--yes"]);
     assert_eq!(listed(&[]).len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_dead_letters_than_a_chunk_holds_are_published_again_once_each() {
+    // Rejected twice they are no flood yet, which would stop the service.
+    const LETTERS: usize = 90;
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let up = Up::start(&data);
+    let picture = |at| picture_record(format!("no picture {at}").into_bytes(), Uuid::from_u128(at));
+    publish(&up.kafka, (1..=LETTERS as u128).map(picture).collect()).await;
+    read_until(&up.kafka, Topic::DeadLetters, "all rejected", |records| records.len() == LETTERS).await;
+    let replayed: Value =
+        serde_json::from_str(&answer(&data, &["--json", "dead-letters", "replay", "--all"])).unwrap();
+    assert_eq!(replayed["published"], LETTERS);
+    let rejected = read_until(&up.kafka, Topic::DeadLetters, "all rejected again", |records| {
+        records.len() >= 2 * LETTERS
+    });
+    let mut times: HashMap<Option<Vec<u8>>, usize> = HashMap::new();
+    rejected.await.into_iter().for_each(|record| *times.entry(record.value).or_default() += 1);
+    assert_eq!(times.len(), LETTERS);
+    assert!(times.values().all(|times| *times == 2), "{times:?}");
+}
+
+#[test]
+fn a_first_ctrl_c_ends_a_command_that_waits_for_a_broker() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [&["list"][..], &["show", "0:0"], &["replay", "--all"]] {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let broker = silent.local_addr().unwrap().to_string();
+        let mut command = unprompt();
+        command
+            .arg("--data-dir")
+            .arg(folder.path())
+            .args(["--kafka", &broker, "dead-letters"])
+            .args(arguments);
+        let waiting = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let _asked = silent.accept().unwrap();
+        let told = Command::new("kill").args(["-INT", &waiting.id().to_string()]).status();
+        assert!(told.unwrap().success());
+        let ended = waiting.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(!ended.status.success(), "{arguments:?}");
+        assert!(said.contains("stopped while reading the dead letters"), "{arguments:?}: {said}");
+    }
 }

@@ -1,10 +1,13 @@
-//! A service whose index is away when it starts waits for it, and says that it is not ready.
+//! A service whose Kafka or index is away when it starts waits for it, and says that it is not ready.
 
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
-use std::process::{Child, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use unprompt_index::embedded::EmbeddedIndex;
 use unprompt_stream::embedded::EmbeddedBroker;
+use unprompt_stream::{KafkaConfig, list_topics};
 
 use crate::stack::{get, unprompt, wait_for};
 
@@ -15,6 +18,35 @@ impl Drop for Serving {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+impl Serving {
+    /// Starts `command` on the embedded broker of another process, at `kafka_port`, and returns once it says that it waits for it.
+    fn without_kafka(command: &[&str], data_dir: &Path, kafka_port: u16, http_port: u16) -> Self {
+        let child = unprompt()
+            .args(command)
+            .args(["--log", "warn", "--http-port", &http_port.to_string(), "--data-dir"])
+            .arg(data_dir)
+            .env("UNPROMPT__KAFKA__BROKERS", format!("127.0.0.1:{kafka_port}"))
+            .env("UNPROMPT__KAFKA__PROFILE", "embedded")
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut serving = Self(child);
+        let mut lines = BufReader::new(serving.0.stderr.take().unwrap()).lines();
+        let waits = lines.any(|line| line.is_ok_and(|line| line.contains("waiting for Kafka")));
+        assert!(waits, "{command:?} ended instead of waiting");
+        std::thread::spawn(move || lines.for_each(drop));
+        serving
+    }
+
+    /// SIGTERM, and whether the stop was a graceful one.
+    fn terminate(mut self) -> bool {
+        let pid = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.0.wait().unwrap().success()
     }
 }
 
@@ -36,6 +68,7 @@ async fn a_predictor_waits_for_an_index_that_is_away_when_it_starts() {
         .args(["--qdrant", &format!("http://127.0.0.1:{index_port}"), "--data-dir"])
         .arg(folder.path().join("data"))
         .env("UNPROMPT__KAFKA__BROKERS", broker.brokers())
+        .env("UNPROMPT__KAFKA__PROFILE", "embedded")
         .stdin(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
@@ -55,4 +88,57 @@ async fn a_predictor_waits_for_an_index_that_is_away_when_it_starts() {
     drop(serving);
     index.stop().await.unwrap();
     broker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_waits_for_a_kafka_that_is_away_when_it_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let (kafka_port, http) = (free_port(), SocketAddr::from(([127, 0, 0, 1], free_port())));
+    let data_dir = folder.path().join("data");
+    let mut serving = Serving::without_kafka(&["serve", "image-encoder"], &data_dir, kafka_port, http.port());
+    let said = wait_for("an answer", || status(http));
+    assert!(said.contains("503"), "{said}");
+    assert!(get(http, "/livez").unwrap().starts_with("HTTP/1.1 200"), "waiting is no failure");
+
+    let broker = EmbeddedBroker::start(&folder.path().join("broker"), kafka_port).await.unwrap();
+    wait_for("readiness", || status(http).filter(|said| said.contains("200")));
+    assert!(serving.0.try_wait().unwrap().is_none());
+    assert!(serving.terminate());
+    broker.stop().await.unwrap();
+}
+
+#[test]
+fn a_service_that_waits_for_kafka_stops_cleanly() {
+    let folder = tempfile::tempdir().unwrap();
+    let serving = Serving::without_kafka(&["serve", "predictor"], folder.path(), free_port(), 0);
+    assert!(serving.terminate());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn brokers_of_the_environment_are_waited_for_and_used_instead_of_an_own_broker() {
+    let folder = tempfile::tempdir().unwrap();
+    let (kafka_port, data_dir) = (free_port(), folder.path().join("data"));
+    let http = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let up = ["up", "--broker-port", "0", "--index-port", "0"];
+    let serving = Serving::without_kafka(&up, &data_dir, kafka_port, http.port());
+    let endpoints = std::fs::read_to_string(data_dir.join("endpoints.json")).unwrap();
+    let endpoints: serde_json::Value = serde_json::from_str(&endpoints).unwrap();
+    assert!(endpoints["kafka"].is_null(), "it hosts a broker of its own: {endpoints}");
+    assert!(wait_for("an answer", || status(http)).contains("503"));
+
+    let broker = EmbeddedBroker::start(&folder.path().join("broker"), kafka_port).await.unwrap();
+    wait_for("readiness", || status(http).filter(|said| said.contains("200")));
+    let topics = list_topics(&KafkaConfig::embedded(broker.brokers())).await.unwrap();
+    assert!(topics.iter().all(|topic| topic.partitions.is_some()), "its topics are there: {topics:?}");
+    assert!(serving.terminate());
+    assert!(!data_dir.join("endpoints.json").exists());
+    broker.stop().await.unwrap();
+}
+
+#[test]
+fn an_up_that_waits_for_kafka_stops_cleanly() {
+    let folder = tempfile::tempdir().unwrap();
+    let up = ["up", "--index-port", "0"];
+    let serving = Serving::without_kafka(&up, folder.path(), free_port(), 0);
+    assert!(serving.terminate());
 }

@@ -124,17 +124,11 @@ async fn with_a_registry_everybody_reads_everybodys_records() {
 }
 
 /// `unprompt up` on a data directory, and what it says before it ends by itself with an error.
-fn ends_saying(data_dir: &Path, environment: &[(&str, &str)], meanwhile: impl FnOnce(&str)) -> String {
+fn ends_saying(data_dir: &Path, environment: &[(&str, &str)]) -> String {
     let mut command = unprompt();
     command.args(["up", "--broker-port", "0", "--index-port", "0", "--http-port", "0", "--log", "warn"]);
     command.arg("--data-dir").arg(data_dir).envs(environment.iter().copied()).stderr(Stdio::piped());
     let mut up = Ended(command.spawn().unwrap());
-    let endpoints: Value = wait_for("endpoints.json", || {
-        let text = std::fs::read_to_string(data_dir.join("endpoints.json")).ok();
-        let ended = up.0.try_wait().unwrap().is_some();
-        text.and_then(|text| serde_json::from_str(&text).ok()).or(ended.then_some(Value::Null))
-    });
-    meanwhile(endpoints["kafka"].as_str().unwrap_or_default());
     let status = wait_for("its end", || up.0.try_wait().unwrap());
     assert!(!status.success(), "it ended well");
     let mut said = String::new();
@@ -152,27 +146,28 @@ impl Drop for Ended {
     }
 }
 
+/// Given no registry, when somebody publishes a prompt of five bytes that only a registry could explain, then it is a dead letter of
+/// each reader, and the services go on.
 #[tokio::test(flavor = "multi_thread")]
-async fn confluent_framing_without_a_registry_stops_the_service() {
+async fn confluent_framing_without_a_registry_is_a_dead_letter() {
     let folder = tempfile::tempdir().unwrap();
-    let said = ends_saying(folder.path(), &[], |brokers| {
-        let value = Some(vec![0, 0, 0, 0, 7, 2, b'a']);
-        let record = OutputRecord { topic: Topic::Prompts, key: None, value, headers: Vec::new() };
-        let kafka = KafkaConfig::embedded(brokers);
-        tokio::task::block_in_place(|| {
-            tokio::runtime::Handle::current().block_on(publish(&kafka, vec![record]));
-        });
-    });
-    assert!(said.contains("no schema registry is configured"), "{said}");
-    // Nothing was lost: with a registry, which does not know that id, the record is read again and rejected.
-    let registry = tokio::task::block_in_place(Registry::start);
-    let up = Up::start_with(folder.path(), &[("UNPROMPT__REGISTRY__URL", &registry.url())]);
+    let up = Up::start(folder.path());
+    let prompt = |value: &[u8]| OutputRecord {
+        topic: Topic::Prompts,
+        key: None,
+        value: Some(value.to_vec()),
+        headers: Vec::new(),
+    };
+    publish(&up.kafka, vec![prompt(&[0, 0, 0, 0, 1]), prompt(b"a red fox in the snow")]).await;
     let what = "a dead letter of each reader of prompts";
     let dead = read_until(&up.kafka, Topic::DeadLetters, what, |dead| dead.len() == 2).await;
     for letter in dead {
         let code = letter.headers.iter().find(|(name, _)| name == names::CODE);
-        assert_eq!(code.map(|(_, code)| code.as_slice()), Some(&b"unknown-schema"[..]));
+        assert_eq!(code.map(|(_, code)| code.as_slice()), Some(&b"registry-needed"[..]));
     }
+    let what = "the embedding of the prompt behind it";
+    read_until(&up.kafka, Topic::PromptEmbeddings, what, |embeddings| embeddings.len() == 1).await;
+    assert!(up.terminate());
 }
 
 /// Given a registry that services may not register with, then they end before they take a record, and say what to do; when it is
@@ -182,7 +177,7 @@ fn a_schema_that_nobody_registered_ends_the_start() {
     let registry = Registry::start();
     let (url, folder) = (registry.url(), tempfile::tempdir().unwrap());
     let environment = [("UNPROMPT__REGISTRY__URL", url.as_str()), ("UNPROMPT__REGISTRY__REGISTER", "false")];
-    let said = ends_saying(folder.path(), &environment, |_| {});
+    let said = ends_saying(folder.path(), &environment);
     assert!(said.contains("v1-value") && said.contains("unprompt schemas register"), "{said}");
     answer(folder.path(), &environment, &["schemas", "register"]);
     let up = Up::start_with(folder.path(), &environment);

@@ -8,11 +8,13 @@ use std::sync::{Arc, Mutex};
 use pty_process::blocking::Pty;
 use serde_json::Value;
 use unprompt_schemas::Uuid;
-use unprompt_schemas::topics::Prefix;
+use unprompt_schemas::topics::{Prefix, Topic};
 use unprompt_stream::{KafkaConfig, Profile};
 use unprompt_test_kafka::Kafka;
 
-use crate::stack::{Up, picture_record, png, prompt_record, prompts, publish, talk, unprompt, wait_for};
+use crate::stack::{
+    Up, picture_record, png, prompt_record, prompts, publish, read_until, talk, unprompt, wait_for,
+};
 
 const PICTURES: usize = 12;
 
@@ -25,8 +27,8 @@ fn service<'a>(report: &'a Value, name: &str) -> &'a Value {
     report["services"].as_array().unwrap().iter().find(|service| service["service"] == name).expect("listed")
 }
 
-fn records(report: &Value, topic: &str) -> Option<i64> {
-    report["topics"].as_array().unwrap().iter().find(|entry| entry["topic"] == topic)?["records"].as_i64()
+fn offsets(report: &Value, topic: &str) -> Option<i64> {
+    report["topics"].as_array().unwrap().iter().find(|entry| entry["topic"] == topic)?["offsets"].as_i64()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,12 +46,12 @@ async fn status_counts_what_went_through_and_says_who_is_away() {
         let report = status(folder.path());
         let services = report["services"].as_array().unwrap();
         let idle = services.iter().all(|service| service["lag"] == 0);
-        (idle && records(&report, "predictions.v1") == Some(PICTURES as i64)).then_some(report)
+        (idle && offsets(&report, "predictions.v1") == Some(PICTURES as i64)).then_some(report)
     });
     assert_eq!(report["kafka"]["error"], Value::Null);
-    assert_eq!(records(&report, "prompts.v1"), Some(20));
-    assert_eq!(records(&report, "images.v1"), Some(PICTURES as i64 + 1));
-    assert_eq!(report["dead_letters"]["records"], 1);
+    assert_eq!(offsets(&report, "prompts.v1"), Some(20));
+    assert_eq!(offsets(&report, "images.v1"), Some(PICTURES as i64 + 1));
+    assert_eq!(report["dead_letters"]["offsets"], 1);
     assert_eq!(report["dead_letters"]["by_code"][0]["service"], "image-encoder");
     assert_eq!(report["dead_letters"]["by_code"][0]["count"], 1);
     for name in ["text-encoder", "indexer", "generator", "image-encoder", "predictor"] {
@@ -71,7 +73,7 @@ async fn status_counts_what_went_through_and_says_who_is_away() {
 
     let shown = String::from_utf8(talk(folder.path(), &["status"]).stdout).unwrap();
     assert!(shown.contains("image-encoder") && shown.contains("0 in images.v1"), "{shown}");
-    assert!(shown.contains("dead letters: 1"), "{shown}");
+    assert!(shown.contains("offsets of dead letters: 1"), "{shown}");
 
     up.kill();
     let away = talk(folder.path(), &["--json", "status"]);
@@ -93,10 +95,16 @@ async fn status_of_an_apache_kafka_is_that_of_the_services_under_its_prefix() {
         command.arg("--data-dir").arg(folder.path()).args(["--json", "status", "--kafka", &up.kafka.brokers]);
         let output = command.env("UNPROMPT__KAFKA__PREFIX", "status.").output().unwrap();
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let embedded = records(&report, "status.prompt-embeddings.v1")?;
-        (embedded >= 5 && service(&report, "text-encoder")["lag"] == 0).then_some(report)
+        // The mark of a transaction comes after what it wrote.
+        let embedded = offsets(&report, "status.prompt-embeddings.v1")?;
+        (embedded > 5 && service(&report, "text-encoder")["lag"] == 0).then_some(report)
     });
-    assert_eq!(records(&report, "status.prompts.v1"), Some(5));
+    assert_eq!(offsets(&report, "status.prompts.v1"), Some(5), "what is not in a transaction has no marks");
+    let embedded =
+        read_until(&up.kafka, Topic::PromptEmbeddings, "five embeddings", |records| records.len() >= 5).await;
+    assert_eq!(embedded.len(), 5, "the other offsets are no records");
+    let topic = &report["topics"].as_array().unwrap()[0];
+    assert!(topic.get("records").is_none() && report["dead_letters"].get("records").is_none(), "{report}");
     let encoder = service(&report, "text-encoder");
     assert_eq!(encoder["group"], "status.unprompt-text-encoder");
     assert_eq!((encoder["members"].as_u64(), encoder["ready"].as_bool()), (Some(1), Some(true)), "{encoder}");

@@ -5,7 +5,7 @@ use std::io::Cursor;
 
 use image::codecs::png::PngEncoder;
 use image::{DynamicImage, ImageEncoder, ImageFormat, RgbImage};
-use unprompt_models::picture::{Limits, decode};
+use unprompt_models::picture::{Limits, decode, pixels};
 
 fn encoded(format: ImageFormat) -> Vec<u8> {
     let picture = RgbImage::from_fn(40, 30, |x, y| image::Rgb([(x * 6) as u8, (y * 8) as u8, 90]));
@@ -28,6 +28,16 @@ fn the_three_formats_are_decoded() {
         let pixel = picture.get_pixel(20, 15).0;
         assert!(pixel.iter().zip([120u8, 120, 90]).all(|(a, b)| a.abs_diff(b) < 6), "{format:?} {pixel:?}");
     }
+}
+
+#[test]
+fn the_size_is_known_from_the_header_alone() {
+    for format in FORMATS {
+        let whole = encoded(format);
+        assert_eq!(pixels(&whole), Some(40 * 30), "{format:?}");
+        assert_eq!(pixels(&whole[..14]), None, "{format:?}");
+    }
+    assert_eq!(pixels(b"not a picture"), None);
 }
 
 #[test]

@@ -142,13 +142,15 @@ fn a_registry_out_of_reach_is_transient_and_not_remembered() {
 }
 
 #[test]
-fn confluent_framing_without_a_registry_stops_the_service() {
+fn confluent_framing_without_a_registry_is_the_records_fault() {
     let bytes = in_confluent_framing(&confluent(), &Head::sample());
     let error = decode::<Head>(&bytes).unwrap_err();
     assert!(matches!(error, SchemaError::RegistryNeeded { id: 1 }), "{error:?}");
-    assert!(error.is_fatal());
+    assert!(!error.is_fatal() && !error.is_transient(), "five bytes of anybody's must not stop a service");
     assert_eq!(error.code(), "registry-needed");
     assert!(error.to_string().contains("give the registry's address"), "{error}");
+    let passed_over = Codec::single_object().decode_readable::<Head>(&bytes);
+    assert!(matches!(passed_over, Err(SchemaError::RegistryNeeded { id: 1 })), "a job is told");
 }
 
 #[test]

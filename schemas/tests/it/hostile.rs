@@ -13,7 +13,7 @@ use crate::samples::Sample;
 const MIB: u64 = 1 << 20;
 
 /// What `read` gives, and the most memory that it holds at once.
-fn measured<T>(read: impl FnOnce() -> T) -> (T, u64) {
+pub fn measured<T>(read: impl FnOnce() -> T) -> (T, u64) {
     let mut given = None;
     let held = allocation_counter::measure(|| given = Some(read())).bytes_max;
     (given.expect("it was read"), held)

@@ -5,6 +5,7 @@ mod cloudevents;
 mod codec;
 mod dead_letter;
 mod evolution;
+mod foreign;
 mod golden;
 mod hostile;
 mod identity;

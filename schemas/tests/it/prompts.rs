@@ -30,7 +30,8 @@ fn avro_in_both_framings_is_a_prompt() {
     let codec = Codec::confluent(Arc::new(MemoryRegistry::default()));
     let framed = codec.encode("prompts.v1", &Prompt::sample()).unwrap();
     assert_eq!(Prompt::from_record(&framed, &codec).unwrap(), Prompt::sample());
-    assert!(read(&framed).unwrap_err().is_fatal(), "no registry");
+    let error = read(&framed).unwrap_err();
+    assert_eq!((error.code(), error.is_fatal()), ("registry-needed", false), "no registry");
 }
 
 #[test]

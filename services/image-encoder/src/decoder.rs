@@ -6,18 +6,79 @@ use unprompt_models::clip::{ClipVision, Pixels};
 use unprompt_models::picture::{self, Limits};
 use unprompt_stream::Rejection;
 
+use crate::budget::Budget;
+
 /// Cheap to clone: decoding happens on several threads.
 #[derive(Clone, Debug)]
 pub(crate) struct Decoder {
     pub clip: Arc<ClipVision>,
     pub limits: Limits,
+    /// A small file may hold a large picture: as many are decoded at once as take no more than the largest alone may.
+    memory: Arc<Budget>,
 }
 
 impl Decoder {
-    /// Decodes and preprocesses a picture of at most `max_bytes`.
+    pub fn new(clip: ClipVision, limits: Limits) -> Self {
+        Self { clip: Arc::new(clip), limits, memory: Arc::new(Budget::new(limits.memory_bytes())) }
+    }
+
+    /// Decodes and preprocesses a picture of at most `max_bytes`, once there is memory for it.
     pub fn decode(&self, bytes: &[u8], max_bytes: usize) -> Result<Pixels, Rejection> {
         let limits = Limits { max_bytes, ..self.limits };
+        let _memory = self.memory.take(self.memory_bytes(bytes));
         let picture = picture::decode(bytes, &limits).map_err(|e| Rejection::new(e.code(), e.to_string()))?;
         Ok(self.clip.preprocess(&picture))
+    }
+
+    /// What decoding takes at most, by the picture's header, or, without one, by the limits.
+    fn memory_bytes(&self, bytes: &[u8]) -> u64 {
+        let max_pixels = picture::pixels(bytes).unwrap_or(self.limits.max_pixels);
+        Limits { max_bytes: bytes.len(), max_pixels }.memory_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+    use std::path::Path;
+    use std::thread;
+
+    use image::{ImageFormat, RgbImage};
+
+    use super::*;
+
+    fn decoder() -> Decoder {
+        let clip = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny-world/checkpoints/clip");
+        Decoder::new(ClipVision::load(&clip).unwrap(), Limits::default())
+    }
+
+    fn png(side: u32) -> Vec<u8> {
+        let mut bytes = Cursor::new(Vec::new());
+        RgbImage::new(side, side).write_to(&mut bytes, ImageFormat::Png).unwrap();
+        bytes.into_inner()
+    }
+
+    #[test]
+    fn a_picture_is_not_decoded_while_others_take_the_memory() {
+        let (decoder, picture) = (decoder(), png(50));
+        let others = decoder.memory.take(u64::MAX);
+        thread::scope(|scope| {
+            let decoding = scope.spawn(|| decoder.decode(&picture, picture.len()).is_ok());
+            while !decoder.memory.is_waited_for() {
+                assert!(!decoding.is_finished(), "it was decoded although there was no memory");
+                thread::yield_now();
+            }
+            drop(others);
+            assert!(decoding.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn a_picture_weighs_by_its_pixels_and_not_by_its_bytes() {
+        let (decoder, picture) = (decoder(), png(3000));
+        let weight = decoder.memory_bytes(&picture);
+        assert!(weight > 9_000_000 * 16, "{weight} bytes for a PNG of {}", picture.len());
+        assert!(decoder.memory_bytes(&png(50)) < weight / 5);
+        assert!(decoder.memory_bytes(b"no picture") > weight, "what is not known weighs the most");
     }
 }

@@ -3,12 +3,12 @@
 //! It knows images.v1, image-embeddings.v1, the encoder's folder and the places that pictures may be fetched from; it must not
 //! know prompts or the index.
 
+mod budget;
 pub mod claim_check;
 mod decoder;
 mod error;
 
 use std::path::Path;
-use std::sync::Arc;
 
 use rayon::prelude::*;
 use unprompt_models::clip::{ClipVision, Pixels};
@@ -49,7 +49,7 @@ struct Decoded {
 impl ImageEncoder {
     /// Loads the encoder from a folder in the transformers layout. It takes pictures in records only.
     pub fn load(clip: &Path, limits: Limits, codec: Codec) -> Result<Self, EncoderError> {
-        let decoder = Decoder { clip: Arc::new(ClipVision::load(clip)?), limits };
+        let decoder = Decoder::new(ClipVision::load(clip)?, limits);
         Ok(Self { decoder, claim_check: None, codec })
     }
 

@@ -6,12 +6,14 @@ mod claim_check;
 mod environment;
 mod kafka;
 mod layers;
+mod named_brokers;
 mod runner;
 mod secret;
 mod secret_files;
 mod sections;
 mod security;
 mod telemetry;
+mod unquoted;
 
 pub use claim_check::{ClaimCheck, S3};
 pub use environment::ENVIRONMENT_PREFIX;

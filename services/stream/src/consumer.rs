@@ -2,7 +2,7 @@
 //! events. It decides nothing but when to pause: the runner's loop owns the state.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as blocking;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ use unprompt_schemas::topics::{Prefix, Topic};
 
 use crate::config::KafkaConfig;
 use crate::context::{Refusals, Trouble};
+use crate::in_flight::InFlight;
 use crate::offsets::Place;
 use crate::pauses::Pauses;
 use crate::{InputRecord, StreamError, context, kafka};
@@ -33,8 +34,6 @@ const POLL: Duration = Duration::from_millis(100);
 const ROOM_PATIENCE: Duration = Duration::from_millis(500);
 /// Given above the loop's own bound for draining revoked partitions.
 const REVOKE_MARGIN: Duration = Duration::from_secs(1);
-/// What a record costs beside its content.
-const RECORD_OVERHEAD_BYTES: usize = 256;
 
 /// What the consumer's thread tells the loop.
 #[derive(Debug)]
@@ -65,44 +64,6 @@ pub(crate) struct End {
     pub committed: Option<i64>,
     /// Nothing before the end is left to be fetched. The marks of transactions take offsets too, but are no records.
     pub drained: bool,
-}
-
-/// Bytes held by the runner, against the bound it was given.
-#[derive(Debug)]
-pub(crate) struct InFlight {
-    bytes: AtomicUsize,
-    limit: usize,
-}
-
-impl InFlight {
-    pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { bytes: AtomicUsize::new(0), limit })
-    }
-
-    fn cost(record: &InputRecord) -> usize {
-        record.size_bytes() + RECORD_OVERHEAD_BYTES
-    }
-
-    fn add(&self, record: &InputRecord) {
-        self.bytes.fetch_add(Self::cost(record), Ordering::Relaxed);
-    }
-
-    pub fn release<'a>(&self, records: impl IntoIterator<Item = &'a InputRecord>) {
-        let bytes = records.into_iter().map(Self::cost).sum();
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    pub fn bytes(&self) -> usize {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    fn is_full(&self) -> bool {
-        self.bytes() >= self.limit
-    }
-
-    fn has_room_again(&self) -> bool {
-        self.bytes() <= self.limit / 2
-    }
 }
 
 type GroupConsumer = BaseConsumer<GroupContext>;
@@ -136,7 +97,7 @@ impl ConsumerHandle {
             GroupContext { tell: tell.clone(), names: names.clone(), trouble: trouble.clone(), drain };
         let consumer: GroupConsumer = kafka::group_consumer(kafka, group, bounds.in_flight.limit)
             .create_with_context(context)
-            .map_err(StreamError::Client)?;
+            .map_err(StreamError::client)?;
         let names_of: Vec<String> = topics.iter().map(|topic| kafka.prefix.name(*topic)).collect();
         let borrowed: Vec<&str> = names_of.iter().map(String::as_str).collect();
         consumer

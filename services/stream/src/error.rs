@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use rdkafka::error::KafkaError;
 use unprompt_schemas::SchemaError;
 
+/// What stands in the place of a value that may be a secret.
+const REDACTED: &str = "[redacted]";
+
 /// Errors of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
@@ -150,4 +153,20 @@ pub enum StreamError {
 
     #[error("telemetry: {0}")]
     Telemetry(String),
+}
+
+impl StreamError {
+    /// What librdkafka says of our settings, without the values: any of them may be a secret, whatever its name.
+    pub(crate) fn client(error: KafkaError) -> Self {
+        Self::Client(match error {
+            KafkaError::ClientConfig(code, description, key, value) => {
+                let description = match value.is_empty() {
+                    true => description,
+                    false => description.replace(&value, REDACTED),
+                };
+                KafkaError::ClientConfig(code, description, key, REDACTED.to_owned())
+            }
+            error => error,
+        })
+    }
 }

@@ -129,7 +129,7 @@ impl BatchRetried {
     }
 }
 
-/// A record goes to the dead letters.
+/// A record has gone to the dead letters.
 pub(crate) struct RecordRejected<'a> {
     pub service: &'static str,
     pub input: &'a InputRecord,

@@ -15,6 +15,7 @@ mod error;
 mod events;
 mod flood;
 pub mod health;
+mod in_flight;
 mod kafka;
 mod observer;
 mod offsets;
@@ -45,7 +46,7 @@ pub use health::Health;
 pub use observer::{GroupMember, GroupState, Observed, Observer, Reads, TopicEnds};
 pub use producer::Position;
 pub use publisher::Publisher;
-pub use reader::{ReadSummary, Start, Tail, read_to_end};
+pub use reader::{Present, ReadSummary, Start, Tail, read_to_end};
 pub use record::{InputRecord, OutputRecord};
 pub use records::read_records;
 pub use refusal::Refusal;
@@ -56,6 +57,6 @@ pub use signals::Signals;
 pub use stage::{BatchError, Outcome, Rejection, Stage};
 pub use table::TableReader;
 pub use topics::{
-    TopicState, committed_offsets, delete_all_records, ensure_topics, list_topics, try_transactions,
+    TopicState, committed_offsets, delete_records, ensure_topics, list_topics, try_transactions,
 };
 pub use traces::Traces;

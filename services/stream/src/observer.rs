@@ -188,7 +188,7 @@ impl Observer {
         let mut config = kafka::client(&self.kafka);
         // A transaction under way must not hold up the answer.
         config.set("group.id", group).set("isolation.level", "read_uncommitted");
-        config.create_with_context(LoggingContext::default()).map_err(StreamError::Client)
+        config.create_with_context(LoggingContext::default()).map_err(StreamError::client)
     }
 
     fn committed<'a>(

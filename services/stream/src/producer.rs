@@ -120,7 +120,7 @@ impl Producer {
     fn made(kafka: &KafkaConfig, config: &ClientConfig) -> Result<Self, StreamError> {
         let context = LoggingContext::default();
         let trouble = context.trouble.clone();
-        let client = config.create_with_context(context).map_err(StreamError::Client)?;
+        let client = config.create_with_context(context).map_err(StreamError::client)?;
         Ok(Self { client, trouble, prefix: kafka.prefix.clone() })
     }
 

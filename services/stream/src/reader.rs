@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::executor::block_on;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use unprompt_schemas::topics::Topic;
 use uuid::Uuid;
 
@@ -19,8 +20,10 @@ use crate::context::{self, LoggingContext, Refusals};
 use crate::{InputRecord, StreamError, kafka, topics};
 
 const POLL: Duration = Duration::from_millis(100);
-/// Records read ahead of whoever takes them.
+/// Records read ahead of whoever takes them, at most.
 const READ_AHEAD: usize = 1_000;
+/// What they may weigh together: whoever takes none for a while, or takes them slowly, must not fill the memory.
+const READ_AHEAD_KIB: usize = 64 << 10;
 
 /// Where a reader begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +37,38 @@ pub enum Start {
 /// What a reader's thread tells.
 #[derive(Debug)]
 pub(crate) enum ReaderEvent {
-    Record(InputRecord),
+    /// With its place among what is read ahead, free again when it is taken.
+    Record(InputRecord, OwnedSemaphorePermit),
     /// The end of a partition, as it was when the reader began, is reached.
     CaughtUp,
     Failed(StreamError),
+}
+
+/// The threads' way to whoever takes the records, bounded by count and by bytes. Clones share the bound.
+#[derive(Clone, Debug)]
+struct Ahead {
+    events: mpsc::Sender<ReaderEvent>,
+    room: Arc<Semaphore>,
+}
+
+impl Ahead {
+    fn new() -> (Self, mpsc::Receiver<ReaderEvent>) {
+        let (events, taken) = mpsc::channel(READ_AHEAD);
+        (Self { events, room: Arc::new(Semaphore::new(READ_AHEAD_KIB)) }, taken)
+    }
+
+    /// Waits for room; false, where nobody takes events any more. A record over the whole bound passes alone.
+    async fn record(&self, record: InputRecord) -> bool {
+        let kib = record.size_bytes().div_ceil(1 << 10).clamp(1, READ_AHEAD_KIB);
+        match self.room.clone().acquire_many_owned(kib as u32).await {
+            Ok(place) => self.tell(ReaderEvent::Record(record, place)).await,
+            Err(_) => false,
+        }
+    }
+
+    async fn tell(&self, event: ReaderEvent) -> bool {
+        self.events.send(event).await.is_ok()
+    }
 }
 
 /// Topics read by a thread each, which end when this is dropped.
@@ -52,20 +83,27 @@ pub(crate) struct Reader {
 impl Reader {
     /// Looks up where every partition of `topics` begins and ends, and starts to read.
     pub async fn start(kafka: &KafkaConfig, topics: &[Topic], start: Start) -> Result<Self, StreamError> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (tell, events) = mpsc::channel(READ_AHEAD);
-        let (kafka, topics, stopped) = (kafka.clone(), topics.to_vec(), stop.clone());
+        let (ahead, events) = Ahead::new();
+        // Dropped while it opens, it tells the thread that asks for the topics to end.
+        let mut reader = Self { events, stop: Arc::default(), behind: 0 };
+        let (kafka, topics, stopped) = (kafka.clone(), topics.to_vec(), reader.stop.clone());
         let prepared = tokio::task::spawn_blocking(move || {
-            let prepare = |topic: &Topic| prepare(&kafka, *topic, start, tell.clone(), stopped.clone());
+            let prepare = |topic: &Topic| prepare(&kafka, *topic, start, ahead.clone(), stopped.clone());
             topics.iter().map(prepare).collect::<Result<Vec<_>, _>>()
         });
         let threads = prepared.await.map_err(|_| StreamError::Stopped("opening a topic"))??;
-        let behind = threads.iter().map(|thread| thread.ends.len()).sum();
+        reader.behind = threads.iter().map(|thread| thread.ends.len()).sum();
         for thread in threads {
             let named = std::thread::Builder::new().name("reader".into());
             named.spawn(move || thread.run()).map_err(StreamError::Thread)?;
         }
-        Ok(Self { events, stop, behind })
+        Ok(reader)
+    }
+
+    /// A reader of what a test tells, which is caught up after so many ends.
+    #[cfg(test)]
+    pub fn of(events: mpsc::Receiver<ReaderEvent>, behind: usize) -> Self {
+        Self { events, stop: Arc::default(), behind }
     }
 
     /// Whether all that was there at the start is read.
@@ -76,7 +114,10 @@ impl Reader {
     /// The next record; none, where the end as it was at the start was reached just now.
     pub async fn next(&mut self) -> Result<Option<InputRecord>, StreamError> {
         match self.events.recv().await {
-            Some(ReaderEvent::Record(record)) => Ok(Some(record)),
+            Some(ReaderEvent::Record(record, place)) => {
+                drop(place);
+                Ok(Some(record))
+            }
             Some(ReaderEvent::CaughtUp) => {
                 self.behind = self.behind.saturating_sub(1);
                 Ok(None)
@@ -100,7 +141,7 @@ struct ReaderThread {
     names: Names,
     /// By partition: the end, as it was at the start, where it is not reached yet.
     ends: BTreeMap<i32, i64>,
-    tell: mpsc::Sender<ReaderEvent>,
+    ahead: Ahead,
     stop: Arc<AtomicBool>,
 }
 
@@ -108,7 +149,7 @@ fn prepare(
     kafka: &KafkaConfig,
     topic: Topic,
     start: Start,
-    tell: mpsc::Sender<ReaderEvent>,
+    ahead: Ahead,
     stop: Arc<AtomicBool>,
 ) -> Result<ReaderThread, StreamError> {
     let name = kafka.prefix.name(topic);
@@ -119,11 +160,11 @@ fn prepare(
         let (low, high) = topics::watermarks(kafka, &consumer, &name, partition)?;
         let from = if start == Start::Beginning { low } else { high };
         ends.extend((from < high).then_some((partition, high)));
-        list.add_partition_offset(&name, partition, Offset::Offset(from)).map_err(StreamError::Client)?;
+        list.add_partition_offset(&name, partition, Offset::Offset(from)).map_err(StreamError::client)?;
     }
-    consumer.assign(&list).map_err(StreamError::Client)?;
+    consumer.assign(&list).map_err(StreamError::client)?;
     let (brokers, names) = (kafka.brokers.clone(), Names::new(&kafka.prefix));
-    Ok(ReaderThread { brokers, topic: name, consumer, names, ends, tell, stop })
+    Ok(ReaderThread { brokers, topic: name, consumer, names, ends, ahead, stop })
 }
 
 /// librdkafka wants a group even where none is joined; its name never reaches the broker's list.
@@ -131,7 +172,7 @@ fn assigned_consumer(kafka: &KafkaConfig) -> Result<BaseConsumer<LoggingContext>
     let group = format!("{}unprompt-reader-{}", kafka.prefix.as_str(), Uuid::new_v4());
     let mut config = kafka::consumer(kafka, &group);
     config.set("enable.partition.eof", "true");
-    config.create_with_context(LoggingContext::default()).map_err(StreamError::Client)
+    config.create_with_context(LoggingContext::default()).map_err(StreamError::client)
 }
 
 fn partitions(
@@ -153,7 +194,7 @@ fn partitions(
 impl ReaderThread {
     /// Waits for a place in the channel: a reader belongs to no group that would miss it.
     fn tell(&self, event: ReaderEvent) -> bool {
-        self.tell.blocking_send(event).is_ok()
+        block_on(self.ahead.tell(event))
     }
 
     fn run(mut self) {
@@ -188,7 +229,7 @@ impl ReaderThread {
 
     fn on_record(&mut self, record: InputRecord) -> bool {
         let (partition, next) = (record.partition, record.offset + 1);
-        let told = self.tell(ReaderEvent::Record(record));
+        let told = block_on(self.ahead.record(record));
         match self.ends.get(&partition) {
             Some(end) if next >= *end => told && self.reached(partition),
             _ => told,
@@ -218,16 +259,44 @@ pub async fn read_to_end(
     topics: &[Topic],
     mut f: impl FnMut(InputRecord),
 ) -> Result<ReadSummary, StreamError> {
-    let mut reader = Reader::start(kafka, topics, Start::Beginning).await?;
+    let mut present = Present::open(kafka, topics).await?;
     let mut summary = ReadSummary::default();
-    while !reader.is_caught_up() {
-        if let Some(record) = reader.next().await? {
-            summary.records += 1;
-            summary.bytes += record.size_bytes() as u64;
-            f(record);
-        }
+    while let Some(record) = present.next().await? {
+        summary.records += 1;
+        summary.bytes += record.size_bytes() as u64;
+        f(record);
     }
     Ok(summary)
+}
+
+/// What topics hold, from the beginning to the end as it was at the start, one record at a time: in order within a
+/// partition, partitions and topics as they come.
+#[derive(Debug)]
+pub struct Present(Reader);
+
+impl Present {
+    /// Looks up the ends, and begins to read.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError::TopicMissing`], [`StreamError::Unreachable`].
+    pub async fn open(kafka: &KafkaConfig, topics: &[Topic]) -> Result<Self, StreamError> {
+        Ok(Self(Reader::start(kafka, topics, Start::Beginning).await?))
+    }
+
+    /// The next record; none after the last. It may be dropped and called again without losing one.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError::Read`]; a broker that is away is waited for.
+    pub async fn next(&mut self) -> Result<Option<InputRecord>, StreamError> {
+        while !self.0.is_caught_up() {
+            if let Some(record) = self.0.next().await? {
+                return Ok(Some(record));
+            }
+        }
+        Ok(None)
+    }
 }
 
 /// Follows topics, all of their partitions, for ever.
@@ -260,5 +329,45 @@ impl Tail {
     /// Whether all that was there when it was opened has been taken.
     pub fn is_caught_up(&self) -> bool {
         self.0.is_caught_up()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    fn record(value_bytes: usize) -> InputRecord {
+        InputRecord {
+            topic: Topic::Heads,
+            topic_name: Topic::Heads.base_name().to_owned(),
+            partition: 0,
+            offset: 0,
+            timestamp_ms: 0,
+            key: None,
+            value: Some(vec![0; value_bytes]),
+            headers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_read_ahead_is_bounded_by_its_bytes() {
+        let (ahead, mut events) = Ahead::new();
+        let tell = || ahead.record(record(20 << 20)).now_or_never();
+        assert_eq!([tell(), tell(), tell()], [Some(true); 3]);
+        assert_eq!(tell(), None, "four of them are more than 64 MiB");
+        drop(events.try_recv().unwrap());
+        assert_eq!((tell(), tell()), (Some(true), None), "one was taken");
+    }
+
+    #[test]
+    fn a_record_over_the_whole_bound_is_read_ahead_alone() {
+        let (ahead, mut events) = Ahead::new();
+        let tell = |bytes| ahead.record(record(bytes)).now_or_never();
+        assert_eq!(tell((READ_AHEAD_KIB << 10) + 1), Some(true));
+        assert_eq!(tell(1), None);
+        drop(events.try_recv().unwrap());
+        assert_eq!(tell(1), Some(true));
     }
 }

@@ -9,7 +9,7 @@ use crate::{BatchError, Outcome, OutputRecord, Rejection};
 pub enum Refusal {
     /// The record is at fault: it goes to the dead letters, its neighbours are processed.
     Record(Rejection),
-    /// The service is: a missing schema registry, say. No record may pay for that.
+    /// The service is: its schema registry refuses it, say. No record may pay for that.
     Batch(BatchError),
 }
 
@@ -72,14 +72,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_registry_stops_the_batch_and_a_bad_record_only_itself() {
+    fn a_registry_that_refuses_us_stops_the_batch_and_a_bad_record_only_itself() {
         let bad = Refusal::record("bad", "it is bad");
         let parted = Refusal::part([Ok(1), Err(bad.clone()), Ok(2)]).unwrap();
         assert_eq!((parted[0].clone(), parted[2].clone()), (Ok(1), Ok(2)));
         assert!(parted[1].is_err());
+        let refused = RegistryError::Refused { what: "schema id 1".into(), reason: "401".into() };
+        let refused = Refusal::from(SchemaError::from(refused));
+        assert!(matches!(Refusal::part([Ok(1), Err(refused), Err(bad)]), Err(BatchError::Fatal(_))));
+    }
+
+    #[test]
+    fn confluent_framing_without_a_registry_is_a_dead_letter_among_good_records() {
         let codec = unprompt_schemas::codec::Codec::single_object();
-        let confluent = codec.decode::<unprompt_schemas::records::Prompt>(&[0, 0, 0, 0, 1, 2]).unwrap_err();
-        assert!(matches!(Refusal::part([Ok(1), Err(confluent.into()), Err(bad)]), Err(BatchError::Fatal(_))));
+        let confluent = codec.decode::<unprompt_schemas::records::Prompt>(&[0, 0, 0, 0, 1]).unwrap_err();
+        let parted = Refusal::part([Ok(1), Err(confluent.into()), Ok(2)]).unwrap();
+        assert!(matches!(&parted[1], Err(Rejection { code: "registry-needed", .. })));
+        assert_eq!((parted[0].clone(), parted[2].clone()), (Ok(1), Ok(2)));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Following a compacted topic as a table: everything from its beginning, then every change.
+//! Following a compacted topic as a table: everything from its beginning, then every change. Where reading fails it begins anew: a
+//! table that stands still unseen is worse than one that is applied twice.
 
 use std::time::Duration;
 
@@ -30,12 +31,13 @@ pub struct TableReader {
 
 impl TableReader {
     /// Begins with the topic's first record, and follows it until `stop` or until this is dropped. A record without
-    /// a value deletes its key. A broker or topic that is not there yet is waited for.
+    /// a value deletes its key. A broker or topic that is not there yet is waited for. Where reading fails the topic is
+    /// opened again, and applied again from its first record.
     ///
     /// # Errors
     ///
-    /// [`StreamError::Client`] for settings that librdkafka refuses. What fails later is in the log, and
-    /// [`TableReader::caught_up`] fails.
+    /// [`StreamError::Client`] for settings that librdkafka refuses. What keeps it from being opened at first, such as
+    /// credentials that are refused, is in the log, and [`TableReader::caught_up`] fails.
     pub fn start(
         kafka: &KafkaConfig,
         topic: Topic,
@@ -47,7 +49,8 @@ impl TableReader {
         let stop = stop.child_token();
         let (kafka, stopped) = (kafka.clone(), stop.clone());
         tokio::spawn(async move {
-            let followed = stopped.run_until_cancelled(follow(&kafka, topic, apply, &tell)).await;
+            let follow = follow(topic, || open(&kafka, topic), apply, &tell);
+            let followed = stopped.run_until_cancelled(follow).await;
             if let Some(Err(error)) = followed {
                 tracing::error!(topic = topic.base_name(), %error, "the table is no longer followed");
             }
@@ -81,21 +84,47 @@ impl Drop for TableReader {
     }
 }
 
-async fn follow(
-    kafka: &KafkaConfig,
+/// Ends only where it cannot be opened at first.
+async fn follow<O: Future<Output = Result<Reader, StreamError>>>(
     topic: Topic,
+    mut open: impl FnMut() -> O,
     mut apply: impl FnMut(InputRecord),
     tell: &watch::Sender<State>,
 ) -> Result<(), StreamError> {
-    let mut reader = open(kafka, topic).await?;
+    let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+    let mut opened = Ok(open().await?);
+    loop {
+        let apply = |record: InputRecord| {
+            backoff.reset();
+            apply(record);
+        };
+        let error = match opened {
+            Ok(reader) => follow_one(reader, apply, tell).await,
+            Err(error) => error,
+        };
+        tracing::warn!(topic = topic.base_name(), %error, "the table is opened again");
+        tell.send_replace(State::Behind);
+        tokio::time::sleep(backoff.next()).await;
+        opened = open().await;
+    }
+}
+
+/// Follows until reading fails, and says why it did.
+async fn follow_one(
+    mut reader: Reader,
+    mut apply: impl FnMut(InputRecord),
+    tell: &watch::Sender<State>,
+) -> StreamError {
     loop {
         if reader.is_caught_up() {
             tell.send_if_modified(|state| {
                 !matches!(std::mem::replace(state, State::CaughtUp), State::CaughtUp)
             });
         }
-        if let Some(record) = reader.next().await? {
-            apply(record);
+        match reader.next().await {
+            Ok(Some(record)) => apply(record),
+            Ok(None) => {}
+            Err(error) => return error,
         }
     }
 }
@@ -110,5 +139,59 @@ async fn open(kafka: &KafkaConfig, topic: Topic) -> Result<Reader, StreamError> 
             }
             opened => return opened,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::reader::ReaderEvent;
+
+    fn unauthorized() -> ReaderEvent {
+        let source = KafkaError::Global(RDKafkaErrorCode::TopicAuthorizationFailed);
+        ReaderEvent::Failed(StreamError::Read { topic: Topic::Heads.base_name().to_owned(), source })
+    }
+
+    /// Readers that tell what is given, and then wait for ever.
+    fn readers(told: [ReaderEvent; 2]) -> (Vec<mpsc::Sender<ReaderEvent>>, Vec<Reader>) {
+        let reader = |event| {
+            let (tell, events) = mpsc::channel(1);
+            tell.try_send(event).unwrap();
+            (tell, Reader::of(events, 1))
+        };
+        told.map(reader).into_iter().unzip()
+    }
+
+    #[tokio::test]
+    async fn a_table_whose_reading_fails_is_opened_again() {
+        let (_open, readers) = readers([unauthorized(), ReaderEvent::CaughtUp]);
+        let refused = StreamError::Stopped("opening a topic");
+        let [failing, following] = <[Reader; 2]>::try_from(readers).unwrap();
+        let mut opened = [Ok(failing), Err(refused), Ok(following)].into_iter();
+        let (tell, mut state) = watch::channel(State::CaughtUp);
+        let open = || ready(opened.next().expect("it is opened three times"));
+        tokio::select! {
+            // So that no state is missed.
+            biased;
+            ended = follow(Topic::Heads, open, drop, &tell) => panic!("it ended: {ended:?}"),
+            () = async {
+                // Behind again after the failure, and then as the last reader says.
+                state.wait_for(|state| matches!(state, State::Behind)).await.unwrap();
+                state.wait_for(|state| matches!(state, State::CaughtUp)).await.unwrap();
+            } => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn a_table_that_may_not_be_opened_at_first_ends() {
+        let refused = || StreamError::Credentials { brokers: "a:1".into(), reason: "no such user".into() };
+        let (tell, _state) = watch::channel(State::Behind);
+        let ended = follow(Topic::Heads, || ready(Err(refused())), drop, &tell).await;
+        assert!(matches!(ended, Err(StreamError::Credentials { .. })), "{ended:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! Sets tracing and metrics up, once a process.
 
 use std::io::{IsTerminal as _, stderr};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
@@ -14,6 +14,8 @@ const SECONDS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5
 const RECORDS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 256.0, 1024.0];
 
 static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
+/// Two first calls at once would be one too many: a process has one recorder.
+static INSTALLING: Mutex<()> = Mutex::new(());
 
 /// Logs to stderr as `log` says.
 ///
@@ -47,6 +49,7 @@ fn quiet(filter: &str) -> String {
 ///
 /// [`StreamError::Telemetry`] where another recorder is installed.
 pub fn metrics() -> Result<PrometheusHandle, StreamError> {
+    let _one_at_a_time = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(handle) = METRICS.get() {
         return Ok(handle.clone());
     }

@@ -69,32 +69,25 @@ pub async fn list_topics(kafka: &KafkaConfig) -> Result<Vec<TopicState>, StreamE
     .await
 }
 
-/// Deletes every record that the topic holds now; what comes later stays.
+/// Deletes the records of each partition that stand before an offset; what comes later stays.
 ///
 /// # Errors
 ///
-/// [`StreamError::TopicMissing`] where there is no such topic, [`StreamError::NotDeleted`] where the broker refuses.
-pub async fn delete_all_records(kafka: &KafkaConfig, topic: Topic) -> Result<(), StreamError> {
+/// [`StreamError::NotDeleted`] where the broker refuses.
+pub async fn delete_records(
+    kafka: &KafkaConfig,
+    topic: Topic,
+    before: &BTreeMap<i32, i64>,
+) -> Result<(), StreamError> {
     let name = kafka.prefix.name(topic);
-    let (asked, wanted) = (kafka.clone(), name.clone());
-    let partitions = blocking(move |abandoned| {
-        let metadata = metadata(&asked, &probe(&asked)?, None, abandoned)?;
-        let found = metadata.topics().iter().find(|found| found.name() == wanted);
-        Ok(found.map_or(0, |found| found.partitions().len()))
-    })
-    .await?;
-    if partitions == 0 {
-        return Err(StreamError::TopicMissing { topic: name, brokers: kafka.brokers.clone() });
+    let refused = |source| StreamError::NotDeleted { topic: name.clone(), source };
+    let mut list = TopicPartitionList::new();
+    for (partition, offset) in before {
+        list.add_partition_offset(&name, *partition, Offset::Offset(*offset)).map_err(refused)?;
     }
-    let mut before = TopicPartitionList::new();
-    for partition in 0..partitions as i32 {
-        before
-            .add_partition_offset(&name, partition, Offset::End)
-            .map_err(|source| StreamError::NotDeleted { topic: name.clone(), source })?;
-    }
-    let deleted = admin(kafka)?.delete_records(&before, &options(REQUEST_TIMEOUT)).await;
+    let deleted = admin(kafka)?.delete_records(&list, &options(REQUEST_TIMEOUT)).await;
     let failed = deleted.and_then(|list| list.elements().iter().try_for_each(|element| element.error()));
-    failed.map_err(|source| StreamError::NotDeleted { topic: name, source })
+    failed.map_err(refused)
 }
 
 /// Whether the broker takes transactions from us, tried under a transactional id of the service `doctor`.
@@ -138,7 +131,7 @@ pub async fn committed_offsets(
     blocking(move |abandoned| {
         let consumer: BaseConsumer<LoggingContext> = kafka::consumer(&kafka, &group)
             .create_with_context(LoggingContext::default())
-            .map_err(StreamError::Client)?;
+            .map_err(StreamError::client)?;
         let metadata = metadata(&kafka, &consumer, None, abandoned)?;
         let name = kafka.prefix.name(topic);
         let mut asked = TopicPartitionList::new();
@@ -276,12 +269,12 @@ fn options(timeout: Duration) -> AdminOptions {
 }
 
 fn admin(kafka: &KafkaConfig) -> Result<AdminClient<LoggingContext>, StreamError> {
-    kafka::client(kafka).create_with_context(LoggingContext::default()).map_err(StreamError::Client)
+    kafka::client(kafka).create_with_context(LoggingContext::default()).map_err(StreamError::client)
 }
 
 /// A client for metadata and watermarks; it joins no group.
 pub(crate) fn probe(kafka: &KafkaConfig) -> Result<BaseConsumer<LoggingContext>, StreamError> {
-    kafka::client(kafka).create_with_context(LoggingContext::default()).map_err(StreamError::Client)
+    kafka::client(kafka).create_with_context(LoggingContext::default()).map_err(StreamError::client)
 }
 
 /// Where a partition begins and ends. A partition whose leader is being chosen, as after a broker's start, is asked again.

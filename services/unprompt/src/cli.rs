@@ -61,7 +61,10 @@ pub enum Command {
     /// Look at the topics
     #[command(subcommand)]
     Topics(Topics),
-    /// Show how topics and services are: records, lag, rates, health, dead letters
+    /// Show how topics and services are: offsets, lag, rates, health, dead letters
+    ///
+    /// Offsets are what Kafka counts: every record, and on Kafka with exactly-once delivery the mark of each transaction in each
+    /// partition that it wrote to, so that there may be up to twice as many offsets as records. Lag counts them too.
     Status(Status),
     /// Look at what was rejected, publish it again, or throw it away
     #[command(subcommand)]
@@ -145,6 +148,9 @@ pub enum DeadLetters {
         out: Option<PathBuf>,
     },
     /// Publish records again as they were, to the topics they came from
+    ///
+    /// In order within a partition. They stay among the dead letters; it prints how `purge` deletes all that were there by now, and not
+    /// what is rejected again.
     Replay {
         #[command(flatten)]
         selected: Selected,
@@ -152,11 +158,14 @@ pub enum DeadLetters {
         #[arg(long)]
         all: bool,
     },
-    /// Delete all of them for good
+    /// Delete for good all that are there now, or those that a replay has read
     Purge {
-        /// Yes, all
+        /// Yes, for good
         #[arg(long)]
         yes: bool,
+        /// Only what stands before this position in its partition (repeatable), as `replay` prints it
+        #[arg(long, value_name = "PARTITION:OFFSET", value_parser = position)]
+        up_to: Vec<(i32, i64)>,
     },
 }
 
@@ -371,6 +380,16 @@ pub struct Status {
     /// directory does
     #[arg(long, value_name = "URL")]
     pub metrics_url: Vec<String>,
+}
+
+/// A place in a topic.
+fn position(text: &str) -> Result<(i32, i64), String> {
+    let parts = text.split_once(':');
+    let parsed = parts.and_then(|(partition, offset)| {
+        let partition = partition.parse::<i32>().ok()?;
+        Some((partition, offset.parse::<i64>().ok()?))
+    });
+    parsed.ok_or_else(|| "give PARTITION:OFFSET, as in 0:17".into())
 }
 
 /// A time that can be waited for.

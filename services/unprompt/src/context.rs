@@ -9,7 +9,7 @@ use unprompt_index::{ConnectOptions, PromptIndex};
 use unprompt_models::minilm::Engine;
 use unprompt_schemas::codec::Codec;
 use unprompt_stream::config::{self, Config};
-use unprompt_stream::{KafkaConfig, Profile, SchemaRegistry, Traces};
+use unprompt_stream::{KafkaConfig, SchemaRegistry, Traces};
 
 use crate::cli::{Global, Up};
 use crate::endpoints::Endpoints;
@@ -20,7 +20,7 @@ use crate::registry::Registry;
 pub struct Context {
     pub config: Config,
     pub json: bool,
-    /// A Kafka was named, by flag or by profile: no embedded broker is hosted or looked for.
+    /// A Kafka was named, by brokers or by profile, in whichever layer: no embedded broker is hosted or looked for.
     pub kafka_given: bool,
     registry: Registry,
 }
@@ -37,7 +37,7 @@ impl Context {
     /// Reads the layers; `up` holds the flags of commands that host servers.
     pub fn load(global: &Global, up: Option<&Up>, http_port: Option<u16>) -> anyhow::Result<Self> {
         let config = config::load(global.config.as_deref(), flags(global, up, http_port))?;
-        let kafka_given = global.kafka.is_some() || config.kafka.profile == Profile::Kafka;
+        let kafka_given = config.kafka.is_elsewhere();
         Ok(Self { config, json: global.json, kafka_given, registry: Registry::default() })
     }
 
@@ -145,7 +145,6 @@ fn flags(global: &Global, up: Option<&Up>, http_port: Option<u16>) -> Value {
     let mut flags = Map::new();
     if let Some(brokers) = &global.kafka {
         set(&mut flags, "kafka", "brokers", json!(brokers));
-        set(&mut flags, "kafka", "profile", json!("kafka"));
     }
     if let Some(url) = &global.qdrant {
         set(&mut flags, "index", "url", json!(url));

@@ -29,8 +29,9 @@ pub struct Heads {
 }
 
 impl Heads {
-    /// Follows the topic from its beginning; returns when it has caught up. A fault of the configuration cancels `stop`.
-    pub async fn follow(wiring: &Wiring, stop: &CancellationToken) -> anyhow::Result<Self> {
+    /// Follows the topic from its beginning; returns when it has caught up, or with nothing where `stop` came first. A fault of the
+    /// configuration cancels `stop`.
+    pub async fn follow(wiring: &Wiring, stop: &CancellationToken) -> anyhow::Result<Option<Self>> {
         let clip = wiring.context.models()?.clip;
         let loaded = tokio::task::spawn_blocking(move || ClipVision::load(&clip)).await??;
         let store = HeadStore::new(&loaded.revision().to_string());
@@ -45,8 +46,11 @@ impl Heads {
         let caught_up = reader.caught_up().await;
         let heads = Self { store, fault, _reader: reader };
         heads.check()?;
+        if stop.is_cancelled() {
+            return Ok(None);
+        }
         caught_up?;
-        Ok(heads)
+        Ok(Some(heads))
     }
 
     /// # Errors
@@ -98,7 +102,12 @@ fn refused(error: &dyn Display) {
 
 #[cfg(test)]
 mod tests {
+    use unprompt_stream::KafkaConfig;
+    use unprompt_stream::health::Health;
+
     use super::*;
+    use crate::cli::Global;
+    use crate::context::Context;
 
     fn taken(value: &[u8]) -> Result<(), SchemaError> {
         let record = InputRecord {
@@ -114,13 +123,25 @@ mod tests {
         take_head(&HeadStore::new("tiny@0"), &Codec::single_object(), &record, &CancellationToken::new())
     }
 
-    #[test]
-    fn a_head_in_confluent_framing_without_a_registry_is_the_configurations_fault() {
-        assert!(matches!(taken(&[0, 0, 0, 0, 1]), Err(SchemaError::RegistryNeeded { id: 1 })));
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_stop_before_the_heads_are_there_is_no_error() {
+        let global =
+            Global { config: None, kafka: None, qdrant: None, data_dir: None, json: false, log: None };
+        let wiring = Wiring {
+            context: Context::load(&global, None, None).unwrap(),
+            kafka: KafkaConfig::embedded("127.0.0.1:1"),
+            qdrant_url: "http://127.0.0.1:1".into(),
+            health: Health::default(),
+        };
+        let stop = CancellationToken::new();
+        stop.cancel();
+        assert!(Heads::follow(&wiring, &stop).await.unwrap().is_none());
     }
 
     #[test]
     fn a_head_that_cannot_be_read_is_passed_over() {
         taken(b"not avro").unwrap();
+        // In Confluent framing, without a registry: anybody may write these five bytes.
+        taken(&[0, 0, 0, 0, 1]).unwrap();
     }
 }

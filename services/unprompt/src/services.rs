@@ -79,20 +79,27 @@ impl Services {
 async fn run(service: ServiceName, wiring: Wiring, stop: CancellationToken) -> anyhow::Result<()> {
     let name = name_of(service);
     let runner = wiring.context.config.runner.for_service(name);
-    if !registry::ready(service, &wiring, &stop).await?
+    // Kafka first: one that refuses us must be told of whatever else is away.
+    if !waiting::for_topics(&[service], &wiring, &stop).await?
+        || !registry::ready(service, &wiring, &stop).await?
         || !waiting::for_index(service, &wiring, &stop).await?
     {
         return Ok(());
     }
     // Followed until it is dropped, when the service ends.
     let heads = match service {
-        ServiceName::Predictor => Some(Heads::follow(&wiring, &stop).await?),
+        ServiceName::Predictor => match Heads::follow(&wiring, &stop).await? {
+            Some(heads) => Some(heads),
+            None => return Ok(()),
+        },
         _ => None,
     };
     let store = heads.as_ref().map(|heads| heads.store.clone());
     let signals = Signals { health: wiring.health.clone(), traces: wiring.context.traces(name)? };
-    let (kafka, runtime) = (wiring.kafka.clone(), Handle::current());
-    let make = move || checked_stage(service, &wiring, store, runtime).map_err(|error| format!("{error:#}"));
+    let (kafka, runtime, stopping) = (wiring.kafka.clone(), Handle::current(), stop.clone());
+    let make = move || {
+        checked_stage(service, &wiring, store, runtime, &stopping).map_err(|error| format!("{error:#}"))
+    };
     let summary = run_stage(&kafka, runner, name, make, stop, signals)
         .await
         .with_context(|| format!("{name} stopped"))?;
@@ -127,8 +134,9 @@ fn checked_stage(
     wiring: &Wiring,
     heads: Option<HeadStore>,
     runtime: Handle,
+    stop: &CancellationToken,
 ) -> anyhow::Result<Box<dyn Stage>> {
-    let stage = make_stage(service, wiring, heads, runtime)?;
+    let stage = make_stage(service, wiring, heads, runtime, stop)?;
     anyhow::ensure!(
         stage.inputs() == inputs_of(service),
         "{} reads {:?}, not what is said of it elsewhere: a programming error",
@@ -144,6 +152,7 @@ fn make_stage(
     wiring: &Wiring,
     heads: Option<HeadStore>,
     runtime: Handle,
+    stop: &CancellationToken,
 ) -> anyhow::Result<Box<dyn Stage>> {
     let (config, codec) = (&wiring.context.config, wiring.context.codec()?);
     let models = wiring.context.models()?;
@@ -153,10 +162,10 @@ fn make_stage(
         }
         ServiceName::TextEncoder => Box::new(text_encoder(&models, wiring.context.engine()?, codec)?),
         ServiceName::ImageEncoder => Box::new(image_encoder(config, &models, codec, runtime)?),
-        ServiceName::Indexer => Box::new(indexer(wiring, &models, codec, runtime)?),
+        ServiceName::Indexer => Box::new(indexer(wiring, &models, codec, runtime, stop)?),
         ServiceName::Predictor => {
             let heads = heads.context("the predictor has no head store")?;
-            Box::new(predictor(wiring, &models, heads, codec, runtime)?)
+            Box::new(predictor(wiring, &models, heads, codec, runtime, stop)?)
         }
     })
 }
@@ -175,12 +184,20 @@ fn text_encoder(models: &ModelFolders, engine: Engine, codec: Codec) -> anyhow::
     Ok(TextEncoder::load(&models.minilm, &models.clip, engine, codec)?)
 }
 
-fn indexer(wiring: &Wiring, models: &ModelFolders, codec: Codec, runtime: Handle) -> anyhow::Result<Indexer> {
+fn indexer(
+    wiring: &Wiring,
+    models: &ModelFolders,
+    codec: Codec,
+    runtime: Handle,
+    stop: &CancellationToken,
+) -> anyhow::Result<Indexer> {
     let clip = ClipText::load(&models.clip)?;
     let minilm = MiniLm::load(&models.minilm, wiring.context.engine()?)?;
     let layout = Layout::new(clip.revision().to_string(), clip.dims(), minilm.revision().to_string());
-    let index = runtime.block_on(connect(wiring))?;
-    Ok(Indexer::open(index, layout, codec, runtime)?)
+    waiting::opened(ServiceName::Indexer, &runtime, stop, || {
+        let index = runtime.block_on(connect(wiring))?;
+        Ok(Indexer::open(index, layout.clone(), codec.clone(), runtime.clone())?)
+    })
 }
 
 fn predictor(
@@ -189,9 +206,11 @@ fn predictor(
     heads: HeadStore,
     codec: Codec,
     runtime: Handle,
+    stop: &CancellationToken,
 ) -> anyhow::Result<Predictor> {
     let encoder = ClipVision::load(&models.clip)?.revision().to_string();
-    let index = runtime.block_on(connect(wiring))?;
+    let index =
+        waiting::opened(ServiceName::Predictor, &runtime, stop, || runtime.block_on(connect(wiring)))?;
     let predictor = &wiring.context.config.predictor;
     let retrieval = predictor.retrieval.parse::<Retrieval>().map_err(anyhow::Error::msg)?;
     let settings = Settings { k: predictor.k, neighbours: predictor.neighbours, retrieval };

@@ -10,6 +10,7 @@ use crate::context::Context;
 use crate::endpoints::Endpoints;
 use crate::hosted::{EmbeddedBroker, EmbeddedIndex};
 use crate::services::{Services, Wiring};
+use crate::waiting;
 
 /// A running `unprompt up`.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ pub struct Stack {
 
 impl Stack {
     /// Starts the servers that are not elsewhere, makes the topics, and starts `services`; a second start on the same
-    /// data says who has it.
+    /// data says who has it. A Kafka that is away is waited for; where `stop` comes first no service is started.
     pub async fn start(
         context: &Context,
         services: &[ServiceName],
@@ -56,9 +57,10 @@ impl Stack {
         endpoints.write(&embedded.data_dir)?;
         let wiring = wiring(context, &endpoints, health);
         lock.announce(&[("Kafka", wiring.kafka.brokers.clone()), ("Qdrant", wiring.qdrant_url.clone())])?;
-        ensure_topics(&wiring.kafka).await?;
         let mut running = Services::new(wiring.clone(), stop.clone());
-        services.iter().for_each(|&service| running.spawn(service));
+        if waiting::for_topics(services, &wiring, &stop).await? {
+            services.iter().for_each(|&service| running.spawn(service));
+        }
         let context = wiring.context.clone();
         Ok(Self { context, wiring, endpoints, broker, index, services: running, stop, _lock: lock })
     }

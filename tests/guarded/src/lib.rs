@@ -1,5 +1,6 @@
 //! A server of a test's own, on a port and on data of its own, gone when the test ends, however it ends: `scripts/guard` ends it
-//! when our end of its standard input closes. It can be stopped, killed and started again. Which server it is, is for others to say.
+//! when our end of its standard input closes, and when a signal ends the guard, such as a Ctrl-C for all of us (but for SIGKILL). It
+//! can be stopped, killed and started again. Which server it is, is for others to say.
 
 use std::ffi::OsString;
 use std::fs;
@@ -167,4 +168,36 @@ pub fn installed(variable: &str, name: &str) -> PathBuf {
 pub fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("its address")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nothing is asked of the process `pid` but whether it is there.
+    fn is_there(pid: &str) -> bool {
+        let asked = Command::new("kill").args(["-0", pid]).stderr(Stdio::null()).status();
+        asked.expect("kill runs").success()
+    }
+
+    #[test]
+    fn a_server_and_its_data_are_gone_whatever_signal_ends_the_guard() {
+        for signal in ["INT", "TERM", "HUP", "QUIT"] {
+            let folder = TempDir::new().unwrap();
+            let named = folder.path().join("pid");
+            let command = ["sleep", "600"];
+            let mut server = Guarded::new("sleep", folder, free_address(), command).throwing_away();
+            server.start(|| named.exists());
+            let pid = fs::read_to_string(&named).unwrap().trim().to_owned();
+            assert!(is_there(&pid));
+            let mut guard = server.guard.take().unwrap();
+            let id = guard.process.id().to_string();
+            let told = Command::new("kill").args([format!("-{signal}"), id]).status();
+            assert!(told.unwrap().success());
+            // Its standard input stays open meanwhile.
+            guard.process.wait().unwrap();
+            assert!(!is_there(&pid), "the server lives on after SIG{signal}");
+            assert!(!server.data().exists(), "its data stays after SIG{signal}");
+        }
+    }
 }

@@ -17,6 +17,7 @@ use super::failure::{Failure, codes, with_causes};
 use super::limits::{Body, within};
 use super::location::{Location, Scheme};
 use super::policy::Policy;
+use super::sources::Found;
 use crate::EncoderError;
 
 /// Redirects that are followed, at most.
@@ -45,13 +46,16 @@ impl HttpSource {
     }
 
     /// The bytes that are there, or where the redirects from there lead.
-    pub async fn fetch(&self, location: &Location, deadline: Instant) -> Result<Vec<u8>, Failure> {
+    pub async fn fetch(&self, location: &Location, deadline: Instant) -> Result<Found, Failure> {
         let mut at = location.clone();
         for _ in 0..=MAX_REDIRECTS {
             let response = self.get(&at, deadline).await?;
             match redirect_of(&response) {
                 Some(to) => at = self.follow(&at, &to)?,
-                None => return within(deadline, &at, self.read(&at, response)).await,
+                None => {
+                    let bytes = within(deadline, &at, self.read(&at, response)).await?;
+                    return Ok(Found { bytes, at });
+                }
             }
         }
         Err(Failure::refused(

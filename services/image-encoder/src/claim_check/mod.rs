@@ -1,7 +1,8 @@
 //! Claim check: records that hold the URI of a picture instead of the picture.
 //!
-//! It fetches what the configuration allows, a bounded number at once, and decodes each picture as it arrives, so that no
-//! more than `concurrency` times `max_bytes` are held. It knows nothing of Kafka or of networks.
+//! It fetches what the configuration allows, a bounded number at once, and decodes each picture as it arrives, so that
+//! of encoded pictures no more than `concurrency` times `max_bytes` are held; the decoder bounds what decoding takes.
+//! It knows nothing of Kafka or of networks.
 
 mod address;
 mod events;

@@ -2,8 +2,8 @@
 //!
 //! The rule: **a picture that fails in every try is given up when its place, asked for something else, answers, and it fails
 //! once more after that; where its place does not answer, its batch waits.** So an outage puts nothing into the dead letters,
-//! and one broken object does not hold up a topic. "Something else" is the picture that was last fetched from there, or, where
-//! there was none, the allowed prefix itself.
+//! and one broken object does not hold up a topic. "Its place" is where it failed: a redirect may have led there. "Something
+//! else" is the picture that was last fetched from there, or, where there was none, the allowed prefix itself.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use unprompt_stream::config::ClaimCheck as Settings;
 
 use super::failure::{Failure, Outage, codes};
 use super::location::Location;
-use super::sources::Sources;
+use super::sources::{Found, Sources};
 
 /// Fetches with retries, and tells an outage from a picture that is at fault.
 #[derive(Debug)]
 pub struct Patience {
     sources: Sources,
-    /// By place: the last picture that was fetched.
+    /// By place: the last picture that was fetched from there, or by a redirect from there.
     known_good: Vec<Mutex<Option<Location>>>,
     attempts: u32,
     timeout: Duration,
@@ -42,23 +42,29 @@ impl Patience {
 
     /// The bytes of a picture; of the failures that may pass, only those of a whole place.
     pub async fn fetch(&self, location: &Location) -> Result<Vec<u8>, Failure> {
-        let place = self.sources.policy().place_of(location)?;
         let outage = match self.tries(location).await {
             Err(Failure::Outage(outage)) => outage,
-            settled => return self.noted(place, location, settled),
+            settled => return self.noted(location, settled),
         };
-        if !self.place_answers(place, location, &outage).await {
+        if !self.place_answers(location, &outage).await {
             return Err(Failure::Outage(outage));
         }
         // The place may have been away until now.
         match self.sources.fetch(location, self.deadline()).await {
-            Err(Failure::Outage(outage)) => Err(given_up(&outage, self.attempts)),
-            settled => self.noted(place, location, settled),
+            Err(Failure::Outage(last)) if self.is_elsewhere(&last, &outage) => Err(Failure::Outage(last)),
+            Err(Failure::Outage(last)) => Err(given_up(&last, self.attempts)),
+            settled => self.noted(location, settled),
         }
     }
 
+    /// Whether it failed in a place that was not asked.
+    fn is_elsewhere(&self, outage: &Outage, asked: &Outage) -> bool {
+        let place = |outage: &Outage| self.sources.policy().place_of(&outage.at).ok();
+        place(outage) != place(asked)
+    }
+
     /// All tries share the time of one picture.
-    async fn tries(&self, location: &Location) -> Result<Vec<u8>, Failure> {
+    async fn tries(&self, location: &Location) -> Result<Found, Failure> {
         let (deadline, mut backoff) = (self.deadline(), self.backoff.clone());
         loop {
             let tried = self.sources.fetch(location, deadline).await;
@@ -73,28 +79,25 @@ impl Patience {
         }
     }
 
-    fn noted(
-        &self,
-        place: usize,
-        location: &Location,
-        fetched: Result<Vec<u8>, Failure>,
-    ) -> Result<Vec<u8>, Failure> {
-        if fetched.is_ok() {
+    fn noted(&self, location: &Location, fetched: Result<Found, Failure>) -> Result<Vec<u8>, Failure> {
+        let Found { bytes, at } = fetched?;
+        // What a redirect leads to may soon expire: for both places the URI before it is kept.
+        for known in [location, &at] {
+            let place = self.sources.policy().place_of(known)?;
             *self.known_good[place].lock() = Some(location.clone());
         }
-        fetched
+        Ok(bytes)
     }
 
-    async fn place_answers(&self, place: usize, location: &Location, outage: &Outage) -> bool {
+    /// Whether the place where it failed answers: of one behind a redirect the first place says nothing.
+    async fn place_answers(&self, location: &Location, outage: &Outage) -> bool {
+        let Ok(place) = self.sources.policy().place_of(&outage.at) else { return false };
         let known_good = self.known_good[place].lock().clone();
         match known_good.filter(|good| good != location) {
             Some(good) => {
                 !matches!(self.sources.fetch(&good, self.deadline()).await, Err(Failure::Outage(_)))
             }
-            None => match self.sources.policy().place_of(&outage.at) {
-                Ok(failed) => self.sources.answers(failed, self.deadline()).await,
-                Err(_) => false,
-            },
+            None => self.sources.answers(place, self.deadline()).await,
         }
     }
 

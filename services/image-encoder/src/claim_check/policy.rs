@@ -22,11 +22,7 @@ impl Policy {
     /// [`EncoderError::Allow`] for one that is none.
     pub fn new(allow: &[String]) -> Result<Self, EncoderError> {
         let places = allow.iter().map(|entry| {
-            prefix(entry).map_err(|reason| {
-                // What is refused for its credentials must not be printed.
-                let entry = if reason == BadUri::Userinfo { "…@…".to_owned() } else { entry.clone() };
-                EncoderError::Allow { entry, reason }
-            })
+            prefix(entry).map_err(|reason| EncoderError::Allow { entry: printable(entry), reason })
         });
         Ok(Self { places: places.collect::<Result<_, _>>()? })
     }
@@ -55,6 +51,16 @@ pub fn nothing_allowed() -> Rejection {
         "no URI is fetched here; set allow in [claim_check] to prefixes of those that may be, such as \
          [\"https://host/pictures/\"], or send the picture itself",
     )
+}
+
+/// An entry that was refused, for whatever reason, without what may be a secret: where it has an `@`, any part of it
+/// may be a password; where it has none, a query or a fragment may be.
+fn printable(entry: &str) -> String {
+    match entry.split_once(['?', '#']) {
+        _ if entry.contains('@') => "…@…".to_owned(),
+        Some((before, _)) => format!("{before}?…"),
+        None => entry.to_owned(),
+    }
 }
 
 fn prefix(entry: &str) -> Result<Location, BadUri> {
@@ -177,12 +183,24 @@ mod tests {
     #[test]
     fn an_entry_that_is_no_prefix_is_an_error_that_names_it_but_no_credentials() {
         let error = |entry: &str| Policy::new(&[entry.to_owned()]).unwrap_err().to_string();
-        for entry in
-            ["/pictures", "https://", "https://*.example/", "https://a.example/?x=1", "ftp://a.example/"]
-        {
+        for entry in ["/pictures", "https://", "https://*.example/", "ftp://a.example/"] {
             assert!(error(entry).contains(&format!("{entry:?}")), "{}", error(entry));
         }
-        assert!(!error("https://user:hunter2@a.example/").contains("hunter2"));
+        for entry in [
+            "https://user:hunter2@a.example/",
+            "https://user:hunter2@a.example:bad/",
+            "https://user:hunter2/x@a.example:bad/",
+            "https://user:hunter2?@a.example/*",
+            "https://user:hunter2@a.example/with space",
+            "ftp://user:hunter2@a.example/",
+            "s3://bucket/?hunter2",
+            "https://a.example:bad/?sig=hunter2",
+            "https://*.example/#hunter2",
+        ] {
+            assert!(!error(entry).contains("hunter2"), "{}", error(entry));
+        }
+        let signed = error("https://a.example/?sig=hunter2");
+        assert!(signed.contains("\"https://a.example/?…\"") && !signed.contains("hunter2"), "{signed}");
     }
 
     proptest! {

@@ -2,6 +2,7 @@
 //! address is trusted, a bucket's name is not.
 
 use std::collections::HashMap;
+use std::error::Error;
 
 use futures::StreamExt;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
@@ -30,6 +31,11 @@ const BAD_CREDENTIALS: [&str; 7] = [
     "SignatureDoesNotMatch",
     "TokenRefreshRequired",
 ];
+/// What the client's text of an answer begins with. That text holds the status and the body, and no key; the texts
+/// of the errors around it hold the key, which is whatever a record says.
+const ANSWER: &str = "Server returned non-2xx status code: ";
+/// Statuses that S3 answers with where it refuses credentials.
+const REFUSING: [&str; 3] = ["400", "401", "403"];
 /// An object that need not be there: even that it is not there is an answer.
 const PROBE: &str = "unprompt-probe";
 
@@ -156,23 +162,89 @@ fn hosted(endpoint: &str, bucket: &str) -> String {
 
 fn failed(at: &Location, error: &object_store::Error) -> Failure {
     use object_store::Error as E;
-    let text = with_causes(error);
-    let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split('<').next());
+    let answer = answer_in(error);
+    let code = answer.as_deref().and_then(code_of);
     match (error, code) {
-        (_, Some(code)) if BAD_CREDENTIALS.contains(&code) => Failure::Fatal(format!(
-            "S3 refuses the credentials ({code}); check the keys in [claim_check.s3] and the clock"
-        )),
+        (_, Some(code)) if BAD_CREDENTIALS.contains(&code) && answer.as_deref().is_some_and(refuses) => {
+            Failure::Fatal(format!(
+                "S3 refuses the credentials ({code}); check the keys in [claim_check.s3] and the clock"
+            ))
+        }
         (E::NotFound { .. }, code) => Failure::not_found(at, code.unwrap_or("not found")),
         (E::PermissionDenied { .. } | E::Unauthenticated { .. }, code) => {
             Failure::not_found(at, code.unwrap_or("access denied"))
         }
-        _ => Failure::outage(at, format!("{at}: {text}")),
+        _ => Failure::outage(at, format!("{at}: {}", with_causes(error))),
     }
+}
+
+/// The status and the body of the store's answer, as `404 Not Found: <Error>…`: the client's type for it is private.
+fn answer_in(error: &object_store::Error) -> Option<String> {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(answer) = error.to_string().strip_prefix(ANSWER) {
+            return Some(answer.to_owned());
+        }
+        cause = error.source();
+    }
+    None
+}
+
+fn code_of(answer: &str) -> Option<&str> {
+    answer.split_once("<Code>").and_then(|(_, rest)| rest.split('<').next())
+}
+
+fn refuses(answer: &str) -> bool {
+    REFUSING.iter().any(|status| answer.starts_with(status))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As the client's errors are nested: what was asked for, what was answered.
+    #[derive(Debug, thiserror::Error)]
+    #[error("Error performing GET http://host/pictures/key in 1ms - {0}")]
+    struct Request(#[source] Answer);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("Server returned non-2xx status code: {0}")]
+    struct Answer(&'static str);
+
+    fn source(answer: &'static str) -> Box<Request> {
+        Box::new(Request(Answer(answer)))
+    }
+
+    fn at() -> Location {
+        Location::parse("s3://pictures/1.png").unwrap()
+    }
+
+    #[test]
+    fn what_a_key_says_is_not_taken_for_the_stores_answer() {
+        for path in
+            ["<Code>InvalidToken<.png", "Server returned non-2xx status code: 403: <Code>InvalidToken<.png"]
+        {
+            let missing = source("404 Not Found: <Error><Code>NoSuchKey</Code></Error>");
+            let error = object_store::Error::NotFound { path: path.into(), source: missing };
+            let failure = failed(&at(), &error);
+            let Failure::Refused(rejection) = failure else { panic!("{path}: {failure:?}") };
+            assert_eq!(rejection.code, codes::NOT_FOUND);
+            assert!(rejection.reason.contains("NoSuchKey"), "{}", rejection.reason);
+        }
+    }
+
+    #[test]
+    fn credentials_are_refused_by_answers_that_refuse_only() {
+        let generic = |answer| object_store::Error::Generic { store: "S3", source: source(answer) };
+        for answer in
+            ["400 Bad Request: <Code>ExpiredToken</Code>", "403 Forbidden: <Code>ExpiredToken</Code>"]
+        {
+            let failure = failed(&at(), &generic(answer));
+            assert!(matches!(failure, Failure::Fatal(_)), "{failure:?}");
+        }
+        let failure = failed(&at(), &generic("503 Service Unavailable: <Code>ExpiredToken</Code>"));
+        assert!(matches!(failure, Failure::Outage(_)), "{failure:?}");
+    }
 
     #[test]
     fn without_path_style_the_bucket_stands_before_the_endpoints_host() {

@@ -23,6 +23,13 @@ pub struct Sources {
     s3: Option<S3Source>,
 }
 
+/// A picture, and where it was in the end: redirects may have led there.
+#[derive(Debug)]
+pub struct Found {
+    pub bytes: Vec<u8>,
+    pub at: Location,
+}
+
 impl Sources {
     pub fn new(settings: &Settings, max_bytes: usize) -> Result<Self, EncoderError> {
         let policy = Arc::new(Policy::new(&settings.allow)?);
@@ -41,13 +48,14 @@ impl Sources {
         &self.policy
     }
 
-    /// The bytes of an allowed picture.
-    pub async fn fetch(&self, location: &Location, deadline: Instant) -> Result<Vec<u8>, Failure> {
+    /// An allowed picture.
+    pub async fn fetch(&self, location: &Location, deadline: Instant) -> Result<Found, Failure> {
         let place = &self.policy.places()[self.policy.place_of(location)?];
+        let here = |bytes| Found { bytes, at: location.clone() };
         match (location.scheme(), &self.http, &self.s3) {
-            (Scheme::File, ..) => self.file.fetch(location, place, deadline).await,
+            (Scheme::File, ..) => self.file.fetch(location, place, deadline).await.map(here),
             (Scheme::Http, Some(http), _) => http.fetch(location, deadline).await,
-            (Scheme::S3, _, Some(s3)) => s3.fetch(location, deadline).await,
+            (Scheme::S3, _, Some(s3)) => s3.fetch(location, deadline).await.map(here),
             (Scheme::Http | Scheme::S3, ..) => {
                 Err(Failure::Fatal(format!("there is no client for {location}")))
             }

@@ -15,7 +15,8 @@ pub struct ClaimCheck {
     /// What a picture may have in bytes; without it as `[images] max_bytes`.
     #[serde(default)]
     pub max_bytes: Option<usize>,
-    /// Pictures held at once, fetched or being decoded: `concurrency` times `max_bytes` is the memory for them.
+    /// Pictures held at once, fetched or being decoded: `concurrency` times `max_bytes` is the memory for them as
+    /// they come. Decoding takes more beside: no more, for all of them, than one picture of `[images] max_pixels`.
     pub concurrency: usize,
     /// How long the tries of a picture may take together, with redirects, to the last byte.
     pub timeout_ms: u64,

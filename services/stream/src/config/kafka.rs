@@ -19,6 +19,9 @@ pub enum Profile {
     Kafka,
 }
 
+/// The brokers of default.toml: where an embedded one listens.
+const DEFAULT_BROKERS: &str = "127.0.0.1:9092";
+
 /// How to reach Kafka.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,6 +56,11 @@ impl KafkaConfig {
         }
     }
 
+    /// Whether it names brokers, rather than the embedded one, wherever that listens.
+    pub fn is_elsewhere(&self) -> bool {
+        self.profile == Profile::Kafka || self.brokers != DEFAULT_BROKERS
+    }
+
     /// What of it contradicts itself.
     ///
     /// # Errors
@@ -62,8 +70,8 @@ impl KafkaConfig {
         let protocol = self.security.protocol;
         if self.profile == Profile::Embedded && protocol != Protocol::Plaintext {
             return Err(format!(
-                "[kafka.security] protocol = {:?} is for a Kafka elsewhere, and none is named; give --kafka, or set profile = \
-                 \"kafka\" in [kafka]: the embedded broker speaks plaintext, on this machine only",
+                "[kafka.security] protocol = {:?} is for a Kafka elsewhere, and none is named; give --kafka or [kafka] \
+                 brokers, or set profile = \"kafka\": the embedded broker speaks plaintext, on this machine only",
                 protocol.name()
             ));
         }

@@ -9,7 +9,9 @@ use serde::Serialize;
 
 use super::Config;
 use super::environment::{Environment, LAYER};
+use super::named_brokers::NamedBrokers;
 use super::secret_files::SecretFiles;
+use super::unquoted::unquoted;
 use crate::StreamError;
 
 /// The file that is read where none is named.
@@ -41,10 +43,11 @@ pub fn load_with(
     flags: impl Serialize,
 ) -> Result<Config, StreamError> {
     let figment = with_file(Figment::from(Toml::string(DEFAULTS)), file)?
-        .merge(SecretFiles(Environment::new(environment)))
-        .merge(Serialized::defaults(flags));
+        .merge(NamedBrokers(SecretFiles(Environment::new(environment))))
+        .merge(NamedBrokers(Serialized::defaults(flags)));
     let config: Config = figment.extract().map_err(|error| StreamError::Config(explain(&figment, error)))?;
     config.kafka.check().map_err(StreamError::Config)?;
+    config.runner.check().map_err(|(key, what)| StreamError::Config(out_of_range(&figment, &key, &what)))?;
     Ok(config)
 }
 
@@ -53,9 +56,9 @@ fn with_file(figment: Figment, file: Option<&Path>) -> Result<Figment, StreamErr
         Some(path) if !path.is_file() => {
             Err(StreamError::Config(format!("{} is not a file; check --config", path.display())))
         }
-        Some(path) => Ok(figment.merge(SecretFiles(Toml::file_exact(path)))),
+        Some(path) => Ok(figment.merge(NamedBrokers(SecretFiles(Toml::file_exact(path))))),
         None if Path::new(LOCAL_FILE).is_file() => {
-            Ok(figment.merge(SecretFiles(Toml::file_exact(LOCAL_FILE))))
+            Ok(figment.merge(NamedBrokers(SecretFiles(Toml::file_exact(LOCAL_FILE)))))
         }
         None => Ok(figment),
     }
@@ -72,12 +75,16 @@ fn explain_one(figment: &Figment, error: figment::Error) -> String {
         .find_metadata(&key)
         .or(error.metadata.as_ref())
         .map_or_else(|| "the defaults".to_owned(), layer_name);
-    // figment puts its list of names, each in backticks, into backticks once more.
-    let what = error.kind.to_string().replace("``", "`");
+    let what = unquoted(&error.kind);
     match key.is_empty() {
         true => format!("{what} (in {layer})"),
         false => format!("{what} for key `{key}` in {layer}"),
     }
+}
+
+fn out_of_range(figment: &Figment, key: &str, what: &str) -> String {
+    let layer = figment.find_metadata(key).map_or_else(|| "the defaults".to_owned(), layer_name);
+    format!("{what} for key `{key}` in {layer}")
 }
 
 fn key_of(error: &figment::Error) -> String {

@@ -1,6 +1,7 @@
 //! How a runner batches, bounds and retries, with overrides for each service.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
@@ -42,8 +43,9 @@ pub struct RunnerConfig {
     pub batch_bytes: usize,
     /// How long a record waits for its batch to fill, at most.
     pub batch_time_ms: u64,
-    /// Bytes of input records held at once: taken, with the stage, or awaiting acknowledgement; one record may go over it. Kafka's
-    /// client fetches half as much ahead, and one more answer of every broker, which is no larger than that or else one record.
+    /// Bytes of records held at once: taken, with the stage, or awaiting acknowledgement, and outputs that are not written yet; one
+    /// record, and what the stage makes of the batches in its hand, may go over it. Kafka's client fetches half as much ahead, and
+    /// one more answer of every broker, which is no larger than that or else one record.
     pub bytes_in_flight: usize,
     /// Time between commits, at least.
     pub commit_interval_ms: u64,
@@ -145,7 +147,62 @@ overrides! {
     dead_letter_ratio: f64,
 }
 
+/// Of a count or a size that must not be zero.
+const SOME: RangeInclusive<u64> = 1..=u64::MAX;
+/// A time of a day is as good as for ever, and can still be added to the clock.
+const DAY_MS: u64 = 86_400_000;
+/// What librdkafka takes of a transaction's timeout, up to [`DAY_MS`].
+const TRANSACTION_MS: RangeInclusive<u64> = 1_000..=DAY_MS;
+
+impl RunnerOverrides {
+    /// What is given of the bounds, by name, and what each may be.
+    fn ranges(&self) -> [(&'static str, Option<u64>, RangeInclusive<u64>); 13] {
+        let size = |given: Option<usize>| given.map(|size| size as u64);
+        let (time, delay) = (0..=DAY_MS, 1..=DAY_MS);
+        [
+            ("batch_records", size(self.batch_records), SOME),
+            ("batch_bytes", size(self.batch_bytes), SOME),
+            ("batch_time_ms", self.batch_time_ms, time.clone()),
+            ("bytes_in_flight", size(self.bytes_in_flight), SOME),
+            ("commit_interval_ms", self.commit_interval_ms, time.clone()),
+            ("retry_initial_ms", self.retry_initial_ms, delay.clone()),
+            ("retry_max_ms", self.retry_max_ms, delay),
+            ("revoke_drain_ms", self.revoke_drain_ms, time.clone()),
+            ("stop_timeout_ms", self.stop_timeout_ms, time),
+            ("transaction_records", size(self.transaction_records), SOME),
+            ("transaction_bytes", size(self.transaction_bytes), SOME),
+            ("transaction_timeout_ms", self.transaction_timeout_ms, TRANSACTION_MS),
+            ("dead_letter_window", size(self.dead_letter_window), SOME),
+        ]
+    }
+
+    /// The first bound that is out of its range: its key, and what it may be.
+    fn check(&self, section: &str) -> Result<(), (String, String)> {
+        for (name, given, range) in self.ranges() {
+            let Some(given) = given.filter(|given| !range.contains(given)) else { continue };
+            let allowed = match *range.end() {
+                u64::MAX => format!("{} or more", range.start()),
+                most => format!("{} to {most}", range.start()),
+            };
+            return Err((format!("{section}.{name}"), format!("{given} is out of range, give {allowed},")));
+        }
+        match self.dead_letter_ratio.filter(|ratio| ratio.is_nan() || *ratio < 0.0) {
+            Some(ratio) => Err((
+                format!("{section}.dead_letter_ratio"),
+                format!("{ratio} is out of range, give 0 or more,"),
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
 impl RunnerSection {
+    /// The first bound that is out of its range: its key, and what it may be.
+    pub(super) fn check(&self) -> Result<(), (String, String)> {
+        self.shared().check("runner")?;
+        self.services.iter().try_for_each(|(name, own)| own.check(&format!("runner.services.{name}")))
+    }
+
     /// The bounds of `service`: its own where given, then those of all, then the defaults.
     pub fn for_service(&self, service: &str) -> RunnerConfig {
         let shared = self.shared().over(RunnerConfig::default());

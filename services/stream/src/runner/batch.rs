@@ -22,6 +22,8 @@ pub(super) struct Batch {
     pub written: usize,
     pub bytes_written: usize,
     pub dead_letters: usize,
+    /// Bytes of what was made of it, until it is finished.
+    pub bytes_held: usize,
     /// What its records are traced by.
     pub spans: RecordSpans,
     /// By the index of the input.
@@ -39,6 +41,7 @@ impl Batch {
             written: 0,
             bytes_written: 0,
             dead_letters: 0,
+            bytes_held: 0,
             spans,
             rejections: BTreeMap::new(),
             slimmed: BTreeSet::new(),
@@ -55,11 +58,23 @@ impl Batch {
 }
 
 impl Batch {
-    /// Counts what a transaction has made visible.
+    /// Counts what a transaction has made visible. What was taken out of it, since its partition has gone, is another's to
+    /// reject.
     pub fn note_committed(&mut self, outgoing: &Outgoing) {
+        let letters = outgoing.records.iter().filter(|(_, record)| record.topic == Topic::DeadLetters);
+        let written: BTreeSet<usize> = letters.map(|(input, _)| *input).collect();
+        self.rejections.retain(|input, _| written.contains(input));
         self.written += outgoing.records.len();
         self.bytes_written += outgoing.bytes();
         self.dead_letters += outgoing.dead_letters();
+    }
+
+    /// Tells of its dead letters. Not before they are written: what is given up or taken back is done again, and would be
+    /// counted again.
+    pub fn tell_rejections(&self, service: &'static str) {
+        for (index, rejection) in &self.rejections {
+            RecordRejected { service, input: &self.records[*index], rejection }.emit();
+        }
     }
 
     /// Puts dead letters in place of the outputs of inputs some of which were too large. False, where even a dead letter
@@ -131,7 +146,6 @@ impl Batch {
         if self.rejections.contains_key(&index) {
             return None;
         }
-        RecordRejected { service, input, rejection: &rejection }.emit();
         let letter = dead_letter(service, input, &rejection);
         self.spans.rejected(index, &rejection);
         self.rejections.insert(index, rejection);
@@ -144,5 +158,61 @@ impl Batch {
         }
         let rejection = self.rejections.get(&index)?;
         Some((index, slim_dead_letter(service, &self.records[index], rejection)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+
+    fn rejected() -> (Batch, Outgoing) {
+        let record = |offset| InputRecord {
+            topic: Topic::Images,
+            topic_name: Topic::Images.base_name().into(),
+            partition: 0,
+            offset,
+            timestamp_ms: 0,
+            key: None,
+            value: None,
+            headers: Vec::new(),
+        };
+        let mut batch = Batch::new(Arc::new((0..2).map(record).collect()), RecordSpans::default());
+        let outcome = || Outcome::Rejected(Rejection::new("bad", "send another"));
+        let records = batch.outgoing("tested", vec![outcome(), outcome()], |_| true);
+        (batch, Outgoing { batch: 0, records, inputs: None })
+    }
+
+    /// The dead letters that are counted while `job` works.
+    fn counted(job: impl FnOnce()) -> Option<u64> {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, job);
+        let text = recorder.handle().render();
+        let line = text.lines().find(|line| line.starts_with("unprompt_dead_letters_total{"))?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
+
+    #[test]
+    fn dead_letters_of_a_batch_that_is_done_again_are_counted_once() {
+        let count = counted(|| {
+            // The first time its transaction is lost, and the batch with it.
+            drop(rejected());
+            let (mut batch, outgoing) = rejected();
+            batch.note_committed(&outgoing);
+            batch.tell_rejections("tested");
+        });
+        assert_eq!(count, Some(2));
+    }
+
+    #[test]
+    fn a_dead_letter_of_a_partition_that_has_gone_is_not_counted() {
+        let count = counted(|| {
+            let (mut batch, mut outgoing) = rejected();
+            outgoing.records.retain(|(input, _)| *input == 1);
+            batch.note_committed(&outgoing);
+            batch.tell_rejections("tested");
+        });
+        assert_eq!(count, Some(1));
     }
 }

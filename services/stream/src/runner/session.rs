@@ -19,10 +19,11 @@ use super::transactions::Transactions;
 use super::{Event, RunSummary};
 use crate::batcher::{Batcher, Limits};
 use crate::config::{KafkaConfig, RunnerConfig};
-use crate::consumer::{Bounds, ConsumerEvent, ConsumerHandle, InFlight};
+use crate::consumer::{Bounds, ConsumerEvent, ConsumerHandle};
 use crate::events::{BatchDelivered, CommitEnded, RecordReceived};
 use crate::flood::Flood;
 use crate::health::{Condition, ServiceHealth};
+use crate::in_flight::InFlight;
 use crate::offsets::{BatchId, Offsets, Place};
 use crate::producer::{Producer, SendError, is_refusal};
 use crate::traces::RecordSpans;
@@ -209,6 +210,10 @@ impl<'a> Session<'a> {
         let dropped = self.batcher.drop_unless(|record| !places.contains(&Place::from(record)));
         self.in_flight.release(&dropped);
         self.partitions_changed(if lost { "lost" } else { "revoked" }, places.len());
+        if lost {
+            // The group has given us up: no member until it assigns again, be it nothing.
+            self.health.set(Condition::Partitions, false);
+        }
         self.forget_lag(&places);
         let drain = if lost { Duration::ZERO } else { ms(self.config.revoke_drain_ms) };
         self.revoking = Some(Revoking { places, deadline: Instant::now() + drain, answer });
@@ -243,7 +248,9 @@ impl<'a> Session<'a> {
         let records = batch.outgoing(self.stage.info.name, outcomes, holds);
         batch.sends += 1;
         let inputs = self.stage.info.keeps_time.then(|| batch.records.clone());
-        self.write(Outgoing { batch: done.batch, records, inputs });
+        let outgoing = Outgoing { batch: done.batch, records, inputs };
+        self.hold(&outgoing);
+        self.write(outgoing);
         Ok(())
     }
 
@@ -258,6 +265,14 @@ impl<'a> Session<'a> {
         let Some(reason) = reason else { return Ok(()) };
         let service = self.stage.info.name.to_owned();
         Err(SessionEnd::Failed(StreamError::DeadLetterFlood { service, rejected, records, reason }))
+    }
+
+    /// Counts what waits to be written, until its batch is finished.
+    fn hold(&mut self, outgoing: &Outgoing) {
+        let Some(batch) = self.batches.get_mut(&outgoing.batch) else { return };
+        let bytes = outgoing.bytes();
+        batch.bytes_held += bytes;
+        self.in_flight.add_outputs(bytes);
     }
 
     fn write(&mut self, outgoing: Outgoing) {
@@ -288,7 +303,9 @@ impl<'a> Session<'a> {
         };
         if !letters.is_empty() {
             batch.sends += 1;
-            self.write(Outgoing { batch: delivered.batch, records: letters, inputs: None });
+            let outgoing = Outgoing { batch: delivered.batch, records: letters, inputs: None };
+            self.hold(&outgoing);
+            self.write(outgoing);
         } else if batch.sends == 0 {
             self.finish(delivered.batch, summary);
         }
@@ -301,6 +318,8 @@ impl<'a> Session<'a> {
         batch.spans.delivered();
         self.offsets.complete(id);
         self.in_flight.release(batch.records.iter());
+        self.in_flight.release_outputs(batch.bytes_held);
+        batch.tell_rejections(self.stage.info.name);
         let event = BatchDelivered {
             service: self.stage.info.name,
             records_in: &batch.records,
@@ -331,7 +350,8 @@ impl<'a> Session<'a> {
             0 => self.batcher.is_due(now),
             _ => self.batcher.is_full(),
         };
-        wanted && with_stage < QUEUE && self.batches.len() < self.max_batches && self.stop_deadline.is_none()
+        let has_room = self.batches.len() < self.max_batches && !self.in_flight.is_full_of_outputs();
+        wanted && has_room && with_stage < QUEUE && self.stop_deadline.is_none()
     }
 
     /// Hands the next batch over. Not, where the stage still has one of an earlier session.

@@ -63,6 +63,62 @@ fn each_layer_goes_over_the_one_before() {
 }
 
 #[test]
+fn brokers_that_are_named_are_a_kafka_elsewhere_unless_their_layer_says_the_profile() {
+    let told = |layers: &Layers| {
+        let kafka = layers.load().unwrap().kafka;
+        (kafka.profile, kafka.is_elsewhere())
+    };
+    assert_eq!(told(&Layers::none()), (Profile::Embedded, false));
+    assert_eq!(told(&Layers::none().file("[kafka]\nprefix = \"f.\"")), (Profile::Embedded, false));
+    for named in ["host:9092", "127.0.0.1:9092"] {
+        let file = format!("[kafka]\nbrokers = \"{named}\"");
+        assert_eq!(told(&Layers::none().file(&file)), (Profile::Kafka, true), "{named}");
+        let variable = Layers::none().variable("UNPROMPT__KAFKA__BROKERS", named);
+        assert_eq!(told(&variable), (Profile::Kafka, true), "{named}");
+        let flags = Layers::none()
+            .file("[kafka]\nprofile = \"embedded\"")
+            .flags(json!({"kafka": {"brokers": named}}));
+        assert_eq!(told(&flags), (Profile::Kafka, true), "{named}");
+    }
+    let embedded = Layers::none()
+        .variable("UNPROMPT__KAFKA__BROKERS", "host:9092")
+        .variable("UNPROMPT__KAFKA__PROFILE", "embedded");
+    assert_eq!(told(&embedded), (Profile::Embedded, true), "an embedded broker of another process");
+    let copied = Layers::none().file(include_str!("../../src/config/default.toml"));
+    assert_eq!(told(&copied), (Profile::Embedded, false), "a copy of the defaults changes nothing");
+}
+
+#[test]
+fn bounds_of_a_runner_that_cannot_work_are_refused_with_key_layer_and_range() {
+    for (bound, range) in [
+        ("batch_records = 0", "1 or more"),
+        ("batch_bytes = 0", "1 or more"),
+        ("bytes_in_flight = 0", "1 or more"),
+        ("retry_initial_ms = 0", "1 to 86400000"),
+        ("retry_max_ms = 0", "1 to 86400000"),
+        ("batch_time_ms = 86400001", "0 to 86400000"),
+        ("transaction_records = 0", "1 or more"),
+        ("transaction_timeout_ms = 999", "1000 to 86400000"),
+        ("dead_letter_window = 0", "1 or more"),
+        ("dead_letter_ratio = -0.5", "0 or more"),
+        ("dead_letter_ratio = nan", "0 or more"),
+    ] {
+        let key = bound.split(' ').next().unwrap();
+        for section in ["runner", "runner.services.generator"] {
+            let error = Layers::none().file(&format!("[{section}]\n{bound}")).error();
+            for part in [format!("`{section}.{key}`").as_str(), range, "mine.toml"] {
+                assert!(error.contains(part), "{part:?} is not in {error:?}");
+            }
+        }
+    }
+    let error = Layers::none().variable("UNPROMPT__RUNNER__BATCH_RECORDS", "0").error();
+    assert!(error.contains("runner.batch_records") && error.contains("the environment"), "{error}");
+    let least =
+        "[runner]\nbatch_records = 1\nbatch_time_ms = 0\ncommit_interval_ms = 0\nretry_initial_ms = 1";
+    assert_eq!(Layers::none().file(least).load().unwrap().runner.for_service("any").batch_records, 1);
+}
+
+#[test]
 fn a_services_own_bounds_come_from_any_layer() {
     let layers = Layers::none()
         .file("[runner]\nbatch_time_ms = 77\n[runner.services.generator]\nbatch_time_ms = 5")

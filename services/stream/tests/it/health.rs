@@ -7,8 +7,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use unprompt_schemas::topics::{Prefix, Topic};
+use unprompt_stream::embedded::EmbeddedBroker;
 use unprompt_stream::health::{Condition, serve};
-use unprompt_stream::{Health, KafkaConfig, Profile, RunnerConfig};
+use unprompt_stream::{Health, KafkaConfig, Profile, RunnerConfig, ensure_topics};
 
 use crate::support::*;
 
@@ -133,6 +134,27 @@ async fn the_process_that_is_asked() {
     run.stop().await;
     assert_eq!(gauge(server.address(), "unprompt_stage_loaded").await, Some(0.0));
     stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_its_group_has_given_up_is_not_ready_until_it_is_a_member_again() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let broker = EmbeddedBroker::start(dir.path(), 0).await.unwrap();
+    let (port, mut kafka) = (broker.address().port(), KafkaConfig::embedded(broker.brokers()));
+    kafka.properties.insert("session.timeout.ms".into(), "2000".into());
+    kafka.properties.insert("heartbeat.interval.ms".into(), "500".into());
+    ensure_topics(&kafka).await.unwrap();
+    let run = Run::copying(&kafka);
+    run.ready().await;
+    broker.stop().await.unwrap();
+    eventually("it is not ready any more", || !run.health.is_ready()).await;
+    assert!(run.health.is_live(), "it waits for the broker");
+    let broker = EmbeddedBroker::start(dir.path(), port).await.unwrap();
+    run.ready().await;
+    publish(&kafka, 0..10).await;
+    take_until_complete(&kafka, Topic::ImageEmbeddings, 0..10).await;
+    run.stop().await;
+    broker.stop().await.unwrap();
 }
 
 async fn lag_and_what_is_in_flight_are_told_as_they_are(fixture: Fixture) {

@@ -1,11 +1,14 @@
 //! What a runner holds is bounded, however large the records and however slow the stage.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use unprompt_schemas::topics::{Prefix, Topic};
-use unprompt_stream::{KafkaConfig, Outcome, OutputRecord, Profile, Publisher, RunnerConfig};
+use unprompt_stream::embedded::EmbeddedBroker;
+use unprompt_stream::{
+    InputRecord, KafkaConfig, Outcome, OutputRecord, Profile, Publisher, RunnerConfig, ensure_topics,
+};
 
 use crate::support::*;
 
@@ -81,6 +84,65 @@ async fn pictures_of_10_mb_keep_to_the_bound_on_bytes_in_flight(fixture: Fixture
     );
     assert!(grown < BOUND, "the runner grew by {grown} bytes; {BOUND} is the bound");
     assert_eq!(all(&kafka, Topic::ImageEmbeddings).await.len(), PICTURES);
+}
+
+const DRAWN: usize = 48;
+const DRAWING_BYTES: usize = 1 << 20;
+const DRAWINGS_IN_FLIGHT: usize = 8;
+const DRAWINGS_A_BATCH: usize = 4;
+/// With the stage at once: one that it works on, one that waits for it.
+const BATCHES_WITH_THE_STAGE: usize = 2;
+
+/// A megabyte that is the number of its input.
+fn drawing(record: &InputRecord) -> Outcome {
+    let digits = number(record).to_string();
+    let value = ["0".repeat(DRAWING_BYTES - digits.len()), digits].concat().into_bytes();
+    let (topic, key) = (Topic::ImageEmbeddings, record.key.clone());
+    Outcome::Outputs(vec![OutputRecord { topic, key, value: Some(value), headers: Vec::new() }])
+}
+
+/// The inputs are a few bytes each: by them alone, everything would be drawn while nothing can be written.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_outputs_of_small_inputs_keep_to_the_bound_while_the_broker_is_away() {
+    const SERVICE: &str = "drawing";
+    let dir = tempfile::TempDir::new().unwrap();
+    let broker = EmbeddedBroker::start(dir.path(), 0).await.unwrap();
+    let (port, kafka) = (broker.address().port(), KafkaConfig::embedded(broker.brokers()));
+    ensure_topics(&kafka).await.unwrap();
+    publish(&kafka, 0..DRAWN).await;
+    metric("unprompt_records_in_total", SERVICE, &[]);
+    let (open, drawn) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (gate, counted) = (open.clone(), drawn.clone());
+    let config = RunnerConfig {
+        batch_records: DRAWINGS_A_BATCH,
+        bytes_in_flight: DRAWINGS_IN_FLIGHT * DRAWING_BYTES,
+        ..RunnerConfig::default()
+    };
+    let run = Run::named(SERVICE, &kafka, config, move |batch| {
+        while !gate.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        counted.fetch_add(batch.len(), Ordering::Relaxed);
+        Ok(batch.iter().map(drawing).collect())
+    });
+    let taken = || metric("unprompt_records_in_total", SERVICE, &[]) == DRAWN as f64;
+    eventually("all inputs are taken", taken).await;
+    broker.stop().await.unwrap();
+    open.store(true, Ordering::Relaxed);
+    let held = || metric("unprompt_bytes_in_flight", SERVICE, &[]) as usize;
+    eventually("the bound is reached", || held() >= DRAWINGS_IN_FLIGHT * DRAWING_BYTES).await;
+    // Time enough to draw all of them, if nothing held the stage up.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let most = DRAWINGS_IN_FLIGHT + BATCHES_WITH_THE_STAGE * DRAWINGS_A_BATCH;
+    let (count, bytes) = (drawn.load(Ordering::Relaxed), held());
+    assert!(count <= most, "{count} pictures were drawn; {most} may wait");
+    assert!(bytes < (most + 1) * DRAWING_BYTES, "{bytes} bytes are in flight for {most} pictures");
+
+    let broker = EmbeddedBroker::start(dir.path(), port).await.unwrap();
+    take_until_complete(&kafka, Topic::ImageEmbeddings, 0..DRAWN).await;
+    eventually("nothing is held any more", || held() == 0).await;
+    run.stop().await;
+    broker.stop().await.unwrap();
 }
 
 on_both! {

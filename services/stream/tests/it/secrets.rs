@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde_json::json;
 use tempfile::TempDir;
-use unprompt_stream::StreamError;
 use unprompt_stream::config::{Config, load_with};
+use unprompt_stream::{StreamError, ensure_topics};
 
 /// A folder for a configuration and the files that it names.
 struct Folder(TempDir);
@@ -104,6 +104,53 @@ fn contradictions_are_refused_with_what_to_do() {
         let error = folder.error(&format!("[kafka.security]\n{security}"));
         assert!(error.contains(advice), "{advice:?} is not in {error:?}");
         assert!(!error.contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_told_by_place_without_its_lines() {
+    let folder = Folder::new();
+    for file in [
+        "[kafka.security]\npassword = hunter2",
+        "[kafka.security]\npassword = \"hunter2",
+        "[kafka.security]\npassword = \"hunter2\" hunter2",
+        "[kafka.security]\npassword = | hunter2 ^",
+        "[kafka.security]\npassword: hunter2",
+    ] {
+        let error = folder.error(file);
+        assert!(error.contains("line 2, column") && !error.contains('\n'), "{error}");
+        assert!(!error.contains("hunter"), "{error}");
+    }
+    let error = folder.error("[kafka.security]\npassword = hunter2");
+    assert!(error.contains("mine.toml") && error.contains("string"), "{error}");
+}
+
+#[test]
+fn a_secret_in_the_place_of_a_table_is_told_by_its_kind_alone() {
+    let folder = Folder::new();
+    for (name, value) in [
+        ("UNPROMPT__TELEMETRY__HEADERS", "authorization=Bearer hunter2"),
+        ("UNPROMPT__KAFKA__PROPERTIES", "sasl.password=hunter2"),
+        ("UNPROMPT__KAFKA__SECURITY", "password=hunter2"),
+        ("UNPROMPT__RUNNER__BATCH_RECORDS", "hunter2"),
+    ] {
+        let error = folder.load("", &[(name, value)]).unwrap_err().to_string();
+        assert!(error.contains("found a string") && error.contains("the environment"), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+    let error = folder.load("", &[("UNPROMPT__KAFKA__PROPERTIES", "271828")]).unwrap_err().to_string();
+    assert!(error.contains("found a number") && !error.contains("271828"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_property_that_librdkafka_refuses_is_named_without_its_value() {
+    let folder = Folder::new();
+    for property in ["sasl.pasword", "security.protocol", "socket.timeout.ms"] {
+        let config = folder.load(&format!("[kafka.properties]\n{property:?} = \"hunter2\""), &[]).unwrap();
+        let error = ensure_topics(&config.kafka).await.unwrap_err();
+        assert!(matches!(error, StreamError::Client(_)), "{error:?}");
+        let shown = format!("{error} {error:?}");
+        assert!(shown.contains(property) && !shown.contains("hunter2"), "{shown}");
     }
 }
 

@@ -93,15 +93,15 @@ macro_rules! on_both {
 }
 pub(crate) use on_both;
 
-/// A stage from images.v1 to image-embeddings.v1 that is a closure.
-pub struct FnStage<F>(pub F);
+/// A stage from images.v1 to image-embeddings.v1 that is a closure, and its name.
+pub struct FnStage<F>(pub F, pub &'static str);
 
 impl<F> Stage for FnStage<F>
 where
     F: FnMut(&[InputRecord]) -> Result<Vec<Outcome>, BatchError> + Send + 'static,
 {
     fn name(&self) -> &'static str {
-        NAME
+        self.1
     }
 
     fn inputs(&self) -> &'static [Topic] {
@@ -145,15 +145,28 @@ impl Run {
         Self::traced(kafka, config, Traces::default(), process)
     }
 
+    /// One under a name of its own, by which its metrics are told from those of the other tests in this process.
+    pub fn named<F>(name: &'static str, kafka: &KafkaConfig, config: RunnerConfig, process: F) -> Self
+    where
+        F: FnMut(&[InputRecord]) -> Result<Vec<Outcome>, BatchError> + Send + 'static,
+    {
+        Self::staged(kafka, config, Traces::default(), FnStage(process, name))
+    }
+
     pub fn traced<F>(kafka: &KafkaConfig, config: RunnerConfig, traces: Traces, process: F) -> Self
     where
         F: FnMut(&[InputRecord]) -> Result<Vec<Outcome>, BatchError> + Send + 'static,
     {
+        Self::staged(kafka, config, traces, FnStage(process, NAME))
+    }
+
+    fn staged(kafka: &KafkaConfig, config: RunnerConfig, traces: Traces, stage: impl Stage) -> Self {
         log_if_asked();
+        let name = stage.name();
         let (shutdown, health, kafka) = (CancellationToken::new(), Health::default(), kafka.clone());
         let (stop, signals) = (shutdown.clone(), Signals { health: health.clone(), traces });
-        let load = || Ok::<Box<dyn Stage>, String>(Box::new(FnStage(process)));
-        let task = tokio::spawn(async move { run_stage(&kafka, config, NAME, load, stop, signals).await });
+        let load = || Ok::<Box<dyn Stage>, String>(Box::new(stage));
+        let task = tokio::spawn(async move { run_stage(&kafka, config, name, load, stop, signals).await });
         Self { health, shutdown, task }
     }
 
@@ -197,6 +210,17 @@ pub fn this_binary(test: &str) -> Command {
 pub fn wait_until_it_says(child: &mut Child, words: &str) {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains(words)), "the process ended by itself");
+}
+
+/// A metric of a service of this process, summed over its series that bear all of `labels`. The first call begins to gather
+/// metrics.
+pub fn metric(name: &str, service: &str, labels: &[&str]) -> f64 {
+    let text = telemetry::metrics().unwrap().render();
+    let (head, service) = (format!("{name}{{"), format!("service=\"{service}\""));
+    let is_wanted = |line: &&str| {
+        line.starts_with(&head) && line.contains(&service) && labels.iter().all(|label| line.contains(label))
+    };
+    text.lines().filter(is_wanted).map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
 }
 
 /// An image record whose value is its number.

@@ -11,23 +11,70 @@ use unprompt_stream::{RunnerConfig, StreamError};
 use crate::outages::mock;
 use crate::support::*;
 
-/// After 100 of 300 records the broker answers requests of a kind so, as often as errors are given; all records come out.
-async fn ridden_out(request: RDKafkaApiKey, errors: &[RDKafkaRespErr]) {
+/// How the runner gets over it.
+#[derive(Clone, Copy, Debug)]
+enum WayOut {
+    /// librdkafka asks again: the transaction is committed.
+    AskedAgain,
+    /// The transaction is aborted and tried again.
+    Aborted,
+    /// The transaction is lost, and the service starts again with a producer made anew.
+    StartedAgain,
+}
+
+/// The transactions of a service that ended so.
+fn transactions(service: &str, outcome: &str) -> f64 {
+    let label = format!("outcome=\"{outcome}\"");
+    metric("unprompt_transactions_total", service, &[label.as_str()])
+}
+
+fn assert_way_out(service: &str, way_out: WayOut, committed_before: f64) {
+    let (aborted, lost) = (transactions(service, "aborted"), transactions(service, "lost"));
+    let restarts = metric("unprompt_session_restarts_total", service, &[]);
+    let ended = format!("{way_out:?}: {aborted} aborted, {lost} lost, {restarts} restarts");
+    match way_out {
+        WayOut::AskedAgain => {
+            assert_eq!((aborted, lost, restarts), (0.0, 0.0, 0.0), "{ended}");
+            // One may have been past the request when the errors were given. The next had to be answered well, and the
+            // broker answers so only when it has given all errors.
+            let committed = transactions(service, "committed");
+            assert!(committed >= committed_before + 2.0, "the errors may not have struck: {committed}");
+        }
+        WayOut::Aborted => assert!(aborted >= 1.0 && lost == 0.0 && restarts == 0.0, "{ended}"),
+        WayOut::StartedAgain => assert!(lost >= 1.0 && restarts >= 1.0, "{ended}"),
+    }
+}
+
+/// After 100 of 300 records the broker answers requests of a kind so, as often as errors are given; all records come out, by
+/// the way that is expected.
+async fn ridden_out(
+    service: &'static str,
+    request: RDKafkaApiKey,
+    errors: &[RDKafkaRespErr],
+    way_out: WayOut,
+) {
     let (cluster, mut kafka) = mock();
     // The mock waits that long, less a second, for a member that has left.
     kafka.properties.insert("session.timeout.ms".into(), "3000".into());
     kafka.properties.insert("heartbeat.interval.ms".into(), "500".into());
+    if matches!(request, RDKafkaApiKey::Produce) {
+        // The mock takes what comes after a record that it has refused, which no broker does.
+        kafka.properties.insert("max.in.flight.requests.per.connection".into(), "1".into());
+    }
     publish(&kafka, 0..300).await;
     let config = RunnerConfig { batch_records: 10, retry_initial_ms: 20, ..RunnerConfig::default() };
-    let run = Run::start(&kafka, config, |batch| {
+    assert_eq!(transactions(service, "committed"), 0.0, "another test bears this name");
+    let run = Run::named(service, &kafka, config, |batch| {
         std::thread::sleep(Duration::from_millis(20));
         Ok(copies(batch))
     });
     take(&kafka, Topic::ImageEmbeddings, 100).await;
     cluster.request_errors(request, errors);
+    let committed = transactions(service, "committed");
     take_until_complete(&kafka, Topic::ImageEmbeddings, 0..300).await;
     assert!(run.health.is_live(), "the run has failed");
     run.stop().await;
+    assert_way_out(service, way_out, committed);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,7 +82,8 @@ async fn a_coordinator_that_moves_while_offsets_are_added_is_looked_for() {
     use RDKafkaRespErr::{
         RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS as LOADING, RD_KAFKA_RESP_ERR_NOT_COORDINATOR as MOVED,
     };
-    ridden_out(RDKafkaApiKey::AddOffsetsToTxn, &[MOVED, LOADING, MOVED]).await;
+    let errors = [MOVED, LOADING, MOVED];
+    ridden_out("adding-offsets", RDKafkaApiKey::AddOffsetsToTxn, &errors, WayOut::AskedAgain).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,7 +91,8 @@ async fn a_coordinator_that_moves_while_a_transaction_ends_is_looked_for() {
     use RDKafkaRespErr::{
         RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE as AWAY, RD_KAFKA_RESP_ERR_NOT_COORDINATOR as MOVED,
     };
-    ridden_out(RDKafkaApiKey::EndTxn, &[MOVED, AWAY, AWAY]).await;
+    let errors = [MOVED, AWAY, AWAY];
+    ridden_out("ending", RDKafkaApiKey::EndTxn, &errors, WayOut::AskedAgain).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,13 +100,14 @@ async fn a_group_coordinator_that_moves_takes_the_offsets_in_the_end() {
     use RDKafkaRespErr::{
         RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS as LOADING, RD_KAFKA_RESP_ERR_NOT_COORDINATOR as MOVED,
     };
-    ridden_out(RDKafkaApiKey::TxnOffsetCommit, &[MOVED, LOADING]).await;
+    let errors = [MOVED, LOADING];
+    ridden_out("group-moved", RDKafkaApiKey::TxnOffsetCommit, &errors, WayOut::AskedAgain).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn offsets_of_an_old_generation_abort_the_transaction_which_is_tried_again() {
     use RDKafkaRespErr::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION as OLD;
-    ridden_out(RDKafkaApiKey::TxnOffsetCommit, &[OLD]).await;
+    ridden_out("old-generation", RDKafkaApiKey::TxnOffsetCommit, &[OLD], WayOut::Aborted).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,19 +115,20 @@ async fn a_leader_that_moves_takes_the_records_in_the_end() {
     use RDKafkaRespErr::{
         RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION as MOVED, RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT as LATE,
     };
-    ridden_out(RDKafkaApiKey::Produce, &[MOVED, LATE, MOVED]).await;
+    let errors = [MOVED, LATE, MOVED];
+    ridden_out("leader-moved", RDKafkaApiKey::Produce, &errors, WayOut::AskedAgain).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_out_of_order_end_the_producer_and_a_new_one_goes_on() {
     use RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER as DISORDER;
-    ridden_out(RDKafkaApiKey::Produce, &[DISORDER]).await;
+    ridden_out("out-of-order", RDKafkaApiKey::Produce, &[DISORDER], WayOut::StartedAgain).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_producer_that_the_broker_has_fenced_for_being_late_is_made_anew() {
     use RDKafkaRespErr::RD_KAFKA_RESP_ERR_PRODUCER_FENCED as FENCED;
-    ridden_out(RDKafkaApiKey::EndTxn, &[FENCED]).await;
+    ridden_out("fenced", RDKafkaApiKey::EndTxn, &[FENCED], WayOut::StartedAgain).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,25 +9,43 @@ use unprompt_schemas::dead_letter::{DeadLetter, own_headers};
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::progress::Progress;
 use unprompt_stream::{
-    InputRecord, KafkaConfig, OutputRecord, Publisher, VALUE_OMITTED_HEADER, delete_all_records, read_to_end,
+    InputRecord, KafkaConfig, Observer, OutputRecord, Present, Publisher, StreamError, VALUE_OMITTED_HEADER,
+    delete_records, read_to_end,
 };
 
 use crate::cli::{DeadLetters, Selected};
 use crate::context::Context;
 use crate::output;
 
-/// Records published again between two looks at whether to stop.
+/// Records published again at once, at most.
 const CHUNK: usize = 64;
+/// A chunk of so many bytes is full too: a picture may be 20 MB.
+const CHUNK_BYTES: usize = 32 << 20;
 /// The longest reason in a table's line.
 const REASON_CHARS: usize = 100;
 
 pub async fn run(context: &Context, command: DeadLetters, stop: CancellationToken) -> anyhow::Result<()> {
     let kafka = context.kafka();
     match command {
-        DeadLetters::List { selected, limit } => list(context, &kafka, &selected, limit).await,
-        DeadLetters::Show { position, out } => show(&kafka, &position, out.as_deref()).await,
-        DeadLetters::Replay { selected, all } => replay(context, &kafka, &selected, all, stop).await,
-        DeadLetters::Purge { yes } => purge(&kafka, yes).await,
+        DeadLetters::List { selected, limit } => {
+            unless_stopped(&stop, list(context, &kafka, &selected, limit)).await
+        }
+        DeadLetters::Show { position, out } => {
+            unless_stopped(&stop, show(&kafka, &position, out.as_deref())).await
+        }
+        DeadLetters::Replay { selected, all } => replay(context, &kafka, &selected, all, &stop).await,
+        DeadLetters::Purge { yes, up_to } => purge(context, &kafka, yes, &up_to, &stop).await,
+    }
+}
+
+/// What reading gives, unless it is told to stop: a broker that goes away meanwhile is waited for.
+async fn unless_stopped<T, E: Into<anyhow::Error>>(
+    stop: &CancellationToken,
+    reading: impl Future<Output = Result<T, E>>,
+) -> anyhow::Result<T> {
+    match stop.run_until_cancelled(reading).await {
+        Some(read) => read.map_err(Into::into),
+        None => bail!("stopped while reading the dead letters"),
     }
 }
 
@@ -50,7 +68,14 @@ impl Letter {
     }
 
     fn position(&self) -> String {
-        format!("{}:{}", self.record.partition, self.record.offset)
+        position(self.record.partition, self.record.offset)
+    }
+
+    fn is_among(&self, selected: &Selected) -> bool {
+        let is = |asked: &Option<String>, value: &str| asked.as_ref().is_none_or(|asked| asked == value);
+        is(&selected.service, &self.said.service)
+            && is(&selected.code, &self.said.code)
+            && (selected.positions.is_empty() || selected.positions.contains(&self.position()))
     }
 
     fn as_json(&self) -> Value {
@@ -63,6 +88,10 @@ impl Letter {
     }
 }
 
+fn position(partition: i32, offset: i64) -> String {
+    format!("{partition}:{offset}")
+}
+
 /// Whether the values are wanted too: a picture may be 20 MB.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Values {
@@ -72,12 +101,6 @@ enum Values {
 
 /// All that were selected, oldest first.
 async fn letters(kafka: &KafkaConfig, selected: &Selected, values: Values) -> anyhow::Result<Vec<Letter>> {
-    let is = |asked: &Option<String>, value: &str| asked.as_ref().is_none_or(|asked| asked == value);
-    let wanted = |letter: &Letter| {
-        is(&selected.service, &letter.said.service)
-            && is(&selected.code, &letter.said.code)
-            && (selected.positions.is_empty() || selected.positions.contains(&letter.position()))
-    };
     let mut letters = Vec::new();
     let progress = Progress::new("dead letters read", None);
     let mut read = 0;
@@ -85,7 +108,7 @@ async fn letters(kafka: &KafkaConfig, selected: &Selected, values: Values) -> an
         read += 1;
         progress.set(read);
         let mut letter = Letter::of(record);
-        if wanted(&letter) {
+        if letter.is_among(selected) {
             letter.record.value.take_if(|_| values == Values::Left);
             letters.push(letter);
         }
@@ -150,68 +173,210 @@ async fn show(kafka: &KafkaConfig, position: &str, out: Option<&std::path::Path>
     Ok(())
 }
 
+/// What a replay has done so far.
+#[derive(Debug, Default)]
+struct Replayed {
+    read: usize,
+    published: usize,
+    left: usize,
+    /// By partition, the offset after the last one read.
+    up_to: BTreeMap<i32, i64>,
+}
+
+impl Replayed {
+    fn up_to(&self) -> Vec<String> {
+        self.up_to.iter().map(|(partition, offset)| position(*partition, *offset)).collect()
+    }
+}
+
+/// Records that are published together.
+#[derive(Debug, Default)]
+struct Chunk {
+    records: Vec<OutputRecord>,
+    bytes: usize,
+}
+
+impl Chunk {
+    fn push(&mut self, record: OutputRecord) {
+        self.bytes += record.size_bytes();
+        self.records.push(record);
+    }
+
+    fn is_full(&self) -> bool {
+        self.records.len() >= CHUNK || self.bytes >= CHUNK_BYTES
+    }
+
+    fn take(&mut self) -> Vec<OutputRecord> {
+        self.bytes = 0;
+        std::mem::take(&mut self.records)
+    }
+}
+
 async fn replay(
     context: &Context,
     kafka: &KafkaConfig,
     selected: &Selected,
     all: bool,
-    stop: CancellationToken,
+    stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     ensure!(all || !selected.is_everything(), "say which: positions, --service, --code, or --all of them");
-    let (mut records, mut kept) = (Vec::new(), 0);
-    for letter in letters(kafka, selected, Values::Kept).await? {
-        match again(kafka, &letter) {
-            Ok(record) => records.push(record),
+    let mut done = Replayed::default();
+    let replayed = replay_present(kafka, selected, stop, &mut done).await;
+    replayed.with_context(|| format!("{} were published again, and then no more", done.published))?;
+    let Replayed { read, published, left, .. } = done;
+    let up_to = done.up_to();
+    if context.json {
+        return output::json(&json!({"published": published, "left": left, "up_to": up_to}));
+    }
+    let topic = kafka.prefix.name(Topic::DeadLetters);
+    output::line(format!(
+        "{published} published again, {left} left; they stay in {topic} until they are purged"
+    ))?;
+    if up_to.is_empty() {
+        return Ok(());
+    }
+    let up_to = up_to.join(" --up-to ");
+    output::line(format!(
+        "all {read} that were there by now: unprompt dead-letters purge --yes --up-to {up_to}"
+    ))
+}
+
+/// Publishes chunk by chunk what is there now. What is rejected again comes after that, and stays.
+async fn replay_present(
+    kafka: &KafkaConfig,
+    selected: &Selected,
+    stop: &CancellationToken,
+    done: &mut Replayed,
+) -> anyhow::Result<()> {
+    let publisher = Publisher::new(kafka)?;
+    let mut present = unless_stopped(stop, Present::open(kafka, &[Topic::DeadLetters])).await?;
+    let progress = Progress::new("published again", None);
+    let mut chunk = Chunk::default();
+    while let Some(record) = unless_stopped(stop, present.next()).await? {
+        done.read += 1;
+        done.up_to.insert(record.partition, record.offset + 1);
+        let letter = Letter::of(record);
+        if !letter.is_among(selected) {
+            continue;
+        }
+        match again(kafka, &letter.said, letter.record) {
+            Ok(record) => chunk.push(record),
             Err(reason) => {
-                kept += 1;
-                eprintln!("{}: {reason}", letter.position());
+                done.left += 1;
+                eprintln!("{reason}");
             }
         }
-    }
-    let publisher = Publisher::new(kafka)?;
-    let progress = Progress::new("published again", Some(records.len() as u64));
-    let total = records.len();
-    let mut published = 0;
-    let mut records = records.into_iter();
-    loop {
-        let chunk: Vec<OutputRecord> = records.by_ref().take(CHUNK).collect();
-        if chunk.is_empty() {
-            break;
-        }
-        published += publisher.publish_many(chunk).await?;
-        progress.set(published as u64);
-        if stop.is_cancelled() {
-            bail!("stopped after {published} of {total}, oldest first; the others are as they were");
+        if chunk.is_full() {
+            done.published += publisher.publish_many(chunk.take()).await?;
+            progress.set(done.published as u64);
         }
     }
+    done.published += publisher.publish_many(chunk.take()).await?;
     progress.finish();
-    match context.json {
-        true => output::json(&json!({"published": published, "left": kept})),
-        false => output::line(format!(
-            "{published} published again, {kept} left; they stay in {} until they are purged",
-            kafka.prefix.name(Topic::DeadLetters)
-        )),
-    }
+    Ok(())
 }
 
 /// The record as it was, for the topic it came from.
-fn again(kafka: &KafkaConfig, letter: &Letter) -> Result<OutputRecord, String> {
-    let Letter { record, said, .. } = letter;
+fn again(kafka: &KafkaConfig, said: &DeadLetter, record: InputRecord) -> Result<OutputRecord, String> {
+    let position = position(record.partition, record.offset);
     if record.headers.iter().any(|(name, _)| name == VALUE_OMITTED_HEADER) {
         return Err(format!(
-            "its value was too large for a dead letter; read it at {} {}:{}, while that topic keeps it",
+            "{position}: its value was too large for a dead letter; read it at {} {}:{}, while that topic keeps it",
             said.topic, said.partition, said.offset
         ));
     }
-    let topic = kafka.prefix.parse(&said.topic);
-    let topic =
-        topic.ok_or_else(|| format!("it came from {:?}, which is not a topic of this prefix", said.topic))?;
-    let (key, value) = (record.key.clone(), record.value.clone());
-    Ok(OutputRecord { topic, key, value, headers: own_headers(&record.headers) })
+    let topic = kafka.prefix.parse(&said.topic).ok_or_else(|| {
+        format!("{position}: it came from {:?}, which is not a topic of this prefix", said.topic)
+    })?;
+    let headers = own_headers(&record.headers);
+    Ok(OutputRecord { topic, key: record.key, value: record.value, headers })
 }
 
-async fn purge(kafka: &KafkaConfig, yes: bool) -> anyhow::Result<()> {
-    ensure!(yes, "this deletes every dead letter for good; say --yes");
-    delete_all_records(kafka, Topic::DeadLetters).await?;
-    output::line(format!("{} is empty", kafka.prefix.name(Topic::DeadLetters)))
+async fn purge(
+    context: &Context,
+    kafka: &KafkaConfig,
+    yes: bool,
+    up_to: &[(i32, i64)],
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let topic = kafka.prefix.name(Topic::DeadLetters);
+    let observed = unless_stopped(stop, Observer::new(kafka).look(&[])).await?;
+    let found = observed.topics.into_iter().find(|ends| ends.topic == Topic::DeadLetters);
+    let ends = found.map(|ends| ends.partitions).filter(|partitions| !partitions.is_empty());
+    let brokers = &kafka.brokers;
+    let ends =
+        ends.ok_or_else(|| StreamError::TopicMissing { topic: topic.clone(), brokers: brokers.clone() })?;
+    let before = cut(&ends, up_to)?;
+    let offsets: i64 = before.iter().map(|(partition, next)| next - ends[partition].0).sum();
+    ensure!(yes, "this deletes {offsets} offsets of {topic} for good; say --yes");
+    delete_records(kafka, Topic::DeadLetters, &before).await?;
+    match context.json {
+        true => output::json(&json!({"deleted_offsets": offsets})),
+        false => {
+            output::line(format!("offsets deleted from {topic}, transaction marks among them: {offsets}"))
+        }
+    }
+}
+
+/// By partition, the first offset that is kept: what comes after the last one now, or what was asked for.
+fn cut(ends: &BTreeMap<i32, (i64, i64)>, up_to: &[(i32, i64)]) -> anyhow::Result<BTreeMap<i32, i64>> {
+    if up_to.is_empty() {
+        return Ok(ends.iter().map(|(partition, (_, high))| (*partition, *high)).collect());
+    }
+    let kept = |(partition, offset): &(i32, i64)| -> anyhow::Result<(i32, i64)> {
+        let (low, high) =
+            ends.get(partition).with_context(|| format!("there is no partition {partition}"))?;
+        ensure!(offset <= high, "partition {partition} ends before {offset}, at {high}");
+        Ok((*partition, *offset.max(low)))
+    };
+    up_to.iter().map(kept).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn letter(value_bytes: usize) -> OutputRecord {
+        OutputRecord {
+            topic: Topic::Images,
+            key: None,
+            value: Some(vec![0; value_bytes]),
+            headers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_chunk_is_bounded_by_count_and_by_bytes() {
+        let mut chunk = Chunk::default();
+        (1..CHUNK).for_each(|_| chunk.push(letter(1)));
+        assert!(!chunk.is_full());
+        chunk.push(letter(1));
+        assert!(chunk.is_full());
+        assert_eq!(chunk.take().len(), CHUNK);
+        chunk.push(letter(CHUNK_BYTES - 1));
+        assert!(!chunk.is_full(), "what was taken counts no more");
+        chunk.push(letter(1));
+        assert!(chunk.is_full());
+    }
+
+    #[test]
+    fn a_purge_deletes_what_was_asked_for_and_no_more() {
+        let ends = [(0, (2, 9)), (1, (0, 4))].into();
+        assert_eq!(cut(&ends, &[]).unwrap(), [(0, 9), (1, 4)].into());
+        assert_eq!(cut(&ends, &[(0, 5)]).unwrap(), [(0, 5)].into(), "the other partition is left alone");
+        assert_eq!(cut(&ends, &[(0, 1)]).unwrap(), [(0, 2)].into(), "that is gone already");
+        assert!(cut(&ends, &[(0, 10)]).is_err() && cut(&ends, &[(2, 0)]).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_replay_that_is_told_to_stop_waits_for_no_broker() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let kafka = KafkaConfig::embedded(silent.local_addr().unwrap().to_string());
+        let (stop, mut done) = (CancellationToken::new(), Replayed::default());
+        stop.cancel();
+        let stopped = replay_present(&kafka, &Selected::default(), &stop, &mut done).await;
+        assert!(stopped.unwrap_err().to_string().contains("stopped while reading"));
+    }
 }

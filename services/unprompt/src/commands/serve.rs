@@ -1,7 +1,7 @@
 //! `unprompt serve <service>`: one service against a Kafka and a Qdrant that are elsewhere.
 
 use tokio_util::sync::CancellationToken;
-use unprompt_stream::{ensure_topics, health};
+use unprompt_stream::health;
 
 use crate::cli::ServiceName;
 use crate::context::Context;
@@ -9,7 +9,6 @@ use crate::services::{Services, Wiring};
 
 pub async fn run(context: &Context, service: ServiceName, stop: CancellationToken) -> anyhow::Result<()> {
     let kafka = context.kafka();
-    ensure_topics(&kafka).await?;
     let health = health::Health::default();
     let listener = health::serve(context.config.http.address(), health.clone(), stop.clone()).await?;
     eprintln!("health and metrics on http://{}", listener.address());

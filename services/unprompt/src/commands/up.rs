@@ -8,6 +8,8 @@ use crate::stack::Stack;
 
 pub async fn run(context: &Context, stop: CancellationToken) -> anyhow::Result<()> {
     let stack = Stack::start(context, &ServiceName::ALL, stop.clone()).await?;
-    eprintln!("{}", stack.welcome());
+    if !stop.is_cancelled() {
+        eprintln!("{}", stack.welcome());
+    }
     stack.run_until(stop).await
 }

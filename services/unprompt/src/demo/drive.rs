@@ -160,8 +160,14 @@ impl Counter {
     fn start(kafka: &KafkaConfig, topic: Topic) -> anyhow::Result<Self> {
         let seen = Arc::new(AtomicU64::new(0));
         let count = seen.clone();
-        let reader = TableReader::start(kafka, topic, CancellationToken::new(), move |_| {
-            count.fetch_add(1, Ordering::Relaxed);
+        let mut next: HashMap<i32, i64> = HashMap::new();
+        let reader = TableReader::start(kafka, topic, CancellationToken::new(), move |record| {
+            // A table that had to be opened again begins anew.
+            let next = next.entry(record.partition).or_default();
+            if record.offset >= *next {
+                *next = record.offset + 1;
+                count.fetch_add(1, Ordering::Relaxed);
+            }
         })?;
         Ok(Self { seen, _reader: reader })
     }

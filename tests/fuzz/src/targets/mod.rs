@@ -1,5 +1,6 @@
 //! All of them.
 
+mod foreign;
 mod headers;
 mod pictures;
 mod records;
@@ -12,6 +13,7 @@ pub const TARGETS: &[Target] = &[
     records::PROMPT,
     records::RECORD,
     records::OLDER,
+    foreign::FOREIGN,
     headers::IMAGE_EVENT,
     headers::DEAD_LETTER,
     pictures::PICTURE,

@@ -96,6 +96,11 @@ fn records_of_arbitrary_bytes_are_read_or_refused_within_their_memory() {
 }
 
 #[test]
+fn schemas_of_arbitrary_bytes_are_read_or_refused_within_their_memory() {
+    holds(Target::named("foreign-schema").unwrap(), 20_000);
+}
+
+#[test]
 fn headers_of_arbitrary_bytes_are_read_or_refused_within_their_memory() {
     for name in ["image-event", "dead-letter"] {
         holds(Target::named(name).unwrap(), 50_000);

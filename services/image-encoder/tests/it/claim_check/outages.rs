@@ -167,3 +167,55 @@ fn a_redirect_into_an_outage_waits_although_its_own_host_answers() {
     let reason = fetching.wait(&format!("http://{front}/1.png"));
     assert!(reason.contains(&nobody.to_string()), "{reason}");
 }
+
+/// `/own.png` is a picture; every other name is redirected to the same name in the folder `to`.
+fn front(to: String) -> Router {
+    let redirect = move |Path(name): Path<String>| async move {
+        axum::response::Redirect::temporary(&format!("{to}{name}"))
+    };
+    Router::new().route("/own.png", get(|| async { png(3) })).route("/{name}", get(redirect))
+}
+
+#[test]
+fn a_redirect_into_an_outage_waits_although_its_own_host_has_given_pictures() {
+    let mut fetching = Fetching::new();
+    let (_held, nobody) = nobody();
+    let front = fetching.serve(front(format!("http://{nobody}/")));
+    fetching.configure(json!({"allow": [format!("http://{front}"), format!("http://{nobody}")]}));
+    embedding(&fetching.fetch(&format!("http://{front}/own.png")));
+    let reason = fetching.wait(&format!("http://{front}/1.png"));
+    assert!(reason.contains(&nobody.to_string()), "{reason}");
+}
+
+#[test]
+fn a_store_that_fails_behind_a_redirect_is_an_outage_although_its_web_server_answers() {
+    let (mut fetching, down) = (Fetching::new(), Switch::default());
+    let back = fetching.serve(store(&down, &Count::default()));
+    let front = fetching.serve(front(format!("http://{back}/pictures/")));
+    fetching.configure(json!({"allow": [format!("http://{front}"), format!("http://{back}/pictures/")]}));
+    // The last that comes from the front itself says nothing of what is behind it.
+    for name in ["known.png", "own.png"] {
+        embedding(&fetching.fetch(&format!("http://{front}/{name}")));
+    }
+    down.on();
+    let reason = fetching.wait(&format!("http://{front}/1.png"));
+    assert!(reason.contains(&format!("http://{back}/pictures/1.png")), "{reason}");
+}
+
+#[test]
+fn a_picture_whose_last_try_leads_into_an_outage_elsewhere_waits() {
+    let (mut fetching, asked) = (Fetching::new(), Count::default());
+    let (_held, nobody) = nobody();
+    let to = format!("http://{nobody}/1.png");
+    // In each of the three tries it is the front that fails; then the front is well, and leads to where nobody is.
+    let picture = move || async move {
+        match asked.one() {
+            0..3 => StatusCode::BAD_GATEWAY.into_response(),
+            _ => axum::response::Redirect::temporary(&to).into_response(),
+        }
+    };
+    let front = fetching.serve(Router::new().route("/1.png", get(picture)));
+    fetching.configure(json!({"allow": [format!("http://{front}"), format!("http://{nobody}")]}));
+    let reason = fetching.wait(&format!("http://{front}/1.png"));
+    assert!(reason.contains(&nobody.to_string()), "{reason}");
+}

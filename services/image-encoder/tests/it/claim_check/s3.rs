@@ -74,6 +74,9 @@ fn pictures_are_fetched_from_an_s3_compatible_store() {
     let (code, reason) = fetching.refuse("s3://pictures/missing.png");
     assert_eq!(code, "picture-not-found");
     assert!(reason.contains("NoSuchKey") && !reason.contains("hunter2"), "{reason}");
+    let (code, reason) = fetching.refuse("s3://pictures/%3CCode%3EInvalidToken%3C.png");
+    assert_eq!(code, "picture-not-found", "a key that looks like an answer is a key: {reason}");
+    assert!(reason.contains("NoSuchKey"), "{reason}");
     let (code, reason) = fetching.refuse("s3://other-bucket/1.png");
     assert_eq!(code, "picture-not-found");
     assert!(reason.contains("NoSuchBucket"), "{reason}");

@@ -29,7 +29,7 @@ impl Session<'_> {
             let offsets = self.offsets.after(&ids);
             // Its partitions have all gone: the records are the new owners'.
             if offsets.is_empty() && bundle.iter().all(|outgoing| outgoing.records.is_empty()) {
-                ids.into_iter().for_each(|id| self.finish(id, summary));
+                self.finish_all(&bundle, summary);
                 continue;
             }
             match self.consumer.for_transaction(&offsets) {
@@ -52,12 +52,7 @@ impl Session<'_> {
         match ended {
             Ended::Committed => {
                 told("committed", "");
-                for outgoing in &bundle {
-                    if let Some(batch) = self.batches.get_mut(&outgoing.batch) {
-                        batch.note_committed(outgoing);
-                    }
-                    self.finish(outgoing.batch, summary);
-                }
+                self.finish_all(&bundle, summary);
                 // What the transaction has committed needs no commit of its own.
                 self.offsets.take_dirty();
                 if let Writer::ExactlyOnce(transactions) = &mut self.writer {
@@ -84,6 +79,15 @@ impl Session<'_> {
         }
     }
 
+    fn finish_all(&mut self, bundle: &[Outgoing], summary: &mut RunSummary) {
+        for outgoing in bundle {
+            if let Some(batch) = self.batches.get_mut(&outgoing.batch) {
+                batch.note_committed(outgoing);
+            }
+            self.finish(outgoing.batch, summary);
+        }
+    }
+
     /// Dead letters in place of what was too large; whether anything was replaced.
     fn replace_failed(
         &mut self,
@@ -102,6 +106,9 @@ impl Session<'_> {
             if !batch.replace(service, &failures, outgoing) {
                 return Err(self.no_dead_letter_fits());
             }
+            let held = std::mem::replace(&mut batch.bytes_held, outgoing.bytes());
+            self.in_flight.add_outputs(batch.bytes_held);
+            self.in_flight.release_outputs(held);
             replaced |= failures.iter().any(|failure| matches!(failure.error, SendError::TooLarge { .. }));
         }
         Ok(replaced)

@@ -21,7 +21,8 @@ impl Session<'_> {
         (end.end - done).max(0)
     }
 
-    /// The new owner tells it from here on; the sum over all instances stays right.
+    /// The new owner tells it from here on; the sum over all instances stays right. Where nobody has become the owner yet, nobody
+    /// tells it: that an instance is no member is for its readiness to say.
     pub(super) fn forget_lag(&self, places: &[Place]) {
         places.iter().for_each(|&place| self.lag(place, 0).emit());
     }

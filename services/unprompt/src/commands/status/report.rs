@@ -36,11 +36,11 @@ pub struct Endpoint {
 pub struct TopicReport {
     pub topic: String,
     pub partitions: usize,
-    /// By offsets: compaction and transactions leave gaps.
-    pub records: i64,
+    /// From the first one kept to the next: records, what compaction left out, and a mark of each transaction.
+    pub offsets: i64,
     /// Offsets ever written.
     pub written: i64,
-    pub records_per_s: Option<f64>,
+    pub offsets_per_s: Option<f64>,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
@@ -70,8 +70,8 @@ pub struct ServiceReport {
 
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct DeadLetters {
-    /// In the topic.
-    pub records: Option<i64>,
+    /// In the topic, as [`TopicReport::offsets`].
+    pub offsets: Option<i64>,
     /// Rejected by the services that tell, since their start.
     pub by_code: Vec<CodeCount>,
 }
@@ -121,7 +121,7 @@ impl Report {
         let seconds = self.taken.saturating_duration_since(before.taken).as_secs_f64();
         for topic in &mut self.topics {
             let earlier = before.topics.iter().find(|earlier| earlier.topic == topic.topic);
-            topic.records_per_s = rate(earlier.map(|topic| topic.written), Some(topic.written), seconds);
+            topic.offsets_per_s = rate(earlier.map(|topic| topic.written), Some(topic.written), seconds);
         }
         for service in &mut self.services {
             let Some(earlier) = before.services.iter().find(|earlier| earlier.service == service.service)
@@ -144,9 +144,9 @@ fn topics(observed: &Observed) -> Vec<TopicReport> {
     let topics = observed.topics.iter().map(|ends| TopicReport {
         topic: ends.name.clone(),
         partitions: ends.partitions.len(),
-        records: ends.records(),
+        offsets: ends.records(),
         written: ends.written(),
-        records_per_s: None,
+        offsets_per_s: None,
     });
     topics.collect()
 }
@@ -164,7 +164,7 @@ fn dead_letters(observed: Option<&Observed>, metrics: &[&Sample]) -> DeadLetters
         code: code.to_owned(),
         count,
     });
-    DeadLetters { records: ends.map(|ends| ends.records()), by_code: by_code.collect() }
+    DeadLetters { offsets: ends.map(|ends| ends.records()), by_code: by_code.collect() }
 }
 
 impl ServiceReport {
@@ -278,7 +278,7 @@ pub mod tests {
     #[test]
     fn rates_are_what_was_gained_between_two_looks() {
         let report = second_look();
-        assert_eq!(report.topics[0].records_per_s, Some(20.0));
+        assert_eq!(report.topics[0].offsets_per_s, Some(20.0));
         let service = &report.services[0];
         assert_eq!((service.in_per_s, service.out_per_s), (Some(22.0), Some(20.0)));
         assert_eq!((service.lag, service.members, service.ready), (Some(6), Some(1), Some(true)));
@@ -310,13 +310,13 @@ pub mod tests {
         assert!(report.kafka.error.is_some() && report.http[0].error.is_some());
         assert!(report.topics.is_empty());
         assert_eq!((report.services[0].lag, report.services[0].ready), (None, None));
-        assert_eq!(report.dead_letters.records, None);
+        assert_eq!(report.dead_letters.offsets, None);
     }
 
     #[test]
     fn dead_letters_are_counted_by_service_and_code() {
         let two = report(Ok(observed(1, 1)), &[told(&counted(1, 1)), told(&counted(1, 1))]).dead_letters;
-        assert_eq!(two.records, Some(2));
+        assert_eq!(two.offsets, Some(2));
         let (service, code) = ("image-encoder".to_owned(), "truncated-image".to_owned());
         assert_eq!(two.by_code, [CodeCount { service, code, count: 4 }]);
     }

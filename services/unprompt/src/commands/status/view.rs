@@ -46,13 +46,13 @@ fn within(mut table: Table, width: Option<u16>) -> String {
 }
 
 fn topics(report: &Report) -> Table {
-    let mut table = output::table(["topic", "partitions", "records", "records/s"]);
+    let mut table = output::table(["topic", "partitions", "offsets", "offsets/s"]);
     for topic in &report.topics {
         table.add_row([
             topic.topic.clone(),
             topic.partitions.to_string(),
-            topic.records.to_string(),
-            per_s(topic.records_per_s),
+            topic.offsets.to_string(),
+            per_s(topic.offsets_per_s),
         ]);
     }
     table
@@ -118,10 +118,10 @@ fn in_flight(service: &ServiceReport) -> String {
 fn dead_letters(dead: &DeadLetters) -> String {
     let codes: Vec<_> =
         dead.by_code.iter().map(|of| format!("{} {} by {}", of.count, of.code, of.service)).collect();
-    let records = shown(dead.records);
+    let offsets = shown(dead.offsets);
     match codes.is_empty() {
-        true => format!("dead letters: {records}"),
-        false => format!("dead letters: {records} (since the start: {})", codes.join(", ")),
+        true => format!("offsets of dead letters: {offsets}"),
+        false => format!("offsets of dead letters: {offsets} (since the start: {})", codes.join(", ")),
     }
 }
 
@@ -146,7 +146,7 @@ mod tests {
         Kafka: a:9092
         health and metrics: http://a:1
         ┌─────────────────┬────────────┬─────────┬───────────┐
-        │ topic           ┆ partitions ┆ records ┆ records/s │
+        │ topic           ┆ partitions ┆ offsets ┆ offsets/s │
         ╞═════════════════╪════════════╪═════════╪═══════════╡
         │ images.v1       ┆ 2          ┆ 50      ┆ 20.0      │
         │ dead-letters.v1 ┆ 2          ┆ 2       ┆ 0.0       │
@@ -156,7 +156,7 @@ mod tests {
         ╞═══════════════╪═══════╪═════════╪════════════════╪══════╪═══════╪══════════╪════════════╡
         │ image-encoder ┆ yes   ┆ 1       ┆ 6 in images.v1 ┆ 22.0 ┆ 20.0  ┆ 2        ┆ 1, 3.0 MiB │
         └───────────────┴───────┴─────────┴────────────────┴──────┴───────┴──────────┴────────────┘
-        dead letters: 2 (since the start: 2 truncated-image by image-encoder)
+        offsets of dead letters: 2 (since the start: 2 truncated-image by image-encoder)
         ");
     }
 
@@ -170,7 +170,7 @@ mod tests {
         ╞═══════════════╪═══════╪═════════╪═════╪══════╪═══════╪══════════╪═══════════╡
         │ image-encoder ┆ –     ┆ –       ┆ –   ┆ –    ┆ –     ┆ –        ┆ –         │
         └───────────────┴───────┴─────────┴─────┴──────┴───────┴──────────┴───────────┘
-        dead letters: –
+        offsets of dead letters: –
         ");
     }
 

@@ -1,0 +1,91 @@
+//! The memory of decoding, bounded over all the threads that decode.
+
+use parking_lot::{Condvar, Mutex};
+
+/// Bytes that may be taken at once. Who has taken some never waits for more, so that every wait ends.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    total: u64,
+    left: Mutex<u64>,
+    given_back: Condvar,
+}
+
+/// Bytes that are taken, until it is dropped.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Taken<'a> {
+    budget: &'a Budget,
+    bytes: u64,
+}
+
+impl Budget {
+    pub fn new(total: u64) -> Self {
+        Self { total, left: Mutex::new(total), given_back: Condvar::new() }
+    }
+
+    /// Waits until so many are left. More than there are at all is all of them.
+    pub fn take(&self, bytes: u64) -> Taken<'_> {
+        let bytes = bytes.min(self.total);
+        let mut left = self.left.lock();
+        self.given_back.wait_while(&mut left, |left| *left < bytes);
+        *left -= bytes;
+        Taken { budget: self, bytes }
+    }
+
+    /// Wakes whoever waits, which changes nothing for them.
+    #[cfg(test)]
+    pub fn is_waited_for(&self) -> bool {
+        self.given_back.notify_all() > 0
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        *self.budget.left.lock() += self.bytes;
+        self.budget.given_back.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+
+    use super::*;
+
+    const THREADS: usize = 16;
+
+    #[test]
+    fn as_many_are_at_work_as_fit_and_no_more() {
+        let (budget, under_way, most) = (Budget::new(100), AtomicUsize::new(0), AtomicUsize::new(0));
+        // Two must be there before either goes on: fewer at once would never end. They stay until all have come to the
+        // door: more at once would be counted.
+        let (both, arrived) = (Barrier::new(2), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    arrived.fetch_add(1, Ordering::SeqCst);
+                    let _taken = budget.take(50);
+                    most.fetch_max(under_way.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    both.wait();
+                    while arrived.load(Ordering::SeqCst) < THREADS {
+                        thread::yield_now();
+                    }
+                    under_way.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+        });
+        assert_eq!(most.into_inner(), 2);
+        assert_eq!(budget.left.into_inner(), 100, "all is given back");
+    }
+
+    #[test]
+    fn who_wants_more_than_there_is_gets_all_of_it() {
+        let budget = Budget::new(100);
+        let taken = budget.take(u64::MAX);
+        assert_eq!(*budget.left.lock(), 0);
+        drop(taken);
+        assert_eq!(*budget.left.lock(), 100);
+    }
+}

@@ -1,0 +1,109 @@
+//! How much the runner holds, against the bound it was given. It must not know who holds what.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::InputRecord;
+
+/// What a record costs beside its content.
+const RECORD_OVERHEAD_BYTES: usize = 256;
+
+/// Bytes held by the runner, against the bound it was given: what it has taken, and what was made of it and is not written
+/// yet.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    inputs: AtomicUsize,
+    outputs: AtomicUsize,
+    pub limit: usize,
+}
+
+impl InFlight {
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { inputs: AtomicUsize::new(0), outputs: AtomicUsize::new(0), limit })
+    }
+
+    fn cost(record: &InputRecord) -> usize {
+        record.size_bytes() + RECORD_OVERHEAD_BYTES
+    }
+
+    pub fn add(&self, record: &InputRecord) {
+        self.inputs.fetch_add(Self::cost(record), Ordering::Relaxed);
+    }
+
+    pub fn release<'a>(&self, records: impl IntoIterator<Item = &'a InputRecord>) {
+        let bytes = records.into_iter().map(Self::cost).sum();
+        self.inputs.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Outputs and dead letters of so many bytes wait to be written.
+    pub fn add_outputs(&self, bytes: usize) {
+        self.outputs.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// They are written, or the next owner's to make.
+    pub fn release_outputs(&self, bytes: usize) {
+        self.outputs.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.inputs.load(Ordering::Relaxed) + self.outputs.load(Ordering::Relaxed)
+    }
+
+    /// Whether the stage must wait until something is written: the bound is reached, and outputs take more than half of it.
+    /// Inputs alone never hold it up, since nothing but the stage works them off; outputs are written without it.
+    pub fn is_full_of_outputs(&self) -> bool {
+        self.is_full() && self.outputs.load(Ordering::Relaxed) > self.limit / 2
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.bytes() >= self.limit
+    }
+
+    pub fn has_room_again(&self) -> bool {
+        self.bytes() <= self.limit / 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use unprompt_schemas::cloudevents::Headers;
+    use unprompt_schemas::topics::Topic;
+
+    use super::*;
+
+    fn taken(bytes: usize) -> InputRecord {
+        InputRecord {
+            topic: Topic::Prompts,
+            topic_name: Topic::Prompts.base_name().into(),
+            partition: 0,
+            offset: 0,
+            timestamp_ms: 0,
+            key: None,
+            value: Some(vec![0; bytes - RECORD_OVERHEAD_BYTES]),
+            headers: Headers::new(),
+        }
+    }
+
+    #[test]
+    fn outputs_count_against_the_bound_until_they_are_written() {
+        let in_flight = InFlight::new(1_000);
+        in_flight.add(&taken(300));
+        in_flight.add_outputs(700);
+        assert_eq!(in_flight.bytes(), 1_000);
+        assert!(in_flight.is_full(), "nothing more is taken");
+        assert!(in_flight.is_full_of_outputs(), "nothing more is made");
+        in_flight.release_outputs(700);
+        assert!(in_flight.has_room_again() && !in_flight.is_full_of_outputs());
+        in_flight.release([&taken(300)]);
+        assert_eq!(in_flight.bytes(), 0);
+    }
+
+    #[test]
+    fn inputs_that_fill_the_bound_do_not_hold_up_the_stage_that_works_them_off() {
+        for limit in [0, 1, 1_000] {
+            let in_flight = InFlight::new(limit);
+            in_flight.add(&taken(1_000));
+            assert!(in_flight.is_full() && !in_flight.is_full_of_outputs(), "a bound of {limit}");
+        }
+    }
+}
