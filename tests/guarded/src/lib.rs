@@ -1,5 +1,5 @@
 //! A server of a test's own, on a port and on data of its own, gone when the test ends, however it ends: `scripts/guard` ends it
-//! when our end of its standard input closes, and when a signal ends the guard, such as a Ctrl-C for all of us (but for SIGKILL). It
+//! when our end of its standard input closes, and when a signal ends the guard, such as a Ctrl-C for all of us (but for SIGKILL, and what we ignore ourselves). It
 //! can be stopped, killed and started again. Which server it is, is for others to say.
 
 use std::ffi::OsString;
@@ -14,6 +14,9 @@ use tempfile::TempDir;
 
 /// The longest a server may take to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Tells the guard to remove the data at the end.
+const THROW_AWAY: &str = "GUARD_THROW_AWAY";
 
 /// A running server, or one that was stopped and can be started again on its data and port.
 #[derive(Debug)]
@@ -69,7 +72,7 @@ impl Guarded {
         let log = fs::File::create(self.log()).expect("a log can be made");
         let mut guard = Command::new(script("guard"));
         if self.throws_away {
-            guard.env("GUARD_THROW_AWAY", "1");
+            guard.env(THROW_AWAY, "1");
         }
         let mut process = guard
             .arg(self.data())
@@ -185,19 +188,28 @@ mod tests {
         for signal in ["INT", "TERM", "HUP", "QUIT"] {
             let folder = TempDir::new().unwrap();
             let named = folder.path().join("pid");
-            let command = ["sleep", "600"];
-            let mut server = Guarded::new("sleep", folder, free_address(), command).throwing_away();
-            server.start(|| named.exists());
+            // What whoever runs the tests ignores, as under nohup, would be ignored by the guard too.
+            let mut guard = Command::new("env")
+                .arg("--default-signal=HUP,INT,QUIT,TERM")
+                .arg(script("guard"))
+                .arg(folder.path())
+                .args(["sleep", "600"])
+                .env(THROW_AWAY, "1")
+                .stdin(Stdio::piped())
+                .spawn()
+                .unwrap();
+            // Its standard input stays open meanwhile: `wait` would close it.
+            let _open = guard.stdin.take();
+            while !named.exists() {
+                sleep(Duration::from_millis(10));
+            }
             let pid = fs::read_to_string(&named).unwrap().trim().to_owned();
             assert!(is_there(&pid));
-            let mut guard = server.guard.take().unwrap();
-            let id = guard.process.id().to_string();
-            let told = Command::new("kill").args([format!("-{signal}"), id]).status();
+            let told = Command::new("kill").args([format!("-{signal}"), guard.id().to_string()]).status();
             assert!(told.unwrap().success());
-            // Its standard input stays open meanwhile.
-            guard.process.wait().unwrap();
+            guard.wait().unwrap();
             assert!(!is_there(&pid), "the server lives on after SIG{signal}");
-            assert!(!server.data().exists(), "its data stays after SIG{signal}");
+            assert!(!folder.path().exists(), "its data stays after SIG{signal}");
         }
     }
 }
