@@ -272,6 +272,7 @@ async fn replay_present(
         }
     }
     done.published += publisher.publish_many(chunk.take()).await?;
+    progress.set(done.published as u64);
     progress.finish();
     Ok(())
 }
