@@ -40,7 +40,7 @@ pub struct TopicEnds {
 
 impl TopicEnds {
     /// Offsets from the first kept to the next: as many as records, and those that compaction and transactions leave out.
-    pub fn records(&self) -> i64 {
+    pub fn offsets(&self) -> i64 {
         self.partitions.values().map(|(low, high)| high - low).sum()
     }
 

@@ -1,4 +1,5 @@
-//! What is wrong with a value, without the value: it may be a secret, whichever key it was meant for.
+//! What is wrong with a value, without the value: it may be a secret, whichever key it was meant for. Only a word that stands where one of
+//! a few is expected is told as it is.
 
 use figment::error::{Actual, Kind};
 

@@ -9,8 +9,8 @@ use unprompt_schemas::dead_letter::{DeadLetter, own_headers};
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::progress::Progress;
 use unprompt_stream::{
-    InputRecord, KafkaConfig, Observer, OutputRecord, Present, Publisher, StreamError, VALUE_OMITTED_HEADER,
-    delete_records, read_to_end,
+    InputRecord, KafkaConfig, Observer, OutputRecord, Present, Publisher, StreamError, TopicEnds,
+    VALUE_OMITTED_HEADER, delete_records, read_to_end,
 };
 
 use crate::cli::{DeadLetters, Selected};
@@ -99,10 +99,26 @@ enum Values {
     Left,
 }
 
+/// Where the topic begins and ends now.
+async fn ends(kafka: &KafkaConfig) -> anyhow::Result<TopicEnds> {
+    let observed = Observer::new(kafka).look(&[]).await?;
+    let found = observed.topics.into_iter().find(|ends| ends.topic == Topic::DeadLetters);
+    let missing = || StreamError::TopicMissing {
+        topic: kafka.prefix.name(Topic::DeadLetters),
+        brokers: kafka.brokers.clone(),
+    };
+    Ok(found.filter(|ends| !ends.partitions.is_empty()).ok_or_else(missing)?)
+}
+
+/// Of reading all of them: transactions leave marks, so that there may be fewer records than offsets.
+fn progress(ends: &TopicEnds) -> Progress {
+    Progress::new("dead letters read", u64::try_from(ends.offsets()).ok())
+}
+
 /// All that were selected, oldest first.
 async fn letters(kafka: &KafkaConfig, selected: &Selected, values: Values) -> anyhow::Result<Vec<Letter>> {
     let mut letters = Vec::new();
-    let progress = Progress::new("dead letters read", None);
+    let progress = progress(&ends(kafka).await?);
     let mut read = 0;
     read_to_end(kafka, &[Topic::DeadLetters], |record| {
         read += 1;
@@ -187,6 +203,26 @@ impl Replayed {
     fn up_to(&self) -> Vec<String> {
         self.up_to.iter().map(|(partition, offset)| position(*partition, *offset)).collect()
     }
+
+    fn as_json(&self) -> Value {
+        json!({"read": self.read, "published": self.published, "left": self.left, "up_to": self.up_to()})
+    }
+
+    /// What was done, and how to delete what was there: a purge knows nothing of what was selected.
+    fn told(&self, topic: &str) -> String {
+        let Self { read, published, left, .. } = self;
+        let done =
+            format!("{published} published again, {left} left; they stay in {topic} until they are purged");
+        if self.up_to.is_empty() {
+            return done;
+        }
+        let which = match read - published {
+            0 => format!("all {read} that were there by now"),
+            others => format!("all {read} that were there by now, {others} of them not published again"),
+        };
+        let up_to = self.up_to().join(" --up-to ");
+        format!("{done}\nto delete {which}: unprompt dead-letters purge --yes --up-to {up_to}")
+    }
 }
 
 /// Records that are published together.
@@ -223,22 +259,10 @@ async fn replay(
     let mut done = Replayed::default();
     let replayed = replay_present(kafka, selected, stop, &mut done).await;
     replayed.with_context(|| format!("{} were published again, and then no more", done.published))?;
-    let Replayed { read, published, left, .. } = done;
-    let up_to = done.up_to();
     if context.json {
-        return output::json(&json!({"published": published, "left": left, "up_to": up_to}));
+        return output::json(&done.as_json());
     }
-    let topic = kafka.prefix.name(Topic::DeadLetters);
-    output::line(format!(
-        "{published} published again, {left} left; they stay in {topic} until they are purged"
-    ))?;
-    if up_to.is_empty() {
-        return Ok(());
-    }
-    let up_to = up_to.join(" --up-to ");
-    output::line(format!(
-        "all {read} that were there by now: unprompt dead-letters purge --yes --up-to {up_to}"
-    ))
+    output::line(done.told(&kafka.prefix.name(Topic::DeadLetters)))
 }
 
 /// Publishes chunk by chunk what is there now. What is rejected again comes after that, and stays.
@@ -249,11 +273,12 @@ async fn replay_present(
     done: &mut Replayed,
 ) -> anyhow::Result<()> {
     let publisher = Publisher::new(kafka)?;
+    let progress = progress(&unless_stopped(stop, ends(kafka)).await?);
     let mut present = unless_stopped(stop, Present::open(kafka, &[Topic::DeadLetters])).await?;
-    let progress = Progress::new("published again", None);
     let mut chunk = Chunk::default();
     while let Some(record) = unless_stopped(stop, present.next()).await? {
         done.read += 1;
+        progress.set(done.read as u64);
         done.up_to.insert(record.partition, record.offset + 1);
         let letter = Letter::of(record);
         if !letter.is_among(selected) {
@@ -268,11 +293,9 @@ async fn replay_present(
         }
         if chunk.is_full() {
             done.published += publisher.publish_many(chunk.take()).await?;
-            progress.set(done.published as u64);
         }
     }
     done.published += publisher.publish_many(chunk.take()).await?;
-    progress.set(done.published as u64);
     progress.finish();
     Ok(())
 }
@@ -301,12 +324,7 @@ async fn purge(
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let topic = kafka.prefix.name(Topic::DeadLetters);
-    let observed = unless_stopped(stop, Observer::new(kafka).look(&[])).await?;
-    let found = observed.topics.into_iter().find(|ends| ends.topic == Topic::DeadLetters);
-    let ends = found.map(|ends| ends.partitions).filter(|partitions| !partitions.is_empty());
-    let brokers = &kafka.brokers;
-    let ends =
-        ends.ok_or_else(|| StreamError::TopicMissing { topic: topic.clone(), brokers: brokers.clone() })?;
+    let ends = unless_stopped(stop, ends(kafka)).await?.partitions;
     let before = cut(&ends, up_to)?;
     let offsets: i64 = before.iter().map(|(partition, next)| next - ends[partition].0).sum();
     ensure!(yes, "this deletes {offsets} offsets of {topic} for good; say --yes");
@@ -360,6 +378,16 @@ mod tests {
         assert!(!chunk.is_full(), "what was taken counts no more");
         chunk.push(letter(1));
         assert!(chunk.is_full());
+    }
+
+    #[test]
+    fn a_replay_of_some_says_that_the_purge_takes_the_others_too() {
+        let done = Replayed { read: 3, published: 1, left: 0, up_to: [(0, 5), (2, 1)].into() };
+        let told = done.told("dead-letters.v1");
+        assert!(told.contains("all 3 that were there by now, 2 of them not published again"), "{told}");
+        assert!(told.ends_with("purge --yes --up-to 0:5 --up-to 2:1"), "{told}");
+        let all = Replayed { published: 3, ..done }.told("dead-letters.v1");
+        assert!(!all.contains("not published again"), "{all}");
     }
 
     #[test]

@@ -144,7 +144,7 @@ fn topics(observed: &Observed) -> Vec<TopicReport> {
     let topics = observed.topics.iter().map(|ends| TopicReport {
         topic: ends.name.clone(),
         partitions: ends.partitions.len(),
-        offsets: ends.records(),
+        offsets: ends.offsets(),
         written: ends.written(),
         offsets_per_s: None,
     });
@@ -164,7 +164,7 @@ fn dead_letters(observed: Option<&Observed>, metrics: &[&Sample]) -> DeadLetters
         code: code.to_owned(),
         count,
     });
-    DeadLetters { offsets: ends.map(|ends| ends.records()), by_code: by_code.collect() }
+    DeadLetters { offsets: ends.map(|ends| ends.offsets()), by_code: by_code.collect() }
 }
 
 impl ServiceReport {
