@@ -1,0 +1,175 @@
+//! How far a run is, so that another can go on there. It knows nothing of what the run does.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use crate::CorpusError;
+
+/// What decides the rows of a run, in their order: the inputs as they are and the options.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// As they were given.
+    pub sources: Vec<String>,
+    pub inputs: Vec<FoundInput>,
+    pub options: Value,
+}
+
+/// An input as it was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundInput {
+    pub name: String,
+    pub size: Option<u64>,
+    pub version: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    fingerprint: Fingerprint,
+    acknowledged: u64,
+    #[serde(default)]
+    state: serde_json::Value,
+}
+
+/// The file that says how far a run is: how many of its kept rows are acknowledged.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    fingerprint: Fingerprint,
+    /// What the run wants to know again.
+    state: serde_json::Value,
+}
+
+impl Fingerprint {
+    /// What differs from `other`, in words; none: nothing.
+    fn difference(&self, other: &Self) -> Option<String> {
+        if let Some((option, was, is)) = first_difference(&other.options, &self.options) {
+            return Some(format!("{option} was {was} then, and is {is} now"));
+        }
+        let changed = |input: &&FoundInput| !other.inputs.contains(input);
+        let name = |input: &FoundInput| input.name.clone();
+        match self.inputs.iter().find(changed) {
+            Some(input) => Some(format!("{} is new or has changed since", input.name)),
+            None if self.inputs.len() == other.inputs.len() => None,
+            None => {
+                let gone = other.inputs.iter().find(|input| !self.inputs.contains(input)).map(name);
+                Some(format!("{} is gone or has changed since", gone.unwrap_or_default()))
+            }
+        }
+    }
+
+    /// 16 hexadecimal digits of what was given: the name of the checkpoint's file.
+    fn name(&self) -> String {
+        let digest = Sha256::digest(self.sources.join("\0").as_bytes());
+        digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// The name and both values of the first option in which two sets differ.
+fn first_difference<'a>(was: &'a Value, is: &'a Value) -> Option<(String, &'a Value, &'a Value)> {
+    match (was, is) {
+        (was, is) if was == is => None,
+        (Value::Object(before), Value::Object(after)) => {
+            let keys = before.keys().chain(after.keys());
+            let of = |map: &'a Map<String, Value>, key: &str| map.get(key).unwrap_or(&Value::Null);
+            keys.filter_map(|key| {
+                let (name, was, is) = first_difference(of(before, key), of(after, key))?;
+                Some((if name.is_empty() { key.clone() } else { name }, was, is))
+            })
+            .next()
+        }
+        (was, is) => Some((String::new(), was, is)),
+    }
+}
+
+impl Checkpoint {
+    /// The checkpoint of a run over the same sources in `folder`, and how many rows are acknowledged already.
+    /// `restart` forgets an earlier one.
+    ///
+    /// # Errors
+    /// [`CorpusError::OtherRun`] where the earlier run had other options or the inputs have changed since,
+    /// [`CorpusError::Checkpoint`].
+    pub fn open(folder: &Path, fingerprint: Fingerprint, restart: bool) -> Result<(Self, u64), CorpusError> {
+        fs::create_dir_all(folder).map_err(|error| CorpusError::checkpoint(folder, error))?;
+        let path = folder.join(format!("{}.json", fingerprint.name()));
+        let mut checkpoint = Self { path, fingerprint, state: serde_json::Value::Null };
+        if restart {
+            checkpoint.remove()?;
+        }
+        let acknowledged = checkpoint.read()?;
+        Ok((checkpoint, acknowledged))
+    }
+
+    fn read(&mut self) -> Result<u64, CorpusError> {
+        let failed = |error: String| CorpusError::checkpoint(&self.path, error);
+        let bytes = match fs::read(&self.path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+            other => other.map_err(|error| failed(error.to_string()))?,
+        };
+        let kept: Kept = serde_json::from_slice(&bytes)
+            .map_err(|error| failed(format!("{error}; begin again with --restart")))?;
+        match self.fingerprint.difference(&kept.fingerprint) {
+            None => {
+                self.state = kept.state;
+                Ok(kept.acknowledged)
+            }
+            Some(changed) => Err(CorpusError::OtherRun { path: self.path.clone(), changed }),
+        }
+    }
+
+    /// What was kept beside the rows by [`Checkpoint::save_with`]; none where there is none of this kind.
+    #[must_use]
+    pub fn state<S: DeserializeOwned>(&self) -> Option<S> {
+        serde_json::from_value(self.state.clone()).ok()
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// As [`Checkpoint::save`], with what the run wants to know again.
+    ///
+    /// # Errors
+    /// [`CorpusError::Checkpoint`].
+    pub fn save_with(&mut self, acknowledged: u64, state: &impl Serialize) -> Result<(), CorpusError> {
+        self.state =
+            serde_json::to_value(state).map_err(|error| CorpusError::checkpoint(&self.path, error))?;
+        self.save(acknowledged)
+    }
+
+    /// Keeps how many rows are acknowledged: on the disk, or as it was.
+    ///
+    /// # Errors
+    /// [`CorpusError::Checkpoint`].
+    pub fn save(&self, acknowledged: u64) -> Result<(), CorpusError> {
+        let kept = Kept { fingerprint: self.fingerprint.clone(), acknowledged, state: self.state.clone() };
+        let temporary = self.path.with_extension("json.part");
+        let write = || {
+            let mut file = File::create(&temporary)?;
+            file.write_all(&serde_json::to_vec(&kept)?)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &self.path)
+        };
+        write().map_err(|error| CorpusError::checkpoint(&self.path, error))
+    }
+
+    /// Forgets it: the run is done.
+    ///
+    /// # Errors
+    /// [`CorpusError::Checkpoint`].
+    pub fn remove(&self) -> Result<(), CorpusError> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(CorpusError::checkpoint(&self.path, error))
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Cleaning as the winners of the competition did it: each row is kept or dropped for one reason. It knows nothing of
+//! files.
+
+mod language;
+mod normal;
+
+use std::collections::HashSet;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use serde::{Deserialize, Serialize};
+use unprompt_schemas::identity::NAMESPACE;
+use unprompt_schemas::records::PROMPT_MAX_BYTES;
+use uuid::Uuid;
+
+use self::language::Languages;
+use crate::CorpusError;
+use crate::report::Reason;
+use crate::row::Row;
+
+/// How many tokens a text has.
+pub type CountTokens = Box<dyn Fn(&str) -> usize + Send>;
+
+/// What is dropped. The default drops what is empty, too long to be a prompt, and exact duplicates.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cleaning {
+    /// Bounds on the characters of the cleaned text, both included.
+    pub min_chars: Option<usize>,
+    pub max_chars: Option<usize>,
+    /// The same on tokens: words, unless the caller counts otherwise.
+    pub min_tokens: Option<usize>,
+    pub max_tokens: Option<usize>,
+    /// Languages to keep (ISO 639: en, eng); none: any. What is too short to tell is kept.
+    pub languages: Vec<String>,
+    /// Keep texts that were there before.
+    pub keep_duplicates: bool,
+    /// Bounds on scores; rows without the score pass.
+    pub min_similarity: Option<f64>,
+    pub min_aesthetic: Option<f64>,
+    pub max_nsfw: Option<f64>,
+}
+
+/// Decides row by row. What it remembers are 8 bytes of each kept text's id, in a hash set: 10 to 21 bytes a prompt.
+pub struct Cleaner {
+    cleaning: Cleaning,
+    languages: Languages,
+    count_tokens: CountTokens,
+    seen: HashSet<u64, BuildHasherDefault<Unhashed>>,
+    /// Rows that passed a bound because they have no such score: similarity, aesthetic, nsfw.
+    without_score: [u64; 3],
+}
+
+impl Cleaner {
+    /// A cleaner that has seen nothing yet. Without `count_tokens` words are counted.
+    ///
+    /// # Errors
+    /// [`CorpusError::Options`] for bounds that nothing meets and languages that cannot be told.
+    pub fn new(cleaning: Cleaning, count_tokens: Option<CountTokens>) -> Result<Self, CorpusError> {
+        let bounds = [
+            ("characters", cleaning.min_chars, cleaning.max_chars),
+            ("tokens", cleaning.min_tokens, cleaning.max_tokens),
+        ];
+        for (what, min, max) in bounds {
+            if let (Some(min), Some(max)) = (min, max)
+                && min > max
+            {
+                return Err(CorpusError::Options(format!(
+                    "no text has at least {min} and at most {max} {what}"
+                )));
+            }
+        }
+        let languages = Languages::new(&cleaning.languages)?;
+        let count_tokens =
+            count_tokens.unwrap_or_else(|| Box::new(|text: &str| text.split_whitespace().count()));
+        Ok(Self { cleaning, languages, count_tokens, seen: HashSet::default(), without_score: [0; 3] })
+    }
+
+    /// The row with its text normalised, or why it is dropped (and its text as far as it was cleaned).
+    ///
+    /// # Errors
+    /// The reason, which is no failure.
+    pub fn clean(&mut self, mut row: Row) -> Result<Row, (Reason, String)> {
+        row.text = normal::normalise(&row.text);
+        let reason = self.reason(&row);
+        match reason {
+            None => Ok(row),
+            Some(reason) => Err((reason, row.text)),
+        }
+    }
+
+    /// For each bound that was set, how many rows passed it because they have no such score.
+    #[must_use]
+    pub fn without_score(&self) -> [(&'static str, u64); 3] {
+        let [similarity, aesthetic, nsfw] = self.without_score;
+        [("similarity", similarity), ("aesthetic", aesthetic), ("nsfw", nsfw)]
+    }
+
+    fn reason(&mut self, row: &Row) -> Option<Reason> {
+        if row.text.is_empty() {
+            return Some(Reason::Empty);
+        }
+        if let Some(reason) = self.length(&row.text) {
+            return Some(reason);
+        }
+        if !self.languages.keeps(&row.text) {
+            return Some(Reason::Language);
+        }
+        // A text that a bound on scores drops may come again with a better score: so ids are remembered last.
+        if let Some(reason) = self.quality(row) {
+            return Some(reason);
+        }
+        let fresh = self.cleaning.keep_duplicates || self.seen.insert(half_of_id(&row.text));
+        (!fresh).then_some(Reason::Duplicate)
+    }
+
+    fn length(&self, text: &str) -> Option<Reason> {
+        let cleaning = &self.cleaning;
+        if text.len() > PROMPT_MAX_BYTES {
+            return Some(Reason::TooLong);
+        }
+        if cleaning.min_chars.is_some() || cleaning.max_chars.is_some() {
+            let chars = text.chars().count();
+            let reason = outside(chars, cleaning.min_chars, cleaning.max_chars);
+            if reason.is_some() {
+                return reason;
+            }
+        }
+        if cleaning.min_tokens.is_some() || cleaning.max_tokens.is_some() {
+            return outside((self.count_tokens)(text), cleaning.min_tokens, cleaning.max_tokens);
+        }
+        None
+    }
+
+    fn quality(&mut self, row: &Row) -> Option<Reason> {
+        let (cleaning, scores) = (&self.cleaning, &row.scores);
+        let bounds = [
+            (cleaning.min_similarity, scores.similarity, 1.0, Reason::Similarity),
+            (cleaning.min_aesthetic, scores.aesthetic, 1.0, Reason::Aesthetic),
+            // A highest value is a lowest one with the sign turned.
+            (cleaning.max_nsfw, scores.nsfw, -1.0, Reason::Nsfw),
+        ];
+        let mut dropped = None;
+        for (at, (bound, score, sign, reason)) in bounds.into_iter().enumerate() {
+            match (bound, score) {
+                (Some(bound), Some(score)) if sign * score < sign * bound => {
+                    dropped = dropped.or(Some(reason))
+                }
+                (Some(_), None) => self.without_score[at] += 1,
+                _ => {}
+            }
+        }
+        dropped
+    }
+}
+
+fn outside(length: usize, min: Option<usize>, max: Option<usize>) -> Option<Reason> {
+    if min.is_some_and(|min| length < min) {
+        return Some(Reason::TooShort);
+    }
+    max.is_some_and(|max| length > max).then_some(Reason::TooLong)
+}
+
+/// 62 random bits of the id: among 100 million texts the chance that any two share them is 0.1 %.
+///
+/// The text is normalised already, which is most of the work of `prompt_id`.
+fn half_of_id(normal: &str) -> u64 {
+    Uuid::new_v5(&NAMESPACE, normal.as_bytes()).as_u64_pair().1
+}
+
+/// Ids are hashes already.
+#[derive(Default)]
+struct Unhashed(u64);
+
+impl Hasher for Unhashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        // The two highest bits are the same in all ids, and the table looks at the highest seven.
+        self.0 = value.rotate_left(2);
+    }
+}
+
+impl std::fmt::Debug for Cleaner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cleaner").field("cleaning", &self.cleaning).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::row::Scores;
+
+    fn cleaner(cleaning: Cleaning) -> Cleaner {
+        Cleaner::new(cleaning, None).unwrap()
+    }
+
+    #[test]
+    fn duplicates_are_told_by_the_identity_that_all_else_uses() {
+        let text = normal::normalise(" a  cafe\u{301}\n");
+        let id = unprompt_schemas::identity::prompt_id(" a  cafe\u{301}\n");
+        assert_eq!(half_of_id(&text), id.as_u64_pair().1);
+    }
+
+    fn row(text: &str) -> Row {
+        Row { text: text.into(), ..Row::default() }
+    }
+
+    fn reason(cleaner: &mut Cleaner, text: &str) -> Option<Reason> {
+        cleaner.clean(row(text)).err().map(|(reason, _)| reason)
+    }
+
+    #[test]
+    fn texts_with_one_identity_are_kept_once() {
+        let mut cleaner = cleaner(Cleaning::default());
+        assert_eq!(reason(&mut cleaner, "a caf\u{e9}"), None);
+        assert_eq!(reason(&mut cleaner, "a  cafe\u{301}\u{200b} "), Some(Reason::Duplicate));
+        assert_eq!(reason(&mut cleaner, "A caf\u{e9}"), None, "case is kept");
+        assert_eq!(reason(&mut cleaner, " \u{feff}\n"), Some(Reason::Empty));
+    }
+
+    #[test]
+    fn bounds_on_characters_and_tokens_include_their_ends() {
+        let mut cleaner = cleaner(Cleaning {
+            min_chars: Some(3),
+            max_chars: Some(12),
+            min_tokens: Some(2),
+            max_tokens: Some(3),
+            ..Cleaning::default()
+        });
+        let told = [
+            ("a", Some(Reason::TooShort)),
+            ("abc", Some(Reason::TooShort)),
+            ("a b", None),
+            ("a b c d", Some(Reason::TooLong)),
+            ("a star at se", Some(Reason::TooLong)),
+            ("a star aloft", None),
+            ("a star aloft!", Some(Reason::TooLong)),
+        ];
+        for (text, wanted) in told {
+            assert_eq!(reason(&mut cleaner, text), wanted, "{text}");
+        }
+        let mut counted = Cleaner::new(
+            Cleaning { max_tokens: Some(4), ..Cleaning::default() },
+            Some(Box::new(|text: &str| text.len())),
+        )
+        .unwrap();
+        assert_eq!(reason(&mut counted, "a b c"), Some(Reason::TooLong), "the caller's tokens count");
+    }
+
+    #[test]
+    fn a_text_that_no_topic_takes_is_dropped() {
+        let mut cleaner = cleaner(Cleaning::default());
+        assert_eq!(reason(&mut cleaner, &"x".repeat(PROMPT_MAX_BYTES)), None);
+        assert_eq!(reason(&mut cleaner, &"y".repeat(PROMPT_MAX_BYTES + 1)), Some(Reason::TooLong));
+    }
+
+    #[test]
+    fn scores_out_of_bounds_drop_a_row_and_absent_ones_do_not() {
+        let bounds = Cleaning {
+            min_similarity: Some(0.28),
+            min_aesthetic: Some(5.0),
+            max_nsfw: Some(0.5),
+            ..Cleaning::default()
+        };
+        let mut cleaner = cleaner(bounds);
+        let mut told = |text: &str, similarity, aesthetic, nsfw| {
+            let scores = Scores { similarity, aesthetic, nsfw };
+            cleaner.clean(Row { scores, ..row(text) }).err().map(|(reason, _)| reason)
+        };
+        assert_eq!(told("a", Some(0.28), Some(5.0), Some(0.5)), None);
+        assert_eq!(told("b", Some(0.27), Some(9.0), Some(0.0)), Some(Reason::Similarity));
+        assert_eq!(told("c", Some(0.3), Some(4.9), Some(0.0)), Some(Reason::Aesthetic));
+        assert_eq!(told("d", Some(0.3), Some(5.1), Some(0.6)), Some(Reason::Nsfw));
+        assert_eq!(told("e", None, None, Some(0.1)), None);
+        assert_eq!(told("d", Some(0.3), Some(5.1), Some(0.1)), None, "a dropped text may come again");
+        assert_eq!(cleaner.without_score(), [("similarity", 1), ("aesthetic", 1), ("nsfw", 0)]);
+    }
+
+    #[test]
+    fn languages_are_kept_where_they_cannot_be_told() {
+        let mut cleaner = cleaner(Cleaning { languages: vec!["en".into()], ..Cleaning::default() });
+        let russian = "рыжий кот спит на подоконнике старого дома у моря";
+        assert_eq!(reason(&mut cleaner, russian), Some(Reason::Language));
+        assert_eq!(reason(&mut cleaner, "a red fox that sleeps on the window sill of an old house"), None);
+        assert_eq!(reason(&mut cleaner, "trending on artstation, 8k"), None);
+        let refused =
+            Cleaner::new(Cleaning { languages: vec!["klingon".into()], ..Cleaning::default() }, None);
+        assert!(refused.unwrap_err().to_string().contains("klingon"));
+    }
+
+    #[test]
+    fn bounds_that_nothing_meets_are_refused() {
+        let none = Cleaning { min_chars: Some(9), max_chars: Some(3), ..Cleaning::default() };
+        assert!(Cleaner::new(none, None).unwrap_err().to_string().contains("at least 9"));
+    }
+}

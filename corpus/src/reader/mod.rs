@@ -1,0 +1,201 @@
+//! Reads an input row by row, in bounded memory. It knows nothing of cleaning.
+
+mod bytes;
+mod columnar;
+mod columns;
+mod delimited;
+mod document;
+mod format;
+mod lines;
+mod objects;
+
+use std::io::{self, BufRead};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use self::columnar::ParquetRows;
+use self::columns::Columns;
+pub use self::columns::Mapping;
+use self::delimited::DelimitedRows;
+use self::document::DocumentRows;
+pub use self::format::Format;
+use self::lines::{JsonRows, Lines, TextRows};
+use crate::CorpusError;
+use crate::row::{BadRow, Row};
+use crate::source::Input;
+
+/// The longest row of a text format, in bytes; what is longer is not a prompt.
+pub const MAX_ROW_BYTES: usize = 1 << 20;
+
+/// How inputs are to be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reading {
+    /// None: as name and content say.
+    pub format: Option<Format>,
+    pub mapping: Mapping,
+    /// The source of prompts that name none; none: the data set's name, or the file's.
+    pub source: Option<String>,
+    /// CSV and TSV have no header; their columns are called 1, 2, ….
+    pub no_header: bool,
+}
+
+/// A row of an input, or why there is none.
+#[derive(Debug, PartialEq)]
+pub struct Entry {
+    /// Its number in the input, from 1: a line, a record, an element.
+    pub row: u64,
+    pub content: Result<Row, BadRow>,
+}
+
+/// What ends reading.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    Io(io::Error),
+    Damaged(String),
+}
+
+impl Fault {
+    fn damaged(reason: String) -> Self {
+        Self::Damaged(reason)
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Rows in some format.
+pub(crate) trait Rows {
+    /// None at the end.
+    fn next(&mut self) -> Result<Option<Entry>, Fault>;
+}
+
+/// An input's rows. After an error it ends.
+pub struct Reader {
+    input: String,
+    format: Format,
+    /// None once it ended.
+    rows: Opened,
+    read: u64,
+    counter: Arc<AtomicU64>,
+}
+
+impl Reader {
+    /// Opens an input.
+    ///
+    /// # Errors
+    /// [`CorpusError::Unreadable`], [`CorpusError::UnknownFormat`], [`CorpusError::NoColumn`],
+    /// [`CorpusError::Damaged`] where already its beginning (parquet: its end) makes no sense.
+    pub fn open(input: &Input, reading: &Reading) -> Result<Self, CorpusError> {
+        let counter = Arc::new(AtomicU64::new(0));
+        let unreadable = |error: io::Error| unreadable(&input.name, 0, error);
+        let columns =
+            Columns { mapping: reading.mapping.clone(), source: reading.source.clone(), stem: input.stem() };
+        if reading.format.is_none_or(Format::is_parquet) && format::looks_like_parquet(input, reading.format)
+        {
+            let rows: Opened = Some(Box::new(ParquetRows::open(input, &columns, counter.clone())?));
+            return Ok(Self { input: input.name.clone(), format: Format::Parquet, rows, read: 0, counter });
+        }
+        let mut reader = bytes::open(input, &counter).map_err(unreadable)?;
+        let head = reader.fill_buf().map_err(unreadable)?;
+        let unknown = |reason| CorpusError::UnknownFormat { input: input.name.clone(), reason };
+        let format = reading.format.map_or_else(|| Format::of(&input.name, head).map_err(unknown), Ok)?;
+        let rows = text_rows(format, reader, columns, !reading.no_header, &input.name)?;
+        Ok(Self { input: input.name.clone(), format, rows, read: 0, counter })
+    }
+
+    /// What the input turned out to be.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Bytes read so far, as the input is packed.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.counter.load(Ordering::Relaxed)
+    }
+}
+
+impl Iterator for Reader {
+    type Item = Result<Entry, CorpusError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.rows.as_mut()?.next();
+        if let Ok(Some(entry)) = next {
+            self.read = entry.row;
+            return Some(Ok(entry));
+        }
+        self.rows = None;
+        next.err().map(|fault| Err(self.told(fault)))
+    }
+}
+
+impl Reader {
+    fn told(&self, fault: Fault) -> CorpusError {
+        match fault {
+            Fault::Io(error) => unreadable(&self.input, self.read, error),
+            Fault::Damaged(reason) => {
+                CorpusError::Damaged { input: self.input.clone(), rows: self.read, reason }
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader")
+            .field("input", &self.input)
+            .field("format", &self.format)
+            .finish_non_exhaustive()
+    }
+}
+
+/// None for an input without even a header.
+type Opened = Option<Box<dyn Rows + Send>>;
+
+/// The rows of a format that is read from its beginning to its end.
+fn text_rows(
+    format: Format,
+    reader: Box<dyn BufRead + Send>,
+    columns: Columns,
+    header: bool,
+    input: &str,
+) -> Result<Opened, CorpusError> {
+    let delimited = |delimiter, reader| {
+        let rows = DelimitedRows::open(reader, delimiter, (&columns, header), input)?;
+        Ok(rows.map(|rows| Box::new(rows) as Box<dyn Rows + Send>))
+    };
+    Ok(match format {
+        Format::Csv => delimited(b',', reader)?,
+        Format::Tsv => delimited(b'\t', reader)?,
+        Format::Jsonl => Some(Box::new(JsonRows::new(Lines::new(reader), columns))),
+        Format::Text => {
+            let source = columns.source.unwrap_or(columns.stem);
+            Some(Box::new(TextRows { lines: Lines::new(reader), source }))
+        }
+        Format::Json | Format::CocoCaptions | Format::Lexica => {
+            Some(Box::new(DocumentRows::new(reader, columns)))
+        }
+        Format::Parquet | Format::DiffusionDb | Format::Coyo => {
+            return Err(CorpusError::NotSeekable { input: input.to_owned() });
+        }
+    })
+}
+
+/// What the system or a store refused, or bytes that make no sense to what unpacks them.
+fn unreadable(input: &str, rows: u64, error: io::Error) -> CorpusError {
+    let ours = matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput);
+    let from_system = error.raw_os_error().is_some();
+    let from_store = error.get_ref().is_some_and(|inner| inner.is::<object_store::Error>());
+    let unpacking =
+        error.kind() == io::ErrorKind::UnexpectedEof || (error.kind() == io::ErrorKind::Other && !from_store);
+    if !from_system && (ours || unpacking) {
+        return CorpusError::Damaged { input: input.to_owned(), rows, reason: error.to_string() };
+    }
+    CorpusError::unreadable(input, error)
+}

@@ -1,0 +1,152 @@
+//! Tables of prompts: parquet, CSV, TSV and JSON lines, written as they come. It knows nothing of where the rows are
+//! from.
+
+mod columnar;
+mod output;
+mod text;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use self::columnar::ParquetTable;
+use self::output::{Compression, Output};
+use self::text::{DelimitedTable, JsonTable};
+use crate::CorpusError;
+
+/// A prompt as tables show it. What [`Columns`] leaves out may stay at its default.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ExportRow {
+    pub prompt_id: Uuid,
+    pub text: String,
+    pub sources: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created_at_ms: Option<i64>,
+    pub attributes: BTreeMap<String, String>,
+    /// Cosine with what was asked for, -1 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub similarity: Option<f32>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub seeds: Vec<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minilm: Option<Vec<f32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip: Option<Vec<f32>>,
+}
+
+/// The columns beyond prompt_id, text, sources, created_at_ms, attributes and length (of the text, in characters).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Columns {
+    pub similarity: bool,
+    pub seeds: bool,
+    /// `minilm` and `clip`.
+    pub vectors: bool,
+}
+
+impl Columns {
+    /// The names, in their order.
+    fn names(self) -> Vec<&'static str> {
+        let mut names = vec!["prompt_id", "text", "sources", "created_at_ms", "attributes", "length"];
+        names.extend(self.similarity.then_some("similarity"));
+        names.extend(self.seeds.then_some("seeds"));
+        names.extend(self.vectors.then_some(["minilm", "clip"]).into_iter().flatten());
+        names
+    }
+}
+
+/// Writes a table under a temporary name beside its own, and gives it its name when it is whole: a writer that is
+/// dropped before [`TableWriter::finish`] leaves nothing.
+///
+/// Parquet is compressed with zstd and holds lists as lists and attributes as a map; CSV and TSV hold lists and
+/// attributes as JSON; a JSON line is [`ExportRow`] with `length`.
+#[derive(Debug)]
+pub struct TableWriter {
+    table: Table,
+    rows: u64,
+}
+
+#[derive(Debug)]
+enum Table {
+    Parquet(ParquetTable),
+    Delimited(DelimitedTable),
+    Json(JsonTable),
+}
+
+impl TableWriter {
+    /// Begins the table that the name asks for: `.parquet`, `.csv`, `.tsv`, `.jsonl` or `.ndjson`, all but the first
+    /// also with `.gz` or `.zst`.
+    ///
+    /// # Errors
+    /// [`CorpusError::UnknownTable`] for another name, [`CorpusError::Unwritable`] where the file cannot be made.
+    pub fn create(path: &Path, columns: Columns) -> Result<Self, CorpusError> {
+        let unknown = || CorpusError::UnknownTable { path: path.to_owned() };
+        let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(unknown)?.to_ascii_lowercase();
+        let (stem, compression) = Compression::of(&name);
+        let output = |compression| Output::create(path, compression);
+        let table = match (stem.rsplit_once('.').map(|(_, extension)| extension), compression) {
+            (Some("parquet"), Compression::None) => {
+                Table::Parquet(ParquetTable::create(output(compression)?, columns)?)
+            }
+            (Some("csv"), _) => {
+                Table::Delimited(DelimitedTable::create(output(compression)?, b',', columns)?)
+            }
+            (Some("tsv"), _) => {
+                Table::Delimited(DelimitedTable::create(output(compression)?, b'\t', columns)?)
+            }
+            (Some("jsonl" | "ndjson"), _) => Table::Json(JsonTable::new(output(compression)?, columns)),
+            _ => return Err(unknown()),
+        };
+        Ok(Self { table, rows: 0 })
+    }
+
+    /// Whether [`TableWriter::create`] would know what to write under this name.
+    #[must_use]
+    pub fn knows(path: &Path) -> bool {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_ascii_lowercase();
+        let (stem, compression) = Compression::of(&name);
+        match stem.rsplit_once('.').map(|(_, extension)| extension) {
+            Some("parquet") => matches!(compression, Compression::None),
+            extension => matches!(extension, Some("csv" | "tsv" | "jsonl" | "ndjson")),
+        }
+    }
+
+    /// Appends rows.
+    ///
+    /// # Errors
+    /// [`CorpusError::Unwritable`], as where the disk is full.
+    pub fn write(&mut self, rows: &[ExportRow]) -> Result<(), CorpusError> {
+        match &mut self.table {
+            Table::Parquet(table) => table.write(rows)?,
+            Table::Delimited(table) => table.write(rows)?,
+            Table::Json(table) => table.write(rows)?,
+        }
+        self.rows += rows.len() as u64;
+        Ok(())
+    }
+
+    /// How many rows were written.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Ends the table, sees to it that it is on the disk, and gives it its name. Returns the number of rows.
+    ///
+    /// # Errors
+    /// [`CorpusError::Unwritable`]; nothing stands under the name then but what stood there before.
+    pub fn finish(self) -> Result<u64, CorpusError> {
+        match self.table {
+            Table::Parquet(table) => table.finish()?,
+            Table::Delimited(table) => table.finish()?,
+            Table::Json(table) => table.finish()?,
+        }
+        Ok(self.rows)
+    }
+}
+
+/// A text's length, as the column says it.
+fn length(text: &str) -> u64 {
+    text.chars().count() as u64
+}
