@@ -3,11 +3,19 @@
 
 mod config;
 mod embed;
+mod embed_text;
 mod encoder;
 mod text;
 mod vision;
 
 pub use crate::picture::Pixels;
+#[cfg(feature = "onnx")]
+pub(crate) use config::ClipConfig;
 pub(crate) use config::TextConfig;
-pub use embed::{ClipText, ClipVision};
+pub use embed::ClipVision;
+pub use embed_text::ClipText;
+#[cfg(feature = "onnx")]
+pub(crate) use embed_text::PADDING;
 pub(crate) use text::TextTransformer;
+#[cfg(feature = "onnx")]
+pub(crate) use text::end_position;

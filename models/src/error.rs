@@ -11,6 +11,10 @@ pub enum ModelError {
     Broken { path: PathBuf, reason: String },
     #[error("{} asks for {what}, which is not supported: choose a model without it", path.display())]
     Unsupported { path: PathBuf, what: String },
+    #[error(
+        "there is no engine {0:?}: choose auto, openvino-bf16, openvino, onnx, int8 or candle for the text networks"
+    )]
+    Engine(String),
     #[error("ONNX Runtime cannot be used: {0}; run models/tools/fetch_minilm.sh or choose the candle engine")]
     OnnxRuntime(String),
     #[error("the text cannot be tokenized: {0}; check that the tokenizer belongs to the model")]

@@ -7,14 +7,19 @@ pub mod blend;
 pub mod calibration;
 pub mod clip;
 mod device;
+mod engine;
 pub mod error;
 pub mod files;
 pub mod head;
 pub mod metrics;
 pub mod minilm;
+#[cfg(feature = "onnx")]
+mod onnx;
 mod ops;
 pub mod picture;
 pub mod stable_diffusion;
+mod texts;
+pub mod token_count;
 mod tokenizer;
 
 pub use error::ModelError;

@@ -1,61 +1,27 @@
 //! all-MiniLM-L6-v2 as sentence-transformers runs it: BERT, the mean over the attention mask, unit norm.
 //!
-//! Two engines give the same vectors (cosine above 0.9999): ONNX Runtime through fastembed, which is the faster one,
-//! and candle, which needs nothing but the weights.
+//! Every engine gives the same vectors (cosine above 0.9999; int8, which is never chosen by itself, above 0.98).
 
 mod candle;
-#[cfg(feature = "onnx")]
-mod onnx;
 
 use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::batches;
+use crate::engine::{self, Choice};
+use crate::texts::{self, TextNetwork};
 use crate::tokenizer::TextTokenizer;
 use crate::{ModelError, Revision, files};
 
-/// What runs the network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Engine {
-    /// ONNX Runtime where its library and the ONNX graph are found, candle otherwise; the log says which and why.
-    #[default]
-    Auto,
-    /// ONNX Runtime, or an error. Its library is the file `ORT_DYLIB_PATH` names, or `onnxruntime/libonnxruntime.so*`
-    /// in the model folder or beside it.
-    Onnx,
-    Candle,
-}
+pub use crate::engine::Engine;
 
 /// Sentence vectors of 384 dimensions.
 #[derive(Debug)]
 pub struct MiniLm {
     tokenizer: TextTokenizer,
-    runner: Runner,
+    network: Box<dyn TextNetwork>,
+    choice: Choice,
     revision: Revision,
-}
-
-#[derive(Debug)]
-enum Runner {
-    Candle(candle::CandleBert),
-    #[cfg(feature = "onnx")]
-    Onnx(onnx::OnnxBert),
-}
-
-impl Runner {
-    fn embed(&mut self, texts: &[&str], ids: &[&[u32]]) -> Result<Vec<Vec<f32>>, ModelError> {
-        match self {
-            Self::Candle(bert) => {
-                let _ = texts;
-                bert.embed(ids)
-            }
-            #[cfg(feature = "onnx")]
-            Self::Onnx(bert) => {
-                let _ = ids;
-                bert.embed(texts)
-            }
-        }
-    }
 }
 
 /// sentence_bert_config.json.
@@ -72,33 +38,26 @@ impl MiniLm {
     pub fn load(folder: &Path, engine: Engine) -> Result<Self, ModelError> {
         let limits: Sentences = files::read_json(&folder.join("sentence_bert_config.json"))?;
         let tokenizer = TextTokenizer::load(folder, limits.max_seq_length)?;
-        let runner = match engine {
-            Engine::Candle => Runner::Candle(candle::CandleBert::load(folder)?),
-            Engine::Onnx => onnx_runner(folder, tokenizer.max_length)?,
-            Engine::Auto => onnx_runner(folder, tokenizer.max_length).or_else(|error| {
-                tracing::warn!(%error, "minilm runs on candle, about a third as fast");
-                candle::CandleBert::load(folder).map(Runner::Candle)
-            })?,
-        };
+        let order = engine::by_speed(engine::multiplies_bf16());
+        let (network, choice) = engine::load("minilm", engine, order, |engine| network(folder, engine))?;
         let revision = Revision::of_folder(folder)?;
-        let loaded = Self { tokenizer, runner, revision };
-        tracing::info!(model = %loaded.revision, engine = loaded.engine_name(), "minilm loaded");
+        let loaded = Self { tokenizer, network, choice, revision };
+        let (engine, reason) = (loaded.engine_name(), loaded.engine_reason());
+        tracing::info!(model = %loaded.revision, engine, reason, "minilm loaded");
         Ok(loaded)
     }
 
     /// The vectors [n, 384] of `texts`, unit norm, in their order. A text counts up to 256 tokens; an empty one is
-    /// taken like any other.
+    /// taken like any other; a repeated one is embedded once.
     pub fn embed(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, ModelError> {
-        let ids = self.tokenizer.encode(texts)?;
-        let mut vectors = vec![Vec::new(); texts.len()];
-        for batch in batches::of_similar_length(&ids) {
-            let batch_texts: Vec<&str> = batch.iter().map(|&i| texts[i]).collect();
-            let batch_ids: Vec<&[u32]> = batch.iter().map(|&i| ids[i].as_slice()).collect();
-            for (&i, vector) in batch.iter().zip(self.runner.embed(&batch_texts, &batch_ids)?) {
-                vectors[i] = vector;
-            }
-        }
-        Ok(vectors)
+        texts::embed(&self.tokenizer, &mut *self.network, texts)
+    }
+
+    /// The network of a folder as an ONNX file: input_ids and attention_mask [batch, length] in, last_hidden_state
+    /// [batch, length, 384] out.
+    #[cfg(feature = "onnx")]
+    pub fn onnx_graph(folder: &Path) -> Result<Vec<u8>, ModelError> {
+        crate::onnx::OnnxBert::graph(folder, false)
     }
 
     /// The model's name and revision.
@@ -106,22 +65,23 @@ impl MiniLm {
         &self.revision
     }
 
-    /// `onnx` or `candle`.
+    /// What runs the network, as [`Engine::name`] has it.
     pub fn engine_name(&self) -> &'static str {
-        match self.runner {
-            Runner::Candle(_) => "candle",
-            #[cfg(feature = "onnx")]
-            Runner::Onnx(_) => "onnx",
-        }
+        self.choice.engine.name()
+    }
+
+    /// Why that runs it.
+    pub fn engine_reason(&self) -> &str {
+        &self.choice.reason
     }
 }
 
-#[cfg(feature = "onnx")]
-fn onnx_runner(folder: &Path, max_length: usize) -> Result<Runner, ModelError> {
-    onnx::OnnxBert::load(folder, max_length).map(Runner::Onnx)
-}
-
-#[cfg(not(feature = "onnx"))]
-fn onnx_runner(_folder: &Path, _max_length: usize) -> Result<Runner, ModelError> {
-    Err(ModelError::OnnxRuntime("this build lacks the onnx feature".to_owned()))
+fn network(folder: &Path, engine: Engine) -> Result<Box<dyn TextNetwork>, ModelError> {
+    match engine {
+        Engine::Candle => Ok(Box::new(candle::CandleBert::load(folder)?)),
+        #[cfg(feature = "onnx")]
+        engine => Ok(Box::new(crate::onnx::OnnxBert::load(folder, engine)?)),
+        #[cfg(not(feature = "onnx"))]
+        _ => Err(ModelError::OnnxRuntime("this build lacks the onnx feature".to_owned())),
+    }
 }

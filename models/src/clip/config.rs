@@ -6,11 +6,11 @@ use crate::ops::Activation;
 
 /// Of a whole CLIP folder.
 #[derive(Debug, Clone, Deserialize)]
-pub(super) struct ClipConfig {
+pub(crate) struct ClipConfig {
     #[serde(default)]
     pub text_config: TextConfig,
     #[serde(default)]
-    pub vision_config: VisionConfig,
+    pub(super) vision_config: VisionConfig,
     #[serde(default = "projection_dim")]
     pub projection_dim: usize,
 }

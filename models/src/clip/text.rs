@@ -66,7 +66,7 @@ impl TextTransformer {
 
 /// Where transformers pools: at the first end token, or, for the configurations that give 2 as its id, at the first
 /// of the highest ids. An absent end token counts as position 0 there, and here.
-fn end_position(ids: &[u32], eos: u32) -> usize {
+pub(crate) fn end_position(ids: &[u32], eos: u32) -> usize {
     let wanted = if eos == 2 { ids.iter().copied().max() } else { Some(eos) };
     ids.iter().position(|id| Some(*id) == wanted).unwrap_or(0)
 }

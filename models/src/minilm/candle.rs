@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_transformers::models::bert::{BertModel, Config};
 
 use crate::metrics::normalise;
+use crate::texts::TextNetwork;
 use crate::{ModelError, device, files};
 
 pub(super) struct CandleBert {
@@ -28,9 +29,10 @@ impl CandleBert {
         let model = BertModel::load(weights, &config).map_err(|error| ModelError::broken(folder, error))?;
         Ok(Self { model, device, pad: config.pad_token_id as u32 })
     }
+}
 
-    /// [n, 384], unit norm, for texts of similar length.
-    pub(super) fn embed(&self, ids: &[&[u32]]) -> Result<Vec<Vec<f32>>, ModelError> {
+impl TextNetwork for CandleBert {
+    fn embed(&mut self, ids: &[&[u32]]) -> Result<Vec<Vec<f32>>, ModelError> {
         let longest = ids.iter().map(|ids| ids.len()).max().unwrap_or(0);
         let (mut tokens, mut mask) = (Vec::new(), Vec::new());
         for ids in ids {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors};
+use unprompt_models::minilm::Engine;
 
 pub fn crate_folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -32,6 +33,18 @@ pub fn minilm_folder() -> PathBuf {
         models.display()
     );
     folder
+}
+
+/// The engines that this build has on this platform; each must load.
+pub fn engines() -> Vec<Engine> {
+    let mut engines = vec![Engine::Candle];
+    if cfg!(feature = "onnx") {
+        engines.push(Engine::Onnx);
+    }
+    if cfg!(all(feature = "onnx", target_os = "linux", target_arch = "x86_64")) {
+        engines.extend([Engine::OpenVino, Engine::OpenVinoBf16]);
+    }
+    engines
 }
 
 pub fn texts(name: &str) -> Vec<String> {

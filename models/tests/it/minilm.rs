@@ -1,4 +1,4 @@
-//! MiniLM on its real weights, on both engines.
+//! MiniLM on its real weights, on every engine of this build and platform.
 
 use unprompt_models::metrics::cosine;
 use unprompt_models::minilm::{Engine, MiniLm};
@@ -7,11 +7,7 @@ use crate::common;
 
 fn engines() -> Vec<MiniLm> {
     let folder = common::minilm_folder();
-    let mut engines = vec![MiniLm::load(&folder, Engine::Candle).unwrap()];
-    if cfg!(feature = "onnx") {
-        engines.push(MiniLm::load(&folder, Engine::Onnx).unwrap());
-    }
-    engines
+    common::engines().into_iter().map(|engine| MiniLm::load(&folder, engine).unwrap()).collect()
 }
 
 #[test]
@@ -53,34 +49,91 @@ fn the_engines_share_one_revision() {
     assert!(revisions.iter().all(|revision| *revision == revisions[0]));
 }
 
-/// Links everything but the ONNX files, so that the folder is a whole one for candle only.
-fn folder_without_onnx() -> tempfile::TempDir {
-    let (from, to) = (common::minilm_folder(), tempfile::tempdir().unwrap());
-    for name in [
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "sentence_bert_config.json",
-    ] {
-        std::os::unix::fs::symlink(from.join(name), to.path().join(name)).unwrap();
+#[test]
+fn a_repeated_text_has_one_vector() {
+    for mut minilm in engines() {
+        let vectors = minilm.embed(&["a red star", "a blue house", "a red star"]).unwrap();
+        assert_eq!(vectors[0], vectors[2]);
+        assert!(cosine(&vectors[0], &vectors[1]) < 0.9, "{}", minilm.engine_name());
     }
-    to
 }
 
 #[test]
+fn a_call_of_many_texts_gives_what_calls_of_few_give() {
+    let texts: Vec<String> = (0..1_500).map(|at| format!("{} a fox", "very ".repeat(at % 7))).collect();
+    let mut texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    texts.dedup();
+    let numbered: Vec<String> = (0..1_100).map(|at| format!("fox number {at}")).collect();
+    texts.extend(numbered.iter().map(String::as_str));
+    let mut minilm = MiniLm::load(&common::minilm_folder(), Engine::Auto).unwrap();
+    let together = minilm.embed(&texts).unwrap();
+    for at in [0, 6, 700, 1_499, texts.len() - 1] {
+        let alone = minilm.embed(&texts[at..=at]).unwrap();
+        assert!(cosine(&alone[0], &together[at]) > 0.9999, "{at}");
+    }
+}
+
+/// Only what sentence-transformers itself needs: no ONNX file.
+#[cfg(feature = "onnx")]
+#[test]
+fn a_folder_needs_no_onnx_file() {
+    let (from, to) = (common::minilm_folder(), tempfile::tempdir().unwrap());
+    let names = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
+    for name in names.into_iter().chain(["sentence_bert_config.json"]) {
+        std::os::unix::fs::symlink(from.join(name), to.path().join(name)).unwrap();
+    }
+    assert_eq!(MiniLm::load(to.path(), Engine::Onnx).unwrap().engine_name(), "onnx");
+}
+
+#[cfg(not(feature = "onnx"))]
+#[test]
 fn without_onnx_runtime_auto_is_candle_and_onnx_says_what_to_do() {
-    let folder = folder_without_onnx();
-    assert_eq!(MiniLm::load(folder.path(), Engine::Auto).unwrap().engine_name(), "candle");
-    let error = MiniLm::load(folder.path(), Engine::Onnx).unwrap_err().to_string();
-    let expected = if cfg!(feature = "onnx") { "model.onnx" } else { "onnx feature" };
-    assert!(error.contains(expected), "{error}");
+    let folder = common::minilm_folder();
+    let minilm = MiniLm::load(&folder, Engine::Auto).unwrap();
+    assert_eq!(minilm.engine_name(), "candle");
+    assert!(minilm.engine_reason().contains("onnx feature"), "{}", minilm.engine_reason());
+    let error = MiniLm::load(&folder, Engine::Onnx).unwrap_err().to_string();
+    assert!(error.contains("fetch_minilm.sh"), "{error}");
+}
+
+#[cfg(all(feature = "onnx", target_arch = "x86_64", target_os = "linux"))]
+#[test]
+fn auto_is_the_engine_this_processor_is_fastest_on() {
+    let minilm = MiniLm::load(&common::minilm_folder(), Engine::Auto).unwrap();
+    let bf16 = std::is_x86_feature_detected!("avx512bf16");
+    assert_eq!(minilm.engine_name(), if bf16 { "openvino-bf16" } else { "openvino" });
+    assert!(minilm.engine_reason().contains("avx512_bf16"), "{}", minilm.engine_reason());
 }
 
 #[cfg(feature = "onnx")]
 #[test]
-fn with_onnx_runtime_auto_is_onnx() {
-    assert_eq!(MiniLm::load(&common::minilm_folder(), Engine::Auto).unwrap().engine_name(), "onnx");
+fn int8_is_close_to_f32_but_not_equal() {
+    let folder = common::minilm_folder();
+    let texts = common::texts("texts.json");
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let exact = MiniLm::load(&folder, Engine::Onnx).unwrap().embed(&texts).unwrap();
+    let int8 = MiniLm::load(&folder, Engine::Int8).unwrap().embed(&texts).unwrap();
+    let cosines: Vec<f32> = exact.iter().zip(&int8).map(|(a, b)| cosine(a, b)).collect();
+    let mean = cosines.iter().sum::<f32>() / cosines.len() as f32;
+    assert!((0.985..0.9999).contains(&mean), "the mean cosine is {mean}");
+}
+
+/// What config.json says wrongly of the weights is the folder's fault, and the folder is named.
+#[cfg(feature = "onnx")]
+#[test]
+fn a_configuration_that_does_not_fit_the_weights_is_named() {
+    let (from, to) = (common::minilm_folder(), tempfile::tempdir().unwrap());
+    for name in ["model.safetensors", "tokenizer.json", "sentence_bert_config.json"] {
+        std::os::unix::fs::symlink(from.join(name), to.path().join(name)).unwrap();
+    }
+    let config = std::fs::read_to_string(from.join("config.json")).unwrap();
+    let said = ["\"intermediate_size\": 1536", "\"num_attention_heads\": 12", "\"num_attention_heads\": 12"];
+    let wrong = ["\"intermediate_size\": 1000", "\"num_attention_heads\": 0", "\"num_attention_heads\": 7"];
+    for ((said, wrong), named) in said.into_iter().zip(wrong).zip(["1000", "0 attention", "7 attention"]) {
+        std::fs::write(to.path().join("config.json"), config.replace(said, wrong)).unwrap();
+        let error = MiniLm::load(to.path(), Engine::Onnx).unwrap_err().to_string();
+        assert!(error.contains(&to.path().display().to_string()) && error.contains(named), "{error}");
+    }
 }
 
 #[test]

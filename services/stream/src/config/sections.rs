@@ -58,6 +58,8 @@ pub struct Index {
     pub url: Option<String>,
     #[serde(default)]
     pub api_key: Option<Secret>,
+    /// Of a collection that is made: `balanced`, `small-memory` or `fastest`.
+    pub profile: String,
 }
 
 /// `[models]`: folders in the layouts of the field.

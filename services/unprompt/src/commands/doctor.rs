@@ -51,7 +51,7 @@ fn models(context: &Context) -> Vec<Check> {
     };
     vec![
         check("MiniLM", minilm(context, &folders.minilm)),
-        check("CLIP", clip(&folders.clip)),
+        check("CLIP", clip(context, &folders.clip)),
         check("Stable Diffusion 2", sd2(&folders.sd2)),
     ]
 }
@@ -59,18 +59,21 @@ fn models(context: &Context) -> Vec<Check> {
 fn minilm(context: &Context, folder: &Path) -> anyhow::Result<String> {
     let mut minilm = MiniLm::load(folder, context.engine()?)?;
     let vector = minilm.embed(&["a test"])?;
-    Ok(format!("{} on {}, {} values", minilm.revision(), minilm.engine_name(), vector[0].len()))
+    let (engine, reason) = (minilm.engine_name(), minilm.engine_reason());
+    Ok(format!("{} on {engine}: {reason}; {} values", minilm.revision(), vector[0].len()))
 }
 
-fn clip(folder: &Path) -> anyhow::Result<String> {
-    let (vision, text) = (ClipVision::load(folder)?, ClipText::load(folder)?);
+fn clip(context: &Context, folder: &Path) -> anyhow::Result<String> {
+    let (vision, text) = (ClipVision::load(folder)?, ClipText::load_on(folder, context.engine()?)?);
     anyhow::ensure!(
         vision.dims() == text.dims(),
         "its towers have {} and {} values",
         vision.dims(),
         text.dims()
     );
-    Ok(format!("{}, {} values", vision.revision(), vision.dims()))
+    text.embed(&["a test"])?;
+    let (engine, reason) = (text.engine_name(), text.engine_reason());
+    Ok(format!("{}, its text tower on {engine}: {reason}; {} values", vision.revision(), vision.dims()))
 }
 
 fn sd2(folder: &Path) -> anyhow::Result<String> {

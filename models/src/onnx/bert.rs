@@ -1,0 +1,141 @@
+//! BERT (Devlin et al., 2018) as sentence-transformers runs it, on ONNX Runtime: post-norm, absolute positions, the
+//! mean over the attention mask, unit norm.
+
+use std::path::Path;
+
+use candle_core::Device;
+use serde::Deserialize;
+
+use super::graph::{Graph, Value};
+use super::proto::{FLOAT, INT64, Size, ValueInfo};
+use super::session::{Ids, TextSession};
+use crate::engine::Engine;
+use crate::metrics::normalise;
+use crate::ops::Activation;
+use crate::texts::TextNetwork;
+use crate::{ModelError, files};
+
+/// config.json of transformers' BertModel.
+#[derive(Debug, Deserialize)]
+struct Config {
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    max_position_embeddings: usize,
+    type_vocab_size: usize,
+    hidden_act: Activation,
+    layer_norm_eps: f64,
+    #[serde(default)]
+    pad_token_id: u32,
+    model_type: Option<String>,
+    position_embedding_type: Option<String>,
+}
+
+impl Config {
+    fn read(folder: &Path) -> Result<Self, ModelError> {
+        let path = folder.join("config.json");
+        let config: Self = files::read_json(&path)?;
+        let is = |value: &Option<String>, known| value.as_deref().unwrap_or(known) == known;
+        if !is(&config.model_type, "bert") || !is(&config.position_embedding_type, "absolute") {
+            return Err(ModelError::unsupported(path, "another network than a BERT with absolute positions"));
+        }
+        Ok(config)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct OnnxBert {
+    session: TextSession,
+    width: usize,
+    pad: u32,
+}
+
+impl OnnxBert {
+    /// A sentence-transformers folder on one of the engines of ONNX Runtime.
+    pub(crate) fn load(folder: &Path, engine: Engine) -> Result<Self, ModelError> {
+        let config = Config::read(folder)?;
+        let graph = Self::graph(folder, engine == Engine::Int8)?;
+        let session = TextSession::load(folder, &graph, engine)?;
+        Ok(Self { session, width: config.hidden_size, pad: config.pad_token_id })
+    }
+
+    /// The network as an ONNX file: input_ids and attention_mask [batch, length] in, last_hidden_state
+    /// [batch, length, width] out.
+    pub(crate) fn graph(folder: &Path, int8: bool) -> Result<Vec<u8>, ModelError> {
+        let config = Config::read(folder)?;
+        let weights = files::load_weights(folder, &Device::Cpu)?;
+        let nested = weights.contains_tensor("bert.embeddings.word_embeddings.weight");
+        let mut graph = Graph::new(if nested { weights.pp("bert") } else { weights }, int8);
+        let hidden = network(&mut graph, &config).map_err(|error| ModelError::broken(folder, error))?;
+        graph.output(&hidden, "last_hidden_state");
+        let sizes = [Size::Named("batch"), Size::Named("length")];
+        let inputs = ["input_ids", "attention_mask"].map(|name| ValueInfo::new(name, INT64, &sizes));
+        let sizes = [sizes[0], sizes[1], Size::Fixed(config.hidden_size)];
+        Ok(graph.finish(inputs.to_vec(), vec![ValueInfo::new("last_hidden_state", FLOAT, &sizes)]))
+    }
+}
+
+fn network(graph: &mut Graph, config: &Config) -> candle_core::Result<Value> {
+    let mask = graph.padding_mask("attention_mask");
+    let mut x = embeddings(graph, config)?;
+    for k in 0..config.num_hidden_layers {
+        x = layer(graph, &x, &mask, &format!("encoder.layer.{k}"), config)?;
+    }
+    Ok(x)
+}
+
+/// All tokens of a sentence are of type 0, whose vector is added to every position's beforehand.
+fn embeddings(graph: &mut Graph, config: &Config) -> candle_core::Result<Value> {
+    let (width, positions) = (config.hidden_size, config.max_position_embeddings);
+    let types = graph.values("embeddings.token_type_embeddings.weight", &[config.type_vocab_size, width])?;
+    let mut places = graph.values("embeddings.position_embeddings.weight", &[positions, width])?;
+    for place in places.chunks_exact_mut(width) {
+        place.iter_mut().zip(&types).for_each(|(value, of_type)| *value += of_type);
+    }
+    let places = graph.floats("positions", &[positions, width], &places);
+    let words = graph.weight("embeddings.word_embeddings.weight", &[config.vocab_size, width])?;
+    let words = graph.add("Gather", &[&words, "input_ids"], vec![]);
+    let (start, length) = (graph.integers(&[0]), graph.length("input_ids"));
+    let places = graph.add("Slice", &[&places, &start, &length], vec![]);
+    let sum = graph.add("Add", &[&words, &places], vec![]);
+    graph.layer_norm(&sum, "embeddings.LayerNorm", width, config.layer_norm_eps)
+}
+
+fn layer(graph: &mut Graph, x: &str, mask: &str, name: &str, config: &Config) -> candle_core::Result<Value> {
+    let (width, inner) = (config.hidden_size, config.intermediate_size);
+    let mut projection = |part| graph.linear(x, &format!("{name}.attention.self.{part}"), width, width);
+    let (queries, keys, values) = (projection("query")?, projection("key")?, projection("value")?);
+    let mixed = graph.attention([&queries, &keys, &values], mask, config.num_attention_heads, width)?;
+    let out = graph.linear(&mixed, &format!("{name}.attention.output.dense"), width, width)?;
+    let sum = graph.add("Add", &[&out, x], vec![]);
+    let norm = format!("{name}.attention.output.LayerNorm");
+    let x = graph.layer_norm(&sum, &norm, width, config.layer_norm_eps)?;
+    let up = graph.linear(&x, &format!("{name}.intermediate.dense"), width, inner)?;
+    let up = graph.activation(&up, config.hidden_act);
+    let down = graph.linear(&up, &format!("{name}.output.dense"), inner, width)?;
+    let sum = graph.add("Add", &[&down, &x], vec![]);
+    graph.layer_norm(&sum, &format!("{name}.output.LayerNorm"), width, config.layer_norm_eps)
+}
+
+impl TextNetwork for OnnxBert {
+    fn embed(&mut self, ids: &[&[u32]]) -> Result<Vec<Vec<f32>>, ModelError> {
+        let (batch, width) = (Ids::padded(ids, self.pad), self.width);
+        let inputs = [("input_ids", batch.tokens()?), ("attention_mask", batch.mask(ids)?)];
+        self.session.run(inputs, |hidden| {
+            let rows = hidden.chunks_exact((batch.length * width).max(1)).zip(ids);
+            rows.map(|(row, ids)| mean_direction(&row[..ids.len() * width], width)).collect()
+        })
+    }
+}
+
+/// The mean of rows of `width` and their sum have the same direction, and only the direction is kept.
+fn mean_direction(rows: &[f32], width: usize) -> Vec<f32> {
+    let mut sum = vec![0f32; width];
+    for row in rows.chunks_exact(width) {
+        sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+    }
+    normalise(&mut sum);
+    sum
+}

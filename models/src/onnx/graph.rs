@@ -1,0 +1,261 @@
+//! An ONNX graph under construction: the layers of transformers as the operators that ONNX Runtime and OpenVINO know
+//! how to fuse. Values are named; a layer takes names and gives the name of its result. It knows no network.
+
+use std::collections::BTreeMap;
+
+use candle_nn::VarBuilder;
+use prost::Message;
+
+use super::proto::{self, Attribute, FLOAT, INT8, INT64, Node, Tensor, ValueInfo};
+use crate::ops::Activation;
+
+/// Of the operator set: the first with LayerNormalization.
+const OPSET: i64 = 17;
+/// Added to a score it makes its weight 0, and it is finite in bf16 too.
+const HIDDEN: f32 = -1e9;
+
+/// The result of a layer, by name.
+pub(super) type Value = String;
+
+type Result<T> = candle_core::Result<T>;
+
+pub(super) struct Graph {
+    weights: VarBuilder<'static>,
+    nodes: Vec<Node>,
+    constants: BTreeMap<String, Tensor>,
+    /// Linear layers multiply in 8 bits.
+    int8: bool,
+}
+
+impl Graph {
+    pub(super) fn new(weights: VarBuilder<'static>, int8: bool) -> Self {
+        Self { weights, nodes: Vec::new(), constants: BTreeMap::new(), int8 }
+    }
+
+    /// The ONNX file.
+    pub(super) fn finish(self, inputs: Vec<ValueInfo>, outputs: Vec<ValueInfo>) -> Vec<u8> {
+        let graph = proto::Graph {
+            node: self.nodes,
+            name: Some("unprompt".to_owned()),
+            initializer: self.constants.into_values().collect(),
+            input: inputs,
+            output: outputs,
+        };
+        let opset = proto::OperatorSet { domain: Some(String::new()), version: Some(OPSET) };
+        let producer_name = Some("unprompt".to_owned());
+        let model = proto::Model {
+            ir_version: Some(8),
+            producer_name,
+            graph: Some(graph),
+            opset_import: vec![opset],
+        };
+        model.encode_to_vec()
+    }
+
+    /// An operator's first result.
+    pub(super) fn add(&mut self, operator: &str, inputs: &[&str], attributes: Vec<Attribute>) -> Value {
+        self.operator(operator, inputs, attributes, 1).swap_remove(0)
+    }
+
+    /// An operator's results.
+    fn operator(
+        &mut self,
+        operator: &str,
+        inputs: &[&str],
+        attribute: Vec<Attribute>,
+        results: usize,
+    ) -> Vec<Value> {
+        let name = format!("{}_{}", operator.to_lowercase(), self.nodes.len());
+        let output: Vec<Value> = (0..results).map(|at| format!("{name}.{at}")).collect();
+        let input = inputs.iter().map(|&input| input.to_owned()).collect();
+        let (op_type, output_names) = (Some(operator.to_owned()), output.clone());
+        self.nodes.push(Node { input, output: output_names, name: Some(name), op_type, attribute });
+        output
+    }
+
+    /// A result under the name of an output.
+    pub(super) fn output(&mut self, value: &str, name: &str) {
+        let identity = Node {
+            input: vec![value.to_owned()],
+            output: vec![name.to_owned()],
+            name: Some(name.to_owned()),
+            op_type: Some("Identity".to_owned()),
+            attribute: Vec::new(),
+        };
+        self.nodes.push(identity);
+    }
+
+    fn constant(&mut self, name: &str, data_type: i32, dims: &[usize], raw_data: Vec<u8>) -> Value {
+        let dims = dims.iter().map(|&size| size as i64).collect();
+        let (named, raw_data) = (Some(name.to_owned()), Some(raw_data));
+        let tensor = Tensor { dims, data_type: Some(data_type), name: named, raw_data };
+        self.constants.entry(name.to_owned()).or_insert(tensor);
+        name.to_owned()
+    }
+
+    pub(super) fn scalar(&mut self, value: f32) -> Value {
+        self.floats(&format!("scalar {value}"), &[], &[value])
+    }
+
+    pub(super) fn integers(&mut self, values: &[i64]) -> Value {
+        let raw = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.constant(&format!("integers {values:?}"), INT64, &[values.len()], raw)
+    }
+
+    pub(super) fn floats(&mut self, name: &str, dims: &[usize], values: &[f32]) -> Value {
+        self.constant(name, FLOAT, dims, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
+    /// A weight of the model.
+    pub(super) fn weight(&mut self, name: &str, dims: &[usize]) -> Result<Value> {
+        let tensor = self.weights.get(dims.to_vec(), name)?;
+        Ok(self.floats(name, dims, &tensor.flatten_all()?.to_vec1()?))
+    }
+
+    /// The values of a weight, for a constant made of it.
+    pub(super) fn values(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>> {
+        self.weights.get(dims.to_vec(), name)?.flatten_all()?.to_vec1()
+    }
+
+    /// `x` [.., inputs] through the linear layer `name` without its bias.
+    pub(super) fn multiply(&mut self, x: &str, name: &str, inputs: usize, outputs: usize) -> Result<Value> {
+        let tensor = self.weights.get((outputs, inputs), &format!("{name}.weight"))?.t()?.contiguous()?;
+        let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
+        if self.int8 {
+            return Ok(self.multiply_int8(x, name, &values, outputs));
+        }
+        let weight = self.floats(&format!("{name}.weight"), &[inputs, outputs], &values);
+        Ok(self.add("MatMul", &[x, &weight], vec![]))
+    }
+
+    /// Dynamic quantisation: a scale for each column of the weights, one for all of `x`, found when it runs.
+    fn multiply_int8(&mut self, x: &str, name: &str, values: &[f32], outputs: usize) -> Value {
+        let mut scales = vec![f32::MIN_POSITIVE; outputs];
+        for row in values.chunks_exact(outputs) {
+            scales.iter_mut().zip(row).for_each(|(scale, value)| *scale = scale.max(value.abs() / 127.0));
+        }
+        let level = |(at, value): (usize, &f32)| (value / scales[at % outputs]).round() as i8 as u8;
+        let levels = values.iter().enumerate().map(level).collect();
+        let dims = [values.len() / outputs, outputs];
+        let weight = self.constant(&format!("{name}.weight"), INT8, &dims, levels);
+        let scales = self.floats(&format!("{name}.scales"), &[outputs], &scales);
+        let quantised = self.operator("DynamicQuantizeLinear", &[x], vec![], 3);
+        let (levels, scale, zero) = (&quantised[0], &quantised[1], &quantised[2]);
+        let product = self.add("MatMulInteger", &[levels, &weight, zero], vec![]);
+        let product = self.add("Cast", &[&product], vec![Attribute::int("to", FLOAT.into())]);
+        let scale = self.add("Mul", &[scale, &scales], vec![]);
+        self.add("Mul", &[&product, &scale], vec![])
+    }
+
+    /// `x` [.., inputs] through the linear layer `name`.
+    pub(super) fn linear(&mut self, x: &str, name: &str, inputs: usize, outputs: usize) -> Result<Value> {
+        let product = self.multiply(x, name, inputs, outputs)?;
+        let bias = self.weight(&format!("{name}.bias"), &[outputs])?;
+        Ok(self.add("Add", &[&product, &bias], vec![]))
+    }
+
+    pub(super) fn layer_norm(&mut self, x: &str, name: &str, width: usize, eps: f64) -> Result<Value> {
+        let weight = self.weight(&format!("{name}.weight"), &[width])?;
+        let bias = self.weight(&format!("{name}.bias"), &[width])?;
+        let attributes = vec![Attribute::int("axis", -1), Attribute::float("epsilon", eps as f32)];
+        Ok(self.add("LayerNormalization", &[x, &weight, &bias], attributes))
+    }
+
+    pub(super) fn activation(&mut self, x: &str, activation: Activation) -> Value {
+        match activation {
+            Activation::None => x.to_owned(),
+            Activation::Relu => self.add("Relu", &[x], vec![]),
+            Activation::Silu => self.swish(x, 1.0),
+            Activation::QuickGelu => self.swish(x, 1.702),
+            Activation::Gelu => {
+                let root = self.scalar(std::f32::consts::SQRT_2);
+                let scaled = self.add("Div", &[x, &root], vec![]);
+                let gate = self.add("Erf", &[&scaled], vec![]);
+                self.gated(x, &gate)
+            }
+            Activation::GeluPytorchTanh => {
+                let (three, share) = (self.scalar(3.0), self.scalar(0.044_715));
+                let cube = self.add("Pow", &[x, &three], vec![]);
+                let cube = self.add("Mul", &[&cube, &share], vec![]);
+                let sum = self.add("Add", &[x, &cube], vec![]);
+                let root = self.scalar((2.0 / std::f32::consts::PI).sqrt());
+                let scaled = self.add("Mul", &[&sum, &root], vec![]);
+                let gate = self.add("Tanh", &[&scaled], vec![]);
+                self.gated(x, &gate)
+            }
+        }
+    }
+
+    /// x · sigmoid(slope · x)
+    fn swish(&mut self, x: &str, slope: f32) -> Value {
+        let slope = self.scalar(slope);
+        let scaled = self.add("Mul", &[x, &slope], vec![]);
+        let gate = self.add("Sigmoid", &[&scaled], vec![]);
+        self.add("Mul", &[x, &gate], vec![])
+    }
+
+    /// x · (1 + gate) / 2
+    fn gated(&mut self, x: &str, gate: &str) -> Value {
+        let (one, half) = (self.scalar(1.0), self.scalar(0.5));
+        let gate = self.add("Add", &[gate, &one], vec![]);
+        let product = self.add("Mul", &[x, &gate], vec![]);
+        self.add("Mul", &[&product, &half], vec![])
+    }
+
+    /// Attention of `heads` over [batch, length, width], with what `mask` [batch or 1, 1, length or 1, length] adds to
+    /// the scores.
+    pub(super) fn attention(
+        &mut self,
+        [queries, keys, values]: [&str; 3],
+        mask: &str,
+        heads: usize,
+        width: usize,
+    ) -> Result<Value> {
+        if heads == 0 || !width.is_multiple_of(heads) {
+            candle_core::bail!("{heads} attention heads do not share a width of {width}");
+        }
+        let size = width / heads;
+        let split = self.integers(&[0, 0, heads as i64, size as i64]);
+        let joined = self.integers(&[0, 0, width as i64]);
+        let mut part = |x: &str, order: [i64; 4]| {
+            let x = self.add("Reshape", &[x, &split], vec![]);
+            self.add("Transpose", &[&x], vec![Attribute::ints("perm", &order)])
+        };
+        let (queries, keys) = (part(queries, [0, 2, 1, 3]), part(keys, [0, 2, 3, 1]));
+        let values = part(values, [0, 2, 1, 3]);
+        let scale = self.scalar(1.0 / (size as f32).sqrt());
+        let scores = self.add("MatMul", &[&queries, &keys], vec![]);
+        let scores = self.add("Mul", &[&scores, &scale], vec![]);
+        let scores = self.add("Add", &[&scores, mask], vec![]);
+        let weights = self.add("Softmax", &[&scores], vec![Attribute::int("axis", -1)]);
+        let mixed = self.add("MatMul", &[&weights, &values], vec![]);
+        let mixed = self.add("Transpose", &[&mixed], vec![Attribute::ints("perm", &[0, 2, 1, 3])]);
+        Ok(self.add("Reshape", &[&mixed, &joined], vec![]))
+    }
+
+    /// The length of `ids` [batch, length], as [1].
+    pub(super) fn length(&mut self, ids: &str) -> Value {
+        let shape = self.add("Shape", &[ids], vec![]);
+        let second = self.integers(&[1]);
+        self.add("Gather", &[&shape, &second], vec![])
+    }
+
+    /// `mask` [batch, length] of ones and zeros as what attention adds to its scores, [batch, 1, 1, length].
+    pub(super) fn padding_mask(&mut self, mask: &str) -> Value {
+        let (axes, one, hidden) = (self.integers(&[1, 2]), self.scalar(1.0), self.scalar(HIDDEN));
+        let mask = self.add("Cast", &[mask], vec![Attribute::int("to", FLOAT.into())]);
+        let mask = self.add("Unsqueeze", &[&mask, &axes], vec![]);
+        let absent = self.add("Sub", &[&one, &mask], vec![]);
+        self.add("Mul", &[&absent, &hidden], vec![])
+    }
+
+    /// What hides each of `length` [1] positions from those before it, [1, 1, length, length].
+    pub(super) fn causal_mask(&mut self, length: &str, positions: usize) -> Value {
+        let hidden = |at: usize| if at % positions > at / positions { HIDDEN } else { 0.0 };
+        let values: Vec<f32> = (0..positions * positions).map(hidden).collect();
+        let whole = self.floats("causal mask", &[1, 1, positions, positions], &values);
+        let (start, axes) = (self.integers(&[0, 0]), self.integers(&[2, 3]));
+        let end = self.add("Concat", &[length, length], vec![Attribute::int("axis", 0)]);
+        self.add("Slice", &[&whole, &start, &end, &axes], vec![])
+    }
+}

@@ -1,0 +1,80 @@
+//! ONNX Runtime's library: found from a model's folder, loaded once a process. The libraries of OpenVINO lie beside
+//! it and find each other there, so no path is to be set.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use ort::environment::Environment;
+
+use super::failed;
+use crate::ModelError;
+
+/// ONNX Runtime allows one a process, and it must outlive every session.
+static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
+
+/// The environment of this process, made with the library found from `folder` where there is none yet.
+pub(super) fn environment(folder: &Path) -> Result<Environment, ModelError> {
+    let mut known = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(environment) = &*known {
+        return Ok(environment.clone());
+    }
+    let library = find(folder)?;
+    // Refuses a library that is older than the API it is used by.
+    let builder = ort::init_from(&library).map_err(failed)?;
+    let environment = builder.with_telemetry(false).build().map_err(failed)?;
+    tracing::debug!(library = %library.display(), "onnx runtime loaded");
+    Ok(known.insert(environment).clone())
+}
+
+/// `ORT_DYLIB_PATH`, or the newest libonnxruntime in `onnxruntime/` within the model folder, beside it, or among the
+/// models that `models/tools/fetch_minilm.sh` fetched.
+fn find(folder: &Path) -> Result<PathBuf, ModelError> {
+    if let Some(path) = std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()) {
+        return Ok(PathBuf::from(path));
+    }
+    let beside = folder.canonicalize().ok().and_then(|whole| whole.parent().map(Path::to_path_buf));
+    let places = [Some(folder.to_path_buf()), beside, fetched()];
+    let found = places.into_iter().flatten().find_map(|place| newest_in(&place.join("onnxruntime")));
+    found.ok_or_else(|| {
+        failed(format!("no onnxruntime/libonnxruntime.so* in {} or beside it", folder.display()))
+    })
+}
+
+/// `UNPROMPT_MODELS`, or unprompt/models in the user's cache.
+fn fetched() -> Option<PathBuf> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = || variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
+    variable("UNPROMPT_MODELS").or_else(|| Some(cache()?.join("unprompt/models")))
+}
+
+fn newest_in(folder: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(folder).ok()?;
+    let mut libraries: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            name.starts_with("libonnxruntime.so")
+                || name.starts_with("libonnxruntime.") && name.ends_with(".dylib")
+        })
+        .collect();
+    libraries.sort();
+    libraries.pop()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_library_is_found_beside_the_model() {
+        let place = tempfile::tempdir().unwrap();
+        let model = place.path().join("minilm");
+        std::fs::create_dir_all(&model).unwrap();
+        assert_eq!(newest_in(&place.path().join("onnxruntime")), None);
+        std::fs::create_dir(place.path().join("onnxruntime")).unwrap();
+        let library = place.path().join("onnxruntime/libonnxruntime.so.1.24.1");
+        std::fs::write(&library, "").unwrap();
+        std::fs::write(place.path().join("onnxruntime/libonnxruntime_providers_shared.so"), "").unwrap();
+        assert_eq!(newest_in(&place.path().join("onnxruntime")), Some(library));
+    }
+}

@@ -1,0 +1,100 @@
+//! A session of ONNX Runtime: a graph on an engine, tensors in, values out. It knows no network.
+
+use std::path::Path;
+
+use ort::ep::{ArbitrarilyConfigurableExecutionProvider, ExecutionProvider, OpenVINO};
+use ort::session::Session;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::value::Tensor;
+
+use super::{failed, library};
+use crate::ModelError;
+use crate::engine::Engine;
+
+#[derive(Debug)]
+pub(super) struct TextSession(Session);
+
+impl TextSession {
+    /// The graph on `engine`, with the libraries found from the model's folder.
+    pub(super) fn load(folder: &Path, graph: &[u8], engine: Engine) -> Result<Self, ModelError> {
+        let environment = library::environment(folder)?;
+        let builder = Session::builder(&environment).map_err(failed)?;
+        let mut builder = match engine {
+            Engine::OpenVino => openvino(builder, "f32")?,
+            Engine::OpenVinoBf16 => openvino(builder, "bf16")?,
+            _ => builder.with_intra_threads(threads()).map_err(failed)?,
+        };
+        builder.commit_from_memory(graph).map(Self).map_err(failed)
+    }
+
+    /// Runs the graph and reads its one output.
+    pub(super) fn run<const N: usize, T>(
+        &mut self,
+        inputs: [(&'static str, Tensor<i64>); N],
+        read: impl FnOnce(&[f32]) -> T,
+    ) -> Result<T, ModelError> {
+        let outputs = self.0.run(Vec::from(inputs)).map_err(failed)?;
+        let (_, values) = outputs[0].try_extract_tensor::<f32>().map_err(failed)?;
+        Ok(read(values))
+    }
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// OpenVINO does all of the graph, or the session fails. It fuses by itself what ONNX Runtime would only hide from it.
+/// Threads are not pinned to cores: several services may share them.
+fn openvino(builder: SessionBuilder, precision: &str) -> Result<SessionBuilder, ModelError> {
+    if !OpenVINO::is_available().map_err(failed)? {
+        return Err(ModelError::OnnxRuntime("its library here comes without OpenVINO".to_owned()));
+    }
+    let settings = serde_json::json!({"CPU": {
+        "INFERENCE_PRECISION_HINT": precision,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads(),
+        "ENABLE_CPU_PINNING": false,
+    }});
+    let provider = OpenVINO::default().with_device_type("CPU").with_arbitrary_config("load_config", settings);
+    let builder = builder.with_optimization_level(GraphOptimizationLevel::Disable).map_err(failed)?;
+    let builder = builder.with_disable_cpu_fallback().map_err(failed)?;
+    builder.with_execution_providers([provider.build().error_on_failure()]).map_err(failed)
+}
+
+/// A batch of token ids, filled up to the longest.
+#[derive(Debug)]
+pub(super) struct Ids {
+    pub length: usize,
+    rows: usize,
+    ids: Vec<i64>,
+}
+
+impl Ids {
+    pub(super) fn padded(ids: &[&[u32]], pad: u32) -> Self {
+        let length = ids.iter().map(|ids| ids.len()).max().unwrap_or(0);
+        let mut padded = vec![i64::from(pad); length * ids.len()];
+        for (row, ids) in padded.chunks_exact_mut(length.max(1)).zip(ids) {
+            row.iter_mut().zip(*ids).for_each(|(to, &id)| *to = i64::from(id));
+        }
+        Self { length, rows: ids.len(), ids: padded }
+    }
+
+    /// [batch, length]
+    pub(super) fn tokens(&self) -> Result<Tensor<i64>, ModelError> {
+        Tensor::from_array(([self.rows, self.length], self.ids.clone())).map_err(failed)
+    }
+
+    /// [batch, length]: 1 where a token is, 0 where only padding is.
+    pub(super) fn mask(&self, ids: &[&[u32]]) -> Result<Tensor<i64>, ModelError> {
+        let mut mask = vec![0i64; self.rows * self.length];
+        for (row, ids) in mask.chunks_exact_mut(self.length.max(1)).zip(ids) {
+            row[..ids.len()].fill(1);
+        }
+        Tensor::from_array(([self.rows, self.length], mask)).map_err(failed)
+    }
+
+    /// [batch]
+    pub(super) fn places(places: Vec<i64>) -> Result<Tensor<i64>, ModelError> {
+        Tensor::from_array(([places.len()], places)).map_err(failed)
+    }
+}
