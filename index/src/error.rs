@@ -43,12 +43,24 @@ pub enum IndexError {
         "the collection {collection:?} does not fit: {detail}. Delete the collection and index the prompts again"
     )]
     OtherShape { collection: String, detail: String },
+    /// The server could not build the graph.
+    #[error(
+        "the graph of {collection:?} could not be built: {reason}. Nothing is lost and search stays right, but slow; \
+         see to the cause (space on its disk, its memory) and run `unprompt index optimize`"
+    )]
+    NotOptimised { collection: String, reason: String },
+    /// A snapshot that cannot be used, or not be written.
+    #[error("the snapshot {} {reason}", path.display())]
+    Snapshot { path: PathBuf, reason: String },
     /// A point that cannot be written.
     #[error("the prompt {prompt_id} cannot be indexed: {reason}")]
     InvalidPoint { prompt_id: Uuid, reason: String },
     /// A query that cannot be answered.
     #[error("the query cannot be answered: {reason}")]
     InvalidQuery { reason: String },
+    /// The vector that a query asks by could not be computed; the query is not to blame.
+    #[error("the query's vector cannot be computed: {reason}")]
+    Encoder { reason: String },
     /// A point of the collection that this version cannot read.
     #[error(
         "the point {id} of the collection is not a prompt: {reason}. Delete it, or use a collection of its own for it"
@@ -92,8 +104,11 @@ impl IndexError {
             Self::NoCollection { .. } => "no-collection",
             Self::OtherEncoder { .. } => "other-encoder",
             Self::OtherShape { .. } => "other-shape",
+            Self::NotOptimised { .. } => "not-optimised",
+            Self::Snapshot { .. } => "snapshot",
             Self::InvalidPoint { .. } => "invalid-point",
             Self::InvalidQuery { .. } => "invalid-query",
+            Self::Encoder { .. } => "encoder",
             Self::ForeignPoint { .. } => "foreign-point",
             Self::Folder { .. } => "folder",
             Self::Listen { .. } => "listen",

@@ -4,14 +4,23 @@ use std::collections::HashMap;
 
 use qdrant_client::Payload;
 use qdrant_client::qdrant::{
-    CreateCollection, CreateCollectionBuilder, Distance, HnswConfigDiffBuilder, QuantizationType,
-    ScalarQuantizationBuilder, Value, VectorParamsBuilder, VectorsConfigBuilder,
+    CreateCollection, CreateCollectionBuilder, Distance, OptimizersConfigDiffBuilder, PayloadStorageParams,
+    QuantizationConfig, Value, VectorParamsBuilder, VectorsConfigBuilder,
 };
+
+use crate::Profile;
 
 /// The alias that readers and writers use.
 pub const ALIAS: &str = "prompts";
 /// The length of an all-MiniLM-L6-v2 sentence embedding.
 pub const MINILM_DIM: usize = 384;
+/// Vectors of a segment, in KB, above which it is not merged with others: four million of 512 values. A search visits
+/// every segment, so a million prompts had better be in one.
+const MAX_SEGMENT_KB: u64 = 8_000_000;
+/// Segments that merging aims at: one with the graph and one that takes what is new.
+const SEGMENTS: u64 = 2;
+/// Vectors of a segment, in KB, above which a graph is built: five thousand of 512 values.
+pub(crate) const INDEXING_THRESHOLD_KB: u64 = 10_000;
 
 /// A named vector of the collection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -33,17 +42,6 @@ impl Space {
     }
 }
 
-/// How search stores the vectors it walks over; answers are always rescored with the originals.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Quantisation {
-    /// One byte a dimension: a quarter of the memory.
-    #[default]
-    Int8,
-    /// The original f32.
-    None,
-}
-
 /// What a collection must look like for one pair of models.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
@@ -53,7 +51,8 @@ pub struct Layout {
     pub clip_dim: usize,
     /// The sentence encoder as `name@revision`.
     pub minilm: String,
-    pub quantisation: Quantisation,
+    /// What lies in memory, and how it is compressed.
+    pub profile: Profile,
     /// HNSW's edges a node.
     pub hnsw_m: u64,
     /// HNSW's candidate list while building.
@@ -65,18 +64,24 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The usual layout: int8 with rescoring, HNSW with 16 edges.
+    /// The usual layout, of the profile `balanced`.
     pub fn new(encoder: impl Into<String>, clip_dim: usize, minilm: impl Into<String>) -> Self {
         Self {
             encoder: encoder.into(),
             clip_dim,
             minilm: minilm.into(),
-            quantisation: Quantisation::default(),
-            hnsw_m: 16,
-            hnsw_ef_construct: 128,
+            profile: Profile::default(),
+            hnsw_m: Profile::default().hnsw_m(),
+            hnsw_ef_construct: Profile::default().hnsw_ef_construct(),
             shards: None,
             replicas: None,
         }
+    }
+
+    /// The same layout with what `profile` sets.
+    pub fn profile(self, profile: Profile) -> Self {
+        let (hnsw_m, hnsw_ef_construct) = (profile.hnsw_m(), profile.hnsw_ef_construct());
+        Self { profile, hnsw_m, hnsw_ef_construct, ..self }
     }
 
     /// The collection's own name: `prompts-<slug of the encoder>-<revision>`.
@@ -96,17 +101,22 @@ impl Layout {
     pub(crate) fn create(&self, collection: &str) -> CreateCollection {
         let mut vectors = VectorsConfigBuilder::default();
         for space in [Space::Clip, Space::MiniLm] {
-            let params = VectorParamsBuilder::new(self.dim(space) as u64, Distance::Cosine);
+            let params = VectorParamsBuilder::new(self.dim(space) as u64, Distance::Cosine)
+                .memory(self.profile.originals());
             vectors.add_named_vector_params(space.name(), params);
         }
-        let hnsw = HnswConfigDiffBuilder::default().m(self.hnsw_m).ef_construct(self.hnsw_ef_construct);
-        let mut create = CreateCollectionBuilder::new(collection).vectors_config(vectors).hnsw_config(hnsw);
-        if self.quantisation == Quantisation::Int8 {
-            let int8 =
-                ScalarQuantizationBuilder::default().r#type(QuantizationType::Int8.into()).quantile(0.99);
-            create = create.quantization_config(int8.always_ram(true));
-        }
-        let mut create = create.build();
+        let optimizers = OptimizersConfigDiffBuilder::default()
+            .default_segment_number(SEGMENTS)
+            .max_segment_size(MAX_SEGMENT_KB)
+            .indexing_threshold(INDEXING_THRESHOLD_KB);
+        let mut create = CreateCollectionBuilder::new(collection)
+            .vectors_config(vectors)
+            .hnsw_config(self.profile.hnsw(self.hnsw_m, self.hnsw_ef_construct))
+            .optimizers_config(optimizers)
+            .build();
+        create.quantization_config =
+            Some(QuantizationConfig { quantization: Some(self.profile.compression()) });
+        create.payload = Some(PayloadStorageParams { memory: Some(self.profile.originals().into()) });
         create.metadata = self.metadata();
         create.shard_number = self.shards;
         create.replication_factor = self.replicas;
@@ -117,6 +127,7 @@ impl Layout {
         let mut metadata = Payload::new();
         metadata.insert(ENCODER, self.encoder.as_str());
         metadata.insert(MINILM, self.minilm.as_str());
+        metadata.insert(PROFILE, self.profile.name());
         metadata.into()
     }
 }
@@ -125,6 +136,8 @@ impl Layout {
 pub(crate) const ENCODER: &str = "unprompt_encoder";
 /// Where a collection's metadata keeps the sentence encoder.
 pub(crate) const MINILM: &str = "unprompt_minilm";
+/// Where a collection's metadata keeps its profile; one without it is from before there were profiles, and balanced.
+pub(crate) const PROFILE: &str = "unprompt_profile";
 
 /// Lower-case letters, digits and single hyphens.
 fn slug(text: &str) -> String {

@@ -11,11 +11,20 @@ mod error;
 mod layout;
 mod payload;
 mod point;
+mod profile;
 mod query;
+mod snapshot_file;
 
-pub use client::{ConnectOptions, Ensured, IndexInfo, IndexState, PromptIndex};
+pub use client::{
+    ConnectOptions, Ensured, FieldIndex, IndexInfo, IndexState, IndexStats, PromptIndex, RecallAt,
+    RecallOptions, Restored, SnapshotInfo, SourceCount,
+};
 pub use error::IndexError;
-pub use layout::{ALIAS, Layout, MINILM_DIM, Quantisation, Space};
+pub use layout::{ALIAS, Layout, MINILM_DIM, Space};
 pub use point::{Hit, PromptPoint};
-pub use query::{Filter, Query, Target};
+pub use profile::Profile;
+pub use query::{
+    Diversity, Encode, Filter, MAX_LIMIT, MAX_LIMIT_WITH_VECTORS, MAX_REACH, NearDuplicate, Picture, Query,
+    SearchRequest, Target, Wanted, resolve_batch, time_ms,
+};
 pub use uuid::Uuid;

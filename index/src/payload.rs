@@ -20,6 +20,8 @@ pub(crate) const TEXT: &str = "text";
 pub(crate) const SOURCES: &str = "sources";
 pub(crate) const CREATED_AT: &str = "created_at";
 pub(crate) const ATTRIBUTES: &str = "attributes";
+/// Characters of the text. Points that were written before this field existed have none; a range on it leaves them out.
+pub(crate) const LENGTH: &str = "length";
 
 type Fields = HashMap<String, Value>;
 
@@ -49,6 +51,7 @@ pub(crate) fn vectors_selector(spaces: &[Space]) -> WithVectorsSelector {
 
 pub(crate) fn to_point(point: PromptPoint) -> PointStruct {
     let mut payload = Payload::new();
+    payload.insert(LENGTH, i64::try_from(point.text.chars().count()).unwrap_or(i64::MAX));
     payload.insert(TEXT, point.text);
     payload.insert(SOURCES, point.sources);
     payload.insert(CREATED_AT, point.created_at_ms);
@@ -94,6 +97,7 @@ pub(crate) fn to_hit(point: ScoredPoint) -> Result<Hit, IndexError> {
         created_at_ms: known.created_at_ms,
         attributes: known.attributes,
         similarity: point.score,
+        near_duplicates: Vec::new(),
         minilm: vectors.remove(Space::MiniLm.name()),
         clip: vectors.remove(Space::Clip.name()),
     })
@@ -121,6 +125,7 @@ fn known_from(fields: &Fields) -> Known {
         sources: strings(fields.get(SOURCES)),
         created_at_ms: fields.get(CREATED_AT).and_then(Value::as_integer).unwrap_or_default(),
         attributes: attributes(fields.get(ATTRIBUTES)),
+        has_length: fields.contains_key(LENGTH),
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use uuid::Uuid;
 
-use crate::{IndexError, Layout, Space};
+use crate::{IndexError, Layout, NearDuplicate, Space};
 
 /// One prompt of the collection. Vectors are unit norm.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,6 +69,18 @@ pub(crate) struct Known {
     pub sources: Vec<String>,
     pub created_at_ms: i64,
     pub attributes: BTreeMap<String, String>,
+    /// Written since there is a field for the text's length.
+    pub has_length: bool,
+}
+
+impl Known {
+    /// Whether writing `point` again would change nothing. Its vectors follow from its text.
+    pub fn covers(&self, point: &PromptPoint) -> bool {
+        self.has_length
+            && self.created_at_ms <= point.created_at_ms
+            && point.sources.iter().all(|source| self.sources.contains(source))
+            && point.attributes.iter().all(|(key, value)| self.attributes.get(key) == Some(value))
+    }
 }
 
 /// Points with one entry for each id, in the order of first appearance; a later one's text and vectors win.
@@ -94,12 +106,13 @@ pub(crate) fn merge_repeats(points: Vec<PromptPoint>) -> Vec<PromptPoint> {
 
 impl From<PromptPoint> for Known {
     fn from(point: PromptPoint) -> Self {
-        Self { sources: point.sources, created_at_ms: point.created_at_ms, attributes: point.attributes }
+        let PromptPoint { sources, created_at_ms, attributes, .. } = point;
+        Self { sources, created_at_ms, attributes, has_length: true }
     }
 }
 
 /// A prompt found by a search.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Hit {
     pub prompt_id: Uuid,
     pub text: String,
@@ -108,10 +121,29 @@ pub struct Hit {
     pub attributes: BTreeMap<String, String>,
     /// Cosine similarity with the query, -1 to 1.
     pub similarity: f32,
+    /// Where the query grouped near duplicates: the others of this one's group, the best first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub near_duplicates: Vec<NearDuplicate>,
     /// \[384\], where the query asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub minilm: Option<Vec<f32>>,
     /// \[the encoder's dimension\], where the query asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub clip: Option<Vec<f32>>,
+}
+
+impl From<Hit> for PromptPoint {
+    fn from(hit: Hit) -> Self {
+        Self {
+            prompt_id: hit.prompt_id,
+            text: hit.text,
+            sources: hit.sources,
+            created_at_ms: hit.created_at_ms,
+            attributes: hit.attributes,
+            minilm: hit.minilm.unwrap_or_default(),
+            clip: hit.clip.unwrap_or_default(),
+        }
+    }
 }
 
 #[cfg(test)]

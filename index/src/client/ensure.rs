@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use qdrant_client::qdrant::payload_index_params::IndexParams;
 use qdrant_client::qdrant::{
-    CollectionInfo, CollectionStatus, CreateAlias, CreateFieldIndexCollection, FieldType,
-    IntegerIndexParamsBuilder, Value, VectorParamsMap, vectors_config,
+    CollectionInfo, CollectionStatus, CreateAlias, CreateFieldIndexCollection, FieldType, IntegerIndexParams,
+    IntegerIndexParamsBuilder, KeywordIndexParams, Memory, PayloadIndexParams, TextIndexParamsBuilder,
+    TokenizerType, Value, VectorParamsMap, vectors_config,
 };
 use tonic::Code;
 
 use super::PromptIndex;
-use crate::layout::{ENCODER, MINILM};
-use crate::{IndexError, Layout, Space, payload};
+use crate::layout::{ENCODER, MINILM, PROFILE};
+use crate::{IndexError, Layout, Profile, Space, payload};
 
 /// What [`PromptIndex::ensure`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,12 +42,17 @@ pub struct IndexInfo {
     pub collection: String,
     pub encoder: Option<String>,
     pub minilm: Option<String>,
+    pub profile: Profile,
     /// About how many prompts it holds.
     pub points: u64,
     /// About how many vectors are in a graph; the rest are searched one by one.
     pub indexed_vectors: u64,
     pub segments: u64,
     pub state: IndexState,
+    /// A bulk load was begun and not finished: no graph is built, and search compares with every prompt.
+    pub bulk: bool,
+    /// What went wrong with the last optimisation.
+    pub error: Option<String>,
 }
 
 impl PromptIndex {
@@ -64,14 +71,14 @@ impl PromptIndex {
                 let info = self.collection_info(&collection).await?;
                 check_shape(&collection, layout, &info)?;
                 self.index_payload(&collection, &info).await?;
-                self.remember(layout);
+                self.remember(layout, profile_of(&info));
                 return Ok(Ensured { collection, created: false });
             }
             None => {}
         }
-        let created = self.ensure_collection(&collection, layout).await?;
+        let (created, profile) = self.ensure_collection(&collection, layout).await?;
         self.switch_alias(&collection).await?;
-        self.remember(layout);
+        self.remember(layout, profile);
         Ok(Ensured { collection, created })
     }
 
@@ -79,9 +86,11 @@ impl PromptIndex {
     /// collection while the old one serves. [`PromptIndex::switch_to`] then puts it behind the alias.
     pub async fn beside(&self, layout: &Layout) -> Result<Self, IndexError> {
         let collection = layout.collection(&self.options.alias);
-        self.ensure_collection(&collection, layout).await?;
-        let beside = Self { target: collection.into(), layout: Arc::default(), ..self.clone() };
-        beside.remember(layout);
+        let (_, profile) = self.ensure_collection(&collection, layout).await?;
+        let (bulk, known) = (Arc::default(), Arc::default());
+        let beside =
+            Self { target: collection.into(), layout: Arc::default(), profile: known, bulk, ..self.clone() };
+        beside.remember(layout, profile);
         Ok(beside)
     }
 
@@ -94,24 +103,27 @@ impl PromptIndex {
 
     /// How the collection is.
     pub async fn info(&self) -> Result<IndexInfo, IndexError> {
-        let collection = match self.behind_alias().await? {
+        let collection = self.collection().await?;
+        Ok(index_info(collection.clone(), &self.collection_info(&collection).await?))
+    }
+
+    /// The collection's own profile, which says how much a search must ask for. It is asked for once; until there is a
+    /// collection it is the default.
+    pub async fn profile(&self) -> Profile {
+        if let Some(known) = self.profile.get() {
+            return *known;
+        }
+        match self.info().await {
+            Ok(info) => *self.profile.get_or_init(|| info.profile),
+            Err(_) => Profile::default(),
+        }
+    }
+
+    /// The name of the collection itself, behind the alias or beside it.
+    pub(super) async fn collection(&self) -> Result<String, IndexError> {
+        Ok(match self.behind_alias().await? {
             Some(found) if *self.target == self.options.alias => found,
             _ => self.target.to_string(),
-        };
-        let info = self.collection_info(&collection).await?;
-        let state = match info.status() {
-            CollectionStatus::Green => IndexState::Ready,
-            CollectionStatus::Red => IndexState::Failed,
-            _ => IndexState::Optimising,
-        };
-        Ok(IndexInfo {
-            encoder: metadata(&info, ENCODER),
-            minilm: metadata(&info, MINILM),
-            points: info.points_count.unwrap_or_default(),
-            indexed_vectors: info.indexed_vectors_count.unwrap_or_default(),
-            segments: info.segments_count,
-            state,
-            collection,
         })
     }
 
@@ -127,9 +139,18 @@ impl PromptIndex {
         }
     }
 
-    fn remember(&self, layout: &Layout) {
+    fn remember(&self, layout: &Layout, profile: Profile) {
         // A second `ensure` of the same client has passed the same checks against the same alias.
         let _ = self.layout.set(layout.clone());
+        let _ = self.profile.set(profile);
+        if profile != layout.profile {
+            tracing::warn!(
+                collection = %layout.collection(&self.options.alias),
+                %profile,
+                configured = %layout.profile,
+                "the collection keeps the profile it was made with; `unprompt index optimize --profile` changes it"
+            );
+        }
     }
 
     async fn behind_alias(&self) -> Result<Option<String>, IndexError> {
@@ -138,7 +159,11 @@ impl PromptIndex {
         Ok(ours.map(|alias| alias.collection_name))
     }
 
-    async fn ensure_collection(&self, collection: &str, layout: &Layout) -> Result<bool, IndexError> {
+    async fn ensure_collection(
+        &self,
+        collection: &str,
+        layout: &Layout,
+    ) -> Result<(bool, Profile), IndexError> {
         let created = match self.client.create_collection(layout.create(collection)).await {
             Ok(_) => true,
             Err(error) => match IndexError::from_client("create the collection", error) {
@@ -155,18 +180,12 @@ impl PromptIndex {
         let info = self.collection_info(collection).await?;
         check_shape(collection, layout, &info)?;
         self.index_payload(collection, &info).await?;
-        Ok(created)
+        Ok((created, profile_of(&info)))
     }
 
     /// Indexes the fields that filters use, where they are not.
     async fn index_payload(&self, collection: &str, info: &CollectionInfo) -> Result<(), IndexError> {
-        // Links between prompts of one time would cost more to build than they save.
-        let created_at = IntegerIndexParamsBuilder::new(false, true).enable_hnsw(false).build();
-        let fields = [
-            (payload::SOURCES, FieldType::Keyword, None),
-            (payload::CREATED_AT, FieldType::Integer, Some(created_at)),
-        ];
-        for (field, kind, params) in fields {
+        for (field, kind, params) in indexed_fields(profile_of(info)) {
             if info.payload_schema.contains_key(field) {
                 continue;
             }
@@ -175,7 +194,7 @@ impl PromptIndex {
                 wait: Some(true),
                 field_name: field.to_owned(),
                 field_type: Some(kind.into()),
-                field_index_params: params.map(Into::into),
+                field_index_params: params,
                 ..Default::default()
             };
             self.client.create_field_index(request).await.map_err(|e| self.error("index the payload", e))?;
@@ -191,7 +210,7 @@ impl PromptIndex {
         Ok(())
     }
 
-    async fn collection_info(&self, collection: &str) -> Result<CollectionInfo, IndexError> {
+    pub(super) async fn collection_info(&self, collection: &str) -> Result<CollectionInfo, IndexError> {
         let answer = self
             .client
             .collection_info(collection)
@@ -199,6 +218,21 @@ impl PromptIndex {
             .map_err(|e| self.error("describe the collection", e))?;
         answer.result.ok_or_else(|| IndexError::NoCollection { alias: collection.to_owned() })
     }
+}
+
+/// The fields that filters use. Links between prompts of one time or length would cost more to build than they save.
+fn indexed_fields(profile: Profile) -> [(&'static str, FieldType, Option<PayloadIndexParams>); 4] {
+    let integer = || IntegerIndexParamsBuilder::new(false, true).enable_hnsw(false);
+    let memory = profile.field_indexes().map(Into::into);
+    let sources = IndexParams::KeywordIndexParams(KeywordIndexParams { memory, ..Default::default() });
+    let created_at = IntegerIndexParams { memory, ..integer().build() };
+    let words = TextIndexParamsBuilder::new(TokenizerType::Word).lowercase(true).phrase_matching(true);
+    [
+        (payload::SOURCES, FieldType::Keyword, Some(sources.into())),
+        (payload::CREATED_AT, FieldType::Integer, Some(created_at.into())),
+        (payload::LENGTH, FieldType::Integer, Some(integer().memory(Memory::Cold).build().into())),
+        (payload::TEXT, FieldType::Text, Some(words.enable_hnsw(false).memory(Memory::Cold).build().into())),
+    ]
 }
 
 fn check_shape(collection: &str, layout: &Layout, info: &CollectionInfo) -> Result<(), IndexError> {
@@ -230,6 +264,32 @@ fn vector_sizes(info: &CollectionInfo) -> Option<VectorParamsMap> {
     match params.vectors_config.as_ref()?.config.as_ref()? {
         vectors_config::Config::ParamsMap(map) => Some(map.clone()),
         vectors_config::Config::Params(_) => None,
+    }
+}
+
+/// A collection from before there were profiles is balanced.
+pub(super) fn profile_of(info: &CollectionInfo) -> Profile {
+    metadata(info, PROFILE).and_then(|name| name.parse().ok()).unwrap_or_default()
+}
+
+pub(super) fn index_info(collection: String, info: &CollectionInfo) -> IndexInfo {
+    let optimizers = info.config.as_ref().and_then(|config| config.optimizer_config);
+    let failure = info.optimizer_status.as_ref().filter(|status| !status.ok);
+    IndexInfo {
+        collection,
+        encoder: metadata(info, ENCODER),
+        minilm: metadata(info, MINILM),
+        profile: profile_of(info),
+        points: info.points_count.unwrap_or_default(),
+        indexed_vectors: info.indexed_vectors_count.unwrap_or_default(),
+        segments: info.segments_count,
+        state: match info.status() {
+            CollectionStatus::Green => IndexState::Ready,
+            CollectionStatus::Red => IndexState::Failed,
+            _ => IndexState::Optimising,
+        },
+        bulk: optimizers.and_then(|optimizers| optimizers.indexing_threshold) == Some(0),
+        error: failure.map(|status| status.error.clone()),
     }
 }
 

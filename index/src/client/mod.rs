@@ -1,21 +1,25 @@
-//! The client of the collection: connecting and reading. Laying out is in `ensure`, writing in `write`.
+//! The client of the collection: connecting. Laying out is in `ensure`, writing in `write`, reading in `search`.
 
+mod bulk;
 mod ensure;
+mod recall;
+mod search;
+pub(crate) mod snapshot;
+mod stats;
 mod write;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use qdrant_client::qdrant::{
-    CountPoints, GetPoints, PointId, QueryBatchPoints, QueryPoints, ScrollPoints, WithPayloadSelector,
-};
 use qdrant_client::{Qdrant, QdrantError};
 use tonic::Code;
-use uuid::Uuid;
 
-use crate::{ALIAS, Filter, Hit, IndexError, Layout, PromptPoint, Query, Space, payload};
+use crate::{ALIAS, IndexError, Layout, Profile};
 
 pub use ensure::{Ensured, IndexInfo, IndexState};
+pub use recall::{RecallAt, RecallOptions};
+pub use snapshot::{Restored, SnapshotInfo};
+pub use stats::{FieldIndex, IndexStats, SourceCount};
 
 /// How to talk to the index; the default suits one machine and a cluster alike.
 #[derive(Debug, Clone)]
@@ -83,6 +87,10 @@ pub struct PromptIndex {
     /// The alias, or a collection beside it.
     target: Arc<str>,
     layout: Arc<std::sync::OnceLock<Layout>>,
+    /// The collection's own profile, once it is known.
+    profile: Arc<std::sync::OnceLock<Profile>>,
+    /// Between `begin_bulk` and `finish_bulk`: writes go in larger chunks.
+    bulk: Arc<std::sync::atomic::AtomicBool>,
 }
 
 impl std::fmt::Debug for PromptIndex {
@@ -107,8 +115,10 @@ impl PromptIndex {
             // The client's own check blocks this thread, which may be the one that serves the answer.
             .skip_compatibility_check();
         let client = config.build().map_err(|_| IndexError::InvalidUrl { url: url.to_owned() })?;
-        let (target, layout) = (options.alias.as_str().into(), Arc::default());
-        let index = Self { client: Arc::new(client), url: url.into(), target, layout, options };
+        let target = options.alias.as_str().into();
+        let (layout, profile, bulk) = (Arc::default(), Arc::default(), Arc::default());
+        let index =
+            Self { client: Arc::new(client), url: url.into(), target, layout, profile, bulk, options };
         let version = index.health().await?;
         tracing::debug!(%url, %version, "connected to qdrant");
         Ok(index)
@@ -127,80 +137,6 @@ impl PromptIndex {
             IndexError::Unreachable { url: self.url.to_string(), reason }
         };
         Ok(self.client.health_check().await.map_err(unreachable)?.version)
-    }
-
-    /// How many prompts pass `filter`.
-    pub async fn count(&self, filter: &Filter) -> Result<u64, IndexError> {
-        let collection_name = self.target.to_string();
-        let filter = filter.to_qdrant()?;
-        let request = CountPoints { collection_name, filter, exact: Some(true), ..Default::default() };
-        let answer = self.client.count(request).await.map_err(|e| self.error("count", e))?;
-        Ok(answer.result.map_or(0, |result| result.count))
-    }
-
-    /// The prompts of these ids that are in the index, in no particular order.
-    pub async fn get(&self, ids: &[Uuid], with_vectors: bool) -> Result<Vec<PromptPoint>, IndexError> {
-        let mut found = Vec::with_capacity(ids.len());
-        for chunk in ids.chunks(self.options.chunk_points.max(1)) {
-            let request = GetPoints {
-                collection_name: self.target.to_string(),
-                ids: chunk.iter().copied().map(payload::point_id).collect(),
-                with_payload: Some(true.into()),
-                with_vectors: Some(with_vectors.into()),
-                ..Default::default()
-            };
-            let answer = self.client.get_points(request).await.map_err(|e| self.error("get points", e))?;
-            for point in answer.result {
-                found.push(payload::to_prompt(point)?);
-            }
-        }
-        Ok(found)
-    }
-
-    /// The prompts nearest to a query, best first.
-    pub async fn search(&self, query: &Query) -> Result<Vec<Hit>, IndexError> {
-        let request = query.to_qdrant(&self.target)?;
-        let answer = self.client.query(request).await.map_err(|e| self.error("search", e))?;
-        answer.result.into_iter().map(payload::to_hit).collect()
-    }
-
-    /// The answers to several queries, in their order.
-    pub async fn search_batch(&self, queries: &[Query]) -> Result<Vec<Vec<Hit>>, IndexError> {
-        if queries.is_empty() {
-            return Ok(Vec::new());
-        }
-        let query_points: Vec<QueryPoints> =
-            queries.iter().map(|query| query.to_qdrant(&self.target)).collect::<Result<_, _>>()?;
-        let collection_name = self.target.to_string();
-        let request = QueryBatchPoints { collection_name, query_points, ..Default::default() };
-        let answer = self.client.query_batch(request).await.map_err(|e| self.error("search", e))?;
-        let hits = |result: qdrant_client::qdrant::BatchResult| {
-            result.result.into_iter().map(payload::to_hit).collect::<Result<Vec<_>, _>>()
-        };
-        answer.result.into_iter().map(hits).collect()
-    }
-
-    /// One page of the prompts that pass `filter`, in the order of their ids, and where the next page starts.
-    pub async fn page(
-        &self,
-        filter: &Filter,
-        from: Option<Uuid>,
-        limit: u32,
-        with_vectors: &[Space],
-    ) -> Result<(Vec<PromptPoint>, Option<Uuid>), IndexError> {
-        let request = ScrollPoints {
-            collection_name: self.target.to_string(),
-            filter: filter.to_qdrant()?,
-            offset: from.map(payload::point_id),
-            limit: Some(limit),
-            with_payload: Some(WithPayloadSelector::from(true)),
-            with_vectors: Some(payload::vectors_selector(with_vectors)),
-            ..Default::default()
-        };
-        let answer = self.client.scroll(request).await.map_err(|e| self.error("page through points", e))?;
-        let next = answer.next_page_offset.map(|id: PointId| payload::prompt_id(Some(id))).transpose()?;
-        let points = answer.result.into_iter().map(payload::to_prompt).collect::<Result<_, _>>()?;
-        Ok((points, next))
     }
 
     fn error(&self, operation: &'static str, error: QdrantError) -> IndexError {

@@ -1,6 +1,7 @@
 //! Writing to the collection: merge with what is known, write in chunks, take only a completed write for an answer.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use qdrant_client::qdrant::{
@@ -13,6 +14,9 @@ use super::PromptIndex;
 use crate::point::{Known, merge_repeats};
 use crate::{IndexError, PromptPoint, payload};
 
+/// Points in one request of a bulk load: about 4 MB, well below what a server takes.
+const BULK_CHUNK: usize = 1000;
+
 impl PromptIndex {
     /// Writes prompts, merged with what the index knows of them: sources are united and the earliest created_at stays.
     /// When this returns, all of them are durable on the server. On an error some may be written; writing all of them
@@ -23,7 +27,7 @@ impl PromptIndex {
     pub async fn upsert(&self, points: Vec<PromptPoint>) -> Result<(), IndexError> {
         points.iter().try_for_each(|point| point.check(self.layout.get()))?;
         let mut points = merge_repeats(points).into_iter();
-        let size = self.options.chunk_points.max(1);
+        let size = self.chunk_points();
         let chunks = std::iter::from_fn(|| {
             let chunk: Vec<_> = points.by_ref().take(size).collect();
             (!chunk.is_empty()).then_some(chunk)
@@ -50,6 +54,36 @@ impl PromptIndex {
         Ok(())
     }
 
+    /// Writes prompts as [`Self::upsert`] does, except those that the index has already with all that is known of them
+    /// here; how many those were. A load that was cut off goes on quickly with it.
+    pub async fn upsert_missing(&self, points: Vec<PromptPoint>) -> Result<u64, IndexError> {
+        let count = points.len();
+        let missing = self.without_known(points).await?;
+        let there = (count - missing.len()) as u64;
+        self.upsert(missing).await?;
+        Ok(there)
+    }
+
+    async fn without_known(&self, points: Vec<PromptPoint>) -> Result<Vec<PromptPoint>, IndexError> {
+        let mut missing = Vec::new();
+        let mut points = points.into_iter();
+        loop {
+            let chunk: Vec<_> = points.by_ref().take(self.chunk_points()).collect();
+            if chunk.is_empty() {
+                return Ok(missing);
+            }
+            let known = self.known(&chunk).await?;
+            missing
+                .extend(chunk.into_iter().filter(|p| !known.get(&p.prompt_id).is_some_and(|k| k.covers(p))));
+        }
+    }
+
+    /// Points in one request.
+    fn chunk_points(&self) -> usize {
+        let usual = self.options.chunk_points.max(1);
+        if self.bulk.load(Ordering::Relaxed) { usual.max(BULK_CHUNK) } else { usual }
+    }
+
     async fn upsert_chunk(&self, mut points: Vec<PromptPoint>) -> Result<(), IndexError> {
         let mut known = self.known(&points).await?;
         for point in &mut points {
@@ -67,7 +101,8 @@ impl PromptIndex {
     }
 
     async fn known(&self, points: &[PromptPoint]) -> Result<HashMap<Uuid, Known>, IndexError> {
-        let fields = [payload::SOURCES, payload::CREATED_AT, payload::ATTRIBUTES].map(String::from);
+        let fields =
+            [payload::SOURCES, payload::CREATED_AT, payload::ATTRIBUTES, payload::LENGTH].map(String::from);
         let request = GetPoints {
             collection_name: self.target.to_string(),
             ids: points.iter().map(|point| payload::point_id(point.prompt_id)).collect(),

@@ -5,6 +5,7 @@
 //! lists what it does cover. Nothing in here knows of prompts.
 
 mod convert;
+mod room;
 mod service;
 mod shard;
 mod status;

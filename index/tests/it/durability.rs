@@ -37,10 +37,10 @@ async fn child() {
 }
 
 /// A process that serves a folder, and is killed with SIGKILL.
-struct Server(Child, String);
+pub struct Server(Child, pub String);
 
 impl Server {
-    fn start(folder: &Path) -> Self {
+    pub fn start(folder: &Path) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "durability::child", "--ignored", "--nocapture"])
             .env(CHILD, folder)
@@ -55,7 +55,7 @@ impl Server {
         Self(child, url)
     }
 
-    fn kill(mut self) {
+    pub fn kill(mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
@@ -272,6 +272,7 @@ async fn a_damaged_collection_is_named_with_what_to_do() {
     std::fs::write(collection.join("edge_config.json"), "{").unwrap();
     let error = EmbeddedIndex::start(folder.path(), 0).await.unwrap_err().to_string();
     assert!(error.contains(collection.to_str().unwrap()) && error.contains("move it away"), "{error}");
+    assert!(error.contains("index restore"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,9 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use unprompt_index::{Filter, Layout, PromptIndex, PromptPoint, Query, Space};
+use unprompt_index::{Filter, Layout, Profile, PromptIndex, PromptPoint, Query, RecallOptions, Space};
 
 use crate::endpoint::{Cloud, Endpoint, prompt};
+
+/// How many prompts `measure_profiles` loads, and of which profiles: `UNPROMPT_MEASURE=200000,small-memory`.
+const MEASURE: &str = "UNPROMPT_MEASURE";
 
 const POINTS: u64 = 20_000;
 const DIM: usize = 384;
@@ -91,4 +94,67 @@ async fn measure() {
     let count = index.count(&Filter::source("a")).await.unwrap();
     println!("counting {count} by their source: {:?}", began.elapsed());
     endpoint.stop().await;
+}
+
+/// What of this process is its own, without pages of files that can be had again, and what it was at the most with
+/// them.
+fn memory() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let of =
+        |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("?").trim().to_owned();
+    format!("anonymous {}, high-water {}", of("RssAnon:"), of("VmHWM:"))
+}
+
+async fn load(index: &PromptIndex, cloud: &mut Cloud, count: u64) {
+    const BATCH: u64 = 10_000;
+    let mut spent = Duration::ZERO;
+    for first in (0..count).step_by(BATCH as usize) {
+        let numbers = first..(first + BATCH).min(count);
+        let points = numbers.map(|n| PromptPoint {
+            clip: [cloud.vector(), cloud.vector()[..128].to_vec()].concat(),
+            minilm: cloud.vector(),
+            ..prompt(n, if n % 5 == 0 { "a" } else { "b" }, n as i64)
+        });
+        let points: Vec<_> = points.collect();
+        let began = Instant::now();
+        index.upsert(points).await.unwrap();
+        spent += began.elapsed();
+        if (first / BATCH) % 5 == 4 {
+            println!("  the last 10,000 in {:?}; {}", began.elapsed(), memory());
+        }
+    }
+    println!("{count} prompts of 512 + 384 loaded: {:.0}/s", count as f64 / spent.as_secs_f64());
+}
+
+async fn measure_profile(profile: Profile, count: u64) {
+    println!("{profile}, {}", memory());
+    let endpoint = Endpoint::start().await;
+    let index = endpoint.index().await;
+    index.ensure(&Layout::new("measured@1", 512, "minilm@1").profile(profile)).await.unwrap();
+    index.begin_bulk().await.unwrap();
+    load(&index, &mut Cloud::new(DIM, 7), count).await;
+    let began = Instant::now();
+    let info = index.finish_bulk(|_| {}).await.unwrap();
+    println!("graphs in {:?}, {} segments, {} vectors", began.elapsed(), info.segments, info.indexed_vectors);
+    println!("{}", memory());
+    for space in [Space::Clip, Space::MiniLm] {
+        let efs = vec![None, Some(128), Some(192), Some(256), Some(384)];
+        let options = RecallOptions { space, queries: 200, k: K, efs };
+        for at in index.recall(&options, || {}).await.unwrap() {
+            println!("{profile} {} {at:?}", space.name());
+        }
+    }
+    println!("{}", memory());
+    index.drop_collection().await.unwrap();
+    endpoint.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "prints figures, checks nothing"]
+async fn measure_profiles() {
+    let wanted = std::env::var(MEASURE).unwrap_or_else(|_| "20000".into());
+    let (count, names) = wanted.split_once(',').unwrap_or((&wanted, "balanced,small-memory,fastest"));
+    for name in names.split(',') {
+        measure_profile(name.parse().unwrap(), count.parse().unwrap()).await;
+    }
 }

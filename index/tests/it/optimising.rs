@@ -10,7 +10,10 @@ use qdrant_client::qdrant::{
 };
 use qdrant_client::{Payload, Qdrant};
 
-use crate::endpoint::{Cloud, Endpoint, unique, upsert};
+use unprompt_index::embedded::EmbeddedIndex;
+use unprompt_index::{ConnectOptions, Profile, PromptIndex};
+
+use crate::endpoint::{Cloud, Endpoint, layout, prompt, unique, upsert};
 
 const DIM: usize = 384;
 const POINTS: u64 = 12_000;
@@ -94,4 +97,40 @@ async fn a_graph_is_built_beside_writes_and_reads_and_recalls_what_is_near() {
     assert!(recall >= 0.95, "recall@{K} is {recall:.3}");
     client.delete_collection(&name).await.unwrap();
     endpoint.stop().await;
+}
+
+/// What the files of the segments say about their compressed vectors. Of the embedded endpoint only.
+fn quantised(folder: &std::path::Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(quantised(&path));
+        } else if path.ends_with("quantized.config.json") {
+            found.extend(std::fs::read_to_string(&path).map(|text| format!("{}: {text}", path.display())));
+        }
+    }
+    found
+}
+
+fn are(quantised: &[String], kind: &str) -> bool {
+    !quantised.is_empty() && quantised.iter().all(|config| config.contains(kind))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_profile_is_that_of_the_segments_once_it_is_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    let endpoint = EmbeddedIndex::start(folder.path(), 0).await.unwrap();
+    let index = PromptIndex::connect(&endpoint.url(), ConnectOptions::default()).await.unwrap();
+    index.ensure(&layout()).await.unwrap();
+    index.upsert((0..POINTS * 2 / 3).map(|n| prompt(n, "a", 0)).collect()).await.unwrap();
+    index.finish_bulk(|_| {}).await.unwrap();
+    let before = quantised(folder.path());
+    assert!(are(&before, "scalar"), "{before:?}");
+    index.change_profile(Profile::SmallMemory).await.unwrap();
+    let info = index.finish_bulk(|_| {}).await.unwrap();
+    let after = quantised(folder.path());
+    assert!(are(&after, "turbo"), "{after:#?}, {info:?}");
+    assert_eq!(info.points, POINTS * 2 / 3);
+    endpoint.stop().await.unwrap();
 }

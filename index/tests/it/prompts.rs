@@ -26,7 +26,7 @@ async fn ensuring_makes_the_collection_behind_the_alias_once() {
     let described = endpoint.client().collection_info(&first.collection).await.unwrap().result.unwrap();
     let mut indexed: Vec<_> = described.payload_schema.into_keys().collect();
     indexed.sort_unstable();
-    assert_eq!(indexed, ["created_at", "sources"]);
+    assert_eq!(indexed, ["created_at", "length", "sources", "text"]);
     endpoint.stop().await;
 }
 
@@ -186,13 +186,13 @@ async fn filters_keep_what_they_say() {
     index.ensure(&layout()).await.unwrap();
     let points = (0..30).map(|n| prompt(n, if n < 10 { "wiki" } else { "users" }, 1000 + n as i64));
     index.upsert(points.collect()).await.unwrap();
-    let attribute = |key: &str, value: &str| BTreeMap::from([(key.to_owned(), value.to_owned())]);
+    let attribute = |key: &str, value: &str| BTreeMap::from([(key.to_owned(), vec![value.to_owned()])]);
     let cases = [
         (Filter::source("wiki"), 10),
         (Filter { sources: vec!["wiki".into(), "users".into()], ..Default::default() }, 30),
         (Filter { created_from_ms: Some(1005), created_before_ms: Some(1010), ..Default::default() }, 5),
         (Filter { attributes: attribute("style", "style 1"), ..Default::default() }, 10),
-        (Filter { text_contains: Some("of 12 boats".into()), ..Default::default() }, 1),
+        (Filter { contains: Some("of 12 boats".into()), ..Default::default() }, 1),
         (Filter { created_from_ms: Some(1020), ..Filter::source("wiki") }, 0),
     ];
     for (filter, expected) in cases {
@@ -211,7 +211,7 @@ async fn an_attribute_whose_name_looks_like_a_path_is_still_found() {
     let mut odd = prompt(1, "a", 0);
     odd.attributes = BTreeMap::from([("camera.lens[0]".to_owned(), "50mm".to_owned())]);
     index.upsert(vec![odd, prompt(2, "a", 0)]).await.unwrap();
-    let attributes = BTreeMap::from([("camera.lens[0]".to_owned(), "50mm".to_owned())]);
+    let attributes = BTreeMap::from([("camera.lens[0]".to_owned(), vec!["50mm".to_owned()])]);
     assert_eq!(index.count(&Filter { attributes, ..Default::default() }).await.unwrap(), 1);
     endpoint.stop().await;
 }

@@ -1,17 +1,16 @@
 //! A collection's configuration: what a client asks for, what edge takes, what is answered about it.
 
-use qdrant_client::qdrant::quantization_config::Quantization;
 use qdrant_client::qdrant::{
-    CollectionConfig, CollectionParams, CompressionRatio, CreateCollection, Datatype, Distance,
-    HnswConfigDiff, Modifier, OptimizersConfigDiff, QuantizationConfig, SparseVectorParams, VectorParams,
-    WalConfigDiff, vectors_config,
+    CollectionConfig, CollectionParams, CreateCollection, Datatype, Distance, HnswConfigDiff, Modifier,
+    OptimizersConfigDiff, SparseVectorParams, VectorParams, WalConfigDiff, vectors_config,
 };
 use qdrant_edge::{DEFAULT_VECTOR_NAME, EdgeConfig, EdgeOptimizersConfig, HnswIndexConfig};
 use serde_json::{Map, Value as Json, json};
 use tonic::Status;
 
 use super::payload_index::memory_json;
-use super::{from_json, object};
+use super::update::hnsw_after;
+use super::{from_json, object, quantisation};
 
 /// Vectors of a segment, in KB, above which it is not merged with others: about 1.3 million of 384 dimensions. Edge's
 /// own default grows with the number of cores and so would differ between machines.
@@ -90,37 +89,6 @@ fn wal_defaults(diff: WalConfigDiff) -> WalConfigDiff {
     }
 }
 
-/// `base` with the parts that an update gives.
-#[allow(deprecated)] // clients before 1.19 say `on_disk`, not `memory`
-pub(in super::super) fn merge_hnsw(base: HnswConfigDiff, update: HnswConfigDiff) -> HnswConfigDiff {
-    HnswConfigDiff {
-        m: update.m.or(base.m),
-        ef_construct: update.ef_construct.or(base.ef_construct),
-        full_scan_threshold: update.full_scan_threshold.or(base.full_scan_threshold),
-        max_indexing_threads: update.max_indexing_threads.or(base.max_indexing_threads),
-        on_disk: update.on_disk.or(base.on_disk),
-        payload_m: update.payload_m.or(base.payload_m),
-        inline_storage: update.inline_storage.or(base.inline_storage),
-        memory: update.memory.or(base.memory),
-    }
-}
-
-/// `base` with the parts that an update gives.
-pub(in super::super) fn merge_optimizers(
-    base: OptimizersConfigDiff,
-    update: OptimizersConfigDiff,
-) -> OptimizersConfigDiff {
-    OptimizersConfigDiff {
-        deleted_threshold: update.deleted_threshold.or(base.deleted_threshold),
-        vacuum_min_vector_number: update.vacuum_min_vector_number.or(base.vacuum_min_vector_number),
-        default_segment_number: update.default_segment_number.or(base.default_segment_number),
-        max_segment_size: update.max_segment_size.or(base.max_segment_size),
-        memmap_threshold: update.memmap_threshold.or(base.memmap_threshold),
-        indexing_threshold: update.indexing_threshold.or(base.indexing_threshold),
-        ..base
-    }
-}
-
 /// Edge's form of a kept configuration.
 #[allow(deprecated)] // clients before 1.19 say `on_disk_payload`, not `payload.memory`
 pub(in super::super) fn to_edge(config: &CollectionConfig) -> Result<EdgeConfig, Status> {
@@ -144,7 +112,7 @@ pub(in super::super) fn to_edge(config: &CollectionConfig) -> Result<EdgeConfig,
         ("vectors", Some(Json::Object(vectors))),
         ("sparse_vectors", Some(Json::Object(sparse))),
         ("hnsw_config", Some(hnsw_json(hnsw)?)),
-        ("quantization_config", config.quantization_config.map(quantisation_json).transpose()?.flatten()),
+        ("quantization_config", config.quantization_config.map(quantisation::to_json).transpose()?.flatten()),
         ("wal_options", config.wal_config.as_ref().map(wal_json)),
     ]);
     let mut edge: EdgeConfig = from_json("the collection's configuration", json)?;
@@ -183,7 +151,7 @@ fn vector_json(vector: VectorParams, collection: HnswConfigDiff) -> Result<Json,
     if vector.size == 0 {
         return Err(Status::invalid_argument("a vector has no size"));
     }
-    let hnsw = vector.hnsw_config.map(|own| hnsw_json(merge_hnsw(collection, own))).transpose()?;
+    let hnsw = vector.hnsw_config.map(|own| hnsw_json(hnsw_after(collection, own))).transpose()?;
     let distance = match vector.distance() {
         Distance::Cosine => "Cosine",
         Distance::Euclid => "Euclid",
@@ -195,7 +163,7 @@ fn vector_json(vector: VectorParams, collection: HnswConfigDiff) -> Result<Json,
         ("size", Some(json!(vector.size))),
         ("distance", Some(json!(distance))),
         ("hnsw_config", hnsw),
-        ("quantization_config", vector.quantization_config.map(quantisation_json).transpose()?.flatten()),
+        ("quantization_config", vector.quantization_config.map(quantisation::to_json).transpose()?.flatten()),
         ("on_disk", vector.on_disk.map(Json::Bool)),
         ("memory", memory_json(vector.memory)),
         ("datatype", vector.datatype.map(datatype_json).transpose()?.flatten()),
@@ -244,41 +212,6 @@ fn hnsw_json(diff: HnswConfigDiff) -> Result<Json, Status> {
         whole.extend(parts);
     }
     Ok(whole)
-}
-
-#[allow(deprecated)] // clients before 1.19 say `always_ram`, not `memory`
-fn quantisation_json(config: QuantizationConfig) -> Result<Option<Json>, Status> {
-    Ok(match config.quantization {
-        None => None,
-        Some(Quantization::Scalar(scalar)) => Some(json!({"scalar": object([
-            ("type", Some(json!("int8"))),
-            ("quantile", scalar.quantile.map(|quantile| json!(quantile))),
-            ("always_ram", scalar.always_ram.map(Json::Bool)),
-            ("memory", memory_json(scalar.memory)),
-        ])})),
-        Some(Quantization::Product(product)) => Some(json!({"product": object([
-            ("compression", Some(json!(compression(product.compression)?))),
-            ("always_ram", product.always_ram.map(Json::Bool)),
-            ("memory", memory_json(product.memory)),
-        ])})),
-        Some(Quantization::Binary(binary))
-            if binary.encoding.is_none() && binary.query_encoding.is_none() =>
-        {
-            Some(json!({"binary": object([
-                ("always_ram", binary.always_ram.map(Json::Bool)),
-                ("memory", memory_json(binary.memory)),
-            ])}))
-        }
-        Some(Quantization::Binary(_) | Quantization::Turboquant(_)) => {
-            return Err(Status::unimplemented("quantisation other than scalar, product and plain binary"));
-        }
-    })
-}
-
-fn compression(ratio: i32) -> Result<&'static str, Status> {
-    let ratio =
-        CompressionRatio::try_from(ratio).map_err(|_| Status::invalid_argument("unknown compression"))?;
-    Ok(ratio.as_str_name())
 }
 
 fn wal_json(wal: &WalConfigDiff) -> Json {

@@ -8,7 +8,9 @@ pub(super) mod filter;
 pub(super) mod ids;
 pub(super) mod payload;
 pub(super) mod payload_index;
+mod quantisation;
 pub(super) mod query;
+pub(super) mod update;
 pub(super) mod vectors;
 
 use qdrant_edge::JsonPath;

@@ -6,13 +6,14 @@ use qdrant_client::qdrant::query::Variant;
 use qdrant_client::qdrant::start_from::Value as StartValue;
 use qdrant_client::qdrant::vector_input::Variant as InputVariant;
 use qdrant_client::qdrant::{
-    Direction as OrderDirection, Fusion as FusionKind, OrderBy, PrefetchQuery, Query, QueryPoints,
-    RetrievedPoint, ScoredPoint, SearchParams, SearchPoints, VectorInput,
+    Direction as OrderDirection, Fusion as FusionKind, NearestInputWithMmr, OrderBy, PrefetchQuery, Query,
+    QueryPointGroups, QueryPoints, RetrievedPoint, ScoredPoint, SearchParams, SearchPointGroups,
+    SearchPoints, VectorInput,
 };
 use qdrant_edge::external::ordered_float::OrderedFloat;
 use qdrant_edge::{
-    DEFAULT_VECTOR_NAME, Direction, Fusion, NamedQuery, OrderBy as EdgeOrderBy, PointId as EdgeId, Prefetch,
-    QuantizationSearchParams, QueryEnum, QueryRequest, Record, Sample, ScoredPoint as EdgeScored,
+    DEFAULT_VECTOR_NAME, Direction, Fusion, Mmr, NamedQuery, OrderBy as EdgeOrderBy, PointId as EdgeId,
+    Prefetch, QuantizationSearchParams, QueryEnum, QueryRequest, Record, Sample, ScoredPoint as EdgeScored,
     ScoringQuery, SearchParams as EdgeParams, StartFrom, VectorInternal,
 };
 use tonic::Status;
@@ -21,6 +22,8 @@ use super::{filter, from_json, ids, object, path, payload, vectors};
 
 /// What Qdrant answers with when a query names no limit.
 const DEFAULT_LIMIT: u64 = 10;
+/// Qdrant's own bound: MMR compares candidates with each other.
+const MAX_MMR_CANDIDATES: usize = 16_384;
 /// The constant of reciprocal rank fusion in Qdrant.
 const RRF_K: usize = 2;
 
@@ -35,8 +38,7 @@ pub(in super::super) fn to_edge(query: QueryPoints, lookup: &Lookup) -> Result<Q
     let own = named_ids(query.query.as_ref())?;
     let mut request = QueryRequest::new(limit(query.limit)?);
     request.prefetches = query.prefetch.into_iter().map(|p| prefetch(p, lookup)).collect::<Result<_, _>>()?;
-    request.query =
-        query.query.and_then(|query| query.variant).map(|v| scoring(v, &using, lookup)).transpose()?;
+    request.query = scored_by(query.query, &using, lookup, request.limit)?;
     request.filter = filter::to_edge(without(query.filter, own))?;
     request.score_threshold = query.score_threshold;
     request.offset = usize::try_from(query.offset.unwrap_or(0)).unwrap_or(usize::MAX);
@@ -67,6 +69,47 @@ pub(in super::super) fn of_search(search: SearchPoints) -> QueryPoints {
     }
 }
 
+/// The query that is to be grouped; its limit is the number of groups.
+pub(in super::super) fn of_groups(groups: QueryPointGroups) -> QueryPoints {
+    QueryPoints {
+        collection_name: groups.collection_name,
+        prefetch: groups.prefetch,
+        query: groups.query,
+        using: groups.using,
+        filter: groups.filter,
+        params: groups.params,
+        score_threshold: groups.score_threshold,
+        limit: groups.limit,
+        with_vectors: groups.with_vectors,
+        with_payload: groups.with_payload,
+        lookup_from: groups.lookup_from,
+        ..Default::default()
+    }
+}
+
+/// The older search for groups, as a query.
+pub(in super::super) fn of_search_groups(search: SearchPointGroups) -> QueryPointGroups {
+    let query = match search.sparse_indices {
+        Some(indices) => Query::new_nearest(VectorInput::new_sparse(indices.data, search.vector)),
+        None => Query::new_nearest(search.vector),
+    };
+    QueryPointGroups {
+        collection_name: search.collection_name,
+        query: Some(query),
+        using: search.vector_name,
+        filter: search.filter,
+        params: search.params,
+        score_threshold: search.score_threshold,
+        limit: Some(u64::from(search.limit)),
+        group_size: Some(u64::from(search.group_size)),
+        group_by: search.group_by,
+        with_vectors: search.with_vectors,
+        with_payload: search.with_payload,
+        with_lookup: search.with_lookup,
+        ..Default::default()
+    }
+}
+
 /// Which points' vectors a query needs.
 pub(in super::super) fn wanted(query: &QueryPoints) -> Result<Vec<(String, EdgeId)>, Status> {
     let mut wanted = Vec::new();
@@ -90,8 +133,13 @@ fn collect(
 }
 
 fn named_ids(query: Option<&Query>) -> Result<Vec<EdgeId>, Status> {
-    match query.and_then(|query| query.variant.as_ref()) {
-        Some(Variant::Nearest(VectorInput { variant: Some(InputVariant::Id(id)) })) => {
+    let input = match query.and_then(|query| query.variant.as_ref()) {
+        Some(Variant::Nearest(input)) => Some(input),
+        Some(Variant::NearestWithMmr(query)) => query.nearest.as_ref(),
+        _ => None,
+    };
+    match input {
+        Some(VectorInput { variant: Some(InputVariant::Id(id)) }) => {
             Ok(vec![ids::to_edge(Some(id.clone()))?])
         }
         _ => Ok(Vec::new()),
@@ -128,16 +176,26 @@ fn prefetch(stage: PrefetchQuery, lookup: &Lookup) -> Result<Prefetch, Status> {
     let mut prefetched = Prefetch::new(limit(stage.limit)?);
     prefetched.prefetches =
         stage.prefetch.into_iter().map(|p| prefetch(p, lookup)).collect::<Result<_, _>>()?;
-    prefetched.query =
-        stage.query.and_then(|query| query.variant).map(|v| scoring(v, &using, lookup)).transpose()?;
+    prefetched.query = scored_by(stage.query, &using, lookup, prefetched.limit)?;
     prefetched.filter = filter::to_edge(without(stage.filter, own))?;
     prefetched.params = stage.params.map(params).transpose()?;
     prefetched.score_threshold = stage.score_threshold;
     Ok(prefetched)
 }
 
-fn scoring(variant: Variant, using: &str, lookup: &Lookup) -> Result<ScoringQuery, Status> {
+fn scored_by(
+    query: Option<Query>,
+    using: &str,
+    lookup: &Lookup,
+    limit: usize,
+) -> Result<Option<ScoringQuery>, Status> {
+    let variant = query.and_then(|query| query.variant);
+    variant.map(|variant| scoring(variant, using, lookup, limit)).transpose()
+}
+
+fn scoring(variant: Variant, using: &str, lookup: &Lookup, limit: usize) -> Result<ScoringQuery, Status> {
     match variant {
+        Variant::NearestWithMmr(query) => mmr(query, using, lookup, limit).map(ScoringQuery::Mmr),
         Variant::Nearest(input) => {
             let vector = input_vector(input, using, lookup)?;
             Ok(ScoringQuery::Vector(QueryEnum::Nearest(NamedQuery::new(vector, using))))
@@ -157,6 +215,27 @@ fn scoring(variant: Variant, using: &str, lookup: &Lookup) -> Result<ScoringQuer
         Variant::Sample(_) => Ok(ScoringQuery::Sample(Sample::Random)),
         other => Err(Status::unimplemented(format!("queries of the kind {}", kind_of(&other)))),
     }
+}
+
+/// Qdrant's defaults: half diversity, as many candidates as answers are asked for.
+fn mmr(query: NearestInputWithMmr, using: &str, lookup: &Lookup, limit: usize) -> Result<Mmr, Status> {
+    let nearest = query.nearest.ok_or_else(|| Status::invalid_argument("the MMR query has no vector"))?;
+    let params = query.mmr.unwrap_or_default();
+    let diversity = params.diversity.unwrap_or(0.5);
+    if !(0.0..=1.0).contains(&diversity) {
+        return Err(Status::invalid_argument(format!("MMR's diversity is {diversity}; give 0 to 1")));
+    }
+    let candidates = params.candidates_limit.map_or(limit, |candidates| candidates as usize);
+    if candidates == 0 || candidates > MAX_MMR_CANDIDATES {
+        let text = format!("MMR has {candidates} candidates; give 1 to {MAX_MMR_CANDIDATES}");
+        return Err(Status::invalid_argument(text));
+    }
+    Ok(Mmr {
+        vector: input_vector(nearest, using, lookup)?,
+        using: using.into(),
+        lambda: OrderedFloat(1.0 - diversity),
+        candidates_limit: candidates,
+    })
 }
 
 fn kind_of(variant: &Variant) -> &'static str {

@@ -16,7 +16,7 @@ use qdrant_client::qdrant::{
 use tonic::{Request, Response, Status};
 
 use super::{Answer, Service, seconds};
-use crate::embedded::convert::{config, payload_index};
+use crate::embedded::convert::{config, payload_index, update};
 use crate::embedded::shard::{Progress, Shard};
 use crate::embedded::status::unimplemented;
 use crate::embedded::store::Store;
@@ -45,19 +45,9 @@ impl collections_server::Collections for Service {
 
     async fn update(&self, request: Request<UpdateCollection>) -> Answer<CollectionOperationResponse> {
         let update = request.into_inner();
-        refuse_unsupported(&update)?;
         self.operate(move |store| {
-            let UpdateCollection { collection_name, hnsw_config, optimizers_config, metadata, .. } = update;
-            store.update(&collection_name, |config| {
-                config.hnsw_config = hnsw_config.map_or(config.hnsw_config, |update| {
-                    Some(config::merge_hnsw(config.hnsw_config.unwrap_or_default(), update))
-                });
-                config.optimizer_config = optimizers_config.map_or(config.optimizer_config, |update| {
-                    Some(config::merge_optimizers(config.optimizer_config.unwrap_or_default(), update))
-                });
-                config.metadata.extend(metadata);
-            })?;
-            Ok(true)
+            let name = update.collection_name.clone();
+            store.update(&name, |config| update::apply(config, update)).map(|()| true)
         })
         .await
     }
@@ -136,20 +126,6 @@ impl Service {
         let began = Instant::now();
         let result = self.blocking(work).await?;
         Ok(Response::new(CollectionOperationResponse { result, time: seconds(began) }))
-    }
-}
-
-fn refuse_unsupported(update: &UpdateCollection) -> Result<(), Status> {
-    let parts = [
-        ("vectors_config", update.vectors_config.is_some()),
-        ("quantization_config", update.quantization_config.is_some()),
-        ("sparse_vectors_config", update.sparse_vectors_config.is_some()),
-        ("params", update.params.is_some()),
-        ("strict_mode_config", update.strict_mode_config.is_some()),
-    ];
-    match parts.iter().find(|(_, given)| *given) {
-        Some((part, _)) => unimplemented(&format!("change of a collection's {part}")),
-        None => Ok(()),
     }
 }
 

@@ -18,7 +18,7 @@ use qdrant_edge::{CreateIndex, FieldIndexOperations, UpdateOperation};
 use tonic::{Request, Response, Status};
 
 use super::{Answer, Service, reads, seconds, writes};
-use crate::embedded::convert::{ids, path, payload_index};
+use crate::embedded::convert::{ids, path, payload_index, query};
 use crate::embedded::shard::{Shape, Shard, Written};
 use crate::embedded::status::unimplemented;
 
@@ -183,8 +183,11 @@ impl points_server::Points for Service {
         unimplemented("Points.DeleteVectorName")
     }
 
-    async fn search_groups(&self, _: Request<SearchPointGroups>) -> Answer<SearchGroupsResponse> {
-        unimplemented("Points.SearchGroups")
+    async fn search_groups(&self, request: Request<SearchPointGroups>) -> Answer<SearchGroupsResponse> {
+        let (began, request) = (Instant::now(), query::of_search_groups(request.into_inner()));
+        let shard = self.shard(&request.collection_name)?;
+        let result = Some(reads::query_groups(&shard, request).await?);
+        Ok(Response::new(SearchGroupsResponse { result, time: seconds(began), usage: None }))
     }
 
     async fn recommend(&self, _: Request<RecommendPoints>) -> Answer<RecommendResponse> {
@@ -207,8 +210,11 @@ impl points_server::Points for Service {
         unimplemented("Points.DiscoverBatch")
     }
 
-    async fn query_groups(&self, _: Request<QueryPointGroups>) -> Answer<QueryGroupsResponse> {
-        unimplemented("Points.QueryGroups")
+    async fn query_groups(&self, request: Request<QueryPointGroups>) -> Answer<QueryGroupsResponse> {
+        let (began, request) = (Instant::now(), request.into_inner());
+        let shard = self.shard(&request.collection_name)?;
+        let result = Some(reads::query_groups(&shard, request).await?);
+        Ok(Response::new(QueryGroupsResponse { result, time: seconds(began), usage: None }))
     }
 
     async fn search_matrix_pairs(&self, _: Request<SearchMatrixPoints>) -> Answer<SearchMatrixPairsResponse> {

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use qdrant_client::qdrant::{
-    BatchResult, CountPoints, FacetCounts, FacetHit, FacetValue, GetPoints, QueryPoints, RetrievedPoint,
-    ScoredPoint, ScrollPoints, SearchPoints, facet_value,
+    BatchResult, CountPoints, FacetCounts, FacetHit, FacetValue, GetPoints, GroupId, GroupsResult,
+    PointGroup, QueryPointGroups, QueryPoints, RetrievedPoint, ScoredPoint, ScrollPoints, SearchPoints,
+    facet_value, group_id,
 };
 use qdrant_edge::external::uuid::Uuid;
 use qdrant_edge::{
-    CountRequest, EdgeShard, FacetRequest, FacetValue as EdgeFacetValue, OperationResult, OrderByInterface,
-    PointId as EdgeId, QueryBatchRequest, RetrieveRequest, ScrollRequest, VectorStructInternal,
-    WithPayloadInterface, WithVector,
+    CountRequest, EdgeShard, EdgeShardRead, FacetRequest, FacetValue as EdgeFacetValue, Group, GroupRequest,
+    OperationResult, OrderByInterface, PointId as EdgeId, QueryBatchRequest, RetrieveRequest, ScrollRequest,
+    VectorStructInternal, WithPayloadInterface, WithVector,
 };
 use tonic::Status;
 
@@ -20,6 +21,8 @@ use crate::embedded::shard::Shard;
 
 /// What Qdrant answers with when a scroll or a facet names no limit.
 const DEFAULT_LIMIT: usize = 10;
+/// What Qdrant answers with when a query for groups names no size.
+const DEFAULT_GROUP_SIZE: u64 = 3;
 
 pub(super) async fn get(shard: &Shard, get: GetPoints) -> Result<Vec<RetrievedPoint>, Status> {
     let request = RetrieveRequest {
@@ -104,6 +107,44 @@ pub(super) async fn query(shard: &Shard, query: QueryPoints) -> Result<Vec<Score
     let mut answers = query_batch(shard, vec![query]).await?;
     let answer = answers.pop().ok_or_else(|| Status::internal("the index gave no answer to a query"))?;
     Ok(answer.result)
+}
+
+/// The best points of each of the best groups, which are the values of a payload field.
+pub(super) async fn query_groups(shard: &Shard, groups: QueryPointGroups) -> Result<GroupsResult, Status> {
+    if groups.with_lookup.is_some() {
+        return Err(Status::unimplemented(
+            "the embedded index looks up nothing for groups in other collections",
+        ));
+    }
+    let (group_by, group_size) = (path(&groups.group_by)?, groups.group_size.unwrap_or(DEFAULT_GROUP_SIZE));
+    let query = query::of_groups(groups);
+    if let Some(using) = &query.using {
+        shard.shape().check_name(using)?;
+    }
+    let lookup = look_up(shard, query::wanted(&query)?).await?;
+    let query = query::to_edge(query, &lookup)?;
+    let group_size = match usize::try_from(group_size) {
+        Ok(0) | Err(_) => {
+            return Err(Status::invalid_argument("the group size is 0; ask for one point at least"));
+        }
+        Ok(size) => size,
+    };
+    let count = query.limit;
+    let request = GroupRequest::new(query, group_by, count, group_size);
+    let found = shard.read(move |edge| edge.query_groups(request)).await?;
+    Ok(GroupsResult { groups: found.into_iter().map(group_from_edge).collect::<Result<_, _>>()? })
+}
+
+fn group_from_edge(group: Group) -> Result<PointGroup, Status> {
+    // Edge does not export the type of the key, but writes it as plain JSON.
+    let key = serde_json::to_value(&group.key).map_err(|error| Status::internal(error.to_string()))?;
+    let kind = match (key.as_u64(), key.as_i64(), key.as_str()) {
+        (Some(number), ..) => group_id::Kind::UnsignedValue(number),
+        (None, Some(number), _) => group_id::Kind::IntegerValue(number),
+        (None, None, text) => group_id::Kind::StringValue(text.unwrap_or_default().to_owned()),
+    };
+    let hits = group.hits.into_iter().map(query::scored_from_edge).collect();
+    Ok(PointGroup { id: Some(GroupId { kind: Some(kind) }), hits, lookup: None })
 }
 
 pub(super) fn of_searches(searches: Vec<SearchPoints>) -> Vec<QueryPoints> {

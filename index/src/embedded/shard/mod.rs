@@ -23,7 +23,7 @@ pub(super) use self::shape::Shape;
 use self::writer::Writer;
 pub(super) use self::writer::Written;
 use super::convert::config as convert;
-use super::status;
+use super::{room, status};
 
 /// A collection that is open.
 #[derive(Debug)]
@@ -52,21 +52,27 @@ pub(super) struct Progress {
 impl Shard {
     /// Makes a collection in the folder `at`.
     pub fn create(name: &str, at: &Path, config: CollectionConfig) -> Result<Self, Status> {
+        room::check(at.parent().unwrap_or(at))?;
         let edge = EdgeShard::new(at, convert::to_edge(&config)?).map_err(status::of_edge)?;
         edge.flush().map_err(status::of_edge)?;
         Self::start(name, edge, config)
     }
 
     /// Opens the collection in the folder `at`, applying again what its log holds and its segments do not.
-    pub fn load(name: &str, at: &Path, config: CollectionConfig) -> Result<Self, Status> {
+    /// Edge keeps its own configuration beside its data; where it `is_changed` this one takes its place.
+    pub fn load(name: &str, at: &Path, config: CollectionConfig, is_changed: bool) -> Result<Self, Status> {
         let began = Instant::now();
         remove_unfinished(at);
-        // Edge keeps its own configuration beside its data; the catalogue's is what clients are told.
-        let edge = EdgeShard::load(at, None).map_err(status::of_edge)?;
+        let changed = is_changed.then(|| convert::to_edge(&config)).transpose()?;
+        let edge = EdgeShard::load(at, changed).map_err(status::of_edge)?;
         edge.flush().map_err(status::of_edge)?;
         let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(collection = name, duration_ms = ms, "opened a collection");
-        Self::start(name, edge, config)
+        let shard = Self::start(name, edge, config)?;
+        if is_changed {
+            shard.optimiser.ask();
+        }
+        Ok(shard)
     }
 
     fn start(name: &str, edge: EdgeShard, config: CollectionConfig) -> Result<Self, Status> {
@@ -76,6 +82,9 @@ impl Shard {
             |error: std::io::Error| Status::resource_exhausted(format!("cannot start a thread: {error}"));
         let optimiser = Optimiser::start(name, &edge, shape.largest_dim()).map_err(failed)?;
         let writer = Writer::start(name, Arc::clone(&edge), Arc::clone(&optimiser)).map_err(failed)?;
+        if let Some(flush) = writer.flusher() {
+            optimiser.flush_with(flush);
+        }
         let cores = std::thread::available_parallelism().map_or(2, NonZero::get);
         Ok(Self {
             name: name.to_owned(),
@@ -101,6 +110,17 @@ impl Shard {
         &self.shape
     }
 
+    /// Refuses a configuration that edge cannot have.
+    pub fn check(config: &CollectionConfig) -> Result<(), Status> {
+        convert::to_edge(config).map(|_| ())
+    }
+
+    /// Whether a change to `config` can be made while the collection is open.
+    pub fn takes_over(&self, config: &CollectionConfig) -> bool {
+        let own = self.config.read();
+        own.params == config.params && own.quantization_config == config.quantization_config
+    }
+
     /// Takes over the parts of a configuration that an open collection can change; segments converge to it as they are
     /// optimised.
     pub fn reconfigure(&self, config: &CollectionConfig) -> Result<(), Status> {
@@ -110,7 +130,7 @@ impl Shard {
         let optimizers = convert::optimizers_to_edge(&config.optimizer_config.unwrap_or_default());
         edge.set_optimizers_config(optimizers).map_err(status::of_edge)?;
         *self.config.write() = config.clone();
-        self.optimiser.wrote();
+        self.optimiser.ask();
         Ok(())
     }
 

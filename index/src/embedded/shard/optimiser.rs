@@ -5,12 +5,14 @@
 //! a thread of its own: when writing pauses, or, under steady writing, every so often when enough is not indexed.
 
 use std::io;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use qdrant_edge::{EdgeShard, ShardInfo};
+
+use super::writer::Flush;
 
 /// A pause in writing this long lets an optimisation start.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -28,6 +30,7 @@ pub(super) struct Optimiser {
     thread: Mutex<Option<JoinHandle<()>>>,
     dim: usize,
     edge: Weak<EdgeShard>,
+    flush: OnceLock<Flush>,
 }
 
 #[derive(Debug)]
@@ -35,6 +38,8 @@ struct State {
     /// Something was written since the last optimisation began.
     dirty: bool,
     running: bool,
+    /// Somebody changed the settings and may wait for what follows of it: begin at once, and be busy until it is done.
+    asked: bool,
     stopping: bool,
     dirty_since: Instant,
     last_write: Instant,
@@ -49,6 +54,7 @@ impl Optimiser {
         let state = State {
             dirty: true,
             running: false,
+            asked: false,
             stopping: false,
             dirty_since: now,
             last_write: now,
@@ -61,11 +67,18 @@ impl Optimiser {
             thread: Mutex::new(None),
             dim,
             edge: Arc::downgrade(edge),
+            flush: OnceLock::new(),
         });
         let own = Arc::clone(&optimiser);
         let thread = std::thread::Builder::new().name(format!("optimise {name}")).spawn(move || own.run())?;
         *optimiser.thread.lock() = Some(thread);
         Ok(optimiser)
+    }
+
+    /// How the shard is flushed once something was optimised.
+    pub fn flush_with(&self, flush: Flush) {
+        // Set once, as the shard starts.
+        let _ = self.flush.set(flush);
     }
 
     /// Something was written.
@@ -78,15 +91,27 @@ impl Optimiser {
         }
     }
 
+    /// Looks for work at once, whatever was waited for: the settings are others now. Until that is done, work is due.
+    pub fn ask(&self) {
+        {
+            let mut state = self.state.lock();
+            state.error = None;
+            state.not_before = Instant::now();
+            state.asked = true;
+        }
+        self.wrote();
+        self.changed.notify_all();
+    }
+
     /// Whether an optimisation runs or is due, and why the last one failed.
     pub fn state(&self, info: &ShardInfo) -> (bool, Option<String>) {
-        let (dirty, running, error) = {
+        let (dirty, busy, error) = {
             let state = self.state.lock();
-            (state.dirty, state.running, state.error.clone())
+            (state.dirty, state.running || state.asked, state.error.clone())
         };
         let due =
             dirty && self.edge.upgrade().is_some_and(|edge| self.waiting_kb(info) >= threshold_kb(&edge));
-        (running || due, error)
+        (busy || due, error)
     }
 
     /// Ends the thread; one that is optimising is waited for until `end`, none being for ever.
@@ -107,6 +132,10 @@ impl Optimiser {
             let Some(edge) = self.edge.upgrade() else { return };
             let began = Instant::now();
             let outcome = edge.optimize();
+            if let (Ok(true), Some(flush)) = (&outcome, self.flush.get()) {
+                // Edge removes the segments that were replaced at a flush after those that replace them are on the disk.
+                (0..2).for_each(|_| flush.flush());
+            }
             let mut state = self.state.lock();
             state.running = false;
             state.error = outcome.as_ref().err().map(ToString::to_string);
@@ -143,8 +172,9 @@ impl Optimiser {
             let now = Instant::now();
             let paused = now.duration_since(state.last_write) >= PAUSE;
             let late = now.duration_since(state.dirty_since) >= PATIENCE;
-            if now >= state.not_before && (paused || late && self.worthwhile(&mut state)) {
+            if now >= state.not_before && (paused || state.asked || late && self.worthwhile(&mut state)) {
                 state.dirty = false;
+                state.asked = false;
                 state.running = true;
                 return true;
             }

@@ -16,6 +16,7 @@ use tonic::Status;
 
 use super::optimiser::Optimiser;
 use super::{status, stopped};
+use crate::embedded::room;
 
 /// Requests that wait for the thread; further ones wait in their callers.
 const QUEUE: usize = 64;
@@ -28,6 +29,24 @@ pub(in crate::embedded) struct Written {
     pub operation_id: u64,
     /// Durable, rather than only accepted.
     pub completed: bool,
+}
+
+/// Has the shard flushed by its writing thread, for whoever must not do so. It does not keep the thread alive.
+#[derive(Debug, Clone)]
+pub(super) struct Flush(mpsc::WeakSender<Job>);
+
+impl Flush {
+    /// Flushes and waits for it. Does nothing where the thread has ended. Blocks.
+    pub fn flush(&self) {
+        let Some(queue) = self.0.upgrade() else { return };
+        let (done, flushed) = oneshot::channel();
+        let job = Job { operations: Vec::new(), done: Some(done) };
+        if queue.blocking_send(job).is_ok() {
+            drop(queue);
+            // The thread has told the log of an error.
+            let _ = flushed.blocking_recv();
+        }
+    }
 }
 
 struct Job {
@@ -52,6 +71,11 @@ impl Writer {
             thread: Mutex::new(Some(thread)),
             operations: AtomicU64::new(0),
         })
+    }
+
+    /// How others have the shard flushed.
+    pub fn flusher(&self) -> Option<Flush> {
+        self.queue.lock().as_ref().map(|queue| Flush(queue.downgrade()))
     }
 
     pub async fn write(&self, operations: Vec<UpdateOperation>, wait: bool) -> Result<Written, Status> {
@@ -89,13 +113,17 @@ fn run(mut queue: mpsc::Receiver<Job>, edge: &EdgeShard, optimiser: &Optimiser) 
         {
             group.push(next);
         }
+        let wrote = group.iter().any(|job| !job.operations.is_empty());
         write_group(group, edge);
-        optimiser.wrote();
+        if wrote {
+            optimiser.wrote();
+        }
     }
 }
 
 fn write_group(group: Vec<Job>, edge: &EdgeShard) {
-    let applied: Vec<_> = group.into_iter().map(|job| (apply(job.operations, edge), job.done)).collect();
+    let write = |operations| room::check(edge.path()).and_then(|()| apply(operations, edge));
+    let applied: Vec<_> = group.into_iter().map(|job| (write(job.operations), job.done)).collect();
     let flushed = edge.flush().map_err(status::of_edge);
     if let Err(error) = &flushed {
         tracing::error!(%error, "the index could not be flushed; these writes are not acknowledged");

@@ -54,7 +54,8 @@ impl DataFolder {
 
     /// An error that names the folder and says what to do.
     pub fn damaged(&self, at: &Path, reason: &str) -> IndexError {
-        let advice = "put back a copy of the folder, or move it away and index the prompts again";
+        let advice = "put back a copy of the folder, or move it away and fill a new one: with `unprompt index \
+                      restore` from a snapshot, or by indexing the prompts again";
         IndexError::Folder { path: at.to_owned(), reason: format!("it is damaged ({reason}); {advice}") }
     }
 

@@ -7,6 +7,7 @@ mod catalogue;
 mod folder;
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,8 +49,7 @@ impl Store {
         for (name, entry) in &catalogue.collections {
             let config = folder.config_of(name, entry)?;
             let at = folder.collection(entry.folder);
-            let shard =
-                Shard::load(name, &at, config).map_err(|status| folder.damaged(&at, status.message()))?;
+            let shard = load(name, &at, config).map_err(|reason| folder.damaged(&at, &reason))?;
             shards.insert(name.clone(), Arc::new(shard));
         }
         let state = RwLock::new(State { catalogue, shards });
@@ -125,13 +125,23 @@ impl Store {
         Ok(true)
     }
 
-    /// Changes what is kept of a collection's configuration. Blocks.
-    pub fn update(&self, name: &str, change: impl FnOnce(&mut CollectionConfig)) -> Result<(), Status> {
-        let shard = self.shard(name)?;
+    /// Changes a collection's configuration. Blocks. What an open collection cannot take over closes it for a moment,
+    /// in which requests are answered UNAVAILABLE.
+    pub fn update(
+        &self,
+        name: &str,
+        change: impl FnOnce(CollectionConfig) -> Result<CollectionConfig, Status>,
+    ) -> Result<(), Status> {
         let _change = self.changes.lock();
-        let mut config = shard.config();
-        change(&mut config);
-        shard.reconfigure(&config)?;
+        let shard = self.shard(name)?;
+        let config = change(shard.config())?;
+        let shard = match shard.takes_over(&config) {
+            true => {
+                shard.reconfigure(&config)?;
+                shard
+            }
+            false => self.reopen(&shard, &config)?,
+        };
         let mut catalogue = self.state.read().catalogue.clone();
         if let Some(entry) = catalogue.collections.get_mut(shard.name()) {
             entry.set_config(&config);
@@ -139,6 +149,26 @@ impl Store {
         self.folder.write_catalogue(&catalogue)?;
         self.state.write().catalogue = catalogue;
         Ok(())
+    }
+
+    /// Closes a collection and opens it with another configuration, to which its segments converge as they are optimised;
+    /// with its own again where that fails.
+    fn reopen(&self, shard: &Shard, config: &CollectionConfig) -> Result<Arc<Shard>, Status> {
+        Shard::check(config)?;
+        let name = shard.name();
+        let entry = self.state.read().catalogue.collections.get(name).cloned();
+        let entry = entry
+            .ok_or_else(|| Status::not_found(format!("Not found: Collection `{name}` doesn't exist!")))?;
+        let at = self.folder.collection(entry.folder);
+        shard.stop(Duration::MAX);
+        let opened = Shard::load(name, &at, config.clone(), true);
+        let (reopened, error) = match opened {
+            Ok(reopened) => (reopened, None),
+            Err(error) => (Shard::load(name, &at, shard.config(), false)?, Some(error)),
+        };
+        let reopened = Arc::new(reopened);
+        self.state.write().shards.insert(name.to_owned(), Arc::clone(&reopened));
+        error.map_or(Ok(reopened), Err)
     }
 
     /// Applies all changes of aliases, or none. Blocks.
@@ -160,6 +190,22 @@ impl Store {
         let closed: Vec<bool> = shards.into_iter().map(|shard| shard.stop(grace)).collect();
         if closed.into_iter().all(|closed| closed) {
             self.folder.release();
+        }
+    }
+}
+
+/// Opens a collection; where it is damaged edge may say so in a panic.
+fn load(name: &str, at: &Path, config: CollectionConfig) -> Result<Shard, String> {
+    let load = AssertUnwindSafe(|| Shard::load(name, at, config, false));
+    match catch_unwind(load) {
+        Ok(Ok(shard)) => Ok(shard),
+        Ok(Err(status)) => Err(status.message().to_owned()),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            Err(text
+                .or_else(|| panic.downcast_ref().copied())
+                .unwrap_or("its files make no sense")
+                .to_owned())
         }
     }
 }

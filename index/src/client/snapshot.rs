@@ -1,0 +1,116 @@
+//! Copies of the whole collection in a file, and their way back. They go over the same API as everything else, so that
+//! a snapshot of an embedded index can be restored on a Qdrant server and the other way round.
+
+use std::path::Path;
+
+use tokio::task::spawn_blocking;
+
+use super::PromptIndex;
+use crate::snapshot_file::{SnapshotReader, SnapshotWriter};
+use crate::{Filter, IndexError, Layout, Profile, Space};
+
+pub use crate::snapshot_file::SnapshotInfo;
+
+/// Prompts read and written at once.
+const PAGE: u32 = 1000;
+
+/// What a restore did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Restored {
+    /// Prompts in the snapshot.
+    pub points: u64,
+    /// Those that the collection had already, as they are in the snapshot.
+    pub already_there: u64,
+}
+
+impl PromptIndex {
+    /// Writes all prompts with their vectors to a file, which is there whole or not at all. `written` hears how many
+    /// are in it so far. What is written to the collection in the meantime may or may not be in it.
+    ///
+    /// # Errors
+    /// [`IndexError::Snapshot`] where the file cannot be written, [`IndexError::NoCollection`].
+    pub async fn snapshot(
+        &self,
+        path: &Path,
+        mut written: impl FnMut(u64),
+    ) -> Result<SnapshotInfo, IndexError> {
+        let info = SnapshotInfo::new(&self.own_layout().await?);
+        let mut writer = blocking({
+            let path = path.to_owned();
+            move || SnapshotWriter::create(&path, info)
+        })
+        .await?;
+        let (mut from, mut count) = (None, 0);
+        loop {
+            let (points, next) =
+                self.page(&Filter::default(), from, PAGE, &[Space::MiniLm, Space::Clip]).await?;
+            count += points.len() as u64;
+            writer = blocking(move || writer.write(&points).map(|()| writer)).await?;
+            written(count);
+            from = next;
+            if from.is_none() {
+                return blocking(move || writer.finish()).await;
+            }
+        }
+    }
+
+    /// Writes the prompts of a snapshot to the collection, which is made if need be, as a bulk load:
+    /// [`Self::finish_bulk`] then builds the graph. Prompts that are there already are merged as [`Self::upsert`] does,
+    /// those that are there as in the snapshot are passed over: after an error or a stop, another call goes on where it
+    /// stood. `restored` hears how many of how many are done.
+    ///
+    /// # Errors
+    /// [`IndexError::Snapshot`] for a file that is damaged, before anything is written; [`IndexError::OtherEncoder`] or
+    /// [`IndexError::OtherShape`] where the collection is of other models.
+    pub async fn restore(
+        &self,
+        path: &Path,
+        profile: Option<Profile>,
+        mut restored: impl FnMut(u64, u64),
+    ) -> Result<Restored, IndexError> {
+        let path = path.to_owned();
+        let (info, mut reader) = blocking(move || SnapshotReader::verified(&path, PAGE as usize)).await?;
+        let layout = info.layout();
+        let profile = profile.unwrap_or(layout.profile);
+        self.ensure(&layout.profile(profile)).await?;
+        self.begin_bulk().await?;
+        let mut done = Restored { points: 0, already_there: 0 };
+        loop {
+            let (points, next) = blocking(move || reader.next().map(|points| (points, reader))).await?;
+            reader = next;
+            let Some(points) = points else { return Ok(done) };
+            done.points += points.len() as u64;
+            done.already_there += self.upsert_missing(points).await?;
+            restored(done.points, info.points);
+        }
+    }
+
+    /// The layout of the collection as it is.
+    async fn own_layout(&self) -> Result<Layout, IndexError> {
+        let stats = self.stats().await?;
+        let foreign = |detail: &str| IndexError::OtherShape {
+            collection: stats.info.collection.clone(),
+            detail: detail.to_owned(),
+        };
+        let dim = stats.vectors.iter().find(|(name, _)| name == Space::Clip.name()).map(|(_, dim)| *dim);
+        let dim = dim
+            .and_then(|dim| usize::try_from(dim).ok())
+            .ok_or_else(|| foreign("it has no vector \"clip\""))?;
+        let encoder =
+            stats.info.encoder.clone().ok_or_else(|| foreign("it does not say which encoder it is of"))?;
+        let minilm =
+            stats.info.minilm.clone().ok_or_else(|| foreign("it does not say which MiniLM it is of"))?;
+        Ok(Layout::new(encoder, dim, minilm).profile(stats.info.profile))
+    }
+}
+
+/// Runs file work beside the runtime's own threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
+) -> Result<T, IndexError> {
+    let failed = |error: tokio::task::JoinError| IndexError::Client {
+        operation: "read or write a snapshot",
+        reason: error.to_string(),
+    };
+    spawn_blocking(work).await.map_err(failed)?
+}

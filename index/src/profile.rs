@@ -1,0 +1,177 @@
+//! Named trade-offs between memory, speed and recall: what of a collection lies in memory, how search's copy of the
+//! vectors is compressed, and what a search must ask for to make up for it. Knows nothing of models and prompts.
+
+use std::fmt;
+use std::str::FromStr;
+
+use qdrant_client::qdrant::quantization_config::Quantization;
+use qdrant_client::qdrant::quantization_config_diff::Quantization as Change;
+use qdrant_client::qdrant::{
+    HnswConfigDiff, Memory, QuantizationType, ScalarQuantization, TurboQuantBitSize, TurboQuantization,
+};
+
+/// What a collection's vectors cost and give. Every profile keeps the original f32 vectors, with which the best
+/// candidates are scored again; the README has the measured figures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// One byte a dimension in memory, and the graph; originals and payload on disk.
+    #[default]
+    Balanced,
+    /// Two bits a dimension in memory; the graph, originals and payload on disk.
+    SmallMemory,
+    /// One byte a dimension, a denser graph, and the originals kept in memory as long as there is room.
+    Fastest,
+}
+
+impl Profile {
+    /// All of them, the default first.
+    pub const ALL: [Self; 3] = [Self::Balanced, Self::SmallMemory, Self::Fastest];
+
+    /// As configuration and metadata spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Balanced => "balanced",
+            Self::SmallMemory => "small-memory",
+            Self::Fastest => "fastest",
+        }
+    }
+
+    /// How many candidates for each answer a search takes from the compressed vectors, to be scored again with the
+    /// originals.
+    pub fn oversampling(self) -> f64 {
+        match self {
+            Self::Balanced | Self::Fastest => 1.5,
+            Self::SmallMemory => 3.0,
+        }
+    }
+
+    /// HNSW's candidate list while searching, where a query names none. It is long enough for recall@100 of 0.98 among
+    /// a million prompts.
+    pub fn ef(self) -> u64 {
+        match self {
+            Self::Balanced | Self::SmallMemory => 400,
+            Self::Fastest => 256,
+        }
+    }
+
+    /// HNSW's edges a node.
+    pub fn hnsw_m(self) -> u64 {
+        match self {
+            Self::Balanced | Self::SmallMemory => 16,
+            Self::Fastest => 24,
+        }
+    }
+
+    /// HNSW's candidate list while building.
+    pub fn hnsw_ef_construct(self) -> u64 {
+        match self {
+            Self::Balanced | Self::SmallMemory => 128,
+            Self::Fastest => 200,
+        }
+    }
+
+    /// Bytes a dimension that the compressed vectors keep in memory, without the graph.
+    pub fn bytes_a_dimension(self) -> f64 {
+        match self {
+            Self::Balanced | Self::Fastest => 1.0,
+            Self::SmallMemory => 0.25,
+        }
+    }
+
+    /// The compression in a few words.
+    pub fn quantisation(self) -> &'static str {
+        match self {
+            Self::Balanced | Self::Fastest => "int8, in memory",
+            Self::SmallMemory => "TurboQuant, 2 bits, in memory",
+        }
+    }
+
+    pub(crate) fn hnsw(self, m: u64, ef_construct: u64) -> HnswConfigDiff {
+        let memory = match self {
+            Self::SmallMemory => Memory::Cold,
+            Self::Balanced | Self::Fastest => Memory::Pinned,
+        };
+        let memory = Some(memory.into());
+        HnswConfigDiff { m: Some(m), ef_construct: Some(ef_construct), memory, ..Default::default() }
+    }
+
+    pub(crate) fn compression(self) -> Quantization {
+        let memory = Some(Memory::Pinned.into());
+        match self {
+            Self::Balanced | Self::Fastest => Quantization::Scalar(ScalarQuantization {
+                r#type: QuantizationType::Int8.into(),
+                quantile: Some(0.99),
+                memory,
+                ..Default::default()
+            }),
+            Self::SmallMemory => Quantization::Turboquant(TurboQuantization {
+                bits: Some(TurboQuantBitSize::Bits2.into()),
+                memory,
+                ..Default::default()
+            }),
+        }
+    }
+
+    /// The same, as a change of it is asked for.
+    pub(crate) fn change_of_compression(self) -> Change {
+        match self.compression() {
+            Quantization::Scalar(scalar) => Change::Scalar(scalar),
+            Quantization::Product(product) => Change::Product(product),
+            Quantization::Binary(binary) => Change::Binary(binary),
+            Quantization::Turboquant(turbo) => Change::Turboquant(turbo),
+        }
+    }
+
+    /// Where the original vectors lie.
+    pub(crate) fn originals(self) -> Memory {
+        match self {
+            Self::Balanced | Self::SmallMemory => Memory::Cold,
+            Self::Fastest => Memory::Cached,
+        }
+    }
+
+    /// Where the keyword and time indexes lie; those of words and lengths are always on disk.
+    pub(crate) fn field_indexes(self) -> Option<Memory> {
+        match self {
+            Self::SmallMemory => Some(Memory::Cold),
+            Self::Balanced | Self::Fastest => None,
+        }
+    }
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Profile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let known = Self::ALL.into_iter().find(|profile| profile.name() == text);
+        known.ok_or_else(|| format!("{text:?} is no profile; choose balanced, small-memory or fastest"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_reads_what_it_writes() {
+        for profile in Profile::ALL {
+            assert_eq!(profile.to_string().parse(), Ok(profile));
+            assert_eq!(serde_json::to_value(profile).unwrap(), profile.name());
+        }
+        assert!("huge".parse::<Profile>().unwrap_err().contains("small-memory"));
+    }
+
+    #[test]
+    fn the_default_costs_at_most_1_2_bytes_a_dimension_and_the_small_one_a_third_of_that() {
+        assert_eq!(Profile::default(), Profile::Balanced);
+        assert!(Profile::Balanced.bytes_a_dimension() <= 1.2);
+        assert!(Profile::SmallMemory.bytes_a_dimension() <= 0.4);
+    }
+}

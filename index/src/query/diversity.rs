@@ -1,0 +1,187 @@
+//! Answers that differ from each other: by maximal marginal relevance (Carbonell and Goldstein, 1998), which Qdrant
+//! computes, or by grouping near duplicates, which is done here.
+
+use std::collections::HashSet;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{at_most, refuse};
+use crate::{Hit, IndexError};
+
+/// Candidates that answers are chosen from, at the most. MMR compares all of them with each other.
+const MAX_CANDIDATES: usize = 1_000;
+/// Candidates that near duplicates are looked for in, at the most.
+pub(crate) const MAX_GROUPED: usize = 10_000;
+/// MMR's candidates where the query does not say: so many for each answer, and no fewer than that.
+const CANDIDATES_AN_ANSWER: usize = 4;
+const LEAST_CANDIDATES: usize = 100;
+
+/// How answers shall differ from each other.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum Diversity {
+    /// Each next answer is the candidate with the highest `lambda` × similarity to the query − (1 − `lambda`) ×
+    /// similarity to the nearest answer before it. 1 is the order of similarity, 0 looks at the differences alone.
+    /// Similarities are in the space searched. Answers stand in the order they were chosen in.
+    Mmr {
+        lambda: f32,
+        /// The nearest so many are chosen from, 1,000 at the most; 4 for each answer when none, and 100 at least.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        candidates: Option<usize>,
+    },
+    /// Of prompts whose MiniLM vectors have at least this cosine with each other's best, only the best is an
+    /// answer; the others are listed under it. They are looked for among the nearest 10,000 at the most, so that
+    /// there may be fewer answers than asked for.
+    Group { similarity: f32 },
+}
+
+impl Diversity {
+    pub(super) fn check(self, reach: usize) -> Result<(), IndexError> {
+        at_most(reach, MAX_CANDIDATES, "offset and limit together, with diversity,")?;
+        match self {
+            Self::Mmr { lambda, .. } if !(0.0..=1.0).contains(&lambda) => {
+                refuse("its MMR lambda is not from 0 (differences alone) to 1 (similarity alone)")
+            }
+            Self::Mmr { candidates: Some(candidates), .. } if candidates < reach => {
+                let text = format!("MMR cannot choose {reach} answers from {candidates} candidates");
+                refuse(format!("{text}; give as many at least"))
+            }
+            Self::Mmr { candidates, .. } => {
+                at_most(candidates.unwrap_or(reach), MAX_CANDIDATES, "number of MMR candidates")
+            }
+            Self::Group { similarity } if !(similarity > 0.0 && similarity <= 1.0) => {
+                refuse("the similarity to group by is not above 0 and up to 1; 0.95 is usual")
+            }
+            Self::Group { .. } => Ok(()),
+        }
+    }
+
+    /// MMR's lambda, and how many candidates it has for so many answers.
+    pub(super) fn candidates(self, answers: usize) -> Option<(f32, usize)> {
+        let usual = (answers * CANDIDATES_AN_ANSWER).clamp(LEAST_CANDIDATES, MAX_CANDIDATES);
+        match self {
+            Self::Mmr { lambda, candidates } => Some((lambda, candidates.unwrap_or(usual))),
+            Self::Group { .. } => None,
+        }
+    }
+}
+
+/// A prompt that is nearly another one, which is the answer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct NearDuplicate {
+    pub prompt_id: Uuid,
+    pub text: String,
+    /// With what was asked for, as the answer's own.
+    pub similarity: f32,
+}
+
+/// Near duplicates in groups, as candidates come in, the best first.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    similarity: f32,
+    wanted: usize,
+    groups: Vec<Hit>,
+    /// Pages of an approximate search may overlap.
+    seen: HashSet<Uuid>,
+}
+
+impl Groups {
+    pub fn new(similarity: f32, wanted: usize) -> Self {
+        Self { similarity, wanted, groups: Vec::new(), seen: HashSet::new() }
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.groups.len() >= self.wanted
+    }
+
+    /// Puts a candidate, which comes with its MiniLM vector, to the first group that it is near enough to. Of those
+    /// that are near to none, the first `wanted` become groups.
+    pub fn take(&mut self, hit: Hit) {
+        if !self.seen.insert(hit.prompt_id) {
+            return;
+        }
+        let near = |best: &Hit| cosine(&best.minilm, &hit.minilm) >= self.similarity;
+        match self.groups.iter().position(near) {
+            Some(place) => self.groups[place].near_duplicates.push(NearDuplicate {
+                prompt_id: hit.prompt_id,
+                text: hit.text,
+                similarity: hit.similarity,
+            }),
+            None if self.is_full() => {}
+            None => self.groups.push(hit),
+        }
+    }
+
+    /// The best of each group, the best first.
+    pub fn into_best(self) -> Vec<Hit> {
+        self.groups
+    }
+}
+
+/// Of unit vectors. In eight sums, which the compiler can add side by side.
+fn cosine(a: &Option<Vec<f32>>, b: &Option<Vec<f32>>) -> f32 {
+    let (Some(a), Some(b)) = (a, b) else { return f32::MIN };
+    let mut sums = [0.0f32; 8];
+    for (a, b) in a.chunks(8).zip(b.chunks(8)) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += a * b;
+        }
+    }
+    sums.iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hit(id: u128, vector: [f32; 2]) -> Hit {
+        Hit {
+            prompt_id: Uuid::from_u128(id),
+            text: format!("prompt {id}"),
+            sources: Vec::new(),
+            created_at_ms: 0,
+            attributes: Default::default(),
+            similarity: 1.0 / id as f32,
+            near_duplicates: Vec::new(),
+            minilm: Some(vector.into()),
+            clip: None,
+        }
+    }
+
+    #[test]
+    fn near_duplicates_stand_under_the_best_of_them() {
+        let mut groups = Groups::new(0.9, 2);
+        let candidates = [
+            hit(1, [1.0, 0.0]),
+            hit(2, [0.0, 1.0]),
+            hit(3, [0.995, 0.0998]),
+            hit(3, [0.995, 0.0998]),
+            hit(4, [-1.0, 0.0]),
+        ];
+        candidates.into_iter().for_each(|hit| groups.take(hit));
+        assert!(groups.is_full());
+        let best = groups.into_best();
+        let ids = |hit: &Hit| (hit.prompt_id.as_u128(), hit.near_duplicates.len());
+        assert_eq!(best.iter().map(ids).collect::<Vec<_>>(), [(1, 1), (2, 0)]);
+        assert_eq!(best[0].near_duplicates[0].text, "prompt 3");
+    }
+
+    #[test]
+    fn what_cannot_be_told_apart_is_refused() {
+        let mmr = |lambda, candidates| Diversity::Mmr { lambda, candidates };
+        for (diversity, reach, bound) in [
+            (mmr(1.5, None), 10, "0 (differences alone)"),
+            (mmr(f32::NAN, None), 10, "0 (differences alone)"),
+            (mmr(0.5, Some(9)), 10, "as many"),
+            (mmr(0.5, Some(1_001)), 10, "1000"),
+            (mmr(0.5, None), 1_001, "1000"),
+            (Diversity::Group { similarity: 0.0 }, 10, "0.95"),
+            (Diversity::Group { similarity: 1.1 }, 10, "0.95"),
+        ] {
+            let refused = diversity.check(reach).unwrap_err().to_string();
+            assert!(refused.contains(bound), "{refused}");
+        }
+        assert!(mmr(0.5, Some(10)).check(10).is_ok());
+    }
+}

@@ -1,0 +1,472 @@
+//! A search as people and programs ask for it, by text or picture too: the same object on the command line, over
+//! HTTP and in Rust. What turns texts and pictures into vectors is the caller's; this crate knows no networks.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use uuid::Uuid;
+
+use super::{Diversity, Filter, Query, Target, at_most, refuse};
+use crate::{IndexError, MINILM_DIM, Space};
+
+/// Answers where a request does not say how many.
+const DEFAULT_LIMIT: usize = 10;
+/// Characters of a text to search by; models read some 256 words of it.
+const MAX_TEXT_CHARS: usize = 10_000;
+/// Bytes of a picture to search by.
+const MAX_PICTURE_BYTES: usize = 20 << 20;
+/// Values of a vector to search by.
+const MAX_DIM: usize = 65_536;
+
+/// Turns texts and pictures into vectors of the collection's spaces.
+///
+/// An implementation answers with [`IndexError::InvalidQuery`] where the text or picture is to blame, and with
+/// [`IndexError::Encoder`] where it is not.
+pub trait Encode {
+    /// The unit vectors of `texts` in the space `using`, in their order.
+    fn texts(&mut self, using: Space, texts: &[&str]) -> Result<Vec<Vec<f32>>, IndexError>;
+
+    /// The unit vector of a PNG, JPEG or WebP in the CLIP space.
+    fn picture(&mut self, picture: &[u8]) -> Result<Vec<f32>, IndexError>;
+}
+
+/// A picture's bytes; base64 in JSON.
+#[derive(Clone, PartialEq)]
+pub struct Picture(pub Vec<u8>);
+
+impl std::fmt::Debug for Picture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Picture({} bytes)", self.0.len())
+    }
+}
+
+impl Serialize for Picture {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Picture {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bytes = STANDARD.decode(text.trim());
+        let unreadable = |error| serde::de::Error::custom(format!("the image is not base64: {error}"));
+        bytes.map(Self).map_err(unreadable)
+    }
+}
+
+/// What a request asks by.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Wanted {
+    Text(String),
+    Picture(Picture),
+    Vector(Vec<f32>),
+    /// More like this prompt of the index, which itself is not among the answers.
+    Like(Uuid),
+}
+
+/// A search, as JSON has it: one of `text`, `image` (base64), `vector` and `like` (a prompt's id), and all else
+/// optional.
+///
+/// ```json
+/// {"text": "a red star", "using": "minilm", "limit": 10, "offset": 0,
+///  "filter": {"sources": ["diffusiondb"], "created_from": "2026-01-01T00:00:00Z", "words": "red star"},
+///  "exclude": [], "threshold": 0.4, "diversity": {"group": {"similarity": 0.95}},
+///  "exact": false, "ef": 128, "with_vectors": ["minilm"]}
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Wire", into = "Wire")]
+pub struct SearchRequest {
+    pub wanted: Wanted,
+    /// The space to search. Without it: a text and a prompt are looked for in MiniLM's, a picture in CLIP's, and a
+    /// vector in that of its length (384 is MiniLM's).
+    pub using: Option<Space>,
+    pub limit: usize,
+    pub offset: usize,
+    pub filter: Filter,
+    pub exclude: Vec<Uuid>,
+    pub threshold: Option<f32>,
+    pub diversity: Option<Diversity>,
+    pub exact: bool,
+    pub ef: Option<u64>,
+    /// `true` in JSON is both of them.
+    pub with_vectors: Vec<Space>,
+}
+
+impl SearchRequest {
+    /// A request for the ten that are nearest.
+    pub fn new(wanted: Wanted) -> Self {
+        Self {
+            wanted,
+            using: None,
+            limit: DEFAULT_LIMIT,
+            offset: 0,
+            filter: Filter::default(),
+            exclude: Vec::new(),
+            threshold: None,
+            diversity: None,
+            exact: false,
+            ef: None,
+            with_vectors: Vec::new(),
+        }
+    }
+
+    /// The space searched.
+    pub fn space(&self) -> Space {
+        let usual = match &self.wanted {
+            Wanted::Text(_) | Wanted::Like(_) => Space::MiniLm,
+            Wanted::Picture(_) => Space::Clip,
+            Wanted::Vector(vector) if vector.len() == MINILM_DIM => Space::MiniLm,
+            Wanted::Vector(_) => Space::Clip,
+        };
+        self.using.unwrap_or(usual)
+    }
+
+    /// Refuses what cannot be answered, before any vector is computed.
+    ///
+    /// # Errors
+    /// [`IndexError::InvalidQuery`], which names the bound or what to give instead.
+    pub fn check(&self) -> Result<(), IndexError> {
+        match &self.wanted {
+            Wanted::Text(text) if text.trim().is_empty() => {
+                refuse("its text is empty; say what to look for")?;
+            }
+            Wanted::Text(text) => {
+                at_most(text.chars().count(), MAX_TEXT_CHARS, "text's length in characters")?
+            }
+            Wanted::Picture(Picture(bytes)) => {
+                at_most(bytes.len(), MAX_PICTURE_BYTES, "picture's size in bytes")?;
+            }
+            Wanted::Vector(vector) => at_most(vector.len(), MAX_DIM, "vector's length")?,
+            Wanted::Like(_) => {}
+        }
+        if let (Wanted::Picture(_), Space::MiniLm) = (&self.wanted, self.space()) {
+            refuse("a picture has no vector in MiniLM's space; search by picture in clip's")?;
+        }
+        self.query(Target::Vector(Vec::new())).check_all_but_target()
+    }
+
+    /// The query that this request is, once `encoder` has made a vector of its text or picture.
+    ///
+    /// # Errors
+    /// [`IndexError::InvalidQuery`], and what the encoder says.
+    pub fn resolve(&self, encoder: &mut dyn Encode) -> Result<Query, IndexError> {
+        let resolved = resolve_batch(std::slice::from_ref(self), encoder).pop();
+        resolved.unwrap_or_else(|| refuse("there is none"))
+    }
+
+    fn query(&self, target: Target) -> Query {
+        Query {
+            using: self.space(),
+            target,
+            limit: self.limit,
+            offset: self.offset,
+            filter: self.filter.clone(),
+            exclude: self.exclude.clone(),
+            threshold: self.threshold,
+            diversity: self.diversity,
+            with_vectors: self.with_vectors.clone(),
+            exact: self.exact,
+            ef: self.ef,
+        }
+    }
+}
+
+/// The queries of many requests, in their order. The texts of each space go to the encoder together; a request that
+/// cannot be answered does not keep the others from it.
+pub fn resolve_batch(requests: &[SearchRequest], encoder: &mut dyn Encode) -> Vec<Result<Query, IndexError>> {
+    let mut targets: Vec<Result<Option<Target>, IndexError>> =
+        requests.iter().map(|request| request.check().map(|()| None)).collect();
+    for space in [Space::MiniLm, Space::Clip] {
+        encode_texts(requests, &mut targets, space, encoder);
+    }
+    let finished = requests.iter().zip(targets).map(|(request, target)| {
+        let target = match (target?, &request.wanted) {
+            (Some(target), _) => target,
+            (None, Wanted::Picture(Picture(bytes))) => Target::Vector(encoder.picture(bytes)?),
+            (None, Wanted::Vector(vector)) => Target::Vector(vector.clone()),
+            (None, Wanted::Like(id)) => Target::Prompt(*id),
+            (None, Wanted::Text(_)) => return too_few(),
+        };
+        let query = request.query(target);
+        query.check().map(|()| query)
+    });
+    finished.collect()
+}
+
+fn encode_texts(
+    requests: &[SearchRequest],
+    targets: &mut [Result<Option<Target>, IndexError>],
+    space: Space,
+    encoder: &mut dyn Encode,
+) {
+    let text_of = |place: usize| match &requests[place].wanted {
+        Wanted::Text(text) if requests[place].space() == space => Some((place, text.as_str())),
+        _ => None,
+    };
+    let wanted: Vec<(usize, &str)> =
+        (0..requests.len()).filter(|place| targets[*place].is_ok()).filter_map(text_of).collect();
+    if wanted.is_empty() {
+        return;
+    }
+    let texts: Vec<&str> = wanted.iter().map(|(_, text)| *text).collect();
+    match encoder.texts(space, &texts) {
+        Ok(vectors) => {
+            for ((place, _), vector) in wanted.iter().zip(vectors) {
+                targets[*place] = Ok(Some(Target::Vector(vector)));
+            }
+        }
+        Err(error) => {
+            for (place, _) in wanted {
+                targets[place] = Err(again(&error));
+            }
+        }
+    }
+}
+
+/// The encoder's error, for one more text of those that it was asked for.
+fn again(error: &IndexError) -> IndexError {
+    match error {
+        IndexError::InvalidQuery { reason } => IndexError::InvalidQuery { reason: reason.clone() },
+        IndexError::Encoder { reason } => IndexError::Encoder { reason: reason.clone() },
+        other => IndexError::Encoder { reason: other.to_string() },
+    }
+}
+
+fn too_few<T>() -> Result<T, IndexError> {
+    Err(IndexError::Encoder { reason: "the encoder returned fewer vectors than there were texts".into() })
+}
+
+/// What is written in JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wire {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    image: Option<Picture>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    vector: Option<Vec<f32>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    like: Option<Uuid>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    using: Option<Space>,
+    #[serde(default = "default_limit")]
+    limit: usize,
+    #[serde(default)]
+    offset: usize,
+    #[serde(default)]
+    filter: Filter,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    exclude: Vec<Uuid>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    threshold: Option<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    diversity: Option<Diversity>,
+    #[serde(default)]
+    exact: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ef: Option<u64>,
+    #[serde(default, deserialize_with = "spaces", skip_serializing_if = "Vec::is_empty")]
+    with_vectors: Vec<Space>,
+}
+
+fn default_limit() -> usize {
+    DEFAULT_LIMIT
+}
+
+fn spaces<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Space>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "with_vectors is true, false or a list of \"minilm\" and \"clip\"")]
+    enum Spaces {
+        All(bool),
+        These(Vec<Space>),
+    }
+    Ok(match Spaces::deserialize(deserializer)? {
+        Spaces::All(true) => vec![Space::MiniLm, Space::Clip],
+        Spaces::All(false) => Vec::new(),
+        Spaces::These(spaces) => spaces,
+    })
+}
+
+impl TryFrom<Wire> for SearchRequest {
+    type Error = String;
+
+    fn try_from(wire: Wire) -> Result<Self, String> {
+        let Wire { text, image, vector, like, .. } = wire;
+        let mut wanted = [
+            text.map(Wanted::Text),
+            image.map(Wanted::Picture),
+            vector.map(Wanted::Vector),
+            like.map(Wanted::Like),
+        ]
+        .into_iter()
+        .flatten();
+        let (Some(wanted), None) = (wanted.next(), wanted.next()) else {
+            return Err("a search is by exactly one of text, image, vector and like".into());
+        };
+        Ok(Self {
+            wanted,
+            using: wire.using,
+            limit: wire.limit,
+            offset: wire.offset,
+            filter: wire.filter,
+            exclude: wire.exclude,
+            threshold: wire.threshold,
+            diversity: wire.diversity,
+            exact: wire.exact,
+            ef: wire.ef,
+            with_vectors: wire.with_vectors,
+        })
+    }
+}
+
+impl From<SearchRequest> for Wire {
+    fn from(request: SearchRequest) -> Self {
+        let mut wire = Self {
+            text: None,
+            image: None,
+            vector: None,
+            like: None,
+            using: request.using,
+            limit: request.limit,
+            offset: request.offset,
+            filter: request.filter,
+            exclude: request.exclude,
+            threshold: request.threshold,
+            diversity: request.diversity,
+            exact: request.exact,
+            ef: request.ef,
+            with_vectors: request.with_vectors,
+        };
+        match request.wanted {
+            Wanted::Text(text) => wire.text = Some(text),
+            Wanted::Picture(picture) => wire.image = Some(picture),
+            Wanted::Vector(vector) => wire.vector = Some(vector),
+            Wanted::Like(id) => wire.like = Some(id),
+        }
+        wire
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A text's vector is its length; what it was asked is written down.
+    #[derive(Default)]
+    struct Lengths {
+        calls: Vec<(Space, usize)>,
+        broken: bool,
+    }
+
+    impl Encode for Lengths {
+        fn texts(&mut self, using: Space, texts: &[&str]) -> Result<Vec<Vec<f32>>, IndexError> {
+            self.calls.push((using, texts.len()));
+            if self.broken {
+                return Err(IndexError::Encoder { reason: "out of order".into() });
+            }
+            Ok(texts.iter().map(|text| vec![text.len() as f32]).collect())
+        }
+
+        fn picture(&mut self, picture: &[u8]) -> Result<Vec<f32>, IndexError> {
+            if picture.is_empty() { refuse("the picture is empty") } else { Ok(vec![-1.0]) }
+        }
+    }
+
+    fn request(json: &str) -> SearchRequest {
+        serde_json::from_str(json).unwrap()
+    }
+
+    fn error(json: &str) -> String {
+        serde_json::from_str::<SearchRequest>(json).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_request_reads_what_it_writes() {
+        let id = Uuid::from_u128(7);
+        for json in [
+            r#"{"text": "x", "using": "clip", "diversity": {"mmr": {"lambda": 0.5}}, "with_vectors": true}"#
+                .to_owned(),
+            r#"{"image": "AQID", "threshold": 0.25, "diversity": {"group": {"similarity": 0.95}}}"#
+                .to_owned(),
+            r#"{"vector": [0.5, -0.5], "limit": 3, "offset": 6, "exact": true, "ef": 64}"#.to_owned(),
+            format!(r#"{{"like": "{id}", "exclude": ["{id}"], "filter": {{"words": "red"}}}}"#),
+            r#"{"vector": [1], "with_vectors": ["clip"]}"#.to_owned(),
+        ] {
+            let read = request(&json);
+            assert_eq!(request(&serde_json::to_string(&read).unwrap()), read);
+        }
+        let SearchRequest { wanted, using, limit, .. } = request(r#"{"image": "AQID"}"#);
+        assert_eq!((wanted, using, limit), (Wanted::Picture(Picture(vec![1, 2, 3])), None, 10));
+    }
+
+    #[test]
+    fn what_is_no_request_says_why() {
+        for (json, hint) in [
+            ("{}", "exactly one of text, image, vector and like"),
+            (r#"{"text": "a", "vector": [1]}"#, "exactly one"),
+            (r#"{"text": "a", "limits": 3}"#, "unknown field `limits`"),
+            (r#"{"text": "a", "using": "bert"}"#, "unknown variant `bert`"),
+            (r#"{"image": "pictures/1.png"}"#, "base64"),
+            (r#"{"text": "a", "diversity": {"mmr": {"lamda": 1}}}"#, "unknown field `lamda`"),
+            (r#"{"text": "a", "with_vectors": "clip"}"#, "true, false or a list"),
+            (r#"{"text": "a", "limit": -1}"#, "-1"),
+        ] {
+            let error = error(json);
+            assert!(error.contains(hint), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_space_follows_from_what_is_asked_by_unless_it_is_said() {
+        let space = |json: &str| request(json).space();
+        assert_eq!(space(r#"{"text": "a"}"#), Space::MiniLm);
+        assert_eq!(space(r#"{"text": "a", "using": "clip"}"#), Space::Clip);
+        assert_eq!(space(r#"{"image": "AQID"}"#), Space::Clip);
+        assert_eq!(space(r#"{"vector": [1, 2]}"#), Space::Clip);
+        assert_eq!(SearchRequest::new(Wanted::Vector(vec![0.0; 384])).space(), Space::MiniLm);
+        assert_eq!(SearchRequest::new(Wanted::Like(Uuid::nil())).space(), Space::MiniLm);
+    }
+
+    #[test]
+    fn texts_of_a_space_are_embedded_in_one_call_and_a_bad_request_is_alone_with_its_error() {
+        let requests = [
+            request(r#"{"text": "abc"}"#),
+            request(r#"{"text": "  "}"#),
+            request(r#"{"text": "ab", "using": "clip", "limit": 4}"#),
+            request(r#"{"image": "AQID"}"#),
+            request(r#"{"image": ""}"#),
+            request(r#"{"image": "AQID", "using": "minilm"}"#),
+            request(r#"{"text": "abcd", "limit": 20000}"#),
+            request(r#"{"text": "abcde"}"#),
+        ];
+        let mut encoder = Lengths::default();
+        let resolved = resolve_batch(&requests, &mut encoder);
+        assert_eq!(encoder.calls, [(Space::MiniLm, 2), (Space::Clip, 1)]);
+        let vector = |place: usize| match &resolved[place] {
+            Ok(Query { target: Target::Vector(vector), .. }) => vector[0],
+            other => panic!("{other:?}"),
+        };
+        assert_eq!([0, 2, 3, 7].map(vector), [3.0, 2.0, -1.0, 5.0]);
+        for (place, hint) in [(1, "text is empty"), (4, "picture is empty"), (5, "clip"), (6, "10000")] {
+            let error = resolved[place].as_ref().unwrap_err().to_string();
+            assert!(error.contains(hint), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_encoder_that_fails_fails_the_texts_alone() {
+        let requests = [request(r#"{"text": "abc"}"#), request(r#"{"vector": [1]}"#)];
+        let mut encoder = Lengths { broken: true, ..Lengths::default() };
+        let resolved = resolve_batch(&requests, &mut encoder);
+        assert!(matches!(&resolved[0], Err(IndexError::Encoder { reason }) if reason == "out of order"));
+        assert!(resolved[1].is_ok());
+    }
+
+    #[test]
+    fn a_text_over_the_bound_is_refused_with_the_bound() {
+        let refused = SearchRequest::new(Wanted::Text("x".repeat(10_001))).check().unwrap_err().to_string();
+        assert!(refused.contains("10000"), "{refused}");
+    }
+}
