@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow};
 use serde_json::{Map, Value, json};
-use unprompt_index::{ConnectOptions, PromptIndex};
+use unprompt_index::{ConnectOptions, Profile, PromptIndex};
 use unprompt_models::minilm::Engine;
 use unprompt_schemas::codec::Codec;
 use unprompt_stream::config::{self, Config};
@@ -69,6 +69,17 @@ impl Context {
         Some(format!("http://{}", up.http))
     }
 
+    /// Where the embedded index of the data directory's `unprompt up` listens, and in which process.
+    pub fn running_index(&self) -> Option<(String, u32)> {
+        let up = self.running()?;
+        Some((format!("http://{}", up.qdrant?), up.pid))
+    }
+
+    /// How a collection that is made is laid out.
+    pub fn profile(&self) -> anyhow::Result<Profile> {
+        self.config.index.profile.parse().map_err(|error| anyhow!("[index] profile: {error}"))
+    }
+
     fn running(&self) -> Option<Endpoints> {
         Endpoints::read(self.data_dir())
     }
@@ -96,12 +107,7 @@ impl Context {
     }
 
     pub fn engine(&self) -> anyhow::Result<Engine> {
-        match self.config.models.engine.as_str() {
-            "auto" => Ok(Engine::Auto),
-            "onnx" => Ok(Engine::Onnx),
-            "candle" => Ok(Engine::Candle),
-            other => bail!("[models] engine is {other:?}; choose auto, onnx or candle"),
-        }
+        self.config.models.engine.parse().context("[models] engine")
     }
 
     /// Where the models are: as configured, or the downloaded MiniLM and the tiny world's checkpoints.

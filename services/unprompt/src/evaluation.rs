@@ -10,7 +10,7 @@ use unprompt_schemas::records::Prediction;
 use crate::output;
 
 /// Seed of the bootstrap, so that the same predictions give the same interval.
-const BOOTSTRAP_SEED: u64 = 20_230_516;
+pub const BOOTSTRAP_SEED: u64 = 20_230_516;
 
 /// Groups of pictures that calibration is judged on.
 const CALIBRATION_BINS: usize = 10;

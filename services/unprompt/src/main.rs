@@ -9,6 +9,7 @@ mod endpoints;
 mod evaluation;
 mod heads;
 mod hosted;
+mod index_access;
 mod output;
 mod registry;
 mod services;

@@ -193,7 +193,8 @@ fn indexer(
 ) -> anyhow::Result<Indexer> {
     let clip = ClipText::load(&models.clip)?;
     let minilm = MiniLm::load(&models.minilm, wiring.context.engine()?)?;
-    let layout = Layout::new(clip.revision().to_string(), clip.dims(), minilm.revision().to_string());
+    let layout = Layout::new(clip.revision().to_string(), clip.dims(), minilm.revision().to_string())
+        .profile(wiring.context.profile()?);
     waiting::opened(ServiceName::Indexer, &runtime, stop, || {
         let index = runtime.block_on(connect(wiring))?;
         Ok(Indexer::open(index, layout.clone(), codec.clone(), runtime.clone())?)

@@ -1,10 +1,12 @@
-//! `unprompt evaluate`: the score of the predictions on the topic, against the true prompts.
+//! `unprompt evaluate`: the score of the predictions on the topic, or of the index as it stands, against the true prompts.
+
+mod retrieval;
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use unprompt_models::head::RidgeHead;
 use unprompt_models::minilm::MiniLm;
 use unprompt_schemas::Uuid;
@@ -14,18 +16,21 @@ use unprompt_stream::{KafkaConfig, read_records};
 
 use crate::cli::Evaluate;
 use crate::context::Context;
-use crate::evaluation::{Scored, Scores};
+use crate::evaluation::{BOOTSTRAP_SEED, Scored, Scores};
 use crate::output;
 
 /// A line of the truth.
-#[derive(Debug, Deserialize)]
-struct Truth {
-    image_id: Uuid,
-    text: String,
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Truth {
+    pub image_id: Uuid,
+    pub text: String,
 }
 
 pub async fn run(context: &Context, args: Evaluate) -> anyhow::Result<()> {
     let truth = read_truth(&args.truth)?;
+    if let Some(k) = args.knn {
+        return retrieval::run(context, truth, k).await;
+    }
     let (scores, _) = evaluate(context, truth).await?;
     if context.json {
         return output::json(&scores);

@@ -3,6 +3,8 @@
 mod dead_letters;
 mod doctor;
 pub mod evaluate;
+mod export;
+mod index;
 mod predict;
 pub mod prompts;
 pub mod publish;
@@ -61,7 +63,8 @@ async fn dispatch(context: Context, command: Command) -> anyhow::Result<()> {
         Command::Serve(args) => serve::run(&context, args.service, stop).await,
         Command::Publish(args) => publish::run(&context, args, stop).await,
         Command::Predict(args) => predict::run(&context, args).await,
-        Command::Query(args) => query::run(&context, args).await,
+        Command::Query(args) => query::run(&context, args, stop).await,
+        Command::Index(command) => index::run(&context, command, stop).await,
         Command::Prompts(command) => prompts::run(&context, command, stop).await,
         Command::Train(args) => train::run(&context, args).await,
         Command::Evaluate(args) => evaluate::run(&context, args).await,

@@ -1,82 +1,67 @@
-//! `unprompt query`: search the prompt index by text, picture, vector or prompt.
+//! `unprompt query`: search the prompt index by text, picture, vector or prompt; once or many times.
 
-use std::io::Read;
+mod batch;
+mod models;
+mod requests;
+
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use serde_json::json;
-use unprompt_index::{Filter, Hit, MINILM_DIM, Query as IndexQuery, Space};
-use unprompt_models::clip::ClipVision;
-use unprompt_models::minilm::MiniLm;
-use unprompt_models::picture;
+use tokio::task::block_in_place;
+use tokio_util::sync::CancellationToken;
+use unprompt_corpus::table::{Columns, TableWriter};
+use unprompt_index::Hit;
 
-use crate::cli::{Query, QueryBy};
+use self::models::Models;
+use crate::cli::Query;
+use crate::commands::export::row_of_hit;
 use crate::context::Context;
+use crate::index_access::IndexAccess;
 use crate::output;
-use crate::services::limits;
 
-pub async fn run(context: &Context, args: Query) -> anyhow::Result<()> {
-    let index = context.index().await?;
-    let filter =
-        Filter { sources: args.source.clone(), text_contains: args.contains.clone(), ..Filter::default() };
-    let query = target(context, &args.by, args.limit)?.filter(filter).exact(args.exact);
-    let mut hits = index.search(&query).await?;
-    hits.retain(|hit| args.threshold.is_none_or(|threshold| hit.similarity >= threshold));
-    if context.json { print_json(&hits) } else { print_table(&hits) }
+pub async fn run(context: &Context, args: Query, stop: CancellationToken) -> anyhow::Result<()> {
+    let index = context.index_or_host().await?;
+    let done = search(context, &index, &args, &stop).await;
+    let closed = index.close().await;
+    done?;
+    closed
 }
 
-fn target(context: &Context, by: &QueryBy, limit: usize) -> anyhow::Result<IndexQuery> {
-    if let Some(text) = &by.text {
-        return Ok(IndexQuery::new(Space::MiniLm, embed_text(context, text)?, limit));
+async fn search(
+    context: &Context,
+    index: &IndexAccess,
+    args: &Query,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let models = Models::new(context);
+    if let Some(file) = &args.by.batch {
+        return batch::run(index, models, file, args, stop).await;
     }
-    if let Some(image) = &by.image {
-        return Ok(IndexQuery::new(Space::Clip, embed_image(context, image)?, limit));
+    let request = requests::of_flags(args)?;
+    let writer = args.out.as_deref().map(|path| table(path, args.with_vectors)).transpose()?;
+    let mut models = models;
+    let query = block_in_place(|| request.resolve(&mut models))?;
+    models.check_against(&index.info().await?)?;
+    let Some(hits) = stop.run_until_cancelled(index.search(&query)).await else {
+        bail!("stopped before the index answered");
+    };
+    let hits = hits?;
+    match writer {
+        Some(writer) => write(writer, args.out.as_deref().unwrap_or(Path::new("")), hits),
+        None if context.json => output::json(&hits),
+        None => print_table(&hits),
     }
-    if let Some(id) = by.id {
-        return Ok(IndexQuery::like(Space::MiniLm, id, limit));
-    }
-    let vector = read_vector(by.vector.as_deref().unwrap_or("-"))?;
-    let space = if vector.len() == MINILM_DIM { Space::MiniLm } else { Space::Clip };
-    Ok(IndexQuery::new(space, vector, limit))
 }
 
-fn embed_text(context: &Context, text: &str) -> anyhow::Result<Vec<f32>> {
-    if text.trim().is_empty() {
-        bail!("--text is empty; say what to look for");
-    }
-    let mut minilm = MiniLm::load(&context.models()?.minilm, context.engine()?)?;
-    minilm.embed(&[text])?.pop().context("the engine returned no vector")
+fn table(path: &Path, vectors: bool) -> anyhow::Result<TableWriter> {
+    Ok(TableWriter::create(path, Columns { similarity: true, seeds: false, vectors })?)
 }
 
-fn embed_image(context: &Context, path: &Path) -> anyhow::Result<Vec<f32>> {
-    let bytes = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let picture =
-        picture::decode(&bytes, &limits(&context.config)).with_context(|| path.display().to_string())?;
-    let clip = ClipVision::load(&context.models()?.clip)?;
-    let pixels = clip.preprocess(&picture);
-    clip.embed(&[&pixels])?.pop().context("the encoder returned no vector")
-}
-
-fn read_vector(argument: &str) -> anyhow::Result<Vec<f32>> {
-    let mut text = argument.to_owned();
-    if argument == "-" {
-        text.clear();
-        std::io::stdin().read_to_string(&mut text)?;
-    }
-    serde_json::from_str(&text).context("--vector takes a JSON list of numbers, such as [0.1, -0.2, …]")
-}
-
-fn print_json(hits: &[Hit]) -> anyhow::Result<()> {
-    let rows: Vec<_> = hits
-        .iter()
-        .map(|hit| {
-            json!({
-                "prompt_id": hit.prompt_id, "similarity": hit.similarity, "text": hit.text,
-                "sources": hit.sources, "created_at_ms": hit.created_at_ms, "attributes": hit.attributes,
-            })
-        })
-        .collect();
-    output::json(&rows)
+fn write(mut writer: TableWriter, path: &Path, hits: Vec<Hit>) -> anyhow::Result<()> {
+    let rows: Vec<_> = hits.into_iter().map(row_of_hit).collect();
+    writer.write(&rows)?;
+    let rows = writer.finish().with_context(|| path.display().to_string())?;
+    output::line(format!("{rows} prompts in {}", path.display()))
 }
 
 fn print_table(hits: &[Hit]) -> anyhow::Result<()> {
@@ -84,14 +69,20 @@ fn print_table(hits: &[Hit]) -> anyhow::Result<()> {
         eprintln!("no prompt passes the filter");
         return Ok(());
     }
+    let grouped = hits.iter().any(|hit| !hit.near_duplicates.is_empty());
     let mut table = output::table(["similarity", "prompt", "sources", "id"]);
+    if grouped {
+        table.set_header(["similarity", "prompt", "sources", "id", "near duplicates"]);
+    }
     for hit in hits {
-        table.add_row([
-            &format!("{:.4}", hit.similarity),
-            &hit.text,
-            &hit.sources.join(", "),
-            &hit.prompt_id.to_string(),
-        ]);
+        let mut row = vec![
+            format!("{:.4}", hit.similarity),
+            hit.text.clone(),
+            hit.sources.join(", "),
+            hit.prompt_id.to_string(),
+        ];
+        row.extend(grouped.then(|| hit.near_duplicates.len().to_string()));
+        table.add_row(row);
     }
     output::line(table)
 }

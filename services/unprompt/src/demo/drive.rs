@@ -80,8 +80,10 @@ pub async fn all(stack: &mut Stack, plan: &Plan) -> anyhow::Result<Report> {
     let pictures = held_out_pictures(&held_out_kafka, plan).await?;
     let truth = seconds.time("predict", publish_held_out(&context, &kafka, &pictures)).await?;
     let counts = seconds.time("count", count(&context, &kafka, plan, &trained)).await?;
+    let kept = context.data_dir().join("pictures");
+    examples::keep_truth(&kept, &truth)?;
     let (scores, scored) = seconds.time("evaluate", evaluate(&context, truth)).await?;
-    let examples = examples::keep(&context.data_dir().join("pictures"), &pictures, &scored)?;
+    let examples = examples::keep(&kept, &pictures, &scored)?;
     Ok(Report::new(counts, scores, examples, seconds))
 }
 

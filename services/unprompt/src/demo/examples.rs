@@ -1,11 +1,14 @@
 //! A few held-out pictures, kept as files to play with, beside what was predicted of them.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use comfy_table::Table;
 use unprompt_models::metrics::cosine;
+use unprompt_schemas::Uuid;
 
+use crate::commands::evaluate::Truth;
 use crate::evaluation::Scored;
 use crate::output;
 
@@ -38,6 +41,19 @@ pub fn keep(
         examples.extend(scored.iter().find(|one| one.text == *text).map(|one| example(file, one)));
     }
     Ok(examples)
+}
+
+/// Writes which prompt made which picture, as `unprompt evaluate --truth` reads it.
+pub fn keep_truth(folder: &Path, truth: &HashMap<Uuid, String>) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    let mut lines = String::new();
+    for (image_id, text) in truth {
+        let line = Truth { image_id: *image_id, text: text.clone() };
+        lines.push_str(&serde_json::to_string(&line)?);
+        lines.push('\n');
+    }
+    let file = folder.join("truth.jsonl");
+    std::fs::write(&file, lines).with_context(|| format!("{} cannot be written", file.display()))
 }
 
 fn example(file: PathBuf, scored: &Scored) -> Example {

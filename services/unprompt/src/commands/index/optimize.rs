@@ -1,0 +1,53 @@
+//! `unprompt index optimize`: has the graph built, and waits for it.
+
+use std::time::Instant;
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use unprompt_index::IndexInfo;
+use unprompt_stream::progress::Progress;
+
+use crate::cli::IndexOptimize;
+use crate::context::Context;
+use crate::index_access::IndexAccess;
+use crate::output;
+
+pub async fn run(
+    context: &Context,
+    index: &IndexAccess,
+    args: IndexOptimize,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    if let Some(profile) = args.profile {
+        index.change_profile(profile).await?;
+    }
+    let began = Instant::now();
+    let Some(info) = build(index, stop).await? else {
+        anyhow::bail!("stopped; an `unprompt up` or a Qdrant server goes on building, else call this again");
+    };
+    let seconds = began.elapsed().as_secs_f64();
+    if context.json {
+        return output::json(&json!({
+            "collection": info.collection, "profile": info.profile, "points": info.points, "segments": info.segments,
+            "indexed_vectors": info.indexed_vectors, "seconds": seconds,
+        }));
+    }
+    let IndexInfo { collection, points, indexed_vectors, segments, .. } = info;
+    output::line(format!(
+        "{collection}: {points} prompts, {indexed_vectors} vectors in graphs, {segments} segments, after {seconds:.1} s"
+    ))
+}
+
+/// Ends a bulk load, if there is one, and waits for the graph; none where `stop` came first.
+pub async fn build(index: &IndexAccess, stop: &CancellationToken) -> anyhow::Result<Option<IndexInfo>> {
+    // Two vectors a prompt. A graph counts when it is whole, so that this goes in large steps.
+    let total = 2 * index.info().await?.points;
+    let progress = Progress::new("building the graph: vectors", Some(total));
+    let building = index.finish_bulk(|info| progress.set(info.indexed_vectors.min(total)));
+    let info = tokio::select! {
+        info = building => Some(info?),
+        () = stop.cancelled() => None,
+    };
+    progress.finish();
+    Ok(info)
+}

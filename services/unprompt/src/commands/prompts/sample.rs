@@ -1,0 +1,74 @@
+//! `unprompt prompts sample`: prompts of the tiny world's grammar, as JSON lines or as a table in a file.
+
+use std::path::Path;
+
+use anyhow::bail;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use unprompt_corpus::table::{Columns, ExportRow, TableWriter};
+use unprompt_schemas::identity::prompt_id;
+use unprompt_stream::progress::Progress;
+use unprompt_tiny_world::{Grammar, Split};
+
+use crate::cli::Sample;
+use crate::output;
+
+/// Rows written at once.
+const CHUNK: usize = 4_096;
+const SOURCE: &str = "tiny-world";
+
+/// A prompt as `prompts import` reads it.
+#[derive(Serialize)]
+struct Line {
+    text: String,
+    source: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    seeds: Vec<i64>,
+}
+
+pub fn run(args: &Sample, stop: &CancellationToken) -> anyhow::Result<()> {
+    match &args.out {
+        Some(path) => table(args, path, stop),
+        None => lines(args).try_for_each(|line| output::json_line(&line)),
+    }
+}
+
+fn lines(args: &Sample) -> impl Iterator<Item = Line> + use<> {
+    let seeds = args.seeds;
+    let scenes = Grammar::new(args.seed).scenes(Split::Train).take(args.count);
+    scenes.enumerate().map(move |(at, scene)| {
+        let first = (at * seeds) as i64;
+        Line { text: scene.prompt(), source: SOURCE, seeds: (first..first + seeds as i64).collect() }
+    })
+}
+
+fn table(args: &Sample, path: &Path, stop: &CancellationToken) -> anyhow::Result<()> {
+    let columns = Columns { seeds: args.seeds > 0, ..Columns::default() };
+    let mut writer = TableWriter::create(path, columns)?;
+    let progress = Progress::new("sampling prompts", Some(args.count as u64));
+    let mut lines = lines(args);
+    loop {
+        let rows: Vec<ExportRow> = lines.by_ref().take(CHUNK).map(row).collect();
+        if rows.is_empty() {
+            break;
+        }
+        if stop.is_cancelled() {
+            bail!("stopped; {} was not written", path.display());
+        }
+        writer.write(&rows)?;
+        progress.inc(rows.len() as u64);
+    }
+    progress.finish();
+    let rows = writer.finish()?;
+    output::line(format!("{rows} prompts in {}", path.display()))
+}
+
+fn row(line: Line) -> ExportRow {
+    ExportRow {
+        prompt_id: prompt_id(&line.text),
+        text: line.text,
+        sources: vec![line.source.to_owned()],
+        seeds: line.seeds,
+        ..ExportRow::default()
+    }
+}

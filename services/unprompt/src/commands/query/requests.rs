@@ -1,0 +1,178 @@
+//! Search requests from flags and from JSON; what the JSON leaves out is as the flags say.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use anyhow::{Context as _, bail, ensure};
+use serde_json::{Map, Value, json};
+use unprompt_index::{Picture, SearchRequest};
+
+use crate::cli::Query;
+
+/// The longest request; a picture of 20 MB in base64 fits.
+pub const MAX_REQUEST_BYTES: u64 = 32 << 20;
+
+/// The one search that the flags ask for.
+pub fn of_flags(args: &Query) -> anyhow::Result<SearchRequest> {
+    let by = &args.by;
+    if let Some(file) = &by.request {
+        let text = read_text(file)?;
+        return of_json(&defaults(args)?, &text).with_context(|| file.display().to_string());
+    }
+    let mut object = Map::new();
+    if let Some(text) = &by.text {
+        object.insert("text".into(), json!(text));
+    }
+    if let Some(image) = &by.image {
+        object.insert("image_file".into(), json!(image));
+    }
+    if let Some(id) = by.id {
+        object.insert("like".into(), json!(id));
+    }
+    if let Some(vector) = &by.vector {
+        object.insert("vector".into(), json!(read_vector(vector)?));
+    }
+    of_object(&defaults(args)?, object)
+}
+
+/// What the flags say of any search.
+pub fn defaults(args: &Query) -> anyhow::Result<Map<String, Value>> {
+    let mut object = Map::new();
+    object.insert("limit".into(), json!(args.limit));
+    object.insert("exact".into(), json!(args.exact));
+    object.insert("with_vectors".into(), json!(args.with_vectors));
+    object.insert("filter".into(), serde_json::to_value(args.filter.filter())?);
+    let optional = [
+        ("using", args.using.map(|space| json!(space.name()))),
+        ("offset", args.offset.map(|offset| json!(offset))),
+        ("threshold", args.threshold.map(|threshold| json!(threshold))),
+        ("diversity", args.diversity().map(|diversity| json!(diversity))),
+        ("ef", args.ef.map(|ef| json!(ef))),
+    ];
+    object.extend(optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
+    Ok(object)
+}
+
+/// A request in JSON, on top of what the flags say.
+pub fn of_json(defaults: &Map<String, Value>, text: &str) -> anyhow::Result<SearchRequest> {
+    let value: Value = serde_json::from_str(text).context("a search is a JSON object")?;
+    match value {
+        Value::Object(object) => of_object(defaults, object),
+        other => bail!("a search is a JSON object such as {{\"text\": \"a red star\"}}, not {other}"),
+    }
+}
+
+fn of_object(defaults: &Map<String, Value>, object: Map<String, Value>) -> anyhow::Result<SearchRequest> {
+    let mut whole = defaults.clone();
+    for (key, value) in object {
+        match (whole.get_mut(&key), value) {
+            // A filter adds to the flags' conditions, and where both name one, its own holds.
+            (Some(Value::Object(known)), Value::Object(own)) if key == "filter" => known.extend(own),
+            (_, value) => {
+                whole.insert(key, value);
+            }
+        }
+    }
+    if let Some(file) = whole.remove("image_file") {
+        ensure!(!whole.contains_key("image"), "a search has one picture: image or image_file");
+        let path = file.as_str().context("image_file is the path of a picture")?;
+        whole.insert("image".into(), serde_json::to_value(read_picture(Path::new(path))?)?);
+    }
+    Ok(serde_json::from_value(Value::Object(whole))?)
+}
+
+fn read_picture(path: &Path) -> anyhow::Result<Picture> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_REQUEST_BYTES).read_to_end(&mut bytes));
+    read.with_context(|| format!("{} cannot be read", path.display()))?;
+    Ok(Picture(bytes))
+}
+
+fn read_vector(argument: &str) -> anyhow::Result<Vec<f32>> {
+    let text = if argument == "-" { read_text(Path::new("-"))? } else { argument.to_owned() };
+    serde_json::from_str(&text).context("--vector takes a JSON list of numbers, such as [0.1, -0.2, …]")
+}
+
+fn read_text(path: &Path) -> anyhow::Result<String> {
+    let mut text = String::new();
+    let read = if path == Path::new("-") {
+        io::stdin().take(MAX_REQUEST_BYTES).read_to_string(&mut text)
+    } else {
+        File::open(path).and_then(|file| file.take(MAX_REQUEST_BYTES).read_to_string(&mut text))
+    };
+    read.with_context(|| format!("{} cannot be read", path.display()))?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use unprompt_index::{Diversity, Space, Wanted};
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn query(flags: &[&str]) -> Query {
+        let line = ["unprompt", "query"].iter().chain(flags);
+        match Cli::try_parse_from(line).unwrap().command {
+            Command::Query(query) => query,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn flags_become_the_request_they_say() {
+        let flags = "--text star --using clip -n 5 --offset 10 --source a --not-source b --since 1970-01-02 \
+                     --before 90000000 --min-length 3 --max-length 9 --attribute style=oil --attribute style=ink \
+                     --words red --phrase star --contains ta --threshold -0.5 --exact --ef 77 --mmr 0.25 \
+                     --with-vectors";
+        let request = of_flags(&query(&flags.split_whitespace().collect::<Vec<_>>())).unwrap();
+        assert_eq!(request.wanted, Wanted::Text("star".into()));
+        assert_eq!((request.using, request.limit, request.offset), (Some(Space::Clip), 5, 10));
+        assert_eq!((request.threshold, request.exact, request.ef), (Some(-0.5), true, Some(77)));
+        assert_eq!(request.diversity, Some(Diversity::Mmr { lambda: 0.25, candidates: None }));
+        assert_eq!(request.with_vectors, [Space::MiniLm, Space::Clip]);
+        let filter = request.filter;
+        assert_eq!((filter.sources.len(), filter.not_sources.len()), (1, 1));
+        assert_eq!((filter.created_from_ms, filter.created_before_ms), (Some(86_400_000), Some(90_000_000)));
+        assert_eq!((filter.min_length, filter.max_length), (Some(3), Some(9)));
+        assert_eq!(filter.attributes["style"], ["oil", "ink"]);
+        let texts = [filter.words, filter.phrase, filter.contains].map(Option::unwrap);
+        assert_eq!(texts, ["red", "star", "ta"]);
+    }
+
+    #[test]
+    fn what_json_leaves_out_is_as_the_flags_say() {
+        let flags =
+            query(&["--batch", "-", "-n", "3", "--source", "a", "--min-length", "5", "--group", "0.9"]);
+        let defaults = defaults(&flags).unwrap();
+        let request =
+            of_json(&defaults, r#"{"text": "x", "filter": {"min_length": 7}, "limit": 4}"#).unwrap();
+        assert_eq!((request.limit, request.filter.min_length), (4, Some(7)));
+        assert_eq!(request.filter.sources, ["a"]);
+        assert_eq!(request.diversity, Some(Diversity::Group { similarity: 0.9 }));
+        for (json, hint) in [
+            ("nonsense", "JSON object"),
+            ("[1]", "JSON object"),
+            (r#"{"text": "x", "filters": {}}"#, "unknown field `filters`"),
+            (r#"{"text": "x", "filter": {"source": "a"}}"#, "unknown field `source`"),
+            (r#"{"image_file": "/no/such.png"}"#, "/no/such.png"),
+            (r#"{"image_file": 3}"#, "path"),
+            (r#"{"image_file": "a.png", "image": "AAAA"}"#, "one picture"),
+            ("{}", "exactly one of text"),
+        ] {
+            let error = format!("{:#}", of_json(&defaults, json).unwrap_err());
+            assert!(error.contains(hint), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_picture_of_a_file_is_its_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.png");
+        std::fs::write(&path, [1, 2, 3]).unwrap();
+        let request = of_flags(&query(&["--image", path.to_str().unwrap()])).unwrap();
+        assert_eq!(request.wanted, Wanted::Picture(Picture(vec![1, 2, 3])));
+    }
+}

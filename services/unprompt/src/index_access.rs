@@ -1,0 +1,78 @@
+//! The prompt index for commands that may run alone: the one that is running, or the embedded one, hosted for the
+//! duration.
+
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use unprompt_index::{ConnectOptions, IndexError, PromptIndex};
+use unprompt_stream::data_dir::DataDir;
+
+use crate::context::Context;
+use crate::hosted::EmbeddedIndex;
+
+/// Exact searches of millions and large writes may take this long.
+const TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A client of the prompt index, and the index itself where this process hosts it. To be ended with
+/// [`IndexAccess::close`].
+#[derive(Debug)]
+pub struct IndexAccess {
+    client: PromptIndex,
+    hosted: Option<(EmbeddedIndex, DataDir)>,
+    /// Where an embedded index keeps its data.
+    pub folder: Option<PathBuf>,
+    /// The process that has the embedded index open.
+    pub pid: Option<u32>,
+}
+
+impl Deref for IndexAccess {
+    type Target = PromptIndex;
+
+    fn deref(&self) -> &PromptIndex {
+        &self.client
+    }
+}
+
+impl IndexAccess {
+    /// Writes everything out and frees the data directory, where this process holds it.
+    pub async fn close(self) -> anyhow::Result<()> {
+        drop(self.client);
+        match self.hosted {
+            Some((index, _lock)) => index.stop().await.map_err(anyhow::Error::from),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Context {
+    /// The index of `--qdrant` or `[index] url`; else that of the `unprompt up` on the data directory; else, where
+    /// nobody has the data directory, its embedded index, hosted by this process until [`IndexAccess::close`].
+    pub async fn index_or_host(&self) -> anyhow::Result<IndexAccess> {
+        if self.config.index.url.is_some() {
+            let client = self.connect(&self.qdrant_url()).await?;
+            return Ok(IndexAccess { client, hosted: None, folder: None, pid: None });
+        }
+        let folder = Some(self.data_dir().join("index"));
+        if let Some((url, pid)) = self.running_index() {
+            match self.connect(&url).await {
+                Ok(client) => return Ok(IndexAccess { client, hosted: None, folder, pid: Some(pid) }),
+                // It did not end cleanly; its addresses were left behind.
+                Err(IndexError::Unreachable { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let lock = DataDir::lock(self.data_dir(), "unprompt index")?;
+        let index = EmbeddedIndex::start(&self.data_dir().join("index"), 0).await?;
+        let url = format!("http://{}", index.address());
+        let client = self.connect(&url).await.context("the index that was just started does not answer")?;
+        Ok(IndexAccess { client, hosted: Some((index, lock)), folder, pid: Some(std::process::id()) })
+    }
+
+    async fn connect(&self, url: &str) -> Result<PromptIndex, IndexError> {
+        let api_key = self.config.index.api_key.as_ref().map(|key| key.expose().to_owned().into());
+        let options = ConnectOptions { api_key, timeout: TIMEOUT, ..ConnectOptions::default() };
+        PromptIndex::connect(url, options).await
+    }
+}
