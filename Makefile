@@ -6,7 +6,7 @@ export UNPROMPT_MODELS ?= $(CACHE)/models
 CHAOS = $(TARGET)/debug/unprompt-chaos --python $(CACHE)/test-python/bin/python --seed $(or $(SEED),1)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help setup build demo test kafka fuzz chaos lint bench parity references clean
+.PHONY: help setup build demo test kafka fuzz chaos lint bench bench-index parity references clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -62,6 +62,9 @@ references: setup ## the reference outputs that parity compares with (torch, dif
 bench: build ## every stage and the runner, then speed beside what a user would pick instead: reports/bench.json
 	$(CARGO) bench --locked --profile dev -p unprompt-benchmarks -p unprompt-unify --bench stages --bench runner
 	benchmarks/run --python-env $(CACHE)/bench-python --report reports/bench.json
+
+bench-index: setup ## the index with N=1000000 prompts, its profiles (PROFILES=…) beside hnswlib and faiss: rows of reports/bench.json
+	benchmarks/index --count $(or $(N),1000000) --profiles "$(or $(PROFILES),balanced small-memory fastest)"
 
 clean: ## what was built here (the caches of models and Python stay)
 	$(CARGO) clean

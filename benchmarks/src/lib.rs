@@ -1,6 +1,8 @@
 //! What the benchmarks share: model folders, texts, pictures, and records made of them.
 
+pub mod cone;
 pub mod passing;
+pub mod vectors;
 
 use std::path::{Path, PathBuf};
 

@@ -1,13 +1,15 @@
 //! Prints, as one JSON object, how many texts and pictures a second our engines embed: the other half of benchmarks/peers.py.
 
+mod texts;
+
 use std::io::Read;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context;
 use serde_json::{Map, json};
-use unprompt_benchmarks::{checkpoint, minilm, png, record};
+use unprompt_benchmarks::{checkpoint, png, record};
 use unprompt_image_encoder::ImageEncoder;
-use unprompt_models::minilm::{Engine, MiniLm};
 use unprompt_models::picture::Limits;
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::topics::Topic;
@@ -16,7 +18,7 @@ use unprompt_stream::Stage;
 /// Each measurement is the best of this many, as it is for the peers.
 const ROUNDS: usize = 3;
 
-/// Reads {"texts": […], "pictures": n} from stdin.
+/// Reads {"texts": […], "folder": "…", "pictures": n} from stdin; what the peers need besides goes to the folder.
 fn main() -> anyhow::Result<()> {
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text)?;
@@ -24,11 +26,9 @@ fn main() -> anyhow::Result<()> {
     let texts: Vec<&str> =
         work["texts"].as_array().context("no texts")?.iter().filter_map(|t| t.as_str()).collect();
     let mut rates = Map::new();
-    for (name, engine) in [("minilm_onnx", Engine::Onnx), ("minilm_candle", Engine::Candle)] {
-        let mut model = MiniLm::load(&minilm(), engine)?;
-        let rate = best_rate(texts.len(), || model.embed(&texts).map(drop))?;
-        rates.insert(name.into(), json!(rate));
-    }
+    let folder = Path::new(work["folder"].as_str().context("no folder")?);
+    rates.insert("minilm".into(), texts::engines(&texts, folder)?);
+    rates.insert("text_encoder".into(), texts::text_encoder(&texts)?);
     let count = work["pictures"].as_u64().context("no pictures")? as usize;
     rates.insert("clip".into(), json!(clip_rate(count)?));
     // One line for the script that called.

@@ -1,0 +1,138 @@
+"""Imports prompts from parquet into two indexes, once undisturbed and once killed with -9 three times and resumed, and compares the
+collections point for point, vectors and all. Says the rate, the memory at its highest, and what was dropped.
+
+    import_check.py UNPROMPT --count 1000000 --work FOLDER --report reports/import.json
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+KILLS = [0.25, 0.5, 0.75]
+LOOK_EVERY_S = 0.05
+
+
+def say(text):
+    print(f"import: {text}", file=sys.stderr, flush=True)
+
+
+class Stack:
+    """`unprompt up` on a data directory of its own, which holds the index."""
+
+    def __init__(self, unprompt, folder):
+        self.command = [unprompt, "--data-dir", str(folder)]
+        self.folder = folder
+        self.log = open(folder.with_suffix(".log"), "wb")
+        ports = ["--broker-port", "0", "--index-port", "0", "--http-port", "0"]
+        self.process = subprocess.Popen([*self.command, "up", *ports], stdout=self.log, stderr=self.log)
+        self.wait()
+
+    def wait(self):
+        end = time.monotonic() + 120
+        while not (self.folder / "endpoints.json").exists() or self.run("index", "stats", check=False).returncode:
+            if self.process.poll() is not None or time.monotonic() > end:
+                sys.exit(f"unprompt up did not start: see {self.log.name}")
+            time.sleep(0.5)
+
+    def run(self, *arguments, check=True):
+        done = subprocess.run([*self.command, "--json", *arguments], capture_output=True, text=True, check=False)
+        if check and done.returncode:
+            sys.exit(f"unprompt {' '.join(arguments)} failed: {done.stderr}")
+        return done
+
+    def memory(self):
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        fields = dict(line.split(":", 1) for line in status.splitlines())
+        return {name: int(fields[field].split()[0]) * 1024 for name, field in
+                (("own", "RssAnon"), ("mapped", "RssFile"), ("peak", "VmHWM"))}
+
+    def stop(self):
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(60)
+
+
+def build(stack, prompts, kill_at=None, count=0):
+    """Runs `index build`; kills it when so much of `count` is acknowledged. Its result, if it ended by itself."""
+    out = open(stack.folder.with_suffix(".build.json"), "wb+")
+    started = time.monotonic()
+    process = subprocess.Popen([*stack.command, "--json", "index", "build", str(prompts)], stdout=out)
+    while kill_at is not None and process.poll() is None:
+        if acknowledged(stack.folder) >= kill_at * count:
+            process.kill()
+        time.sleep(LOOK_EVERY_S)
+    _, status, usage = os.wait4(process.pid, 0) if process.returncode is None else (0, process.returncode, None)
+    if kill_at is not None:
+        if process.returncode != -signal.SIGKILL:
+            sys.exit(f"index build ended by itself ({process.returncode}) before it could be killed")
+        return None
+    if status:
+        sys.exit(f"index build failed with {status}")
+    out.seek(0)
+    return {"seconds": time.monotonic() - started, "peak_bytes": usage.ru_maxrss * 1024, "said": json.loads(out.read())}
+
+
+def acknowledged(folder):
+    for checkpoint in (folder / "builds").glob("*.json"):
+        try:
+            return json.loads(checkpoint.read_text())["acknowledged"]
+        except (OSError, ValueError):
+            pass
+    return 0
+
+
+def exported(stack, path):
+    stack.run("index", "export", str(path), "--with-vectors")
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    path.unlink()
+    return digest.hexdigest()
+
+
+def through(unprompt, folder, prompts, count, kills):
+    say(f"{folder.name}: {count:,} prompts, {len(kills)} kills")
+    stack = Stack(unprompt, folder)
+    for at in kills:
+        build(stack, prompts, at, count)
+        say(f"{folder.name}: killed at {acknowledged(folder):,}")
+    built = build(stack, prompts)
+    built["index_memory"] = stack.memory()
+    built["index"] = json.loads(stack.run("index", "stats").stdout)
+    built["sha256"] = exported(stack, folder.with_suffix(".parquet"))
+    stack.stop()
+    shutil.rmtree(folder)
+    return built
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("unprompt")
+    arguments.add_argument("--count", type=int, default=1_000_000)
+    arguments.add_argument("--work", type=pathlib.Path, required=True)
+    arguments.add_argument("--report", type=pathlib.Path, default="reports/import.json")
+    arguments = arguments.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    prompts = arguments.work / "prompts.parquet"
+    subprocess.run([arguments.unprompt, "prompts", "sample", "-n", str(arguments.count), "--out", str(prompts)], check=True)
+    undisturbed = through(arguments.unprompt, arguments.work / "undisturbed", prompts, arguments.count, [])
+    killed = through(arguments.unprompt, arguments.work / "killed", prompts, arguments.count, KILLS)
+    same = undisturbed["sha256"] == killed["sha256"]
+    report = {"count": arguments.count, "prompts_per_s": arguments.count / undisturbed["seconds"],
+              "undisturbed": undisturbed, "killed": killed, "kills": KILLS, "same_collection": same}
+    arguments.report.write_text(json.dumps(report, indent=2) + "\n")
+    peak = max(undisturbed["peak_bytes"], killed["peak_bytes"]) / 1e9
+    print(f"{arguments.count:,} prompts: {report['prompts_per_s']:.0f}/s with the graph, at most {peak:.2f} GB; "
+          f"killed {len(KILLS)} times: {'the same collection' if same else 'ANOTHER COLLECTION'}")
+    sys.exit(0 if same else 1)
+
+
+if __name__ == "__main__":
+    main()

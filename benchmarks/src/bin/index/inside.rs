@@ -1,0 +1,96 @@
+//! Searches in process: qdrant-edge on the collection's folder, asked for numbers only, which is what libraries answer with.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::Context;
+use qdrant_edge::{
+    EdgeShard, NamedQuery, PointId, QuantizationSearchParams, QueryEnum, QueryRequest, ScoringQuery,
+    SearchParams, VectorInternal,
+};
+use serde_json::{Value, json};
+use unprompt_index::Space;
+
+use crate::{K, On, recall};
+
+/// Lengths of the candidate list.
+const EFS: [usize; 5] = [100, 128, 192, 256, 400];
+const WARM_UP: usize = 200;
+
+pub fn run(on: &On) -> anyhow::Result<Value> {
+    let edge = EdgeShard::load(&collection(&on.folder)?, None)?;
+    let mut spaces = serde_json::Map::new();
+    for space in [Space::MiniLm, Space::Clip] {
+        let (queries, truth) = (on.queries(space)?, on.truth(space)?);
+        search(&edge, on, space, &queries[..WARM_UP.min(queries.len())], EFS[0])?;
+        let mut curve = Vec::new();
+        for ef in EFS {
+            let began = Instant::now();
+            let found = search(&edge, on, space, &queries, ef)?;
+            let one = queries.len() as f64 / began.elapsed().as_secs_f64();
+            let two = two_threads(&edge, on, space, &queries, ef)?;
+            curve.push(
+                json!({"ef": ef, "recall": recall(&truth, &found), "queries_per_s": {"1": one, "2": two}}),
+            );
+        }
+        spaces.insert(space.name().into(), Value::Array(curve));
+    }
+    Ok(json!({"profile": on.profile, "count": on.of.count, "usual_ef": on.profile.ef(), "spaces": spaces}))
+}
+
+/// The one collection that the index's folder holds.
+fn collection(folder: &Path) -> anyhow::Result<PathBuf> {
+    let mut entries = std::fs::read_dir(folder.join("collections"))?;
+    Ok(entries.next().context("the index has no collection; load one first")??.path())
+}
+
+fn search(
+    edge: &EdgeShard,
+    on: &On,
+    space: Space,
+    queries: &[Vec<f32>],
+    ef: usize,
+) -> anyhow::Result<Vec<Vec<u32>>> {
+    let number = |id: PointId| match id {
+        PointId::NumId(number) => number as u32,
+        PointId::Uuid(uuid) => uuid.as_u128() as u32,
+    };
+    let search = |vector: &Vec<f32>| -> anyhow::Result<Vec<u32>> {
+        let points = edge.query(request(on, space, vector, ef))?;
+        Ok(points.into_iter().map(|point| number(point.id)).collect())
+    };
+    queries.iter().map(search).collect()
+}
+
+fn two_threads(
+    edge: &EdgeShard,
+    on: &On,
+    space: Space,
+    queries: &[Vec<f32>],
+    ef: usize,
+) -> anyhow::Result<f64> {
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let (first, second) = queries.split_at(queries.len() / 2);
+        let halves =
+            [first, second].map(|half| scope.spawn(move || search(edge, on, space, half, ef).map(drop)));
+        halves
+            .into_iter()
+            .try_for_each(|half| half.join().map_err(|_| anyhow::anyhow!("a search panicked"))?)
+    })?;
+    Ok(queries.len() as f64 / began.elapsed().as_secs_f64())
+}
+
+fn request(on: &On, space: Space, vector: &[f32], ef: usize) -> QueryRequest {
+    let mut request = QueryRequest::new(K);
+    let vector = VectorInternal::Dense(vector.to_vec());
+    request.query = Some(ScoringQuery::Vector(QueryEnum::Nearest(NamedQuery::new(vector, space.name()))));
+    let quantization = QuantizationSearchParams {
+        ignore: false,
+        rescore: Some(true),
+        oversampling: Some(on.profile.oversampling()),
+    };
+    request.params =
+        Some(SearchParams { hnsw_ef: Some(ef), quantization: Some(quantization), ..SearchParams::default() });
+    request
+}

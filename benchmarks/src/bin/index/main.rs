@@ -1,0 +1,123 @@
+//! The prompt index under load: loads vectors, then measures searches over gRPC and in process. Each step is a process of its own,
+//! so that memory is that of the step; each prints one JSON object. `benchmarks/index` runs them and the peers.
+
+mod inside;
+mod load;
+mod memory;
+mod search;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use unprompt_benchmarks::vectors::Vectors;
+use unprompt_index::{Layout, Profile, Space};
+use unprompt_models::minilm::{Engine, MiniLm};
+use unprompt_stream::config::{Log, LogFormat};
+use unprompt_stream::progress::Progress;
+
+/// Answers of a search, as many as the predictor takes a little more of.
+pub const K: usize = 100;
+
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(subcommand)]
+    step: Step,
+}
+
+#[derive(Debug, Subcommand)]
+enum Step {
+    /// Make the vectors that are not there yet
+    Vectors(Of),
+    /// Fill a new collection and build its graph
+    Load(On),
+    /// Search over gRPC, as services do
+    Search(On),
+    /// Search qdrant-edge in this process, without gRPC, payloads and vectors in the answers
+    Inside(On),
+}
+
+/// Which vectors.
+#[derive(Args, Debug)]
+pub struct Of {
+    /// The folder of the vectors
+    #[arg(long)]
+    vectors: PathBuf,
+    /// How many of them
+    #[arg(long)]
+    count: usize,
+}
+
+/// Which collection.
+#[derive(Args, Debug)]
+pub struct On {
+    #[command(flatten)]
+    of: Of,
+    /// The folder of the index
+    #[arg(long)]
+    folder: PathBuf,
+    #[arg(long, default_value = "balanced")]
+    profile: Profile,
+    /// Queries to search for
+    #[arg(long, default_value_t = 1_000)]
+    queries: usize,
+}
+
+impl On {
+    pub fn layout(&self) -> Layout {
+        let cone = unprompt_benchmarks::cone::CLIP_DIM;
+        Layout::new("cone@1", cone, "all-MiniLM-L6-v2@bench").profile(self.profile)
+    }
+
+    pub fn vectors(&self) -> Vectors {
+        Vectors::of(&self.of.vectors)
+    }
+
+    /// The right answers [queries][100] as row numbers, which the peers' script has found by comparing with every vector.
+    pub fn truth(&self, space: Space) -> anyhow::Result<Vec<Vec<u32>>> {
+        let name = format!("truth-{}-{}.u32", space.name(), self.of.count);
+        let bytes = std::fs::read(self.of.vectors.join(name))?;
+        let numbers: Vec<u32> = bytes
+            .chunks_exact(4)
+            .map(|four| u32::from_le_bytes([four[0], four[1], four[2], four[3]]))
+            .collect();
+        Ok(numbers.chunks_exact(K).map(<[u32]>::to_vec).collect())
+    }
+
+    pub fn queries(&self, space: Space) -> anyhow::Result<Vec<Vec<f32>>> {
+        let vectors = self.vectors();
+        let rows = if space == Space::Clip { vectors.clip_queries } else { vectors.minilm_queries };
+        rows.read(0, self.queries)
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let filter = "warn,unprompt_models=info,unprompt_stream::progress=info".into();
+    unprompt_stream::telemetry::init(&Log { format: LogFormat::Text, filter })?;
+    let answer = match Cli::parse().step {
+        Step::Vectors(of) => vectors(&of)?,
+        Step::Load(on) => runtime()?.block_on(load::run(&on))?,
+        Step::Search(on) => runtime()?.block_on(search::run(&on))?,
+        Step::Inside(on) => inside::run(&on)?,
+    };
+    use std::io::Write as _;
+    Ok(writeln!(std::io::stdout(), "{answer}")?)
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+fn vectors(of: &Of) -> anyhow::Result<serde_json::Value> {
+    let progress = Progress::new("embedding prompts", Some(of.count as u64));
+    let load = || Ok(MiniLm::load(&unprompt_benchmarks::minilm(), Engine::Auto)?);
+    Vectors::fill(&of.vectors, of.count, load, |done| progress.set(done as u64))?;
+    progress.finish();
+    Ok(serde_json::json!({"count": of.count}))
+}
+
+/// The share of the right answers that were found.
+pub fn recall(truth: &[Vec<u32>], found: &[Vec<u32>]) -> f64 {
+    let hits =
+        truth.iter().zip(found).map(|(right, found)| found.iter().filter(|id| right.contains(id)).count());
+    hits.sum::<usize>() as f64 / truth.iter().map(Vec::len).sum::<usize>() as f64
+}

@@ -1,0 +1,28 @@
+//! What a process and a folder take.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+/// Bytes of this process: memory that is its own, files that are mapped and at hand, and the most there were of both.
+pub fn of_process() -> anyhow::Result<Value> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+    };
+    Ok(json!({"own": field("RssAnon:"), "mapped": field("RssFile:"), "peak": field("VmHWM:")}))
+}
+
+/// Bytes of the files under a folder, as they take space on disk.
+pub fn of_folder(folder: &Path) -> anyhow::Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let (entry, path) =
+            (entry.as_ref().map(std::fs::DirEntry::metadata), entry.as_ref().map(std::fs::DirEntry::path));
+        let (Ok(Ok(metadata)), Ok(path)) = (entry, path) else { continue };
+        bytes += if metadata.is_dir() { of_folder(&path)? } else { metadata.blocks() * 512 };
+    }
+    Ok(bytes)
+}

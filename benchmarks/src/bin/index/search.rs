@@ -1,0 +1,70 @@
+//! Searches over gRPC: with texts, and as the predictor asks, with the MiniLM vectors of the answers too.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use unprompt_index::embedded::EmbeddedIndex;
+use unprompt_index::{Hit, PromptIndex, Query, Space};
+
+use crate::load::options;
+use crate::{K, On, memory, recall};
+
+/// Searches before it counts.
+const WARM_UP: usize = 200;
+
+pub async fn run(on: &On) -> anyhow::Result<Value> {
+    let server = EmbeddedIndex::start(&on.folder, 0).await?;
+    let index = PromptIndex::connect(&server.url(), options()).await?;
+    index.ensure(&on.layout()).await?;
+    let info = index.optimize_wait(Duration::from_secs(60)).await?;
+    let mut spaces = serde_json::Map::new();
+    for space in [Space::MiniLm, Space::Clip] {
+        let with_vectors: &[Space] = if space == Space::Clip { &[Space::MiniLm] } else { &[] };
+        let queries = on.queries(space)?.into_iter();
+        let queries: Vec<Query> = queries
+            .map(|vector| Query::new(space, vector, K).with_vectors(with_vectors.iter().copied()))
+            .collect();
+        one_after_another(&index, &queries[..WARM_UP.min(queries.len())]).await?;
+        let (found, mut times) = one_after_another(&index, &queries).await?;
+        times.sort_unstable();
+        let ms = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e3;
+        let one = queries.len() as f64 / times.iter().sum::<Duration>().as_secs_f64();
+        let row = json!({
+            "recall": recall(&on.truth(space)?, &found), "p50_ms": ms(0.5), "p99_ms": ms(0.99),
+            "queries_per_s": {"1": one, "2": two_clients(&index, &queries).await?},
+        });
+        spaces.insert(space.name().into(), row);
+    }
+    let memory = memory::of_process()?;
+    server.stop().await?;
+    Ok(
+        json!({"profile": on.profile, "count": on.of.count, "points": info.points, "memory": memory, "spaces": spaces}),
+    )
+}
+
+async fn one_after_another(
+    index: &PromptIndex,
+    queries: &[Query],
+) -> anyhow::Result<(Vec<Vec<u32>>, Vec<Duration>)> {
+    let (mut found, mut times) = (Vec::new(), Vec::new());
+    for query in queries {
+        let began = Instant::now();
+        let hits = index.search(query).await?;
+        times.push(began.elapsed());
+        found.push(hits.iter().map(|hit: &Hit| hit.prompt_id.as_u128() as u32).collect());
+    }
+    Ok((found, times))
+}
+
+async fn two_clients(index: &PromptIndex, queries: &[Query]) -> anyhow::Result<f64> {
+    let began = Instant::now();
+    let halves = queries.split_at(queries.len() / 2);
+    let search = |half: &[Query]| {
+        let (index, half) = (index.clone(), half.to_vec());
+        tokio::spawn(async move { one_after_another(&index, &half).await.map(drop) })
+    };
+    let (first, second) = (search(halves.0), search(halves.1));
+    first.await??;
+    second.await??;
+    Ok(queries.len() as f64 / began.elapsed().as_secs_f64())
+}

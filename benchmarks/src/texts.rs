@@ -1,0 +1,112 @@
+//! The text networks: each engine alone, and the text-encoder from a topic to a topic. It knows no peers.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+use unprompt_benchmarks::{checkpoint, minilm};
+use unprompt_models::clip::ClipText;
+use unprompt_models::minilm::{Engine, MiniLm};
+use unprompt_schemas::codec::Codec;
+use unprompt_schemas::records::Prompt;
+use unprompt_schemas::topics::Topic;
+use unprompt_stream::config::load_with;
+use unprompt_stream::embedded::EmbeddedBroker;
+use unprompt_stream::{
+    Health, KafkaConfig, OutputRecord, Publisher, Stage, Start, Tail, ensure_topics, run_stage,
+};
+use unprompt_text_encoder::TextEncoder;
+
+use crate::best_rate;
+
+/// A record that does not come is a defect, not a slow engine.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Texts that the engine and the topics see before the clock starts.
+const WARM_UP: usize = 64;
+
+/// The rate of each engine; `folder` gets the network as graph.onnx, and the vectors of each as <engine>.f32.
+pub fn engines(texts: &[&str], folder: &Path) -> anyhow::Result<Value> {
+    std::fs::write(folder.join("graph.onnx"), MiniLm::onnx_graph(&minilm())?)?;
+    let mut engines = serde_json::Map::new();
+    for wanted in [Engine::Auto, Engine::Onnx, Engine::Candle] {
+        let mut model = MiniLm::load(&minilm(), wanted)?;
+        let vectors = model.embed(texts)?.concat();
+        let bytes: Vec<u8> = vectors.iter().flat_map(|value| value.to_le_bytes()).collect();
+        std::fs::write(folder.join(format!("{wanted}.f32")), bytes)?;
+        let rate = best_rate(texts.len(), || model.embed(texts).map(drop))?;
+        engines.insert(wanted.to_string(), json!({"engine": model.engine_name(), "rate": rate}));
+    }
+    Ok(engines.into())
+}
+
+/// Both networks of the text-encoder alone, and the service from prompts.v1 to prompt-embeddings.v1 on the embedded
+/// broker, as it is configured by default.
+pub fn text_encoder(texts: &[&str]) -> anyhow::Result<Value> {
+    let bare = {
+        let (mut minilm, clip) =
+            (MiniLm::load(&minilm(), Engine::Auto)?, ClipText::load(&checkpoint("clip"))?);
+        minilm.embed(&texts[..WARM_UP.min(texts.len())])?;
+        best_rate(texts.len(), || minilm.embed(texts).and_then(|_| clip.embed(texts)).map(drop))?
+    };
+    Ok(json!({"bare": bare, "topics": Runtime::new()?.block_on(topics(texts))?}))
+}
+
+async fn topics(texts: &[&str]) -> anyhow::Result<f64> {
+    let folder = tempfile::tempdir()?;
+    let broker = EmbeddedBroker::start(folder.path(), 0).await?;
+    let kafka = KafkaConfig::embedded(broker.brokers());
+    ensure_topics(&kafka).await?;
+    let (stop, running) = (CancellationToken::new(), kafka.clone());
+    let (stage_stop, runner) =
+        (stop.clone(), load_with(None, [], json!({}))?.runner.for_service("text-encoder"));
+    let service = tokio::spawn(async move {
+        run_stage(&running, runner, "text-encoder", load, stage_stop, Health::default()).await
+    });
+    let publisher = Publisher::new(&kafka)?;
+    let mut tail = Tail::new(&kafka, &[Topic::PromptEmbeddings], Start::End).await?;
+    through(&publisher, &mut tail, &texts[..WARM_UP.min(texts.len())]).await?;
+    let mut best = 0.0_f64;
+    for _ in 0..crate::ROUNDS {
+        let started = Instant::now();
+        through(&publisher, &mut tail, texts).await?;
+        best = best.max(texts.len() as f64 / started.elapsed().as_secs_f64());
+    }
+    stop.cancel();
+    service.await??;
+    broker.stop().await?;
+    Ok(best)
+}
+
+fn load() -> Result<Box<dyn Stage>, unprompt_models::ModelError> {
+    let stage = TextEncoder::load(&minilm(), &checkpoint("clip"), Engine::Auto, Codec::single_object())?;
+    Ok(Box::new(stage))
+}
+
+/// Publishes the texts and takes their vectors at the other end.
+async fn through(publisher: &Publisher, tail: &mut Tail, texts: &[&str]) -> anyhow::Result<()> {
+    let codec = Codec::single_object();
+    let record = |text: &&str| {
+        let prompt = Prompt {
+            text: (*text).to_owned(),
+            source: "bench".into(),
+            seeds: Vec::new(),
+            attributes: Default::default(),
+        };
+        let value = Some(codec.encode(Topic::Prompts.base_name(), &prompt)?);
+        Ok(OutputRecord { topic: Topic::Prompts, key: None, value, headers: Vec::new() })
+    };
+    let records = texts.iter().map(record).collect::<anyhow::Result<Vec<_>>>()?;
+    let taken = async {
+        for at in 0..texts.len() {
+            let next = tokio::time::timeout(PATIENCE, tail.next()).await;
+            next.with_context(|| format!("record {at} does not come"))??;
+        }
+        anyhow::Ok(())
+    };
+    let (published, taken) = tokio::join!(publisher.publish_many(records), taken);
+    anyhow::ensure!(published? == texts.len(), "not every prompt was published");
+    taken
+}

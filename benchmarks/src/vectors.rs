@@ -1,0 +1,183 @@
+//! Vectors of many prompts, kept in files, so that an index can be measured again without embedding them again.
+//!
+//! A folder holds rows of f16, little-endian, one after the other, and nothing else in a file:
+//!
+//! | file | row | what |
+//! |---|---|---|
+//! | `minilm.f16` | 384 | real MiniLM vectors of distinct prompts of the grammar, always the same ones in the same order |
+//! | `clip.f16` | 512 | made from them, see [`Cone`]: as the vectors of a CLIP text tower lie |
+//! | `minilm-queries.f16` | 384 | MiniLM vectors of held-out prompts |
+//! | `clip-queries.f16` | 512 | made from those, as the vectors of a CLIP image tower lie |
+//!
+//! A longer file serves a shorter wish, and a shorter one is continued where it ends.
+
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use half::f16;
+use unprompt_models::minilm::MiniLm;
+use unprompt_tiny_world::{Grammar, Split};
+
+use crate::cone::{CLIP_DIM, Cone, Tower};
+
+/// Queries that are kept.
+pub const QUERIES: usize = 2_000;
+/// Texts embedded, and rows written, at once.
+const SLAB: usize = 4_096;
+/// Rows that the cone takes the middle of.
+const MIDDLE_OF: usize = 10_000;
+
+/// Rows of one length in a file.
+#[derive(Debug, Clone)]
+pub struct Rows {
+    path: PathBuf,
+    dim: usize,
+}
+
+impl Rows {
+    fn new(folder: &Path, name: &str, dim: usize) -> Self {
+        Self { path: folder.join(format!("{name}.f16")), dim }
+    }
+
+    /// Whole rows in the file.
+    pub fn count(&self) -> usize {
+        let bytes = std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len());
+        bytes as usize / self.row_bytes()
+    }
+
+    /// The rows from `first` on, `count` of them.
+    pub fn read(&self, first: usize, count: usize) -> anyhow::Result<Vec<Vec<f32>>> {
+        let mut file = File::open(&self.path).with_context(|| self.path.display().to_string())?;
+        file.seek(SeekFrom::Start((first * self.row_bytes()) as u64))?;
+        let mut bytes = vec![0; count * self.row_bytes()];
+        file.read_exact(&mut bytes).with_context(|| format!("{} is too short", self.path.display()))?;
+        let value = |two: &[u8]| f16::from_le_bytes([two[0], two[1]]).to_f32();
+        Ok(bytes.chunks_exact(self.row_bytes()).map(|row| row.chunks_exact(2).map(value).collect()).collect())
+    }
+
+    /// Continues the file after its last whole row.
+    fn append(&self) -> anyhow::Result<BufWriter<File>> {
+        let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(&self.path)?;
+        file.set_len((self.count() * self.row_bytes()) as u64)?;
+        file.seek(SeekFrom::End(0))?;
+        Ok(BufWriter::new(file))
+    }
+
+    fn row_bytes(&self) -> usize {
+        2 * self.dim
+    }
+}
+
+/// The four files of a folder.
+#[derive(Debug, Clone)]
+pub struct Vectors {
+    pub minilm: Rows,
+    pub clip: Rows,
+    pub minilm_queries: Rows,
+    pub clip_queries: Rows,
+}
+
+impl Vectors {
+    pub fn of(folder: &Path) -> Self {
+        Self {
+            minilm: Rows::new(folder, "minilm", MiniLm::DIMS),
+            clip: Rows::new(folder, "clip", CLIP_DIM),
+            minilm_queries: Rows::new(folder, "minilm-queries", MiniLm::DIMS),
+            clip_queries: Rows::new(folder, "clip-queries", CLIP_DIM),
+        }
+    }
+
+    /// Makes what the folder lacks of `count` vectors and the queries; `progress` is told the rows there are.
+    pub fn fill(
+        folder: &Path,
+        count: usize,
+        load: impl FnOnce() -> anyhow::Result<MiniLm>,
+        mut progress: impl FnMut(usize),
+    ) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let vectors = Self::of(folder);
+        if vectors.minilm.count() < count || vectors.minilm_queries.count() < QUERIES {
+            let mut minilm = load()?;
+            check_model(folder, &minilm)?;
+            embed(&mut minilm, &vectors.minilm_queries, Split::HeldOut, QUERIES, |_| {})?;
+            embed(&mut minilm, &vectors.minilm, Split::Train, count, &mut progress)?;
+        }
+        let cone = Cone::around(&vectors.minilm.read(0, MIDDLE_OF.min(count))?);
+        bend(&cone, Tower::Image, &vectors.minilm_queries, &vectors.clip_queries, QUERIES)?;
+        bend(&cone, Tower::Text, &vectors.minilm, &vectors.clip, count)?;
+        Ok(vectors)
+    }
+}
+
+/// Distinct prompts of a split, always the same ones in the same order.
+pub fn prompts(split: Split) -> impl Iterator<Item = String> {
+    let hasher = BuildHasherDefault::<DefaultHasher>::default();
+    let mut seen = HashSet::new();
+    let texts = Grammar::new(7).scenes(split).map(|scene| scene.prompt());
+    texts.filter(move |text| seen.insert(hasher.hash_one(text)))
+}
+
+/// Vectors of two models in one file would be worthless.
+fn check_model(folder: &Path, minilm: &MiniLm) -> anyhow::Result<()> {
+    let (path, model) = (folder.join("model"), minilm.revision().to_string());
+    match std::fs::read_to_string(&path) {
+        Ok(known) if known.trim() == model => Ok(()),
+        Ok(known) => bail!("{} holds vectors of {known}, this is {model}; remove it", folder.display()),
+        Err(_) => Ok(std::fs::write(path, model)?),
+    }
+}
+
+fn embed(
+    minilm: &mut MiniLm,
+    rows: &Rows,
+    split: Split,
+    count: usize,
+    mut progress: impl FnMut(usize),
+) -> anyhow::Result<()> {
+    let mut done = rows.count();
+    if done >= count {
+        return Ok(());
+    }
+    let mut file = rows.append()?;
+    let mut texts = prompts(split).skip(done).take(count - done);
+    loop {
+        let slab: Vec<String> = texts.by_ref().take(SLAB).collect();
+        if slab.is_empty() {
+            break;
+        }
+        let texts: Vec<&str> = slab.iter().map(String::as_str).collect();
+        write(&mut file, &minilm.embed(&texts)?)?;
+        done += slab.len();
+        progress(done);
+    }
+    if done < count {
+        bail!("the grammar has {done} distinct prompts in that split, not {count}");
+    }
+    Ok(())
+}
+
+fn bend(cone: &Cone, tower: Tower, from: &Rows, to: &Rows, count: usize) -> anyhow::Result<()> {
+    let mut at = to.count();
+    if at >= count {
+        return Ok(());
+    }
+    let mut file = to.append()?;
+    while at < count {
+        let slab = from.read(at, SLAB.min(count - at))?;
+        write(&mut file, &cone.bend(tower, at, &slab))?;
+        at += slab.len();
+    }
+    Ok(())
+}
+
+/// Whole slabs reach the file, so that one that is cut off is seen by its length.
+fn write(file: &mut BufWriter<File>, rows: &[Vec<f32>]) -> anyhow::Result<()> {
+    for value in rows.iter().flatten() {
+        file.write_all(&f16::from_f32(*value).to_le_bytes())?;
+    }
+    Ok(file.flush()?)
+}
