@@ -70,7 +70,9 @@ fn commands_reach_it_by_their_configuration_and_say_what_is_wrong_with_a_passwor
         assert!(!said.contains(WRONG) && !String::from_utf8_lossy(&output.stdout).contains(WRONG));
     }
     let output = run(&["--log", "debug", "--json", "doctor"]);
-    let checks: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let checks: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        panic!("{error}, {}: {}", output.status, String::from_utf8_lossy(&output.stderr))
+    });
     for what in ["Kafka", "delivery"] {
         let detail = check(&checks, what)["detail"].as_str().unwrap();
         assert!(detail.contains("password in [kafka.security]"), "{detail}");
