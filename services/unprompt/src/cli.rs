@@ -1,11 +1,15 @@
 //! Every command and flag, in one definition that feeds help and completions.
 
+mod index;
+mod prompts;
 mod search;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use index::{Index, IndexBuild, IndexOptimize, IndexRecall, IndexRestore, SearchSpace};
+pub use prompts::{Import, Prompts, ReadCorpus, Sample};
 pub use search::{Export, Query};
 
 /// From pictures back to prompts: publish images to a topic, read the prompts they were made from.
@@ -284,200 +288,6 @@ pub struct Predict {
     /// Give up after this many seconds
     #[arg(long, default_value_t = 60)]
     pub timeout_s: u64,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum Index {
-    /// Index prompts from files: read, cleaned, embedded here and written in bulk, then the graph; for millions of them
-    ///
-    /// Past the topics: nothing is published, and whoever reads prompt-embeddings.v1 does not hear of them. Stopped or killed, the same
-    /// command goes on where it was.
-    Build(IndexBuild),
-    /// Show how the collection is and what it is made of
-    Stats,
-    /// Have the graph built, and wait for it; ends a bulk load
-    Optimize(IndexOptimize),
-    /// Measure recall and speed of searches against exact search
-    Recall(IndexRecall),
-    /// Copy all prompts with their vectors into a file (parquet)
-    Snapshot {
-        /// The file; a folder gets one named after the collection and the time
-        #[arg(value_name = "FILE|DIR")]
-        to: PathBuf,
-    },
-    /// Write all prompts, or those that pass a filter, as a table
-    Export(Export),
-    /// Bring the prompts of a snapshot back; what is there already is merged or passed over
-    Restore(IndexRestore),
-    /// Delete the collection with all its prompts
-    Drop {
-        /// Yes, for good
-        #[arg(long)]
-        yes: bool,
-    },
-}
-
-#[derive(Args, Debug)]
-pub struct IndexOptimize {
-    /// First give the collection another profile: balanced, small-memory or fastest
-    #[arg(long)]
-    pub profile: Option<unprompt_index::Profile>,
-}
-
-#[derive(Args, Debug)]
-pub struct IndexRecall {
-    /// Prompts of the collection to ask with
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub queries: u32,
-    /// Neighbours to ask for
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-    pub k: u32,
-    /// HNSW's candidate lists to try; without it what the collection's profile says
-    #[arg(long, value_delimiter = ',', value_name = "A,B,C")]
-    pub ef: Vec<u64>,
-    /// The vectors to compare
-    #[arg(long, value_enum, default_value_t = SearchSpace::Clip)]
-    pub space: SearchSpace,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum SearchSpace {
-    Clip,
-    Minilm,
-}
-
-impl SearchSpace {
-    /// As the collection and JSON name it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Clip => "clip",
-            Self::Minilm => "minilm",
-        }
-    }
-}
-
-#[derive(Args, Debug)]
-pub struct IndexRestore {
-    /// What `index snapshot` wrote
-    pub file: PathBuf,
-    /// The profile of the collection, if it is to be made; without it that of the snapshot
-    #[arg(long)]
-    pub profile: Option<unprompt_index::Profile>,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum Prompts {
-    /// Publish prompts from files of many kinds, cleaned, to prompts.v1
-    ///
-    /// Reads DiffusionDB's metadata.parquet, COYO-700M's parquet, COCO's and VizWiz' captions, Lexica's answers, and any parquet, CSV,
-    /// TSV, JSON lines, JSON or text; packed with gzip or zstd or not. Empty texts and exact duplicates within the run are always
-    /// dropped unless --keep-duplicates is given. Stopped by Ctrl-C, the same command goes on where it was. Near duplicates
-    /// are told by vectors, which a topic of prompts does not have: see `unprompt index build --near-duplicate`.
-    Import(Import),
-    /// Print prompts of the tiny world's grammar as JSON lines, or write a table of them
-    Sample(Sample),
-}
-
-/// What is read, and what of it is dropped.
-#[derive(Args, Clone, Debug)]
-pub struct ReadCorpus {
-    /// Files, folders, globs, s3://bucket/key-or-prefix, http(s):// addresses of files, or - for standard input
-    #[arg(required = true)]
-    pub sources: Vec<String>,
-    /// What all of them are, where name and content do not tell: diffusion-db, coco-captions, coyo, lexica, parquet, csv, tsv, jsonl,
-    /// json or text
-    #[arg(long, value_name = "FORMAT")]
-    pub format: Option<String>,
-    /// Read as JSON lines, like --format jsonl
-    #[arg(long, conflicts_with = "format")]
-    pub jsonl: bool,
-    /// Which column or key holds what (repeatable): text, source, seeds, created_at, similarity, aesthetic or nsfw; without it text,
-    /// prompt or caption is the text
-    #[arg(long, value_name = "MEANING=COLUMN")]
-    pub column: Vec<String>,
-    /// Columns kept as attributes, separated by commas; without it those that the data set's schema suggests
-    #[arg(long, value_name = "COLUMNS", value_delimiter = ',')]
-    pub attributes: Option<Vec<String>>,
-    /// CSV and TSV have no header: columns are called 1, 2, …
-    #[arg(long)]
-    pub no_header: bool,
-    /// Source of prompts that name none; without it the data set's name or the file's
-    #[arg(long)]
-    pub source: Option<String>,
-    /// Drop texts of fewer characters
-    #[arg(long, value_name = "N")]
-    pub min_chars: Option<usize>,
-    /// Drop texts of more characters
-    #[arg(long, value_name = "N")]
-    pub max_chars: Option<usize>,
-    /// Drop texts of fewer MiniLM tokens
-    #[arg(long, value_name = "N")]
-    pub min_tokens: Option<usize>,
-    /// Drop texts of more MiniLM tokens
-    #[arg(long, value_name = "N")]
-    pub max_tokens: Option<usize>,
-    /// Keep only texts in this language, such as en, and those too short to tell (repeatable)
-    #[arg(long, value_name = "CODE")]
-    pub language: Vec<String>,
-    /// Drop rows whose picture and text are less similar (COYO's clip_similarity_vitb32); rows without the score stay
-    #[arg(long, value_name = "SCORE")]
-    pub min_similarity: Option<f64>,
-    /// Drop rows with a lower aesthetic score
-    #[arg(long, value_name = "SCORE")]
-    pub min_aesthetic: Option<f64>,
-    /// Drop rows with a higher NSFW score
-    #[arg(long, value_name = "SCORE")]
-    pub max_nsfw: Option<f64>,
-    /// Take texts again that were there before, so that their sources are united
-    #[arg(long)]
-    pub keep_duplicates: bool,
-    /// Begin again instead of going on after what an earlier run has done
-    #[arg(long)]
-    pub restart: bool,
-    /// Write what was dropped and why (JSON)
-    #[arg(long, value_name = "FILE")]
-    pub report: Option<PathBuf>,
-}
-
-#[derive(Args, Clone, Debug)]
-pub struct Import {
-    #[command(flatten)]
-    pub reading: ReadCorpus,
-    /// Read, clean and report, but publish nothing
-    #[arg(long)]
-    pub dry_run: bool,
-}
-
-#[derive(Args, Clone, Debug)]
-pub struct IndexBuild {
-    #[command(flatten)]
-    pub reading: ReadCorpus,
-    /// Drop prompts whose MiniLM vector is this near (a cosine of 0.8 to 1, such as 0.95) to that of one kept before, of those built
-    /// together; approximate: a few are missed, none is dropped wrongly
-    #[arg(long, value_name = "COSINE")]
-    pub near_duplicate: Option<f32>,
-    /// How a collection that is made is laid out: balanced, small-memory or fastest; without it as `[index] profile` says
-    #[arg(long)]
-    pub profile: Option<unprompt_index::Profile>,
-    /// Leave the graph to a later build or to `unprompt index optimize`
-    #[arg(long)]
-    pub no_graph: bool,
-}
-
-#[derive(Args, Debug)]
-pub struct Sample {
-    /// Prompts to print
-    #[arg(long, short = 'n', default_value_t = 10)]
-    pub count: usize,
-    /// The sequence to take them from
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
-    /// Give each prompt this many seeds, so that pictures are generated for it
-    #[arg(long, default_value_t = 0)]
-    pub seeds: usize,
-    /// Write a table instead: .parquet, .csv, .tsv or .jsonl, the last three also with .gz or .zst
-    #[arg(long, value_name = "FILE")]
-    pub out: Option<PathBuf>,
 }
 
 #[derive(Args, Clone, Debug)]

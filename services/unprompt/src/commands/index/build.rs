@@ -51,6 +51,7 @@ pub async fn run(
         reading::write_report(path, report)?;
     }
     done?;
+    run.written();
     finish(index, &run, &args, stop).await?;
     run.remove()?;
     tell(context, index, &run).await

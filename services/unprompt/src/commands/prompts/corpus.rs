@@ -81,7 +81,9 @@ fn count_tokens(context: &Context, args: &ReadCorpus) -> anyhow::Result<Option<C
     // Its folder alone: no other model is needed.
     let configured = context.config.models.minilm.clone();
     let folder = configured.unwrap_or_else(|| models_cache().join("all-MiniLM-L6-v2"));
-    let counter = token_counter(&folder).context("tokens cannot be counted (make models fetches MiniLM)")?;
+    let counter = token_counter(&folder).context(
+        "tokens cannot be counted (`make setup` fetches MiniLM, or name its folder in [models] minilm)",
+    )?;
     Ok(Some(Box::new(counter)))
 }
 

@@ -75,9 +75,13 @@ pub struct Near {
 }
 
 impl Near {
-    /// Goes on in the file as the state says.
-    pub fn open(threshold: f32, file: &Path, state: NearState) -> Result<Self, CorpusError> {
-        Ok(Self { search: NearDuplicates::in_file(threshold, MiniLm::DIMS, file, state.vectors)?, state })
+    /// Goes on in the file as the state says; without one the vectors are kept in memory, and nothing is gone on with.
+    pub fn open(threshold: f32, file: Option<&Path>, state: NearState) -> Result<Self, CorpusError> {
+        let search = match file {
+            Some(file) => NearDuplicates::in_file(threshold, MiniLm::DIMS, file, state.vectors)?,
+            None => NearDuplicates::new(threshold, MiniLm::DIMS)?,
+        };
+        Ok(Self { search, state })
     }
 }
 

@@ -37,10 +37,8 @@ impl Run {
     /// The search for near duplicates, where one is wanted, as far as the earlier run was.
     pub fn near(&self, threshold: Option<f32>) -> anyhow::Result<Option<Near>> {
         let Some(threshold) = threshold else { return Ok(None) };
-        let file = self
-            .vectors_file()
-            .unwrap_or_else(|| std::env::temp_dir().join(format!("unprompt-{}.vectors", std::process::id())));
-        Ok(Some(Near::open(threshold, &file, self.mark.near.clone())?))
+        let file = self.vectors_file();
+        Ok(Some(Near::open(threshold, file.as_deref(), self.mark.near.clone())?))
     }
 
     fn vectors_file(&self) -> Option<PathBuf> {
@@ -80,11 +78,15 @@ impl Run {
         self.report = Some(report);
     }
 
-    /// The run is done: nothing is left to go on with.
-    pub fn remove(&self) -> anyhow::Result<()> {
-        if let Some(progress) = &self.progress {
+    /// Everything is written.
+    pub fn written(&mut self) {
+        if let Some(progress) = self.progress.take() {
             progress.finish();
         }
+    }
+
+    /// The run is done: nothing is left to go on with.
+    pub fn remove(&self) -> anyhow::Result<()> {
         if let Some(checkpoint) = &self.checkpoint {
             checkpoint.remove()?;
         }
