@@ -13,10 +13,13 @@ const BROKERS: &str = "UNPROMPT_TEST_BROKERS";
 const PREFIX: &str = "UNPROMPT_TEST_PREFIX";
 const RECORDS: usize = 1_500;
 
-/// A group that notices soon that a member has come, gone or died.
+/// A group that notices soon that a member has come, gone or died. UNPROMPT_TEST_DEBUG=cgrp,fetch,topic has librdkafka say more.
 fn quick(mut kafka: KafkaConfig, session_ms: u32) -> KafkaConfig {
     kafka.properties.insert("session.timeout.ms".into(), session_ms.to_string().as_str().into());
     kafka.properties.insert("heartbeat.interval.ms".into(), "500".into());
+    if let Ok(contexts) = std::env::var("UNPROMPT_TEST_DEBUG") {
+        kafka.properties.insert("debug".into(), contexts.as_str().into());
+    }
     kafka
 }
 

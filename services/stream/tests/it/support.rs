@@ -257,11 +257,33 @@ pub async fn take_until_complete(
         let left = patience.saturating_sub(started.elapsed());
         match tokio::time::timeout(left, tail.next()).await {
             Ok(record) => records.push(record.unwrap()),
-            Err(_) => panic!("missing after {patience:?}: {missing:?}"),
+            Err(_) => panic!("missing after {patience:?}: {missing:?}\n{}", standing(kafka, topic)),
         }
         missing.remove(&number(records.last().unwrap()));
     }
     records
+}
+
+/// Where Kafka's own tools see the groups, and the open transactions on the topic that a test waits for in vain.
+fn standing(kafka: &KafkaConfig, topic: Topic) -> String {
+    if kafka.profile == Profile::Embedded {
+        return String::new();
+    }
+    let (to, partitions) = (["--bootstrap-server", kafka.brokers.as_str()], topic.spec().partitions);
+    let topic = kafka.prefix.name(topic);
+    let mut said = String::new();
+    let mut ask = |class: &str, arguments: &[&str]| {
+        let answer = Kafka::tool(class, &[&to[..], arguments].concat());
+        said += &String::from_utf8_lossy(&[answer.stdout, answer.stderr].concat());
+    };
+    let groups = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
+    ask(groups, &["--describe", "--all-groups"]);
+    ask(groups, &["--describe", "--all-groups", "--state"]);
+    let producers = "org.apache.kafka.tools.TransactionsCommand";
+    for partition in (0..partitions).map(|partition| partition.to_string()) {
+        ask(producers, &["describe-producers", "--topic", &topic, "--partition", &partition]);
+    }
+    said
 }
 
 /// The next `count` records of a topic from its beginning.
