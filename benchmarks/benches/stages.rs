@@ -65,7 +65,7 @@ fn index_stages(c: &mut Criterion, prompts: &[InputRecord], embeddings: &[InputR
     let served = runtime.block_on(EmbeddedIndex::start(folder.path(), 0)).unwrap();
     let connect =
         || runtime.block_on(PromptIndex::connect(&served.url(), ConnectOptions::default())).unwrap();
-    let clip = ClipText::load(&checkpoint("clip")).unwrap();
+    let clip = ClipText::load(&checkpoint("clip"), Engine::Auto).unwrap();
     let minilm = MiniLm::load(&minilm(), Engine::Auto).unwrap();
     let encoder = clip.revision().to_string();
     let layout = Layout::new(encoder.clone(), clip.dims(), minilm.revision().to_string());

@@ -47,7 +47,7 @@ pub fn engines(texts: &[&str], folder: &Path) -> anyhow::Result<Value> {
 pub fn text_encoder(texts: &[&str]) -> anyhow::Result<Value> {
     let bare = {
         let (mut minilm, clip) =
-            (MiniLm::load(&minilm(), Engine::Auto)?, ClipText::load(&checkpoint("clip"))?);
+            (MiniLm::load(&minilm(), Engine::Auto)?, ClipText::load(&checkpoint("clip"), Engine::Auto)?);
         minilm.embed(&texts[..WARM_UP.min(texts.len())])?;
         best_rate(texts.len(), || minilm.embed(texts).and_then(|_| clip.embed(texts)).map(drop))?
     };

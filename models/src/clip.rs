@@ -12,6 +12,7 @@ pub use crate::picture::Pixels;
 #[cfg(feature = "onnx")]
 pub(crate) use config::ClipConfig;
 pub(crate) use config::TextConfig;
+pub use config::dims;
 pub use embed::ClipVision;
 pub use embed_text::ClipText;
 #[cfg(feature = "onnx")]

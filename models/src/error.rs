@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::engine::Engine;
+
 /// What can go wrong in loading or running a model.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -17,6 +19,11 @@ pub enum ModelError {
     Engine(String),
     #[error("ONNX Runtime cannot be used: {0}; run models/tools/fetch_minilm.sh or choose the candle engine")]
     OnnxRuntime(String),
+    #[error(
+        "{engine} computes wrong vectors here: their cosine to candle's is {cosine}, where {least} is the least; choose another \
+         [models] engine, auto finds one"
+    )]
+    Deviates { engine: Engine, cosine: f32, least: f32 },
     #[error("the text cannot be tokenized: {0}; check that the tokenizer belongs to the model")]
     Tokenizer(String),
     #[error("the network failed: {0}; this is a defect of the model folder or of the code, not of the input")]

@@ -17,6 +17,7 @@ pub mod minilm;
 mod onnx;
 mod ops;
 pub mod picture;
+mod self_check;
 pub mod stable_diffusion;
 mod texts;
 pub mod token_count;

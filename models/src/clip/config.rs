@@ -1,8 +1,17 @@
 //! CLIP's config.json. What it leaves out has the defaults of transformers' CLIPTextConfig and CLIPVisionConfig.
 
+use std::path::Path;
+
 use serde::Deserialize;
 
 use crate::ops::Activation;
+use crate::{ModelError, files};
+
+/// Dimensions of the vectors of a transformers folder, both towers' alike. It loads no network.
+pub fn dims(folder: &Path) -> Result<usize, ModelError> {
+    let config: ClipConfig = files::read_json(&folder.join("config.json"))?;
+    Ok(config.projection_dim)
+}
 
 /// Of a whole CLIP folder.
 #[derive(Debug, Clone, Deserialize)]

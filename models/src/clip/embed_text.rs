@@ -10,7 +10,7 @@ use crate::engine::{self, Choice, Engine};
 use crate::ops::Linear;
 use crate::texts::{self, TextNetwork};
 use crate::tokenizer::TextTokenizer;
-use crate::{ModelError, Revision, device, files};
+use crate::{ModelError, Revision, device, files, self_check};
 
 /// CLIP's text tower.
 #[derive(Debug)]
@@ -24,20 +24,17 @@ pub struct ClipText {
 }
 
 impl ClipText {
-    /// Loads the text tower of a transformers folder on the fastest engine for its size.
-    pub fn load(folder: &Path) -> Result<Self, ModelError> {
-        Self::load_on(folder, Engine::Auto)
-    }
-
-    /// Loads it on one engine.
-    pub fn load_on(folder: &Path, engine: Engine) -> Result<Self, ModelError> {
+    /// Loads the text tower of a transformers folder.
+    pub fn load(folder: &Path, engine: Engine) -> Result<Self, ModelError> {
         let config: ClipConfig = files::read_json(&folder.join("config.json"))?;
         let text = &config.text_config;
-        let order = engine::by_speed(engine::multiplies_bf16());
-        let (network, choice) =
-            engine::load("clip text", engine, order, |engine| network(folder, &config, engine))?;
+        let tokenizer = TextTokenizer::load(folder, text.max_position_embeddings)?;
+        let (network, choice) = engine::load("clip text", engine, |engine| {
+            let candle = || network(folder, &config, Engine::Candle);
+            self_check::checked(network(folder, &config, engine)?, engine, &tokenizer, candle)
+        })?;
         let loaded = Self {
-            tokenizer: TextTokenizer::load(folder, text.max_position_embeddings)?,
+            tokenizer,
             network: Mutex::new(network),
             choice,
             dims: config.projection_dim,

@@ -92,7 +92,7 @@ fn clip_text(engine: Engine) -> Finding {
     reference.must_be_of(&folder);
     let texts = common::texts("clip-texts.json");
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let ours = ClipText::load_on(&folder, engine).unwrap().embed(&texts).unwrap();
+    let ours = ClipText::load(&folder, engine).unwrap().embed(&texts).unwrap();
     let (name, theirs) = (format!("clip text tower ({engine})"), reference.rows("text"));
     Finding::of(&name, "transformers f32", &ours, &theirs, Tolerance::Cosine(0.9999))
 }

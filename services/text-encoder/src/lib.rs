@@ -38,7 +38,7 @@ impl TextEncoder {
         engine: Engine,
         codec: Codec,
     ) -> Result<Self, unprompt_models::ModelError> {
-        Ok(Self { minilm: MiniLm::load(minilm, engine)?, clip: ClipText::load_on(clip, engine)?, codec })
+        Ok(Self { minilm: MiniLm::load(minilm, engine)?, clip: ClipText::load(clip, engine)?, codec })
     }
 
     fn parse(&self, record: &InputRecord) -> Result<Input, Refusal> {

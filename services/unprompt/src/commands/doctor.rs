@@ -64,7 +64,7 @@ fn minilm(context: &Context, folder: &Path) -> anyhow::Result<String> {
 }
 
 fn clip(context: &Context, folder: &Path) -> anyhow::Result<String> {
-    let (vision, text) = (ClipVision::load(folder)?, ClipText::load_on(folder, context.engine()?)?);
+    let (vision, text) = (ClipVision::load(folder)?, ClipText::load(folder, context.engine()?)?);
     anyhow::ensure!(
         vision.dims() == text.dims(),
         "its towers have {} and {} values",

@@ -47,7 +47,7 @@ impl<'a> Models<'a> {
 
     fn load_clip_text(&mut self) -> anyhow::Result<&ClipText> {
         if self.clip_text.is_none() {
-            self.clip_text = Some(ClipText::load(&self.context.models()?.clip)?);
+            self.clip_text = Some(ClipText::load(&self.context.models()?.clip, self.context.engine()?)?);
         }
         self.clip_text.as_ref().context("CLIP's text tower is not loaded")
     }

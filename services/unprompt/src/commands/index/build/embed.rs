@@ -89,7 +89,7 @@ impl Embedder {
     pub fn load(models: &ModelFolders, engine: Engine) -> anyhow::Result<Self> {
         Ok(Self {
             minilm: MiniLm::load(&models.minilm, engine)?,
-            clip: ClipText::load_on(&models.clip, engine)?,
+            clip: ClipText::load(&models.clip, engine)?,
         })
     }
 

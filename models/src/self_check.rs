@@ -1,0 +1,102 @@
+//! Whether an engine computes here what it should: a few texts, compared with candle's vectors when a network is loaded. A library of
+//! kernels that are made at run time may be right on one processor and wrong on another, and a wrong vector looks like any other.
+
+use crate::engine::Engine;
+use crate::metrics::cosine;
+use crate::texts::TextNetwork;
+use crate::tokenizer::TextTokenizer;
+use crate::{ModelError, texts};
+
+/// One token, a sentence, and as many tokens as a network takes.
+fn probes() -> [String; 3] {
+    ["a".to_owned(), "a red star above the sea, oil on canvas".to_owned(), "small blue ring ".repeat(100)]
+}
+
+/// The smallest cosine to candle's vectors with which an engine is trusted: what each keeps of f32, and a little less.
+fn least_cosine(engine: Engine) -> f32 {
+    match engine {
+        Engine::OpenVinoBf16 => 0.999,
+        Engine::Int8 => 0.95,
+        Engine::Auto | Engine::OpenVino | Engine::Onnx | Engine::Candle => 0.9999,
+    }
+}
+
+/// The network, where it computes what candle computes.
+///
+/// # Errors
+/// [`ModelError::Deviates`] where it does not.
+pub(crate) fn checked(
+    mut network: Box<dyn TextNetwork>,
+    engine: Engine,
+    tokenizer: &TextTokenizer,
+    candle: impl FnOnce() -> Result<Box<dyn TextNetwork>, ModelError>,
+) -> Result<Box<dyn TextNetwork>, ModelError> {
+    if engine == Engine::Candle {
+        return Ok(network);
+    }
+    let probes = probes();
+    let probes = probes.each_ref().map(String::as_str);
+    let expected = texts::embed(tokenizer, &mut *candle()?, &probes)?;
+    let (together, alone) = (
+        texts::embed(tokenizer, &mut *network, &probes)?,
+        texts::embed(tokenizer, &mut *network, &probes[1..2])?,
+    );
+    let pairs = expected.iter().zip(&together).chain(std::iter::once((&expected[1], &alone[0])));
+    let cosines = pairs.map(|(expected, found)| cosine(expected, found));
+    // What is not a number is worse than any cosine.
+    let worst = cosines.map(|cosine| if cosine.is_nan() { -1.0 } else { cosine }).fold(1.0, f32::min);
+    match worst >= least_cosine(engine) {
+        true => Ok(network),
+        false => Err(ModelError::Deviates { engine, cosine: worst, least: least_cosine(engine) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// A text's number of tokens as an angle, and an error of it in texts that are long enough.
+    #[derive(Debug)]
+    struct Turned {
+        by: f32,
+        from_length: usize,
+    }
+
+    impl TextNetwork for Turned {
+        fn embed(&mut self, ids: &[&[u32]]) -> Result<Vec<Vec<f32>>, ModelError> {
+            let angle =
+                |ids: &&[u32]| ids.len() as f32 + if ids.len() >= self.from_length { self.by } else { 0.0 };
+            Ok(ids.iter().map(angle).map(|angle| vec![angle.cos(), angle.sin()]).collect())
+        }
+    }
+
+    fn check(engine: Engine, by: f32, from_length: usize) -> Result<(), ModelError> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tiny-world/checkpoints/clip");
+        let tokenizer = TextTokenizer::load(&folder, 40).unwrap();
+        let right = || Ok::<Box<dyn TextNetwork>, ModelError>(Box::new(Turned { by: 0.0, from_length: 0 }));
+        checked(Box::new(Turned { by, from_length }), engine, &tokenizer, right).map(drop)
+    }
+
+    #[test]
+    fn an_engine_that_is_as_exact_as_it_can_be_is_trusted() {
+        check(Engine::Onnx, 0.0, 0).unwrap();
+        // Their cosines are 0.99995, 0.9995 and 0.98.
+        check(Engine::OpenVino, 0.01, 0).unwrap();
+        check(Engine::OpenVinoBf16, 0.032, 0).unwrap();
+        check(Engine::Int8, 0.2, 0).unwrap();
+    }
+
+    #[test]
+    fn one_that_is_wrong_for_one_length_of_text_is_not() {
+        for (engine, by) in [(Engine::Onnx, 0.02), (Engine::OpenVinoBf16, 0.1), (Engine::Int8, 0.5)] {
+            for from_length in [0, 5, 30] {
+                let error = check(engine, by, from_length).unwrap_err().to_string();
+                assert!(error.contains(engine.name()) && error.contains("[models] engine"), "{error}");
+            }
+        }
+        let error = check(Engine::OpenVino, f32::NAN, 30).unwrap_err().to_string();
+        assert!(error.contains("-1"), "{error}");
+    }
+}
