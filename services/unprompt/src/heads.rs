@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use tokio_util::sync::CancellationToken;
-use unprompt_models::clip::ClipVision;
+use unprompt_models::Revision;
 use unprompt_predictor::HeadStore;
 use unprompt_schemas::SchemaError;
 use unprompt_schemas::codec::Codec;
@@ -33,8 +33,8 @@ impl Heads {
     /// configuration cancels `stop`.
     pub async fn follow(wiring: &Wiring, stop: &CancellationToken) -> anyhow::Result<Option<Self>> {
         let clip = wiring.context.models()?.clip;
-        let loaded = tokio::task::spawn_blocking(move || ClipVision::load(&clip)).await??;
-        let store = HeadStore::new(&loaded.revision().to_string());
+        let encoder = tokio::task::spawn_blocking(move || Revision::of_folder(&clip)).await??;
+        let store = HeadStore::new(&encoder.to_string());
         let (fault, codec) = (Arc::new(OnceLock::new()), wiring.context.codec()?);
         let (taken, told, stopping) = (store.clone(), fault.clone(), stop.clone());
         let reader = TableReader::start(&wiring.kafka, Topic::Heads, stop.clone(), move |record| {

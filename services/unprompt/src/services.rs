@@ -9,10 +9,10 @@ use unprompt_image_encoder::ImageEncoder;
 use unprompt_image_encoder::claim_check::ClaimCheck;
 use unprompt_index::{ConnectOptions, Layout, PromptIndex};
 use unprompt_indexer::Indexer;
-use unprompt_models::clip::{ClipText, ClipVision};
-use unprompt_models::minilm::{Engine, MiniLm};
+use unprompt_models::minilm::Engine;
 use unprompt_models::picture::Limits;
 use unprompt_models::stable_diffusion::GenerationParams;
+use unprompt_models::{Revision, clip};
 use unprompt_predictor::{HeadStore, Predictor, Retrieval, Settings};
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::topics::Topic;
@@ -191,9 +191,8 @@ fn indexer(
     runtime: Handle,
     stop: &CancellationToken,
 ) -> anyhow::Result<Indexer> {
-    let clip = ClipText::load(&models.clip)?;
-    let minilm = MiniLm::load(&models.minilm, wiring.context.engine()?)?;
-    let layout = Layout::new(clip.revision().to_string(), clip.dims(), minilm.revision().to_string())
+    let (clip, minilm) = (Revision::of_folder(&models.clip)?, Revision::of_folder(&models.minilm)?);
+    let layout = Layout::new(clip.to_string(), clip::dims(&models.clip)?, minilm.to_string())
         .profile(wiring.context.profile()?);
     waiting::opened(ServiceName::Indexer, &runtime, stop, || {
         let index = runtime.block_on(connect(wiring))?;
@@ -209,7 +208,7 @@ fn predictor(
     runtime: Handle,
     stop: &CancellationToken,
 ) -> anyhow::Result<Predictor> {
-    let encoder = ClipVision::load(&models.clip)?.revision().to_string();
+    let encoder = Revision::of_folder(&models.clip)?.to_string();
     let index =
         waiting::opened(ServiceName::Predictor, &runtime, stop, || runtime.block_on(connect(wiring)))?;
     let predictor = &wiring.context.config.predictor;

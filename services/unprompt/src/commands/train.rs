@@ -1,6 +1,6 @@
 //! `unprompt train`: a head from what is in the topics.
 
-use unprompt_models::clip::ClipVision;
+use unprompt_models::Revision;
 use unprompt_trainer::{Settings, Trained};
 
 use crate::cli::Train;
@@ -27,7 +27,7 @@ pub async fn run(context: &Context, args: Train) -> anyhow::Result<()> {
 pub async fn train(context: &Context, args: &Train) -> anyhow::Result<Trained> {
     let settings = Settings {
         name: args.name.clone(),
-        encoder: ClipVision::load(&context.models()?.clip)?.revision().to_string(),
+        encoder: Revision::of_folder(&context.models()?.clip)?.to_string(),
         validation: args.validation,
         out: args.out.clone().unwrap_or_else(|| context.data_dir().join("heads")),
         k: context.config.predictor.k,
