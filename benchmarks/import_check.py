@@ -121,7 +121,7 @@ def main():
     arguments = arguments.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     prompts = arguments.work / "prompts.parquet"
-    subprocess.run([arguments.unprompt, "prompts", "sample", "-n", str(arguments.count), "--out", str(prompts)], check=True)
+    subprocess.run([arguments.unprompt, "prompts", "sample", "--distinct", "-n", str(arguments.count), "--out", str(prompts)], check=True)
     undisturbed = through(arguments.unprompt, arguments.work / "undisturbed", prompts, arguments.count, [])
     killed = through(arguments.unprompt, arguments.work / "killed", prompts, arguments.count, KILLS)
     same = undisturbed["sha256"] == killed["sha256"]

@@ -95,6 +95,9 @@ pub struct Sample {
     /// The sequence to take them from
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Only prompts that did not come before; up to half of those that the grammar can say
+    #[arg(long)]
+    pub distinct: bool,
     /// Give each prompt this many seeds, so that pictures are generated for it
     #[arg(long, default_value_t = 0)]
     pub seeds: usize,

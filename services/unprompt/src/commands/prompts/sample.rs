@@ -1,14 +1,15 @@
 //! `unprompt prompts sample`: prompts of the tiny world's grammar, as JSON lines or as a table in a file.
 
+use std::collections::HashSet;
 use std::path::Path;
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use unprompt_corpus::table::{Columns, ExportRow, TableWriter};
 use unprompt_schemas::identity::prompt_id;
 use unprompt_stream::progress::Progress;
-use unprompt_tiny_world::{Grammar, Split};
+use unprompt_tiny_world::{self as tiny_world, Grammar, Scene, Split};
 
 use crate::cli::Sample;
 use crate::output;
@@ -27,6 +28,12 @@ struct Line {
 }
 
 pub fn run(args: &Sample, stop: &CancellationToken) -> anyhow::Result<()> {
+    let all = tiny_world::count();
+    ensure!(
+        !args.distinct || args.count as u64 <= all / 2,
+        "the grammar can say {all} prompts, and --distinct finds half of them at most: ask for {} or fewer",
+        all / 2
+    );
     match &args.out {
         Some(path) => table(args, path, stop),
         None => lines(args).try_for_each(|line| output::json_line(&line)),
@@ -35,7 +42,9 @@ pub fn run(args: &Sample, stop: &CancellationToken) -> anyhow::Result<()> {
 
 fn lines(args: &Sample) -> impl Iterator<Item = Line> + use<> {
     let seeds = args.seeds;
-    let scenes = Grammar::new(args.seed).scenes(Split::Train).take(args.count);
+    let mut before = args.distinct.then(HashSet::<Scene>::new);
+    let is_wanted = move |scene: &Scene| before.as_mut().is_none_or(|before| before.insert(*scene));
+    let scenes = Grammar::new(args.seed).scenes(Split::Train).filter(is_wanted).take(args.count);
     scenes.enumerate().map(move |(at, scene)| {
         let first = (at * seeds) as i64;
         Line { text: scene.prompt(), source: SOURCE, seeds: (first..first + seeds as i64).collect() }
@@ -70,5 +79,33 @@ fn row(line: Line) -> ExportRow {
         sources: vec![line.source.to_owned()],
         seeds: line.seeds,
         ..ExportRow::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(distinct: bool) -> Vec<String> {
+        let args = Sample { count: 50_000, seed: 1, distinct, seeds: 0, out: None };
+        lines(&args).map(|line| line.text).collect()
+    }
+
+    #[test]
+    fn distinct_prompts_are_the_same_without_the_repetitions() {
+        let (all, distinct) = (texts(false), texts(true));
+        let mut seen = HashSet::new();
+        let expected: Vec<&String> = all.iter().filter(|text| seen.insert(*text)).collect();
+        assert!(expected.len() < all.len(), "nothing was repeated");
+        assert_eq!(distinct.len(), all.len());
+        assert_eq!(distinct[..expected.len()].iter().collect::<Vec<_>>(), expected);
+        assert_eq!(distinct.iter().collect::<HashSet<_>>().len(), distinct.len());
+    }
+
+    #[test]
+    fn more_distinct_prompts_than_can_be_found_are_refused() {
+        let args = Sample { count: 30_000_000, seed: 1, distinct: true, seeds: 0, out: None };
+        let error = run(&args, &CancellationToken::new()).unwrap_err().to_string();
+        assert!(error.contains("37800000") && error.contains("18900000"), "{error}");
     }
 }
