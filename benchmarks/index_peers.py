@@ -11,6 +11,7 @@ Both graphs have the edges (M = 16) and the candidates while building (128) that
 import argparse
 import json
 import pathlib
+import statistics
 import time
 
 import numpy
@@ -20,6 +21,8 @@ K = 100
 M, EF_CONSTRUCTION = 16, 128
 EFS = [100, 128, 192, 256, 400]
 THREADS = [1, 2]
+# Every rate is the median of so many rounds, after one that is not counted.
+ROUNDS = 3
 SLAB = 50_000
 
 
@@ -62,18 +65,20 @@ def recall(right, found):
 
 
 def curve(queries, right, search, set_ef, set_threads):
-    """Recall and rate for every length of the candidate list; a query is asked alone, as services ask."""
+    """Recall and rate for every length of the candidate list."""
     points = []
     for ef in EFS:
         set_ef(ef)
-        rates = {}
-        for threads in THREADS:
-            set_threads(threads)
-            search(queries[:200])
-            started = time.perf_counter()
-            found = search(queries)
-            rates[str(threads)] = len(queries) / (time.perf_counter() - started)
-        points.append({"ef": ef, "recall": recall(right, found), "queries_per_s": rates})
+        rates = {threads: [] for threads in THREADS}
+        found = search(queries)
+        for _ in range(ROUNDS):
+            for threads in THREADS:
+                set_threads(threads)
+                started = time.perf_counter()
+                search(queries)
+                rates[threads].append(len(queries) / (time.perf_counter() - started))
+        medians = {str(threads): statistics.median(those) for threads, those in rates.items()}
+        points.append({"ef": ef, "recall": recall(right, found), "queries_per_s": medians})
     return points
 
 

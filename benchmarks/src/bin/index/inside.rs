@@ -15,20 +15,25 @@ use crate::{K, On, recall};
 
 /// Lengths of the candidate list.
 const EFS: [usize; 5] = [100, 128, 192, 256, 400];
-const WARM_UP: usize = 200;
+/// Every rate is the median of so many rounds, after one that is not counted.
+const ROUNDS: usize = 3;
 
 pub fn run(on: &On) -> anyhow::Result<Value> {
     let edge = EdgeShard::load(&collection(&on.folder)?, None)?;
     let mut spaces = serde_json::Map::new();
     for space in [Space::MiniLm, Space::Clip] {
         let (queries, truth) = (on.queries(space)?, on.truth(space)?);
-        search(&edge, on, space, &queries[..WARM_UP.min(queries.len())], EFS[0])?;
         let mut curve = Vec::new();
         for ef in EFS {
-            let began = Instant::now();
             let found = search(&edge, on, space, &queries, ef)?;
-            let one = queries.len() as f64 / began.elapsed().as_secs_f64();
-            let two = two_threads(&edge, on, space, &queries, ef)?;
+            let (mut ones, mut twos) = (Vec::new(), Vec::new());
+            for _ in 0..ROUNDS {
+                let began = Instant::now();
+                search(&edge, on, space, &queries, ef)?;
+                ones.push(queries.len() as f64 / began.elapsed().as_secs_f64());
+                twos.push(two_threads(&edge, on, space, &queries, ef)?);
+            }
+            let (one, two) = (median(ones), median(twos));
             curve.push(
                 json!({"ef": ef, "recall": recall(&truth, &found), "queries_per_s": {"1": one, "2": two}}),
             );
@@ -36,6 +41,11 @@ pub fn run(on: &On) -> anyhow::Result<Value> {
         spaces.insert(space.name().into(), Value::Array(curve));
     }
     Ok(json!({"profile": on.profile, "count": on.of.count, "usual_ef": on.profile.ef(), "spaces": spaces}))
+}
+
+fn median(mut rates: Vec<f64>) -> f64 {
+    rates.sort_by(f64::total_cmp);
+    rates[rates.len() / 2]
 }
 
 /// The one collection that the index's folder holds.

@@ -9,9 +9,6 @@ use unprompt_index::{Hit, PromptIndex, Query, Space};
 use crate::load::options;
 use crate::{K, On, memory, recall};
 
-/// Searches before it counts.
-const WARM_UP: usize = 200;
-
 pub async fn run(on: &On) -> anyhow::Result<Value> {
     let server = EmbeddedIndex::start(&on.folder, 0).await?;
     let index = PromptIndex::connect(&server.url(), options()).await?;
@@ -20,11 +17,10 @@ pub async fn run(on: &On) -> anyhow::Result<Value> {
     let mut spaces = serde_json::Map::new();
     for space in [Space::MiniLm, Space::Clip] {
         let with_vectors: &[Space] = if space == Space::Clip { &[Space::MiniLm] } else { &[] };
-        let queries = on.queries(space)?.into_iter();
-        let queries: Vec<Query> = queries
-            .map(|vector| Query::new(space, vector, K).with_vectors(with_vectors.iter().copied()))
-            .collect();
-        one_after_another(&index, &queries[..WARM_UP.min(queries.len())]).await?;
+        let query = |vector| Query::new(space, vector, K).with_vectors(with_vectors.iter().copied());
+        let warm_up: Vec<Query> = on.warm_up(space)?.into_iter().map(query).collect();
+        let queries: Vec<Query> = on.queries(space)?.into_iter().map(query).collect();
+        one_after_another(&index, &warm_up).await?;
         let (found, mut times) = one_after_another(&index, &queries).await?;
         times.sort_unstable();
         let ms = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e3;
