@@ -165,9 +165,9 @@ def collection_rows(load, search, inside, peer):
     for space, points in (inside or {"spaces": {}})["spaces"].items():
         # The candidate list that searches have without a wish of their own.
         usual = next(point for point in points if point["ef"] == inside["usual_ef"])
-        for name, graphs in (peer or {}).items():
+        for name, graphs in (peer or {None: None}).items():
             for threads, ours in usual["queries_per_s"].items():
-                theirs = at_recall(graphs[space]["curve"], usual["recall"], threads)
+                theirs = graphs and at_recall(graphs[space]["curve"], usual["recall"], threads)
                 rows.append(row(f"{of}, {space}: in process, recall {usual['recall']:.3f}, {threads} thread(s)",
                                 "queries/s", ours, theirs, name))
     return rows

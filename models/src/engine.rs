@@ -9,7 +9,7 @@ use crate::ModelError;
 /// What runs a text network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Engine {
-    /// The fastest of those that are found here and keep f32; the log and `unprompt doctor` say which and why.
+    /// The first of OpenVINO in f32, ONNX Runtime and candle that loads and is right; the log and `unprompt doctor` say which and why.
     #[default]
     Auto,
     /// OpenVINO in bf16 (cosine to f32 above 0.9995), for processors that multiply bf16.
@@ -64,7 +64,7 @@ pub(crate) struct Choice {
     pub reason: String,
 }
 
-/// The engines [`Engine::Auto`] tries, fastest first: in f32, measured on MiniLM and on CLIP's text tower of two layers of 128.
+/// The engines [`Engine::Auto`] tries, in f32; the first was the fastest on the processors it was measured on.
 ///
 /// OpenVINO in bf16 is not among them, though some processors are fastest with it. Others that have the same instructions are slower
 /// than in f32; some texts keep less than 0.9999 of cosine; and its destructor ended a process of ours, once.
@@ -80,7 +80,7 @@ pub(crate) fn load<N>(
         let choice = Choice { engine: wanted, reason: "it is configured".to_owned() };
         return load(wanted).map(|network| (network, choice));
     }
-    let mut reason = "the fastest that keeps f32".to_owned();
+    let mut reason = "the first of openvino, onnx and candle that is right here".to_owned();
     for (at, engine) in BY_SPEED.into_iter().enumerate() {
         match load(engine) {
             Ok(network) => return Ok((network, Choice { engine, reason })),

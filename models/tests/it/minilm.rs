@@ -98,10 +98,10 @@ fn without_onnx_runtime_auto_is_candle_and_onnx_says_what_to_do() {
 
 #[cfg(all(feature = "onnx", target_arch = "x86_64", target_os = "linux"))]
 #[test]
-fn auto_is_the_fastest_engine_that_keeps_f32() {
+fn auto_is_the_first_engine_that_loads_and_is_right() {
     let minilm = MiniLm::load(&common::minilm_folder(), Engine::Auto).unwrap();
     assert_eq!(minilm.engine_name(), "openvino");
-    assert!(minilm.engine_reason().contains("f32"), "{}", minilm.engine_reason());
+    assert!(minilm.engine_reason().contains("first"), "{}", minilm.engine_reason());
 }
 
 #[cfg(feature = "onnx")]

@@ -9,7 +9,7 @@ mod search;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use unprompt_benchmarks::vectors::{QUERIES, Vectors};
+use unprompt_benchmarks::vectors::{QUERIES, Rows, Vectors};
 use unprompt_index::{Layout, Profile, Space};
 use unprompt_models::minilm::{Engine, MiniLm};
 use unprompt_stream::config::{Log, LogFormat};
@@ -84,16 +84,17 @@ impl On {
     }
 
     pub fn queries(&self, space: Space) -> anyhow::Result<Vec<Vec<f32>>> {
-        let vectors = self.vectors();
-        let rows = if space == Space::Clip { vectors.clip_queries } else { vectors.minilm_queries };
-        rows.read(0, self.queries)
+        self.kept_queries(space).read(0, self.queries)
     }
 
     /// Other queries, with which a step warms up.
     pub fn warm_up(&self, space: Space) -> anyhow::Result<Vec<Vec<f32>>> {
+        self.kept_queries(space).read(self.queries, QUERIES.saturating_sub(self.queries))
+    }
+
+    fn kept_queries(&self, space: Space) -> Rows {
         let vectors = self.vectors();
-        let rows = if space == Space::Clip { vectors.clip_queries } else { vectors.minilm_queries };
-        rows.read(self.queries, QUERIES.saturating_sub(self.queries))
+        if space == Space::Clip { vectors.clip_queries } else { vectors.minilm_queries }
     }
 }
 
