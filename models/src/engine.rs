@@ -1,10 +1,12 @@
-//! What runs a text network: the choice, its names, and what was chosen here for which reason. It knows CPUs and
-//! names, and no network.
+//! What runs a text network: the choice, its names, and what was chosen here for which reason. It knows names,
+//! and no network.
 
 use std::fmt;
 use std::str::FromStr;
 
-use crate::ModelError;
+use crate::texts::TextNetwork;
+use crate::tokenizer::TextTokenizer;
+use crate::{ModelError, self_check};
 
 /// What runs a text network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -70,12 +72,18 @@ pub(crate) struct Choice {
 /// than in f32; some texts keep less than 0.9999 of cosine; and its destructor ended a process of ours, once.
 const BY_SPEED: [Engine; 3] = [Engine::OpenVino, Engine::Onnx, Engine::Candle];
 
-/// Loads the wanted engine, or, for [`Engine::Auto`], the first of [`BY_SPEED`] that loads.
-pub(crate) fn load<N>(
+/// The network on the wanted engine, or, for [`Engine::Auto`], on the first of [`BY_SPEED`] that loads. Only one that computes what
+/// candle does is given.
+pub(crate) fn load(
     what: &str,
     wanted: Engine,
-    mut load: impl FnMut(Engine) -> Result<N, ModelError>,
-) -> Result<(N, Choice), ModelError> {
+    tokenizer: &TextTokenizer,
+    mut network: impl FnMut(Engine) -> Result<Box<dyn TextNetwork>, ModelError>,
+) -> Result<(Box<dyn TextNetwork>, Choice), ModelError> {
+    let mut load = |engine| {
+        let loaded = network(engine)?;
+        self_check::checked(loaded, engine, tokenizer, || network(Engine::Candle))
+    };
     if wanted != Engine::Auto {
         let choice = Choice { engine: wanted, reason: "it is configured".to_owned() };
         return load(wanted).map(|network| (network, choice));
@@ -107,27 +115,36 @@ mod tests {
         assert!(error.contains("tensorrt") && error.contains("openvino-bf16"), "{error}");
     }
 
+    fn found(
+        wanted: Engine,
+        network: impl FnMut(Engine) -> Result<Box<dyn TextNetwork>, ModelError>,
+    ) -> Result<Choice, ModelError> {
+        load("a model", wanted, &self_check::tests::tokenizer(), network).map(|(_, choice)| choice)
+    }
+
     #[test]
     fn auto_takes_only_what_keeps_f32_and_ends_with_what_needs_no_library() {
         let mut tried = Vec::new();
         let failing = |engine| {
             tried.push(engine);
-            Err::<(), _>(ModelError::OnnxRuntime("no library".to_owned()))
+            Err(ModelError::OnnxRuntime("no library".to_owned()))
         };
-        load("a model", Engine::Auto, failing).unwrap_err();
+        found(Engine::Auto, failing).unwrap_err();
         assert_eq!(tried, [Engine::OpenVino, Engine::Onnx, Engine::Candle]);
     }
 
     #[test]
-    fn auto_falls_back_and_says_why_and_a_wanted_engine_does_not() {
-        let failing = |engine| match engine {
-            Engine::OpenVino => Err(ModelError::Deviates { engine, cosine: 0.5, least: 0.9999 }),
+    fn auto_passes_over_what_does_not_load_or_is_wrong_and_says_why_and_a_wanted_engine_does_not() {
+        let network = |engine| match engine {
             Engine::Onnx => Err(ModelError::OnnxRuntime("no library".to_owned())),
-            _ => Ok(()),
+            Engine::OpenVino => Ok(self_check::tests::turned(0.5)),
+            _ => Ok(self_check::tests::turned(0.0)),
         };
-        let (_, choice) = load("a model", Engine::Auto, failing).unwrap();
+        let choice = found(Engine::Auto, network).unwrap();
         assert_eq!(choice.engine, Engine::Candle);
         assert!(choice.reason.contains("of no use") && choice.reason.contains("no library"));
-        assert!(load("a model", Engine::Onnx, failing).is_err());
+        assert!(matches!(found(Engine::OpenVino, network), Err(ModelError::Deviates { .. })));
+        assert!(matches!(found(Engine::Onnx, network), Err(ModelError::OnnxRuntime(_))));
+        assert_eq!(found(Engine::OpenVinoBf16, network).unwrap().engine, Engine::OpenVinoBf16);
     }
 }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::engine::{self, Choice};
 use crate::texts::{self, TextNetwork};
 use crate::tokenizer::TextTokenizer;
-use crate::{ModelError, Revision, files, self_check};
+use crate::{ModelError, Revision, files};
 
 pub use crate::engine::Engine;
 
@@ -39,10 +39,7 @@ impl MiniLm {
     pub fn load(folder: &Path, engine: Engine) -> Result<Self, ModelError> {
         let limits: Sentences = files::read_json(&folder.join("sentence_bert_config.json"))?;
         let tokenizer = TextTokenizer::load(folder, limits.max_seq_length)?;
-        let (network, choice) = engine::load("minilm", engine, |engine| {
-            let candle = || network(folder, Engine::Candle);
-            self_check::checked(network(folder, engine)?, engine, &tokenizer, candle)
-        })?;
+        let (network, choice) = engine::load("minilm", engine, &tokenizer, |engine| network(folder, engine))?;
         let revision = Revision::of_folder(folder)?;
         let loaded = Self { tokenizer, network, choice, revision };
         let (engine, reason) = (loaded.engine_name(), loaded.engine_reason());

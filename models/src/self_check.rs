@@ -52,7 +52,7 @@ pub(crate) fn checked(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::path::Path;
 
     use super::*;
@@ -72,9 +72,18 @@ mod tests {
         }
     }
 
-    fn check(engine: Engine, by: f32, from_length: usize) -> Result<(), ModelError> {
+    /// A network that is wrong by an angle; by 0 it is right.
+    pub(crate) fn turned(by: f32) -> Box<dyn TextNetwork> {
+        Box::new(Turned { by, from_length: 0 })
+    }
+
+    pub(crate) fn tokenizer() -> TextTokenizer {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tiny-world/checkpoints/clip");
-        let tokenizer = TextTokenizer::load(&folder, 40).unwrap();
+        TextTokenizer::load(&folder, 40).unwrap()
+    }
+
+    fn check(engine: Engine, by: f32, from_length: usize) -> Result<(), ModelError> {
+        let tokenizer = tokenizer();
         let right = || Ok::<Box<dyn TextNetwork>, ModelError>(Box::new(Turned { by: 0.0, from_length: 0 }));
         checked(Box::new(Turned { by, from_length }), engine, &tokenizer, right).map(drop)
     }

@@ -10,7 +10,7 @@ use crate::engine::{self, Choice, Engine};
 use crate::ops::Linear;
 use crate::texts::{self, TextNetwork};
 use crate::tokenizer::TextTokenizer;
-use crate::{ModelError, Revision, device, files, self_check};
+use crate::{ModelError, Revision, device, files};
 
 /// CLIP's text tower.
 #[derive(Debug)]
@@ -29,10 +29,8 @@ impl ClipText {
         let config: ClipConfig = files::read_json(&folder.join("config.json"))?;
         let text = &config.text_config;
         let tokenizer = TextTokenizer::load(folder, text.max_position_embeddings)?;
-        let (network, choice) = engine::load("clip text", engine, |engine| {
-            let candle = || network(folder, &config, Engine::Candle);
-            self_check::checked(network(folder, &config, engine)?, engine, &tokenizer, candle)
-        })?;
+        let (network, choice) =
+            engine::load("clip text", engine, &tokenizer, |engine| network(folder, &config, engine))?;
         let loaded = Self {
             tokenizer,
             network: Mutex::new(network),
