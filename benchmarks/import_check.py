@@ -1,10 +1,13 @@
-"""Imports prompts from parquet into two indexes, once undisturbed and once killed with -9 three times and resumed, and compares the
-collections point for point, vectors and all. Says the rate, the memory at its highest, and what was dropped.
+"""Imports prompts from parquet, and a few bad lines, into two indexes, once undisturbed and once killed with -9 three times and
+resumed, and compares the collections point for point, vectors and all. Says the rate, the memory at its highest, and what was dropped.
 
     import_check.py UNPROMPT --count 1000000 --work FOLDER --report reports/import.json
+
+--keep leaves the undisturbed data directory and its table of vectors in FOLDER.
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import os
@@ -58,11 +61,25 @@ class Stack:
         self.process.wait(60)
 
 
-def build(stack, prompts, kill_at=None, count=0):
+def bad_lines(unprompt, count, path):
+    """Lines that an import has to drop, so many of each kind, and the report of them."""
+    sample = [unprompt, "prompts", "sample", "--distinct", "-n", str(count)]
+    known = subprocess.run(sample, capture_output=True, text=True, check=True).stdout.splitlines()
+    with open(path, "w", encoding="utf-8") as file:
+        for line in known:
+            text = json.loads(line)["text"]
+            for written in (text, f"  {text}\u00a0", "", "\u200b\u0007"):
+                file.write(json.dumps({"text": written}) + "\n")
+            file.write('{"text": "cut off\n{"caption_of": 7}\n')
+    # The first of each text is kept, and drops the one in the table.
+    return {"duplicate": 2 * count, "empty": 2 * count, "not-json": count, "no-text": count}
+
+
+def build(stack, sources, kill_at=None, count=0):
     """Runs `index build`; kills it when so much of `count` is acknowledged. Its result, if it ended by itself."""
     out = open(stack.folder.with_suffix(".build.json"), "wb+")
     started = time.monotonic()
-    process = subprocess.Popen([*stack.command, "--json", "index", "build", str(prompts)], stdout=out)
+    process = subprocess.Popen([*stack.command, "--json", "index", "build", *map(str, sources)], stdout=out)
     while kill_at is not None and process.poll() is None:
         if acknowledged(stack.folder) >= kill_at * count:
             process.kill()
@@ -78,6 +95,10 @@ def build(stack, prompts, kill_at=None, count=0):
     return {"seconds": time.monotonic() - started, "peak_bytes": usage.ru_maxrss * 1024, "said": json.loads(out.read())}
 
 
+def dropped(built):
+    return {reason: rows["count"] for reason, rows in built["said"]["report"]["dropped"].items()}
+
+
 def acknowledged(folder):
     for checkpoint in (folder / "builds").glob("*.json"):
         try:
@@ -87,28 +108,30 @@ def acknowledged(folder):
     return 0
 
 
-def exported(stack, path):
+def exported(stack, path, keep):
     stack.run("index", "export", str(path), "--with-vectors")
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    path.unlink()
+    if not keep:
+        path.unlink()
     return digest.hexdigest()
 
 
-def through(unprompt, folder, prompts, count, kills):
+def through(unprompt, folder, sources, count, kills, keep):
     say(f"{folder.name}: {count:,} prompts, {len(kills)} kills")
     stack = Stack(unprompt, folder)
     for at in kills:
-        build(stack, prompts, at, count)
+        build(stack, sources, at, count)
         say(f"{folder.name}: killed at {acknowledged(folder):,}")
-    built = build(stack, prompts)
+    built = build(stack, sources)
     built["index_memory"] = stack.memory()
     built["index"] = json.loads(stack.run("index", "stats").stdout)
-    built["sha256"] = exported(stack, folder.with_suffix(".parquet"))
+    built["sha256"] = exported(stack, folder.with_suffix(".parquet"), keep)
     stack.stop()
-    shutil.rmtree(folder)
+    if not keep:
+        shutil.rmtree(folder)
     return built
 
 
@@ -118,20 +141,25 @@ def main():
     arguments.add_argument("--count", type=int, default=1_000_000)
     arguments.add_argument("--work", type=pathlib.Path, required=True)
     arguments.add_argument("--report", type=pathlib.Path, default="reports/import.json")
+    arguments.add_argument("--keep", action="store_true")
     arguments = arguments.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    prompts = arguments.work / "prompts.parquet"
+    bad, prompts = arguments.work / "bad.jsonl", arguments.work / "prompts.parquet"
+    expected = bad_lines(arguments.unprompt, max(1, arguments.count // 1000), bad)
     subprocess.run([arguments.unprompt, "prompts", "sample", "--distinct", "-n", str(arguments.count), "--out", str(prompts)], check=True)
-    undisturbed = through(arguments.unprompt, arguments.work / "undisturbed", prompts, arguments.count, [])
-    killed = through(arguments.unprompt, arguments.work / "killed", prompts, arguments.count, KILLS)
+    run = functools.partial(through, arguments.unprompt, sources=[bad, prompts], count=arguments.count)
+    undisturbed = run(arguments.work / "undisturbed", kills=[], keep=arguments.keep)
+    killed = run(arguments.work / "killed", kills=KILLS, keep=False)
     same = undisturbed["sha256"] == killed["sha256"]
+    counted = dropped(undisturbed) == dropped(killed) == expected
     report = {"count": arguments.count, "prompts_per_s": arguments.count / undisturbed["seconds"],
-              "undisturbed": undisturbed, "killed": killed, "kills": KILLS, "same_collection": same}
+              "undisturbed": undisturbed, "killed": killed, "kills": KILLS, "same_collection": same, "dropped_as_expected": counted}
     arguments.report.write_text(json.dumps(report, indent=2) + "\n")
     peak = max(undisturbed["peak_bytes"], killed["peak_bytes"]) / 1e9
     print(f"{arguments.count:,} prompts: {report['prompts_per_s']:.0f}/s with the graph, at most {peak:.2f} GB; "
-          f"killed {len(KILLS)} times: {'the same collection' if same else 'ANOTHER COLLECTION'}")
-    sys.exit(0 if same else 1)
+          f"killed {len(KILLS)} times: {'the same collection' if same else 'ANOTHER COLLECTION'}; "
+          f"dropped: {dropped(undisturbed)}{'' if counted else f', NOT {expected} IN BOTH'}")
+    sys.exit(0 if same and counted else 1)
 
 
 if __name__ == "__main__":
