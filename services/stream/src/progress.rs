@@ -1,7 +1,7 @@
 //! How far a long job is: a bar on a terminal, elsewhere a log line now and then. To stderr.
 
 use std::io::IsTerminal;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -17,6 +17,15 @@ pub struct Progress {
     label: String,
     is_terminal: bool,
     logged: Mutex<Instant>,
+    counted: Mutex<Counted>,
+}
+
+/// What the rate is taken of, and what is said beside it.
+#[derive(Debug)]
+struct Counted {
+    from: u64,
+    since: Instant,
+    note: Option<String>,
 }
 
 impl Progress {
@@ -33,7 +42,22 @@ impl Progress {
             bar.set_length(total);
         }
         bar.set_message(label.clone());
-        Self { bar, label, is_terminal, logged: Mutex::new(Instant::now()) }
+        let counted = Counted { from: 0, since: Instant::now(), note: None };
+        Self { bar, label, is_terminal, logged: Mutex::new(Instant::now()), counted: Mutex::new(counted) }
+    }
+
+    /// An earlier run did `count` items: rate and estimate are of what comes from now on.
+    pub fn go_on_after(&self, count: u64) {
+        self.bar.set_position(count);
+        self.bar.reset_eta();
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        (counted.from, counted.since) = (count, Instant::now());
+    }
+
+    /// Says something beside the position, such as how many there are of what the total is not known of.
+    pub fn note(&self, note: String) {
+        self.bar.set_message(format!("{}: {note}", self.label));
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner).note = Some(note);
     }
 
     /// `count` more items are done.
@@ -70,7 +94,10 @@ impl Progress {
             return;
         }
         *logged = Instant::now();
-        let per_s = self.bar.position() as f64 / self.bar.elapsed().as_secs_f64();
+        let (per_s, note) = {
+            let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+            (self.per_s(&counted), counted.note.clone())
+        };
         match self.bar.length() {
             Some(total) => {
                 let left = total.saturating_sub(self.bar.position()) as f64;
@@ -83,6 +110,7 @@ impl Progress {
                     total,
                     per_s,
                     left_s,
+                    note,
                     "under way"
                 );
             }
@@ -90,9 +118,14 @@ impl Progress {
                 job = self.label,
                 done = self.bar.position(),
                 per_s = round(per_s),
+                note,
                 "under way"
             ),
         }
+    }
+
+    fn per_s(&self, counted: &Counted) -> f64 {
+        self.bar.position().saturating_sub(counted.from) as f64 / counted.since.elapsed().as_secs_f64()
     }
 }
 
@@ -102,4 +135,19 @@ fn round(value: f64) -> f64 {
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_leaves_out_what_an_earlier_run_did() {
+        let progress = Progress::new("counting", Some(1_000));
+        progress.go_on_after(900);
+        std::thread::sleep(Duration::from_millis(20));
+        progress.set(910);
+        let rate = progress.per_s(&progress.counted.lock().unwrap());
+        assert!(rate > 0.0 && rate <= 10.0 / 0.02, "{rate}");
+    }
 }

@@ -97,12 +97,18 @@ impl Publishing {
         import: &mut Published,
         progress: &Progress,
     ) -> anyhow::Result<()> {
+        // A run that goes on after another reads through that one's rows first.
+        let mut reading_through = import.before > 0;
         loop {
             let Some(next) = stop.run_until_cancelled(next(&mut chunks, import)).await else {
                 bail!(stopped(import, self.checkpoint.is_some()));
             };
             let Some((rows, bytes)) = next? else { return Ok(()) };
             import.published += self.chunk(rows).await?;
+            progress.note(format!("{} prompts", import.published));
+            if std::mem::take(&mut reading_through) {
+                progress.go_on_after(bytes);
+            }
             progress.set(bytes);
         }
     }
