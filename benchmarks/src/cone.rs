@@ -82,7 +82,7 @@ fn noise(rng: &mut ChaCha8Rng) -> Vec<f32> {
     unit((0..CLIP_DIM).map(|_| (0..4).map(|_| rng.random::<f32>() - 0.5).sum()).collect())
 }
 
-fn unit(mut vector: Vec<f32>) -> Vec<f32> {
+pub(crate) fn unit(mut vector: Vec<f32>) -> Vec<f32> {
     let norm = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
     vector.iter_mut().for_each(|value| *value /= norm);
     vector

@@ -10,6 +10,8 @@
 //! | `clip-queries.f16` | 512 | made from those, as the vectors of a CLIP image tower lie |
 //!
 //! A longer file serves a shorter wish, and a shorter one is continued where it ends.
+//!
+//! Where embedding would take too long, a folder of its own has the vectors of another one and, after them, mixtures: see [`Mixture`].
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
@@ -19,13 +21,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use half::f16;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use unprompt_models::minilm::MiniLm;
 use unprompt_tiny_world::{Grammar, Split};
 
-use crate::cone::{CLIP_DIM, Cone, Tower};
+use crate::cone::{CLIP_DIM, Cone, Tower, unit};
 
 /// Queries that are kept.
 pub const QUERIES: usize = 2_000;
+/// The grammar's sequence that the prompts are of.
+const SEED: u64 = 1;
 /// Texts embedded, and rows written, at once.
 const SLAB: usize = 4_096;
 /// Rows that the cone takes the middle of.
@@ -102,28 +108,98 @@ impl Vectors {
         let vectors = Self::of(folder);
         if vectors.minilm.count() < count || vectors.minilm_queries.count() < QUERIES {
             let mut minilm = load()?;
-            check_model(folder, &minilm)?;
+            check_model(folder, &format!("{}, prompts of seed {SEED}", minilm.revision()))?;
             embed(&mut minilm, &vectors.minilm_queries, Split::HeldOut, QUERIES, |_| {})?;
             embed(&mut minilm, &vectors.minilm, Split::Train, count, &mut progress)?;
         }
-        let cone = Cone::around(&vectors.minilm.read(0, MIDDLE_OF.min(count))?);
-        bend(&cone, Tower::Image, &vectors.minilm_queries, &vectors.clip_queries, QUERIES)?;
-        bend(&cone, Tower::Text, &vectors.minilm, &vectors.clip, count)?;
+        vectors.fill_clip(count)?;
         Ok(vectors)
+    }
+
+    /// The same with `mixture` for what embeds.
+    pub fn fill_mixed(
+        folder: &Path,
+        mixture: &Mixture,
+        count: usize,
+        progress: impl FnMut(usize),
+    ) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let vectors = Self::of(folder);
+        check_model(folder, &mixture.model)?;
+        std::fs::copy(&mixture.of.minilm_queries.path, &vectors.minilm_queries.path)?;
+        mixture.write(&vectors.minilm, count, progress)?;
+        vectors.fill_clip(count)?;
+        Ok(vectors)
+    }
+
+    fn fill_clip(&self, count: usize) -> anyhow::Result<()> {
+        let cone = Cone::around(&self.minilm.read(0, MIDDLE_OF.min(count))?);
+        bend(&cone, Tower::Image, &self.minilm_queries, &self.clip_queries, QUERIES)?;
+        bend(&cone, Tower::Text, &self.minilm, &self.clip, count)
     }
 }
 
-/// Distinct prompts of a split, always the same ones in the same order.
+/// How much of the second vector is in a mixture.
+const SECOND: f32 = 0.5;
+
+/// Vectors that are embedded, and as many more as are wanted: each has the direction of one of those, all in turn, and half of another,
+/// any. Near to the first, as a prompt is of which one part was said differently.
+#[derive(Debug)]
+pub struct Mixture {
+    model: String,
+    of: Vectors,
+    embedded: usize,
+}
+
+impl Mixture {
+    /// Of the first `embedded` vectors in a folder, which has to have them.
+    pub fn of(folder: &Path, embedded: usize) -> anyhow::Result<Self> {
+        let of = Vectors::of(folder);
+        if of.minilm.count() < embedded || embedded == 0 {
+            bail!("{} has {} vectors, not {embedded}", folder.display(), of.minilm.count());
+        }
+        let model = std::fs::read_to_string(folder.join("model"))?;
+        Ok(Self { model: format!("{}, mixtures after {embedded}", model.trim()), of, embedded })
+    }
+
+    fn write(&self, rows: &Rows, count: usize, mut progress: impl FnMut(usize)) -> anyhow::Result<()> {
+        let mut done = rows.count();
+        if done >= count {
+            return Ok(());
+        }
+        let mut file = rows.append()?;
+        let embedded = self.of.minilm.read(0, self.embedded)?;
+        while done < count {
+            let slab: Vec<Vec<f32>> =
+                (done..count.min(done + SLAB)).map(|row| self.row(&embedded, row)).collect();
+            write(&mut file, &slab)?;
+            done += slab.len();
+            progress(done);
+        }
+        Ok(())
+    }
+
+    fn row(&self, embedded: &[Vec<f32>], row: usize) -> Vec<f32> {
+        let first = &embedded[row % self.embedded];
+        if row < self.embedded {
+            return first.clone();
+        }
+        let second = &embedded[ChaCha8Rng::seed_from_u64(row as u64).random_range(0..self.embedded)];
+        unit(first.iter().zip(second).map(|(first, second)| first + SECOND * second).collect())
+    }
+}
+
+/// Distinct prompts of a split, always the same ones in the same order: those of `unprompt prompts sample --distinct`.
 pub fn prompts(split: Split) -> impl Iterator<Item = String> {
     let hasher = BuildHasherDefault::<DefaultHasher>::default();
     let mut seen = HashSet::new();
-    let texts = Grammar::new(7).scenes(split).map(|scene| scene.prompt());
+    let texts = Grammar::new(SEED).scenes(split).map(|scene| scene.prompt());
     texts.filter(move |text| seen.insert(hasher.hash_one(text)))
 }
 
-/// Vectors of two models in one file would be worthless.
-fn check_model(folder: &Path, minilm: &MiniLm) -> anyhow::Result<()> {
-    let (path, model) = (folder.join("model"), minilm.revision().to_string());
+/// Vectors of two models, or of other prompts, in one file would be worthless.
+fn check_model(folder: &Path, model: &str) -> anyhow::Result<()> {
+    let path = folder.join("model");
     match std::fs::read_to_string(&path) {
         Ok(known) if known.trim() == model => Ok(()),
         Ok(known) => bail!("{} holds vectors of {known}, this is {model}; remove it", folder.display()),
@@ -180,4 +256,53 @@ fn write(file: &mut BufWriter<File>, rows: &[Vec<f32>]) -> anyhow::Result<()> {
         file.write_all(&f16::from_f32(*value).to_le_bytes())?;
     }
     Ok(file.flush()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three vectors as though they were embedded.
+    fn embedded(folder: &Path) -> Vectors {
+        let vectors = Vectors::of(folder);
+        let axis = |at: usize| (0..MiniLm::DIMS).map(|i| f32::from(u8::from(i == at))).collect();
+        write(&mut vectors.minilm.append().unwrap(), &[axis(0), axis(1), axis(2)]).unwrap();
+        write(&mut vectors.minilm_queries.append().unwrap(), &[axis(3)]).unwrap();
+        std::fs::write(folder.join("model"), "a model").unwrap();
+        vectors
+    }
+
+    #[test]
+    fn a_mixture_is_nearest_to_its_first_vector_and_goes_on_where_it_ended() {
+        let (from, whole, parts) =
+            (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let three = embedded(from.path()).minilm.read(0, 3).unwrap();
+        let mixture = Mixture::of(from.path(), 3).unwrap();
+        let rows = |folder: &Path, count| {
+            check_model(folder, &mixture.model).unwrap();
+            let rows = Rows::new(folder, "minilm", MiniLm::DIMS);
+            mixture.write(&rows, count, |_| {}).unwrap();
+            rows.read(0, count).unwrap()
+        };
+        let mixed = rows(whole.path(), 30);
+        assert_eq!(mixed[..3], three);
+        for (row, vector) in mixed.iter().enumerate().skip(3) {
+            let norm: f32 = vector.iter().map(|value| value * value).sum();
+            assert!((norm - 1.0).abs() < 1e-2, "{norm}");
+            assert!(vector[row % 3] > 0.89, "{:?}", &vector[..3]);
+        }
+        rows(parts.path(), 10);
+        assert_eq!(rows(parts.path(), 30), mixed);
+    }
+
+    #[test]
+    fn a_folder_of_other_vectors_is_refused() {
+        let (from, mixed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        embedded(from.path());
+        std::fs::write(mixed.path().join("model"), "a model").unwrap();
+        let error =
+            Vectors::fill_mixed(mixed.path(), &Mixture::of(from.path(), 2).unwrap(), 5, |_| {}).unwrap_err();
+        assert!(error.to_string().contains("mixtures after 2"), "{error}");
+        assert!(Mixture::of(from.path(), 4).unwrap_err().to_string().contains("3 vectors, not 4"));
+    }
 }

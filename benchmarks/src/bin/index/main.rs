@@ -9,7 +9,7 @@ mod search;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use unprompt_benchmarks::vectors::{QUERIES, Rows, Vectors};
+use unprompt_benchmarks::vectors::{Mixture, QUERIES, Rows, Vectors};
 use unprompt_index::{Layout, Profile, Space};
 use unprompt_models::minilm::{Engine, MiniLm};
 use unprompt_stream::config::{Log, LogFormat};
@@ -27,7 +27,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Step {
     /// Make the vectors that are not there yet
-    Vectors(Of),
+    Vectors(Make),
     /// Fill a new collection and build its graph
     Load(On),
     /// Search over gRPC, as services do
@@ -45,6 +45,19 @@ pub struct Of {
     /// How many of them
     #[arg(long)]
     count: usize,
+}
+
+/// Which vectors are made, and how.
+#[derive(Args, Debug)]
+pub struct Make {
+    #[command(flatten)]
+    of: Of,
+    /// A folder with vectors; the first of them are taken, and all others are mixtures of those
+    #[arg(long, requires = "embedded")]
+    mix_from: Option<PathBuf>,
+    /// How many are taken from there
+    #[arg(long, requires = "mix_from")]
+    embedded: Option<usize>,
 }
 
 /// Which collection.
@@ -102,7 +115,7 @@ fn main() -> anyhow::Result<()> {
     let filter = "warn,unprompt_models=info,unprompt_stream::progress=info".into();
     unprompt_stream::telemetry::init(&Log { format: LogFormat::Text, filter })?;
     let answer = match Cli::parse().step {
-        Step::Vectors(of) => vectors(&of)?,
+        Step::Vectors(make) => vectors(&make)?,
         Step::Load(on) => runtime()?.block_on(load::run(&on))?,
         Step::Search(on) => runtime()?.block_on(search::run(&on))?,
         Step::Inside(on) => inside::run(&on)?,
@@ -115,12 +128,18 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
-fn vectors(of: &Of) -> anyhow::Result<serde_json::Value> {
-    let progress = Progress::new("embedding prompts", Some(of.count as u64));
-    let load = || Ok(MiniLm::load(&unprompt_benchmarks::minilm(), Engine::Auto)?);
-    Vectors::fill(&of.vectors, of.count, load, |done| progress.set(done as u64))?;
+fn vectors(make: &Make) -> anyhow::Result<serde_json::Value> {
+    let Of { vectors: folder, count } = &make.of;
+    let progress = Progress::new("making vectors", Some(*count as u64));
+    let set = |done| progress.set(done as u64);
+    if let (Some(from), Some(embedded)) = (&make.mix_from, make.embedded) {
+        Vectors::fill_mixed(folder, &Mixture::of(from, embedded)?, *count, set)?;
+    } else {
+        let load = || Ok(MiniLm::load(&unprompt_benchmarks::minilm(), Engine::Auto)?);
+        Vectors::fill(folder, *count, load, set)?;
+    }
     progress.finish();
-    Ok(serde_json::json!({"count": of.count}))
+    Ok(serde_json::json!({"count": count}))
 }
 
 /// The share of the right answers that were found.
