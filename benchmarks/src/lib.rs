@@ -6,11 +6,16 @@ pub mod vectors;
 
 use std::path::{Path, PathBuf};
 
+use tikv_jemallocator::Jemalloc;
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::records::Prompt;
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::InputRecord;
 use unprompt_tiny_world::{Grammar, Split};
+
+/// What the binary allocates with.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// The repository's folder.
 pub fn repository() -> PathBuf {

@@ -19,6 +19,11 @@ mod waiting;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tikv_jemallocator::Jemalloc;
+
+/// glibc's is slow where one thread frees what another has allocated, as all answers over gRPC are.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
     // tonic brings ring, the broker aws-lc-rs: rustls wants to be told which.
