@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tikv_jemallocator::Jemalloc;
 
-/// glibc's is slow where one thread frees what another has allocated, as all answers over gRPC are.
+/// Answers over gRPC are made of thousands of small pieces, which took glibc's allocator much longer.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
