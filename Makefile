@@ -27,7 +27,7 @@ test: setup ## every test
 	@scripts/kafka fetch $(CACHE)/kafka
 	@scripts/registry fetch $(CACHE)/registry
 	@scripts/python-env $(CACHE)/test-python tests/python/requirements.txt >/dev/null
-	UNPROMPT_TEST_PYTHON=$(CACHE)/test-python/bin/python UNPROMPT_TEST_KAFKA=$(CACHE)/kafka UNPROMPT_TEST_REGISTRY=$(CACHE)/registry $(CARGO) test --locked --workspace --no-fail-fast
+	UNPROMPT_TEST_PYTHON=$(CACHE)/test-python/bin/python UNPROMPT_TEST_KAFKA=$(CACHE)/kafka UNPROMPT_TEST_REGISTRY=$(CACHE)/registry scripts/failures-last $(CARGO) test --locked --workspace --no-fail-fast
 
 kafka: ## an Apache Kafka to play with, on 127.0.0.1:9092 (PORT=…), until Ctrl-C
 	@scripts/system-packages java mvn

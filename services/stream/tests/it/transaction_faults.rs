@@ -2,6 +2,8 @@
 //! answers. It keeps no transaction markers, so that aborted records stay to be seen there: what is held here is that nothing is
 //! lost and the run goes on, or ends, as documented. That nothing is repeated is held on Apache Kafka.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -64,13 +66,21 @@ async fn ridden_out(
     publish(&kafka, 0..300).await;
     let config = RunnerConfig { batch_records: 10, retry_initial_ms: 20, ..RunnerConfig::default() };
     assert_eq!(transactions(service, "committed"), 0.0, "another test bears this name");
-    let run = Run::named(service, &kafka, config, |batch| {
+    // The stage waits for the errors with most of the records before it: on a busy machine it would be done before them.
+    let (given, worked_on) = (Arc::new(AtomicBool::new(false)), AtomicUsize::new(0));
+    let gate = given.clone();
+    let run = Run::named(service, &kafka, config, move |batch| {
+        while worked_on.load(Ordering::Relaxed) >= 100 && !gate.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        worked_on.fetch_add(batch.len(), Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(20));
         Ok(copies(batch))
     });
     take(&kafka, Topic::ImageEmbeddings, 100).await;
     cluster.request_errors(request, errors);
     let committed = transactions(service, "committed");
+    given.store(true, Ordering::Relaxed);
     take_until_complete(&kafka, Topic::ImageEmbeddings, 0..300).await;
     assert!(run.health.is_live(), "the run has failed");
     run.stop().await;
