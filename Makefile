@@ -6,7 +6,7 @@ export UNPROMPT_MODELS ?= $(CACHE)/models
 CHAOS = $(TARGET)/debug/unprompt-chaos --python $(CACHE)/test-python/bin/python --seed $(or $(SEED),1)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help setup build demo test kafka fuzz chaos lint bench bench-index parity references clean
+.PHONY: help setup build demo test kafka fuzz chaos lint bench bench-index bench-import parity references clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -65,6 +65,10 @@ bench: build ## every stage and the runner, then speed beside what a user would 
 
 bench-index: setup ## the index with N=1000000 prompts, its profiles (PROFILES=…) beside hnswlib and faiss: rows of reports/bench.json
 	benchmarks/index --count $(or $(N),1000000) --profiles "$(or $(PROFILES),balanced small-memory fastest)"
+
+bench-import: build ## N=1000000 prompts from parquet into two indexes, one load killed three times on the way: reports/import.json
+	work=$$(mktemp -d "$(CACHE)/import-XXXXXX") && trap 'rm -rf "$$work"' EXIT && \
+	python3 benchmarks/import_check.py $(TARGET)/debug/unprompt --count $(or $(N),1000000) --work "$$work" --report reports/import.json
 
 clean: ## what was built here (the caches of models and Python stay)
 	$(CARGO) clean

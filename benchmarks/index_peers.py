@@ -24,6 +24,7 @@ THREADS = [1, 2]
 # Every rate is the median of so many rounds, after one that is not counted.
 ROUNDS = 3
 SLAB = 50_000
+FLAT = 0.001
 
 
 def rows_of(folder, name, dim, count):
@@ -127,13 +128,13 @@ def peers(folder, count, queries):
 
 
 def at_recall(points, wanted, threads):
-    """Queries a second at a recall, between the two points around it; none where the curve does not reach it."""
+    """Queries a second at a recall, between the two points around it; those of the least recall, where all have more."""
     points = sorted((point["recall"], point["queries_per_s"][threads]) for point in points)
     for (low, slow), (high, fast) in zip(points, points[1:]):
         if low <= wanted <= high:
             part = (wanted - low) / (high - low) if high > low else 0
             return slow + part * (fast - slow)
-    return points[0][1] if wanted < points[0][0] else None
+    return points[0][1]
 
 
 def row(name, unit, ours, peer=None, peer_name=None, inverse=False):
@@ -166,10 +167,14 @@ def collection_rows(load, search, inside, peer):
         # The candidate list that searches have without a wish of their own.
         usual = next(point for point in points if point["ef"] == inside["usual_ef"])
         for name, graphs in (peer or {None: None}).items():
-            for threads, ours in usual["queries_per_s"].items():
-                theirs = graphs and at_recall(graphs[space]["curve"], usual["recall"], threads)
-                rows.append(row(f"{of}, {space}: in process, recall {usual['recall']:.3f}, {threads} thread(s)",
-                                "queries/s", ours, theirs, name))
+            theirs = graphs and graphs[space]["curve"]
+            # Where the peer does not come to our recall, both are compared at its best, or rather a little before it: to the
+            # end its curve may be flat, and cost more and more for nothing.
+            best = max((point["recall"] for point in theirs or []), default=1 + FLAT)
+            wanted = min(usual["recall"], best - FLAT)
+            for threads in usual["queries_per_s"]:
+                rows.append(row(f"{of}, {space}: in process, recall {wanted:.3f}, {threads} thread(s)", "queries/s",
+                                at_recall(points, wanted, threads), theirs and at_recall(theirs, wanted, threads), name))
     return rows
 
 

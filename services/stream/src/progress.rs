@@ -1,7 +1,7 @@
 //! How far a long job is: a bar on a terminal, elsewhere a log line now and then. To stderr.
 
 use std::io::IsTerminal;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -20,12 +20,30 @@ pub struct Progress {
     counted: Mutex<Counted>,
 }
 
-/// What the rate is taken of, and what is said beside it.
+/// What rates are taken of, and what is said beside them.
 #[derive(Debug)]
 struct Counted {
-    from: u64,
-    since: Instant,
+    /// None while an earlier run's items are read through.
+    from: Option<Begin>,
     note: Option<String>,
+}
+
+/// Where the rates begin.
+#[derive(Debug)]
+struct Begin {
+    items: u64,
+    made: u64,
+    since: Instant,
+}
+
+impl Begin {
+    fn now(items: u64, made: u64) -> Self {
+        Self { items, made, since: Instant::now() }
+    }
+
+    fn per_s(&self, count: u64, before: u64) -> f64 {
+        count.saturating_sub(before) as f64 / self.since.elapsed().as_secs_f64()
+    }
 }
 
 impl Progress {
@@ -42,22 +60,29 @@ impl Progress {
             bar.set_length(total);
         }
         bar.set_message(label.clone());
-        let counted = Counted { from: 0, since: Instant::now(), note: None };
+        let counted = Counted { from: Some(Begin::now(0, 0)), note: None };
         Self { bar, label, is_terminal, logged: Mutex::new(Instant::now()), counted: Mutex::new(counted) }
     }
 
-    /// An earlier run did `count` items: rate and estimate are of what comes from now on.
-    pub fn go_on_after(&self, count: u64) {
-        self.bar.set_position(count);
-        self.bar.reset_eta();
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        (counted.from, counted.since) = (count, Instant::now());
+    /// The job goes on after an earlier run, whose items are read through first: rates and the estimate begin at the first item
+    /// that this run is told to have done.
+    pub fn going_on(self) -> Self {
+        self.counted().from = None;
+        self
     }
 
-    /// Says something beside the position, such as how many there are of what the total is not known of.
+    /// Says something beside the position.
     pub fn note(&self, note: String) {
         self.bar.set_message(format!("{}: {note}", self.label));
-        self.counted.lock().unwrap_or_else(PoisonError::into_inner).note = Some(note);
+        self.counted().note = Some(note);
+    }
+
+    /// `count` items are done in all, and this run has made so many of `what` of them: prompts of bytes, say. Both have a rate.
+    pub fn set_made(&self, count: u64, made: u64, what: &str) {
+        self.done(count, made);
+        let per_s = self.counted().from.as_ref().map_or(0.0, |from| from.per_s(made, from.made));
+        self.note(format!("{made} {what}, {per_s:.0}/s"));
+        self.log_if_due();
     }
 
     /// `count` more items are done.
@@ -68,8 +93,21 @@ impl Progress {
 
     /// `count` items are done in all.
     pub fn set(&self, count: u64) {
-        self.bar.set_position(count);
+        self.done(count, 0);
         self.log_if_due();
+    }
+
+    fn done(&self, count: u64, made: u64) {
+        self.bar.set_position(count);
+        let mut counted = self.counted();
+        if counted.from.is_none() {
+            counted.from = Some(Begin::now(count, made));
+            self.bar.reset_eta();
+        }
+    }
+
+    fn counted(&self) -> MutexGuard<'_, Counted> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The items done so far.
@@ -95,7 +133,7 @@ impl Progress {
         }
         *logged = Instant::now();
         let (per_s, note) = {
-            let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+            let counted = self.counted();
             (self.per_s(&counted), counted.note.clone())
         };
         match self.bar.length() {
@@ -125,7 +163,7 @@ impl Progress {
     }
 
     fn per_s(&self, counted: &Counted) -> f64 {
-        self.bar.position().saturating_sub(counted.from) as f64 / counted.since.elapsed().as_secs_f64()
+        counted.from.as_ref().map_or(0.0, |from| from.per_s(self.bar.position(), from.items))
     }
 }
 
@@ -141,13 +179,32 @@ fn style(template: &str) -> ProgressStyle {
 mod tests {
     use super::*;
 
+    fn rate(progress: &Progress) -> f64 {
+        progress.per_s(&progress.counted())
+    }
+
     #[test]
-    fn the_rate_leaves_out_what_an_earlier_run_did() {
-        let progress = Progress::new("counting", Some(1_000));
-        progress.go_on_after(900);
+    fn rates_leave_out_what_an_earlier_run_did() {
+        let progress = Progress::new("counting", Some(1_000)).going_on();
+        assert_eq!(rate(&progress), 0.0, "nothing is known yet");
+        progress.set_made(900, 50, "words");
+        assert_eq!(rate(&progress), 0.0, "the first ones may have been read through");
         std::thread::sleep(Duration::from_millis(20));
-        progress.set(910);
-        let rate = progress.per_s(&progress.counted.lock().unwrap());
+        progress.set_made(910, 55, "words");
+        let rate = rate(&progress);
+        assert!(rate > 0.0 && rate <= 10.0 / 0.02, "{rate}");
+        let note = progress.counted().note.clone().unwrap();
+        let words: f64 =
+            note.strip_prefix("55 words, ").unwrap().strip_suffix("/s").unwrap().parse().unwrap();
+        assert!(words > 0.0 && words <= 5.0 / 0.02, "{note}");
+    }
+
+    #[test]
+    fn a_job_that_begins_has_its_rate_from_its_beginning() {
+        let progress = Progress::new("counting", Some(1_000));
+        std::thread::sleep(Duration::from_millis(20));
+        progress.set_made(10, 5, "words");
+        let rate = rate(&progress);
         assert!(rate > 0.0 && rate <= 10.0 / 0.02, "{rate}");
     }
 }

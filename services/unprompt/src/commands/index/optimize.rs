@@ -40,10 +40,14 @@ pub async fn run(
 
 /// Ends a bulk load, if there is one, and waits for the graph; none where `stop` came first.
 pub async fn build(index: &IndexAccess, stop: &CancellationToken) -> anyhow::Result<Option<IndexInfo>> {
-    // Two vectors a prompt. A graph counts when it is whole, so that this goes in large steps.
+    // Two vectors a prompt.
     let total = 2 * index.info().await?.points;
     let progress = Progress::new("building the graph: vectors", Some(total));
-    let building = index.finish_bulk(|info| progress.set(info.indexed_vectors.min(total)));
+    let began = Instant::now();
+    let building = index.finish_bulk(|info| {
+        progress.note(format!("{} s so far, a graph counts when it is whole", began.elapsed().as_secs()));
+        progress.set(info.indexed_vectors.min(total));
+    });
     let info = tokio::select! {
         info = building => Some(info?),
         () = stop.cancelled() => None,

@@ -68,6 +68,7 @@ async fn publish(
     let (publisher, topic_name) = (Publisher::new(&kafka)?, kafka.prefix.name(Topic::Prompts));
     let mut publishing = Publishing { publisher, codec, topic_name, checkpoint, acknowledged, saved: None };
     let progress = Progress::new("importing (bytes)", corpus.bytes_total());
+    let progress = if import.before == 0 { progress } else { progress.going_on() };
     let done = publishing.all(corpus::read(corpus, CHUNK), stop, import, &progress).await;
     publishing.close(done.is_ok())?;
     if done.is_ok() {
@@ -97,19 +98,13 @@ impl Publishing {
         import: &mut Published,
         progress: &Progress,
     ) -> anyhow::Result<()> {
-        // A run that goes on after another reads through that one's rows first.
-        let mut reading_through = import.before > 0;
         loop {
             let Some(next) = stop.run_until_cancelled(next(&mut chunks, import)).await else {
                 bail!(stopped(import, self.checkpoint.is_some()));
             };
             let Some((rows, bytes)) = next? else { return Ok(()) };
             import.published += self.chunk(rows).await?;
-            progress.note(format!("{} prompts", import.published));
-            if std::mem::take(&mut reading_through) {
-                progress.go_on_after(bytes);
-            }
-            progress.set(bytes);
+            progress.set_made(bytes, import.published, "prompts");
         }
     }
 

@@ -1,7 +1,7 @@
 //! How far a build is: what is acknowledged, kept for a later run, and shown.
 
 use std::path::PathBuf;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
@@ -21,28 +21,8 @@ pub struct Run {
     checkpoint: Option<Checkpoint>,
     mark: Mark,
     indexed: u64,
-    progress: Option<Shown>,
+    progress: Option<Progress>,
     pub report: Option<Report>,
-}
-
-/// What a run shows of itself.
-#[derive(Debug)]
-struct Shown {
-    progress: Progress,
-    /// Prompts indexed and the moment, where the rate begins: a run that goes on after another reads through that one's rows first.
-    from: Option<(u64, Instant)>,
-}
-
-impl Shown {
-    fn acknowledged(&mut self, bytes: u64, indexed: u64) {
-        let Some((before, since)) = self.from else {
-            self.from = Some((indexed, Instant::now()));
-            return self.progress.go_on_after(bytes);
-        };
-        let per_s = (indexed - before) as f64 / since.elapsed().as_secs_f64();
-        self.progress.note(format!("{indexed} prompts, {per_s:.0}/s"));
-        self.progress.set(bytes);
-    }
 }
 
 impl Run {
@@ -77,16 +57,15 @@ impl Run {
     pub fn start_reading(&mut self, chunk: usize) -> anyhow::Result<mpsc::Receiver<Read>> {
         let corpus = self.corpus.take().context("the corpus is being read already")?;
         let progress = Progress::new("indexing (bytes)", corpus.bytes_total());
-        let from = (self.mark.rows == 0).then(|| (0, Instant::now()));
-        self.progress = Some(Shown { progress, from });
+        self.progress = Some(if self.mark.rows == 0 { progress } else { progress.going_on() });
         Ok(read(corpus, chunk))
     }
 
     /// A chunk is durable in the index.
     pub fn acknowledged(&mut self, mark: Mark) -> anyhow::Result<()> {
         self.indexed += mark.points;
-        if let Some(shown) = &mut self.progress {
-            shown.acknowledged(mark.bytes, self.indexed);
+        if let Some(progress) = &self.progress {
+            progress.set_made(mark.bytes, self.indexed, "prompts");
         }
         if let Some(checkpoint) = &mut self.checkpoint {
             checkpoint.save_with(mark.rows, &mark.near)?;
@@ -102,8 +81,8 @@ impl Run {
 
     /// Everything is written.
     pub fn written(&mut self) {
-        if let Some(shown) = self.progress.take() {
-            shown.progress.finish();
+        if let Some(progress) = self.progress.take() {
+            progress.finish();
         }
     }
 
