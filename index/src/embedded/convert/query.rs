@@ -8,7 +8,7 @@ use qdrant_client::qdrant::vector_input::Variant as InputVariant;
 use qdrant_client::qdrant::{
     Direction as OrderDirection, Fusion as FusionKind, NearestInputWithMmr, OrderBy, PrefetchQuery, Query,
     QueryPointGroups, QueryPoints, RetrievedPoint, ScoredPoint, SearchParams, SearchPointGroups,
-    SearchPoints, VectorInput,
+    SearchPoints, SparseIndices, VectorInput,
 };
 use qdrant_edge::external::ordered_float::OrderedFloat;
 use qdrant_edge::{
@@ -48,15 +48,18 @@ pub(in super::super) fn to_edge(query: QueryPoints, lookup: &Lookup) -> Result<Q
     Ok(request)
 }
 
+fn nearest(vector: Vec<f32>, sparse_indices: Option<SparseIndices>) -> Query {
+    match sparse_indices {
+        Some(indices) => Query::new_nearest(VectorInput::new_sparse(indices.data, vector)),
+        None => Query::new_nearest(vector),
+    }
+}
+
 /// The older search, as a query.
 pub(in super::super) fn of_search(search: SearchPoints) -> QueryPoints {
-    let query = match search.sparse_indices {
-        Some(indices) => Query::new_nearest(VectorInput::new_sparse(indices.data, search.vector)),
-        None => Query::new_nearest(search.vector),
-    };
     QueryPoints {
         collection_name: search.collection_name,
-        query: Some(query),
+        query: Some(nearest(search.vector, search.sparse_indices)),
         using: search.vector_name,
         filter: search.filter,
         params: search.params,
@@ -89,13 +92,9 @@ pub(in super::super) fn of_groups(groups: QueryPointGroups) -> QueryPoints {
 
 /// The older search for groups, as a query.
 pub(in super::super) fn of_search_groups(search: SearchPointGroups) -> QueryPointGroups {
-    let query = match search.sparse_indices {
-        Some(indices) => Query::new_nearest(VectorInput::new_sparse(indices.data, search.vector)),
-        None => Query::new_nearest(search.vector),
-    };
     QueryPointGroups {
         collection_name: search.collection_name,
-        query: Some(query),
+        query: Some(nearest(search.vector, search.sparse_indices)),
         using: search.vector_name,
         filter: search.filter,
         params: search.params,
