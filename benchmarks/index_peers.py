@@ -192,8 +192,9 @@ def make_rows(results, report):
         own = {step["step"]: step for step in steps if step.get("profile") == profile}
         rows += collection_rows(own["load"], own["search"], own.get("inside"), peer) + build_rows(own["load"], peer)
     report = pathlib.Path(report)
-    names = {one["name"] for one in rows}
-    kept = [one for one in (json.loads(report.read_text()) if report.exists() else []) if one["name"] not in names]
+    # Names hold the recall, which another run may miss by a little.
+    measured = tuple({one["name"].split(")")[0] for one in rows})
+    kept = [one for one in (json.loads(report.read_text()) if report.exists() else []) if not one["name"].startswith(measured)]
     report.write_text(json.dumps(kept + rows, indent=2) + "\n")
     for one in rows:
         shown = {key: "–" if value is None else value for key, value in one.items()}
