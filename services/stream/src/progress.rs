@@ -42,7 +42,7 @@ impl Begin {
     }
 
     fn per_s(&self, count: u64, before: u64) -> f64 {
-        count.saturating_sub(before) as f64 / self.since.elapsed().as_secs_f64()
+        count.saturating_sub(before) as f64 / self.since.elapsed().as_secs_f64().max(1e-9)
     }
 }
 
@@ -79,7 +79,8 @@ impl Progress {
 
     /// `count` items are done in all, and this run has made so many of `what` of them: prompts of bytes, say. Both have a rate.
     pub fn set_made(&self, count: u64, made: u64, what: &str) {
-        self.done(count, made);
+        self.bar.set_position(count);
+        self.begin(made);
         let per_s = self.counted().from.as_ref().map_or(0.0, |from| from.per_s(made, from.made));
         self.note(format!("{made} {what}, {per_s:.0}/s"));
         self.log_if_due();
@@ -88,20 +89,22 @@ impl Progress {
     /// `count` more items are done.
     pub fn inc(&self, count: u64) {
         self.bar.inc(count);
+        self.begin(0);
         self.log_if_due();
     }
 
     /// `count` items are done in all.
     pub fn set(&self, count: u64) {
-        self.done(count, 0);
+        self.bar.set_position(count);
+        self.begin(0);
         self.log_if_due();
     }
 
-    fn done(&self, count: u64, made: u64) {
-        self.bar.set_position(count);
+    /// The rates begin here, unless they have begun.
+    fn begin(&self, made: u64) {
         let mut counted = self.counted();
         if counted.from.is_none() {
-            counted.from = Some(Begin::now(count, made));
+            counted.from = Some(Begin::now(self.bar.position(), made));
             self.bar.reset_eta();
         }
     }
@@ -197,6 +200,15 @@ mod tests {
         let words: f64 =
             note.strip_prefix("55 words, ").unwrap().strip_suffix("/s").unwrap().parse().unwrap();
         assert!(words > 0.0 && words <= 5.0 / 0.02, "{note}");
+    }
+
+    #[test]
+    fn counting_one_by_one_begins_the_rate_too() {
+        let progress = Progress::new("counting", None).going_on();
+        progress.inc(900);
+        assert_eq!(rate(&progress), 0.0);
+        progress.inc(10);
+        assert!(rate(&progress) > 0.0);
     }
 
     #[test]
