@@ -87,7 +87,7 @@ def build(stack, sources, kill_at=None, count=0):
     _, status, usage = os.wait4(process.pid, 0) if process.returncode is None else (0, process.returncode, None)
     if kill_at is not None:
         if process.returncode != -signal.SIGKILL:
-            sys.exit(f"index build ended by itself ({process.returncode}) before it could be killed")
+            sys.exit(f"index build ended by itself ({process.returncode}) before it could be killed: take a larger --count")
         return None
     if status:
         sys.exit(f"index build failed with {status}")

@@ -24,6 +24,7 @@ THREADS = [1, 2]
 # Every rate is the median of so many rounds, after one that is not counted.
 ROUNDS = 3
 SLAB = 50_000
+# So far below its best a peer is compared that does not come to our recall.
 FLAT = 0.001
 
 
@@ -130,6 +131,8 @@ def peers(folder, count, queries):
 def at_recall(points, wanted, threads):
     """Queries a second at a recall, between the two points around it; those of the least recall, where all have more."""
     points = sorted((point["recall"], point["queries_per_s"][threads]) for point in points)
+    if wanted > points[-1][0]:
+        raise ValueError(f"no point of the curve has recall {wanted}")
     for (low, slow), (high, fast) in zip(points, points[1:]):
         if low <= wanted <= high:
             part = (wanted - low) / (high - low) if high > low else 0
