@@ -1,18 +1,23 @@
 //! Batches of texts of similar length: padding costs as much as text, so a batch is bounded by its padded tokens.
 
-/// Tokens in a batch, padding included.
+/// Tokens in a batch of a network that has all cores, padding included.
 const TOKENS: usize = 1024;
+/// The same of one that shares them with others: a lane that has the last batch keeps the others waiting.
+const TOKENS_OF_LANE: usize = 256;
 /// Texts in a batch.
 const TEXTS: usize = 64;
 
-/// The indices of `ids`, longest first, cut into batches of at most [`TOKENS`] padded tokens (one text at least).
-pub(crate) fn of_similar_length<T: AsRef<[u32]>>(ids: &[T]) -> Vec<Vec<usize>> {
+/// The indices of `ids`, longest first, cut into batches of at most [`TOKENS`] or, for several lanes, [`TOKENS_OF_LANE`] padded
+/// tokens (one text at least); into `lanes` or more where there are as many texts.
+pub(crate) fn of_similar_length<T: AsRef<[u32]>>(ids: &[T], lanes: usize) -> Vec<Vec<usize>> {
+    let texts = TEXTS.min(ids.len().div_ceil(lanes.max(1)));
+    let tokens = if lanes > 1 { TOKENS_OF_LANE } else { TOKENS };
     let mut order: Vec<usize> = (0..ids.len()).collect();
     order.sort_by_key(|&i| std::cmp::Reverse(ids[i].as_ref().len()));
     let mut batches: Vec<Vec<usize>> = Vec::new();
     let mut longest = 0;
     for i in order {
-        match batches.last_mut().filter(|batch| batch.len() < TEXTS && (batch.len() + 1) * longest <= TOKENS)
+        match batches.last_mut().filter(|batch| batch.len() < texts && (batch.len() + 1) * longest <= tokens)
         {
             Some(batch) => batch.push(i),
             None => {
@@ -31,19 +36,31 @@ mod tests {
     #[test]
     fn every_text_is_in_one_batch_and_no_batch_is_too_large() {
         let ids: Vec<Vec<u32>> = (0..500).map(|i| vec![0; 1 + (i * 37) % 256]).collect();
-        let batches = of_similar_length(&ids);
-        let mut seen: Vec<usize> = batches.concat();
-        seen.sort_unstable();
-        assert_eq!(seen, (0..500).collect::<Vec<_>>());
-        for batch in &batches {
-            let longest = batch.iter().map(|&i| ids[i].len()).max().unwrap();
-            assert!(batch.len() == 1 || batch.len() * longest <= TOKENS);
-            assert!(batch.len() <= TEXTS);
+        for (lanes, tokens) in [(1, TOKENS), (2, TOKENS_OF_LANE)] {
+            let batches = of_similar_length(&ids, lanes);
+            let mut seen: Vec<usize> = batches.concat();
+            seen.sort_unstable();
+            assert_eq!(seen, (0..500).collect::<Vec<_>>());
+            for batch in &batches {
+                let longest = batch.iter().map(|&i| ids[i].len()).max().unwrap();
+                assert!(batch.len() == 1 || batch.len() * longest <= tokens);
+                assert!(batch.len() <= TEXTS);
+            }
         }
     }
 
     #[test]
+    fn a_few_texts_are_shared_by_all_lanes() {
+        let ids = vec![vec![0u32; 5]; 7];
+        let sizes = |lanes| of_similar_length(&ids, lanes).iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(sizes(1), [7]);
+        assert_eq!(sizes(2), [4, 3]);
+        assert_eq!(sizes(3), [3, 3, 1]);
+        assert_eq!(sizes(9), [1; 7]);
+    }
+
+    #[test]
     fn no_texts_no_batches() {
-        assert!(of_similar_length::<Vec<u32>>(&[]).is_empty());
+        assert!(of_similar_length::<Vec<u32>>(&[], 2).is_empty());
     }
 }

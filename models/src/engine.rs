@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::texts::TextNetwork;
+use crate::texts::Lanes;
 use crate::tokenizer::TextTokenizer;
 use crate::{ModelError, self_check};
 
@@ -72,14 +72,14 @@ pub(crate) struct Choice {
 /// than in f32; some texts keep less than 0.9999 of cosine; and its destructor ended a process of ours, once.
 const BY_SPEED: [Engine; 3] = [Engine::OpenVino, Engine::Onnx, Engine::Candle];
 
-/// The network on the wanted engine, or, for [`Engine::Auto`], on the first of [`BY_SPEED`] that loads. Only one that computes what
+/// The network's lanes on the wanted engine, or, for [`Engine::Auto`], on the first of [`BY_SPEED`] that loads. Only one that computes what
 /// candle does is given.
 pub(crate) fn load(
     what: &str,
     wanted: Engine,
     tokenizer: &TextTokenizer,
-    mut network: impl FnMut(Engine) -> Result<Box<dyn TextNetwork>, ModelError>,
-) -> Result<(Box<dyn TextNetwork>, Choice), ModelError> {
+    mut network: impl FnMut(Engine) -> Result<Lanes, ModelError>,
+) -> Result<(Lanes, Choice), ModelError> {
     let mut load = |engine| {
         let loaded = network(engine)?;
         self_check::checked(loaded, engine, tokenizer, || network(Engine::Candle))
@@ -117,7 +117,7 @@ mod tests {
 
     fn found(
         wanted: Engine,
-        network: impl FnMut(Engine) -> Result<Box<dyn TextNetwork>, ModelError>,
+        network: impl FnMut(Engine) -> Result<Lanes, ModelError>,
     ) -> Result<Choice, ModelError> {
         load("a model", wanted, &self_check::tests::tokenizer(), network).map(|(_, choice)| choice)
     }

@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::engine::{self, Choice};
-use crate::texts::{self, TextNetwork};
+use crate::texts::{self, Lanes};
 use crate::tokenizer::TextTokenizer;
 use crate::{ModelError, Revision, files};
 
@@ -20,7 +20,7 @@ pub use crate::engine::Engine;
 #[derive(Debug)]
 pub struct MiniLm {
     tokenizer: TextTokenizer,
-    network: Box<dyn TextNetwork>,
+    lanes: Lanes,
     choice: Choice,
     revision: Revision,
 }
@@ -39,18 +39,18 @@ impl MiniLm {
     pub fn load(folder: &Path, engine: Engine) -> Result<Self, ModelError> {
         let limits: Sentences = files::read_json(&folder.join("sentence_bert_config.json"))?;
         let tokenizer = TextTokenizer::load(folder, limits.max_seq_length)?;
-        let (network, choice) = engine::load("minilm", engine, &tokenizer, |engine| network(folder, engine))?;
+        let (lanes, choice) = engine::load("minilm", engine, &tokenizer, |engine| lanes(folder, engine))?;
         let revision = Revision::of_folder(folder)?;
-        let loaded = Self { tokenizer, network, choice, revision };
-        let (engine, reason) = (loaded.engine_name(), loaded.engine_reason());
-        tracing::info!(model = %loaded.revision, engine, reason, "minilm loaded");
+        let loaded = Self { tokenizer, lanes, choice, revision };
+        let (engine, reason, lanes) = (loaded.engine_name(), loaded.engine_reason(), loaded.lanes.len());
+        tracing::info!(model = %loaded.revision, engine, reason, lanes, "minilm loaded");
         Ok(loaded)
     }
 
     /// The vectors [n, 384] of `texts`, unit norm, in their order. A text counts up to 256 tokens; an empty one is
     /// taken like any other; a repeated one is embedded once.
     pub fn embed(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, ModelError> {
-        texts::embed(&self.tokenizer, &mut *self.network, texts)
+        texts::embed(&self.tokenizer, &mut self.lanes, texts)
     }
 
     /// The network of a folder as an ONNX file: input_ids and attention_mask [batch, length] in, last_hidden_state
@@ -76,11 +76,11 @@ impl MiniLm {
     }
 }
 
-fn network(folder: &Path, engine: Engine) -> Result<Box<dyn TextNetwork>, ModelError> {
+fn lanes(folder: &Path, engine: Engine) -> Result<Lanes, ModelError> {
     match engine {
-        Engine::Candle => Ok(Box::new(candle::CandleBert::load(folder)?)),
+        Engine::Candle => Ok(vec![Box::new(candle::CandleBert::load(folder)?)]),
         #[cfg(feature = "onnx")]
-        engine => Ok(Box::new(crate::onnx::OnnxBert::load(folder, engine)?)),
+        engine => crate::onnx::OnnxBert::load(folder, engine),
         #[cfg(not(feature = "onnx"))]
         _ => Err(ModelError::OnnxRuntime("this build lacks the onnx feature".to_owned())),
     }

@@ -3,7 +3,7 @@
 
 use crate::engine::Engine;
 use crate::metrics::cosine;
-use crate::texts::TextNetwork;
+use crate::texts::Lanes;
 use crate::tokenizer::TextTokenizer;
 use crate::{ModelError, texts};
 
@@ -26,20 +26,20 @@ fn least_cosine(engine: Engine) -> f32 {
 /// # Errors
 /// [`ModelError::Deviates`] where it does not.
 pub(crate) fn checked(
-    mut network: Box<dyn TextNetwork>,
+    mut network: Lanes,
     engine: Engine,
     tokenizer: &TextTokenizer,
-    candle: impl FnOnce() -> Result<Box<dyn TextNetwork>, ModelError>,
-) -> Result<Box<dyn TextNetwork>, ModelError> {
+    candle: impl FnOnce() -> Result<Lanes, ModelError>,
+) -> Result<Lanes, ModelError> {
     if engine == Engine::Candle {
         return Ok(network);
     }
     let probes = probes();
     let probes = probes.each_ref().map(String::as_str);
-    let expected = texts::embed(tokenizer, &mut *candle()?, &probes)?;
+    let expected = texts::embed(tokenizer, &mut candle()?, &probes)?;
     let (together, alone) = (
-        texts::embed(tokenizer, &mut *network, &probes)?,
-        texts::embed(tokenizer, &mut *network, &probes[1..2])?,
+        texts::embed(tokenizer, &mut network, &probes)?,
+        texts::embed(tokenizer, &mut network, &probes[1..2])?,
     );
     let pairs = expected.iter().zip(&together).chain(std::iter::once((&expected[1], &alone[0])));
     let cosines = pairs.map(|(expected, found)| cosine(expected, found));
@@ -56,6 +56,7 @@ pub(crate) mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::texts::TextNetwork;
 
     /// A text's number of tokens as an angle, and an error of it in texts that are long enough.
     #[derive(Debug)]
@@ -73,8 +74,8 @@ pub(crate) mod tests {
     }
 
     /// A network that is wrong by an angle; by 0 it is right.
-    pub(crate) fn turned(by: f32) -> Box<dyn TextNetwork> {
-        Box::new(Turned { by, from_length: 0 })
+    pub(crate) fn turned(by: f32) -> Lanes {
+        vec![Box::new(Turned { by, from_length: 0 })]
     }
 
     pub(crate) fn tokenizer() -> TextTokenizer {
@@ -84,8 +85,8 @@ pub(crate) mod tests {
 
     fn check(engine: Engine, by: f32, from_length: usize) -> Result<(), ModelError> {
         let tokenizer = tokenizer();
-        let right = || Ok::<Box<dyn TextNetwork>, ModelError>(Box::new(Turned { by: 0.0, from_length: 0 }));
-        checked(Box::new(Turned { by, from_length }), engine, &tokenizer, right).map(drop)
+        let wrong: Lanes = vec![Box::new(Turned { by, from_length })];
+        checked(wrong, engine, &tokenizer, || Ok(turned(0.0))).map(drop)
     }
 
     #[test]

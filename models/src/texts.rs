@@ -1,8 +1,10 @@
 //! Many texts through a network: a repeated text once, tokenized ahead of the network on threads of its own, in
-//! batches of similar length. It knows no network and no engine.
+//! batches of similar length, which the network's lanes share. It knows no network and no engine.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::thread;
 
 use crate::tokenizer::TextTokenizer;
 use crate::{ModelError, batches};
@@ -12,6 +14,12 @@ pub(crate) trait TextNetwork: Send + std::fmt::Debug {
     fn embed(&mut self, ids: &[&[u32]]) -> Result<Vec<Vec<f32>>, ModelError>;
 }
 
+/// The same network once or more: each lane works on a batch of its own at the same time as the others.
+///
+/// A network that spreads over several cores makes them wait for each other at every layer, and for whatever else runs on one of
+/// them; lanes of one core each wait for nobody.
+pub(crate) type Lanes = Vec<Box<dyn TextNetwork>>;
+
 /// Texts that are sorted by length together. The network waits for the first ones, so they are fewer.
 const FIRST: usize = 1024;
 const SLAB: usize = 8192;
@@ -19,11 +27,11 @@ const SLAB: usize = 8192;
 /// A vector a text, in their order. At most two slabs' tokens are held beside the vectors.
 pub(crate) fn embed(
     tokenizer: &TextTokenizer,
-    network: &mut dyn TextNetwork,
+    lanes: &mut Lanes,
     texts: &[&str],
 ) -> Result<Vec<Vec<f32>>, ModelError> {
     let (distinct, places) = distinct(texts);
-    let vectors = embed_distinct(tokenizer, network, &distinct)?;
+    let vectors = embed_distinct(tokenizer, lanes, &distinct)?;
     if distinct.len() == texts.len() {
         return Ok(vectors);
     }
@@ -46,35 +54,54 @@ fn distinct<'a>(texts: &[&'a str]) -> (Vec<&'a str>, Vec<usize>) {
 
 fn embed_distinct(
     tokenizer: &TextTokenizer,
-    network: &mut dyn TextNetwork,
+    lanes: &mut Lanes,
     texts: &[&str],
 ) -> Result<Vec<Vec<f32>>, ModelError> {
     if texts.len() <= FIRST {
-        return embed_slab(network, &tokenizer.encode(texts)?);
+        return embed_slab(lanes, &tokenizer.encode(texts)?);
     }
     let (first, rest) = texts.split_at(FIRST);
     let slabs = std::iter::once(first).chain(rest.chunks(SLAB));
     let mut vectors = Vec::with_capacity(texts.len());
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let (sender, tokenized) = mpsc::sync_channel(0);
         scope.spawn(move || {
             // Nobody receives any more once the network has failed.
             slabs.map(|slab| tokenizer.encode(slab)).try_for_each(|ids| sender.send(ids))
         });
         for ids in tokenized {
-            vectors.extend(embed_slab(network, &ids?)?);
+            vectors.extend(embed_slab(lanes, &ids?)?);
         }
         Ok(vectors)
     })
 }
 
-fn embed_slab(network: &mut dyn TextNetwork, ids: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, ModelError> {
-    let mut vectors = vec![Vec::new(); ids.len()];
-    for batch in batches::of_similar_length(ids) {
-        let rows: Vec<&[u32]> = batch.iter().map(|&i| ids[i].as_slice()).collect();
-        for (&i, vector) in batch.iter().zip(network.embed(&rows)?) {
-            vectors[i] = vector;
+fn embed_slab(lanes: &mut Lanes, ids: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, ModelError> {
+    let batches = batches::of_similar_length(ids, lanes.len());
+    let next = AtomicUsize::new(0);
+    let work = |network: &mut Box<dyn TextNetwork>| {
+        let mut done = Vec::new();
+        while let Some(batch) = batches.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let rows: Vec<&[u32]> = batch.iter().map(|&i| ids[i].as_slice()).collect();
+            // One failure fails them all, so the other lanes need not go on.
+            let embedded =
+                network.embed(&rows).inspect_err(|_| next.store(batches.len(), Ordering::Relaxed))?;
+            done.extend(batch.iter().copied().zip(embedded));
         }
+        Ok::<_, ModelError>(done)
+    };
+    let mut vectors = vec![Vec::new(); ids.len()];
+    let mut lanes = lanes.iter_mut().take(batches.len());
+    let Some(own) = lanes.next() else { return Ok(vectors) };
+    let done = thread::scope(|scope| {
+        let others: Vec<_> = lanes.map(|lane| scope.spawn(|| work(lane))).collect();
+        let own = work(own);
+        let others =
+            others.into_iter().map(|other| other.join().unwrap_or_else(|p| std::panic::resume_unwind(p)));
+        std::iter::once(own).chain(others).collect::<Result<Vec<_>, _>>()
+    })?;
+    for (i, vector) in done.into_iter().flatten() {
+        vectors[i] = vector;
     }
     Ok(vectors)
 }
@@ -82,20 +109,28 @@ fn embed_slab(network: &mut dyn TextNetwork, ids: &[Vec<u32>]) -> Result<Vec<Vec
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::{Arc, Barrier};
 
     use super::*;
 
-    /// Its vector is a text's ids; it fails on the `fails_on`th row.
-    #[derive(Debug)]
+    /// Its vector is a text's ids; it fails on the `fails_on`th row that it and its like are given.
+    #[derive(Debug, Clone)]
     struct Counting {
-        rows: usize,
+        rows: Arc<AtomicUsize>,
         fails_on: usize,
+    }
+
+    impl Counting {
+        fn lanes(count: usize, fails_on: usize) -> (Lanes, Arc<AtomicUsize>) {
+            let rows = Arc::new(AtomicUsize::new(0));
+            let lane = || Box::new(Self { rows: rows.clone(), fails_on }) as Box<dyn TextNetwork>;
+            ((0..count).map(|_| lane()).collect(), rows)
+        }
     }
 
     impl TextNetwork for Counting {
         fn embed(&mut self, ids: &[&[u32]]) -> Result<Vec<Vec<f32>>, ModelError> {
-            self.rows += ids.len();
-            if self.rows > self.fails_on {
+            if self.rows.fetch_add(ids.len(), Ordering::Relaxed) + ids.len() > self.fails_on {
                 return Err(ModelError::Parameters("enough".to_owned()));
             }
             Ok(ids.iter().map(|ids| ids.iter().map(|&id| id as f32).collect()).collect())
@@ -116,28 +151,52 @@ mod tests {
     fn a_text_is_embedded_once_and_every_vector_is_where_its_text_is() {
         let (tokenizer, texts) = (tokenizer(), texts(2 * FIRST + SLAB));
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let mut network = Counting { rows: 0, fails_on: usize::MAX };
-        let vectors = embed(&tokenizer, &mut network, &texts).unwrap();
         let repeated = texts.iter().filter(|text| **text == texts[0]).count() - 1;
-        assert_eq!(network.rows, texts.len() - repeated);
         let ids = tokenizer.encode(&texts).unwrap();
-        for (vector, ids) in vectors.iter().zip(&ids) {
-            assert_eq!(*vector, ids.iter().map(|&id| id as f32).collect::<Vec<_>>());
+        for lanes in [1, 3] {
+            let (mut lanes, rows) = Counting::lanes(lanes, usize::MAX);
+            let vectors = embed(&tokenizer, &mut lanes, &texts).unwrap();
+            assert_eq!(rows.load(Ordering::Relaxed), texts.len() - repeated);
+            for (vector, ids) in vectors.iter().zip(&ids) {
+                assert_eq!(*vector, ids.iter().map(|&id| id as f32).collect::<Vec<_>>());
+            }
         }
+    }
+
+    /// It answers once all its like are at work.
+    #[derive(Debug)]
+    struct Waiting(Arc<Barrier>);
+
+    impl TextNetwork for Waiting {
+        fn embed(&mut self, ids: &[&[u32]]) -> Result<Vec<Vec<f32>>, ModelError> {
+            self.0.wait();
+            Ok(vec![vec![1.0]; ids.len()])
+        }
+    }
+
+    #[test]
+    fn lanes_work_at_the_same_time_on_a_few_texts_too() {
+        let all_at_work = Arc::new(Barrier::new(3));
+        let mut lanes: Lanes = (0..3).map(|_| Box::new(Waiting(all_at_work.clone())) as _).collect();
+        let vectors = embed(&tokenizer(), &mut lanes, &["a star", "a red star", "a ring"]).unwrap();
+        assert_eq!(vectors, vec![vec![1.0]; 3]);
     }
 
     #[test]
     fn a_network_that_fails_in_the_middle_ends_the_call() {
         let texts = texts(3 * SLAB);
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let mut network = Counting { rows: 0, fails_on: FIRST + 10 };
-        let error = embed(&tokenizer(), &mut network, &texts).unwrap_err();
-        assert!(error.to_string().contains("enough"), "{error}");
+        for lanes in [1, 3] {
+            let (mut lanes, rows) = Counting::lanes(lanes, FIRST + 10);
+            let error = embed(&tokenizer(), &mut lanes, &texts).unwrap_err();
+            assert!(error.to_string().contains("enough"), "{error}");
+            assert!(rows.load(Ordering::Relaxed) < 2 * FIRST, "the others went on");
+        }
     }
 
     #[test]
     fn no_texts_no_vectors() {
-        let mut network = Counting { rows: 0, fails_on: 0 };
-        assert!(embed(&tokenizer(), &mut network, &[]).unwrap().is_empty());
+        let (mut lanes, _) = Counting::lanes(2, 0);
+        assert!(embed(&tokenizer(), &mut lanes, &[]).unwrap().is_empty());
     }
 }

@@ -8,7 +8,7 @@ use super::embed::unit_rows;
 use super::text::TextTransformer;
 use crate::engine::{self, Choice, Engine};
 use crate::ops::Linear;
-use crate::texts::{self, TextNetwork};
+use crate::texts::{self, Lanes, TextNetwork};
 use crate::tokenizer::TextTokenizer;
 use crate::{ModelError, Revision, device, files};
 
@@ -17,7 +17,7 @@ use crate::{ModelError, Revision, device, files};
 pub struct ClipText {
     tokenizer: TextTokenizer,
     /// A session of ONNX Runtime works for one caller at a time.
-    network: Mutex<Box<dyn TextNetwork>>,
+    lanes: Mutex<Lanes>,
     choice: Choice,
     dims: usize,
     revision: Revision,
@@ -29,25 +29,26 @@ impl ClipText {
         let config: ClipConfig = files::read_json(&folder.join("config.json"))?;
         let text = &config.text_config;
         let tokenizer = TextTokenizer::load(folder, text.max_position_embeddings)?;
-        let (network, choice) =
-            engine::load("clip text", engine, &tokenizer, |engine| network(folder, &config, engine))?;
+        let (lanes, choice) =
+            engine::load("clip text", engine, &tokenizer, |engine| lanes(folder, &config, engine))?;
+        let count = lanes.len();
         let loaded = Self {
             tokenizer,
-            network: Mutex::new(network),
+            lanes: Mutex::new(lanes),
             choice,
             dims: config.projection_dim,
             revision: Revision::of_folder(folder)?,
         };
         let (engine, reason) = (loaded.engine_name(), loaded.engine_reason());
-        tracing::info!(model = %loaded.revision, engine, reason, "clip text loaded");
+        tracing::info!(model = %loaded.revision, engine, reason, lanes = count, "clip text loaded");
         Ok(loaded)
     }
 
     /// The vectors [n, dims] of `texts`, unit norm, in their order. A longer text is cut, its end token kept.
     pub fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, ModelError> {
         // A network keeps nothing from one call to the next, so a panic elsewhere has not spoiled it.
-        let mut network = self.network.lock().unwrap_or_else(PoisonError::into_inner);
-        texts::embed(&self.tokenizer, &mut **network, texts)
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        texts::embed(&self.tokenizer, &mut lanes, texts)
     }
 
     /// Dimensions of a vector.
@@ -71,11 +72,11 @@ impl ClipText {
     }
 }
 
-fn network(folder: &Path, config: &ClipConfig, engine: Engine) -> Result<Box<dyn TextNetwork>, ModelError> {
+fn lanes(folder: &Path, config: &ClipConfig, engine: Engine) -> Result<Lanes, ModelError> {
     match engine {
-        Engine::Candle => Ok(Box::new(CandleText::load(folder, config)?)),
+        Engine::Candle => Ok(vec![Box::new(CandleText::load(folder, config)?)]),
         #[cfg(feature = "onnx")]
-        engine => Ok(Box::new(crate::onnx::OnnxClipText::load(folder, config, engine)?)),
+        engine => crate::onnx::OnnxClipText::load(folder, config, engine),
         #[cfg(not(feature = "onnx"))]
         _ => Err(ModelError::OnnxRuntime("this build lacks the onnx feature".to_owned())),
     }

@@ -12,7 +12,7 @@ use super::session::{Ids, TextSession};
 use crate::engine::Engine;
 use crate::metrics::normalise;
 use crate::ops::Activation;
-use crate::texts::TextNetwork;
+use crate::texts::{Lanes, TextNetwork};
 use crate::{ModelError, files};
 
 /// config.json of transformers' BertModel.
@@ -54,11 +54,12 @@ pub(crate) struct OnnxBert {
 
 impl OnnxBert {
     /// A sentence-transformers folder on one of the engines of ONNX Runtime.
-    pub(crate) fn load(folder: &Path, engine: Engine) -> Result<Self, ModelError> {
+    pub(crate) fn load(folder: &Path, engine: Engine) -> Result<Lanes, ModelError> {
         let config = Config::read(folder)?;
         let graph = Self::graph(folder, engine == Engine::Int8)?;
-        let session = TextSession::load(folder, &graph, engine)?;
-        Ok(Self { session, width: config.hidden_size, pad: config.pad_token_id })
+        TextSession::lanes(folder, &graph, engine, |session| {
+            Box::new(Self { session, width: config.hidden_size, pad: config.pad_token_id })
+        })
     }
 
     /// The network as an ONNX file: input_ids and attention_mask [batch, length] in, last_hidden_state

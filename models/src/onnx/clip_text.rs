@@ -10,7 +10,7 @@ use super::session::{Ids, TextSession};
 use crate::clip::{ClipConfig, PADDING, TextConfig, end_position};
 use crate::engine::Engine;
 use crate::metrics::normalise;
-use crate::texts::TextNetwork;
+use crate::texts::{Lanes, TextNetwork};
 use crate::{ModelError, files};
 
 #[derive(Debug)]
@@ -22,10 +22,11 @@ pub(crate) struct OnnxClipText {
 
 impl OnnxClipText {
     /// A transformers folder on one of the engines of ONNX Runtime.
-    pub(crate) fn load(folder: &Path, config: &ClipConfig, engine: Engine) -> Result<Self, ModelError> {
+    pub(crate) fn load(folder: &Path, config: &ClipConfig, engine: Engine) -> Result<Lanes, ModelError> {
         let graph = Self::graph(folder, config, engine == Engine::Int8)?;
-        let session = TextSession::load(folder, &graph, engine)?;
-        Ok(Self { session, dims: config.projection_dim, eos: config.text_config.eos_token_id })
+        TextSession::lanes(folder, &graph, engine, |session| {
+            Box::new(Self { session, dims: config.projection_dim, eos: config.text_config.eos_token_id })
+        })
     }
 
     /// The network as an ONNX file: input_ids [batch, length] and ends [batch], the end tokens' places among all of

@@ -10,19 +10,40 @@ use ort::value::Tensor;
 use super::{failed, library};
 use crate::ModelError;
 use crate::engine::Engine;
+use crate::texts::{Lanes, TextNetwork};
 
 #[derive(Debug)]
 pub(super) struct TextSession(Session);
 
+/// What all lanes of a network may hold of its weights, in bytes, where one does not hold more alone.
+const LANES_BYTES: usize = 512 << 20;
+
+/// The threads of each lane of a graph of so many bytes: all of them together, a lane for each while the weights allow it.
+fn threads_of_lanes(threads: usize, graph_bytes: usize) -> Vec<usize> {
+    let lanes = (LANES_BYTES / graph_bytes.max(1)).clamp(1, threads);
+    (0..lanes).map(|lane| threads / lanes + usize::from(lane < threads % lanes)).collect()
+}
+
 impl TextSession {
-    /// The graph on `engine`, with the libraries found from the model's folder.
-    pub(super) fn load(folder: &Path, graph: &[u8], engine: Engine) -> Result<Self, ModelError> {
+    /// The graph on `engine`, as many times as its lanes are, with the libraries found from the model's folder.
+    pub(super) fn lanes(
+        folder: &Path,
+        graph: &[u8],
+        engine: Engine,
+        network: impl Fn(Self) -> Box<dyn TextNetwork>,
+    ) -> Result<Lanes, ModelError> {
+        let all = std::thread::available_parallelism().map_or(1, usize::from);
+        let lanes = threads_of_lanes(all, graph.len()).into_iter();
+        lanes.map(|threads| Self::load(folder, graph, engine, threads).map(&network)).collect()
+    }
+
+    fn load(folder: &Path, graph: &[u8], engine: Engine, threads: usize) -> Result<Self, ModelError> {
         let environment = library::environment(folder)?;
         let builder = Session::builder(&environment).map_err(failed)?;
         let mut builder = match engine {
-            Engine::OpenVino => openvino(builder, "f32")?,
-            Engine::OpenVinoBf16 => openvino(builder, "bf16")?,
-            _ => builder.with_intra_threads(threads()).map_err(failed)?,
+            Engine::OpenVino => openvino(builder, "f32", threads)?,
+            Engine::OpenVinoBf16 => openvino(builder, "bf16", threads)?,
+            _ => builder.with_intra_threads(threads).map_err(failed)?,
         };
         builder.commit_from_memory(graph).map(Self).map_err(failed)
     }
@@ -39,20 +60,16 @@ impl TextSession {
     }
 }
 
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
 /// OpenVINO does all of the graph, or the session fails. It fuses by itself what ONNX Runtime would only hide from it.
 /// Threads are not pinned to cores: several services may share them.
-fn openvino(builder: SessionBuilder, precision: &str) -> Result<SessionBuilder, ModelError> {
+fn openvino(builder: SessionBuilder, precision: &str, threads: usize) -> Result<SessionBuilder, ModelError> {
     if !OpenVINO::is_available().map_err(failed)? {
         return Err(ModelError::OnnxRuntime("its library here comes without OpenVINO".to_owned()));
     }
     let settings = serde_json::json!({"CPU": {
         "INFERENCE_PRECISION_HINT": precision,
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": threads(),
+        "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": false,
     }});
     let provider = OpenVINO::default().with_device_type("CPU").with_arbitrary_config("load_config", settings);
@@ -96,5 +113,19 @@ impl Ids {
     /// [batch]
     pub(super) fn places(places: Vec<i64>) -> Result<Tensor<i64>, ModelError> {
         Tensor::from_array(([places.len()], places)).map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_thread_is_of_one_lane_and_weights_are_not_copied_without_bound() {
+        assert_eq!(threads_of_lanes(2, 90 << 20), [1, 1]);
+        assert_eq!(threads_of_lanes(16, 90 << 20), [4, 3, 3, 3, 3]);
+        assert_eq!(threads_of_lanes(16, 1 << 20), [1; 16]);
+        assert_eq!(threads_of_lanes(16, 2 << 30), [16]);
+        assert_eq!(threads_of_lanes(1, 0), [1]);
     }
 }
