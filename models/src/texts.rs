@@ -109,11 +109,13 @@ fn embed_slab(lanes: &mut Lanes, ids: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, Mode
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-    use std::sync::{Arc, Barrier};
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
-    /// Its vector is a text's ids; it fails on the `fails_on`th row that it and its like are given.
+    /// Its vector is a text's ids; the one that is given the `fails_on`th row of it and its like fails, and the others take their time
+    /// from then on.
     #[derive(Debug, Clone)]
     struct Counting {
         rows: Arc<AtomicUsize>,
@@ -130,8 +132,11 @@ mod tests {
 
     impl TextNetwork for Counting {
         fn embed(&mut self, ids: &[&[u32]]) -> Result<Vec<Vec<f32>>, ModelError> {
-            if self.rows.fetch_add(ids.len(), Ordering::Relaxed) + ids.len() > self.fails_on {
-                return Err(ModelError::Parameters("enough".to_owned()));
+            let before = self.rows.fetch_add(ids.len(), Ordering::Relaxed);
+            match (before > self.fails_on, before + ids.len() > self.fails_on) {
+                (true, _) => thread::sleep(Duration::from_millis(20)),
+                (false, true) => return Err(ModelError::Parameters("enough".to_owned())),
+                (false, false) => {}
             }
             Ok(ids.iter().map(|ids| ids.iter().map(|&id| id as f32).collect()).collect())
         }
@@ -163,21 +168,28 @@ mod tests {
         }
     }
 
-    /// It answers once all its like are at work.
+    /// It answers once three of its like are at work.
     #[derive(Debug)]
-    struct Waiting(Arc<Barrier>);
+    struct Waiting(Arc<AtomicUsize>);
 
     impl TextNetwork for Waiting {
         fn embed(&mut self, ids: &[&[u32]]) -> Result<Vec<Vec<f32>>, ModelError> {
-            self.0.wait();
+            let began = Instant::now();
+            self.0.fetch_add(1, Ordering::Relaxed);
+            while self.0.load(Ordering::Relaxed) < 3 {
+                if began.elapsed() > Duration::from_secs(30) {
+                    return Err(ModelError::Parameters("it is left alone".to_owned()));
+                }
+                thread::yield_now();
+            }
             Ok(vec![vec![1.0]; ids.len()])
         }
     }
 
     #[test]
     fn lanes_work_at_the_same_time_on_a_few_texts_too() {
-        let all_at_work = Arc::new(Barrier::new(3));
-        let mut lanes: Lanes = (0..3).map(|_| Box::new(Waiting(all_at_work.clone())) as _).collect();
+        let at_work = Arc::new(AtomicUsize::new(0));
+        let mut lanes: Lanes = (0..3).map(|_| Box::new(Waiting(at_work.clone())) as _).collect();
         let vectors = embed(&tokenizer(), &mut lanes, &["a star", "a red star", "a ring"]).unwrap();
         assert_eq!(vectors, vec![vec![1.0]; 3]);
     }
@@ -190,7 +202,7 @@ mod tests {
             let (mut lanes, rows) = Counting::lanes(lanes, FIRST + 10);
             let error = embed(&tokenizer(), &mut lanes, &texts).unwrap_err();
             assert!(error.to_string().contains("enough"), "{error}");
-            assert!(rows.load(Ordering::Relaxed) < 2 * FIRST, "the others went on");
+            assert!(rows.load(Ordering::Relaxed) < FIRST + SLAB / 2, "the others went on");
         }
     }
 

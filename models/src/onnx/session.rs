@@ -18,10 +18,12 @@ pub(super) struct TextSession(Session);
 /// What all lanes of a network may hold of its weights, in bytes, where one does not hold more alone.
 const LANES_BYTES: usize = 512 << 20;
 
-/// The threads of each lane of a graph of so many bytes: all of them together, a lane for each while the weights allow it.
-fn threads_of_lanes(threads: usize, graph_bytes: usize) -> Vec<usize> {
-    let lanes = (LANES_BYTES / graph_bytes.max(1)).clamp(1, threads);
-    (0..lanes).map(|lane| threads / lanes + usize::from(lane < threads % lanes)).collect()
+/// How many lanes a graph of so many bytes has, and the threads of each: a lane for each thread while the weights allow it. All have as
+/// many, so that a vector does not depend on the lane that made it.
+fn lanes_and_threads(threads: usize, graph_bytes: usize) -> (usize, usize) {
+    let most = (LANES_BYTES / graph_bytes.max(1)).clamp(1, threads);
+    let of_lane = threads.div_ceil(most);
+    (threads / of_lane, of_lane)
 }
 
 impl TextSession {
@@ -33,8 +35,8 @@ impl TextSession {
         network: impl Fn(Self) -> Box<dyn TextNetwork>,
     ) -> Result<Lanes, ModelError> {
         let all = std::thread::available_parallelism().map_or(1, usize::from);
-        let lanes = threads_of_lanes(all, graph.len()).into_iter();
-        lanes.map(|threads| Self::load(folder, graph, engine, threads).map(&network)).collect()
+        let (lanes, threads) = lanes_and_threads(all, graph.len());
+        (0..lanes).map(|_| Self::load(folder, graph, engine, threads).map(&network)).collect()
     }
 
     fn load(folder: &Path, graph: &[u8], engine: Engine, threads: usize) -> Result<Self, ModelError> {
@@ -121,11 +123,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_thread_is_of_one_lane_and_weights_are_not_copied_without_bound() {
-        assert_eq!(threads_of_lanes(2, 90 << 20), [1, 1]);
-        assert_eq!(threads_of_lanes(16, 90 << 20), [4, 3, 3, 3, 3]);
-        assert_eq!(threads_of_lanes(16, 1 << 20), [1; 16]);
-        assert_eq!(threads_of_lanes(16, 2 << 30), [16]);
-        assert_eq!(threads_of_lanes(1, 0), [1]);
+    fn lanes_are_alike_and_weights_are_not_copied_without_bound() {
+        assert_eq!(lanes_and_threads(2, 90 << 20), (2, 1));
+        assert_eq!(lanes_and_threads(16, 90 << 20), (4, 4));
+        assert_eq!(lanes_and_threads(9, 90 << 20), (4, 2));
+        assert_eq!(lanes_and_threads(16, 1 << 20), (16, 1));
+        assert_eq!(lanes_and_threads(16, 2 << 30), (1, 16));
+        assert_eq!(lanes_and_threads(1, 0), (1, 1));
     }
 }
