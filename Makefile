@@ -6,7 +6,7 @@ export UNPROMPT_MODELS ?= $(CACHE)/models
 CHAOS = $(TARGET)/debug/unprompt-chaos --python $(CACHE)/test-python/bin/python --seed $(or $(SEED),1)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help setup build demo test kafka fuzz chaos lint bench bench-index bench-import parity references clean
+.PHONY: help setup build demo test kafka fuzz chaos lint bench bench-models bench-index bench-import parity references clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -55,13 +55,18 @@ parity: setup ## our networks against transformers, diffusers and sentence-trans
 	UNPROMPT_PARITY_REPORT=$(CURDIR)/reports/parity.json $(CARGO) test --locked -p unprompt-models -p unprompt-unify --features unprompt-models/onnx --test it parity -- --nocapture
 	@cat reports/parity.json
 
-references: setup ## the reference outputs that parity compares with (torch, diffusers, transformers: 3 GB)
+references: setup ## the reference outputs that parity compares with (torch, diffusers, transformers, open_clip: 7 GB)
 	@scripts/python-env $(CACHE)/reference-python models/tools/requirements.txt >/dev/null
 	$(CACHE)/reference-python/bin/python models/tools/make_references.py $(ONLY)
 
 bench: build ## every stage and the runner, then speed beside what a user would pick instead: reports/bench.json
 	$(CARGO) bench --locked --profile dev -p unprompt-benchmarks -p unprompt-unify --bench stages --bench runner
 	benchmarks/run --python-env $(CACHE)/bench-python --report reports/bench.json
+
+bench-models: setup ## CLIP B/32 and L/14, SD2.1's UNet, pictures, at full size beside transformers, diffusers, Pillow, OpenCV
+	$(CARGO) build --locked -p unprompt-benchmarks -p unprompt -p unprompt-unify
+	@scripts/python-env $(CACHE)/reference-python models/tools/requirements.txt >/dev/null
+	$(CACHE)/reference-python/bin/python benchmarks/models_peers.py --ours $(TARGET)/debug/models --work $(CACHE)/bench-models --report reports/bench.json
 
 bench-index: setup ## the index with N=1000000 prompts, its profiles (PROFILES=…) beside hnswlib and faiss: rows of reports/bench.json
 	benchmarks/index --count $(or $(N),1000000) --profiles "$(or $(PROFILES),balanced small-memory fastest)"

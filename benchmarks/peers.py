@@ -214,9 +214,10 @@ def main():
     if arguments.more:
         rows += json.loads(pathlib.Path(arguments.more).read_text())
     report = pathlib.Path(arguments.report)
-    # The index is measured apart: index_peers.py.
-    of_index = [one for one in (json.loads(report.read_text()) if report.exists() else []) if one["name"].startswith("index of")]
-    report.write_text(json.dumps(rows + of_index, indent=2) + "\n")
+    # The index and networks of full size are measured apart: index_peers.py, models_peers.py.
+    apart = ("index of", "pictures:", "SD2.1 UNet", "clip-vit")
+    kept = [one for one in (json.loads(report.read_text()) if report.exists() else []) if one["name"].startswith(apart)]
+    report.write_text(json.dumps(rows + kept, indent=2) + "\n")
     for one in rows:
         shown = {key: "–" if value is None else value for key, value in one.items()}
         print("{name:58} {ours:>9} {unit:11} {peer:>9}  {ratio:>6}  {peer_name}".format(**shown))

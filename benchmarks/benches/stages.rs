@@ -6,15 +6,15 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tokio::runtime::Runtime;
 use unprompt_benchmarks::{checkpoint, minilm, png, prompt_records, record};
 use unprompt_generator::Generator;
-use unprompt_image_encoder::ImageEncoder;
+use unprompt_image_encoder::{EncoderFolder, ImageEncoder};
 use unprompt_index::embedded::EmbeddedIndex;
 use unprompt_index::{ConnectOptions, Layout, PromptIndex};
 use unprompt_indexer::Indexer;
-use unprompt_models::clip::ClipText;
+use unprompt_models::encoder::{TextTower, VisionSettings};
 use unprompt_models::minilm::{Engine, MiniLm};
 use unprompt_models::picture::Limits;
 use unprompt_models::stable_diffusion::GenerationParams;
-use unprompt_predictor::{HeadStore, Predictor, Retrieval, Settings};
+use unprompt_predictor::{Encoder, HeadStore, Predictor, Retrieval, Settings};
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::{InputRecord, Outcome, Stage};
@@ -48,7 +48,8 @@ fn stages(c: &mut Criterion) {
     let clip = checkpoint("clip");
     let mut text_encoder = TextEncoder::load(&minilm(), &clip, Engine::Auto, codec.clone()).unwrap();
     bench(c, "text-encoder/64 prompts", &mut text_encoder, &prompt_records(64, false).unwrap());
-    let mut image_encoder = ImageEncoder::load(&clip, Limits::default(), codec.clone()).unwrap();
+    let folder = EncoderFolder { folder: clip.clone(), settings: VisionSettings::default() };
+    let mut image_encoder = ImageEncoder::load(&[folder], Limits::default(), codec.clone()).unwrap();
     let pictures: Vec<_> = (0..64).map(|at| record(Topic::Images, at, png(at))).collect();
     bench(c, "image-encoder/64 pictures", &mut image_encoder, &pictures);
     let params = GenerationParams::default();
@@ -65,7 +66,7 @@ fn index_stages(c: &mut Criterion, prompts: &[InputRecord], embeddings: &[InputR
     let served = runtime.block_on(EmbeddedIndex::start(folder.path(), 0)).unwrap();
     let connect =
         || runtime.block_on(PromptIndex::connect(&served.url(), ConnectOptions::default())).unwrap();
-    let clip = ClipText::load(&checkpoint("clip"), Engine::Auto).unwrap();
+    let clip = TextTower::load(&checkpoint("clip"), Engine::Auto).unwrap();
     let minilm = MiniLm::load(&minilm(), Engine::Auto).unwrap();
     let encoder = clip.revision().to_string();
     let layout = Layout::new(encoder.clone(), clip.dims(), minilm.revision().to_string());
@@ -74,7 +75,14 @@ fn index_stages(c: &mut Criterion, prompts: &[InputRecord], embeddings: &[InputR
     bench(c, "indexer/64 prompts", &mut indexer, &prompts[..64]);
     prompts.chunks(500).for_each(|chunk| drop(indexer.process(chunk).unwrap()));
     let settings = Settings { k: 120, neighbours: 10, retrieval: Retrieval::Clip };
-    let mut predictor = Predictor::new(connect(), HeadStore::new(&encoder), encoder, settings, codec, handle);
+    let mut predictor = Predictor::new(
+        connect(),
+        HeadStore::new(&encoder),
+        Encoder { pictures: encoder.clone(), prompts: encoder },
+        settings,
+        codec,
+        handle,
+    );
     bench(c, "predictor/64 pictures among 5,000 prompts", &mut predictor, embeddings);
     drop((indexer, predictor));
     runtime.block_on(served.stop()).unwrap();

@@ -9,7 +9,8 @@ use std::time::Instant;
 use anyhow::Context;
 use serde_json::{Map, json};
 use unprompt_benchmarks::{checkpoint, png, record};
-use unprompt_image_encoder::ImageEncoder;
+use unprompt_image_encoder::{EncoderFolder, ImageEncoder};
+use unprompt_models::encoder::VisionSettings;
 use unprompt_models::picture::Limits;
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::topics::Topic;
@@ -38,7 +39,8 @@ fn main() -> anyhow::Result<()> {
 
 /// The image-encoder's stage, from records of encoded pictures to records of vectors.
 fn clip_rate(count: usize) -> anyhow::Result<f64> {
-    let mut stage = ImageEncoder::load(&checkpoint("clip"), Limits::default(), Codec::single_object())?;
+    let folder = EncoderFolder { folder: checkpoint("clip"), settings: VisionSettings::default() };
+    let mut stage = ImageEncoder::load(&[folder], Limits::default(), Codec::single_object())?;
     let records: Vec<_> = (0..count).map(|at| record(Topic::Images, at, png(at))).collect();
     best_rate(count, || -> anyhow::Result<()> {
         for batch in records.chunks(64) {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use unprompt_benchmarks::{checkpoint, minilm};
-use unprompt_models::clip::ClipText;
+use unprompt_models::encoder::TextTower;
 use unprompt_models::minilm::{Engine, MiniLm};
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::records::Prompt;
@@ -46,7 +46,7 @@ pub fn engines(texts: &[&str], folder: &Path) -> anyhow::Result<Value> {
 /// broker, as it is configured by default. Their rounds take turns, so that a busy neighbour does not favour one of them.
 pub fn text_encoder(texts: &[&str]) -> anyhow::Result<Value> {
     let (mut minilm, clip) =
-        (MiniLm::load(&minilm(), Engine::Auto)?, ClipText::load(&checkpoint("clip"), Engine::Auto)?);
+        (MiniLm::load(&minilm(), Engine::Auto)?, TextTower::load(&checkpoint("clip"), Engine::Auto)?);
     let mut bare =
         |texts: &[&str]| anyhow::Ok(minilm.embed(texts).and_then(|_| clip.embed(texts)).map(drop)?);
     Runtime::new()?.block_on(in_turns(texts, &mut bare))

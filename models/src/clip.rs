@@ -1,22 +1,13 @@
-//! CLIP (Radford et al., 2021) from a transformers folder: a text tower and a vision tower whose vectors can be
-//! compared. The same text transformer encodes the prompts of Stable Diffusion.
+//! The transformers of CLIP (Radford et al., 2021): a text transformer, which also encodes the prompts of Stable Diffusion, and a vision
+//! transformer, which others than CLIP have too.
 
 mod config;
-mod embed;
-mod embed_text;
 mod encoder;
 mod text;
 mod vision;
 
-pub use crate::picture::Pixels;
-#[cfg(feature = "onnx")]
-pub(crate) use config::ClipConfig;
-pub(crate) use config::TextConfig;
-pub use config::dims;
-pub use embed::ClipVision;
-pub use embed_text::ClipText;
-#[cfg(feature = "onnx")]
-pub(crate) use embed_text::PADDING;
+pub(crate) use config::{ClipConfig, TextConfig, VisionConfig};
 pub(crate) use text::TextTransformer;
 #[cfg(feature = "onnx")]
 pub(crate) use text::end_position;
+pub(crate) use vision::VisionTransformer;

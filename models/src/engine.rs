@@ -1,14 +1,13 @@
-//! What runs a text network: the choice, its names, and what was chosen here for which reason. It knows names,
+//! What runs a network: the choice, its names, and what was chosen here for which reason. It knows names,
 //! and no network.
 
 use std::fmt;
 use std::str::FromStr;
 
-use crate::texts::Lanes;
-use crate::tokenizer::TextTokenizer;
-use crate::{ModelError, self_check};
+use crate::ModelError;
+use crate::self_check::{self, Probe};
 
-/// What runs a text network.
+/// What runs a network: MiniLM, a text tower or a vision tower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Engine {
     /// The first of OpenVINO in f32, ONNX Runtime and candle that loads and is right; the log and `unprompt doctor` say which and why.
@@ -72,17 +71,17 @@ pub(crate) struct Choice {
 /// than in f32; some texts keep less than 0.9999 of cosine; and its destructor ended a process of ours, once.
 const BY_SPEED: [Engine; 3] = [Engine::OpenVino, Engine::Onnx, Engine::Candle];
 
-/// The network's lanes on the wanted engine, or, for [`Engine::Auto`], on the first of [`BY_SPEED`] that loads. Only one that computes what
+/// The network on the wanted engine, or, for [`Engine::Auto`], on the first of [`BY_SPEED`] that loads. Only one that computes what
 /// candle does is given.
-pub(crate) fn load(
+pub(crate) fn load<P: Probe>(
     what: &str,
     wanted: Engine,
-    tokenizer: &TextTokenizer,
-    mut network: impl FnMut(Engine) -> Result<Lanes, ModelError>,
-) -> Result<(Lanes, Choice), ModelError> {
+    probe: &P,
+    mut network: impl FnMut(Engine) -> Result<P::Network, ModelError>,
+) -> Result<(P::Network, Choice), ModelError> {
     let mut load = |engine| {
         let loaded = network(engine)?;
-        self_check::checked(loaded, engine, tokenizer, || network(Engine::Candle))
+        self_check::checked(loaded, engine, probe, || network(Engine::Candle))
     };
     if wanted != Engine::Auto {
         let choice = Choice { engine: wanted, reason: "it is configured".to_owned() };
@@ -105,6 +104,7 @@ pub(crate) fn load(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::texts::Lanes;
 
     #[test]
     fn every_engine_is_found_by_its_name() {
@@ -119,7 +119,8 @@ mod tests {
         wanted: Engine,
         network: impl FnMut(Engine) -> Result<Lanes, ModelError>,
     ) -> Result<Choice, ModelError> {
-        load("a model", wanted, &self_check::tests::tokenizer(), network).map(|(_, choice)| choice)
+        load("a model", wanted, &self_check::Texts(&self_check::tests::tokenizer()), network)
+            .map(|(_, choice)| choice)
     }
 
     #[test]

@@ -13,12 +13,16 @@ pub enum ModelError {
     Broken { path: PathBuf, reason: String },
     #[error("{} asks for {what}, which is not supported: choose a model without it", path.display())]
     Unsupported { path: PathBuf, what: String },
-    #[error(
-        "there is no engine {0:?}: choose auto, openvino-bf16, openvino, onnx, int8 or candle for the text networks"
-    )]
+    #[error("there is no engine {0:?}: choose auto, openvino-bf16, openvino, onnx, int8 or candle")]
     Engine(String),
+    #[error("there is no scheduler {0:?}: choose ddim, euler, euler-ancestral, dpm-solver++ or unipc")]
+    Scheduler(String),
+    #[error("there is no precision {0:?}: choose f32, f16 or bf16")]
+    Precision(String),
     #[error("ONNX Runtime cannot be used: {0}; run models/tools/fetch_minilm.sh or choose the candle engine")]
     OnnxRuntime(String),
+    #[error("no ONNX graph is made of {network}; choose the candle engine for it")]
+    NoGraph { network: String },
     #[error(
         "{engine} computes wrong vectors here: their cosine to candle's is {cosine}, where {least} is the least; choose another \
          [models] engine, auto finds one"

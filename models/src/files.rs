@@ -1,13 +1,11 @@
-//! Model folders: finding a file, reading its configuration or weights, and naming the folder's revision.
+//! Model folders: finding a file, reading its configuration, and naming the folder's revision.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::ModelError;
@@ -93,7 +91,7 @@ fn missing_or_broken(path: &Path, error: &std::io::Error) -> ModelError {
     }
 }
 
-fn missing(path: &Path) -> ModelError {
+pub(crate) fn missing(path: &Path) -> ModelError {
     let hint = "check the model folder's path, or fetch the model again".to_owned();
     ModelError::Missing { path: path.to_path_buf(), hint }
 }
@@ -108,46 +106,26 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelError> {
     serde_json::from_slice(&read(path)?).map_err(|error| ModelError::broken(path, error))
 }
 
-/// The names diffusers and transformers give to the weights of one network, in order of preference.
-const WEIGHTS: [&str; 3] =
-    ["model.safetensors", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"];
+/// Settings whose other values mean another network: each name, and the values that mean this one (none and null always do).
+pub(crate) type Fixed<'a> = &'a [(&'a str, &'a [&'a str])];
 
-/// All weights of the network in `folder`, converted to f32 (f16 and bf16 files are taken too), on `device`.
-/// Sharded weights are found by their `*.index.json`.
-pub fn load_weights(folder: &Path, device: &Device) -> Result<VarBuilder<'static>, ModelError> {
-    let mut tensors = HashMap::new();
-    for path in weight_files(folder)? {
-        let bytes = read(&path)?;
-        let loaded = candle_core::safetensors::load_buffer(&bytes, device)
-            .map_err(|error| ModelError::broken(&path, error))?;
-        for (name, tensor) in loaded {
-            tensors.insert(name, to_f32(&tensor)?);
+/// Refuses a setting that the network here does not have, by name.
+pub(crate) fn check_settings(
+    path: &Path,
+    settings: &Map<String, Value>,
+    fixed: Fixed<'_>,
+) -> Result<(), ModelError> {
+    for (name, allowed) in fixed {
+        let text = match settings.get(*name) {
+            None | Some(Value::Null) => continue,
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+        };
+        if !allowed.contains(&text.as_str()) {
+            return Err(ModelError::unsupported(path, format!("{name} = {text}")));
         }
     }
-    Ok(VarBuilder::from_tensors(tensors, DType::F32, device))
-}
-
-/// Integer buffers (position ids) stay what they are.
-fn to_f32(tensor: &Tensor) -> Result<Tensor, ModelError> {
-    Ok(if tensor.dtype().is_float() { tensor.to_dtype(DType::F32)? } else { tensor.clone() })
-}
-
-fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
-    if let Some(single) = WEIGHTS.iter().map(|name| folder.join(name)).find(|path| path.is_file()) {
-        return Ok(vec![single]);
-    }
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: HashMap<String, String>,
-    }
-    let index =
-        WEIGHTS.iter().map(|name| folder.join(format!("{name}.index.json"))).find(|path| path.is_file());
-    let Some(index) = index else { return Err(missing(&folder.join(WEIGHTS[0]))) };
-    let mut shards: Vec<PathBuf> =
-        read_json::<Index>(&index)?.weight_map.into_values().map(|name| folder.join(name)).collect();
-    shards.sort();
-    shards.dedup();
-    Ok(shards)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -167,20 +145,5 @@ mod tests {
         assert_eq!(revision(&one).len(), 12);
         std::fs::write(two.path().join("unet/config.json"), "{ }").unwrap();
         assert_ne!(revision(&one), revision(&two));
-    }
-
-    #[test]
-    fn a_missing_file_is_named_with_what_to_do() {
-        let error = load_weights(Path::new("/nowhere/unet"), &Device::Cpu).err().unwrap().to_string();
-        assert!(error.contains("/nowhere/unet/model.safetensors"), "{error}");
-        assert!(error.contains("fetch the model again"), "{error}");
-    }
-
-    #[test]
-    fn broken_weights_are_named() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("model.safetensors"), "not weights").unwrap();
-        let error = load_weights(folder.path(), &Device::Cpu).err().unwrap();
-        assert!(matches!(error, ModelError::Broken { .. }), "{error}");
     }
 }

@@ -1,27 +1,33 @@
-//! The networks and the arithmetic of Unprompt: MiniLM, CLIP, Stable Diffusion 2, picture preprocessing, heads,
+//! The networks and the arithmetic of Unprompt: MiniLM, image encoders, Stable Diffusion 2, picture preprocessing, heads,
 //! blend and calibration. It reads model folders in the layouts the field uses (diffusers, transformers,
 //! sentence-transformers) and knows nothing of Kafka, Qdrant or Tokio.
 
 mod batches;
 pub mod blend;
 pub mod calibration;
-pub mod clip;
+mod clip;
 mod device;
+pub mod encoder;
 mod engine;
 pub mod error;
 pub mod files;
+#[cfg(test)]
+mod full_size;
 pub mod head;
+mod lanes;
 pub mod metrics;
 pub mod minilm;
 #[cfg(feature = "onnx")]
 mod onnx;
 mod ops;
 pub mod picture;
+mod positions;
 mod self_check;
 pub mod stable_diffusion;
 mod texts;
 pub mod token_count;
 mod tokenizer;
+mod weights;
 
 pub use error::ModelError;
 pub use files::Revision;

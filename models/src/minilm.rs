@@ -10,6 +10,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::engine::{self, Choice};
+use crate::self_check::Texts;
 use crate::texts::{self, Lanes};
 use crate::tokenizer::TextTokenizer;
 use crate::{ModelError, Revision, files};
@@ -39,7 +40,8 @@ impl MiniLm {
     pub fn load(folder: &Path, engine: Engine) -> Result<Self, ModelError> {
         let limits: Sentences = files::read_json(&folder.join("sentence_bert_config.json"))?;
         let tokenizer = TextTokenizer::load(folder, limits.max_seq_length)?;
-        let (lanes, choice) = engine::load("minilm", engine, &tokenizer, |engine| lanes(folder, engine))?;
+        let (lanes, choice) =
+            engine::load("minilm", engine, &Texts(&tokenizer), |engine| lanes(folder, engine))?;
         let revision = Revision::of_folder(folder)?;
         let loaded = Self { tokenizer, lanes, choice, revision };
         let (engine, reason, lanes) = (loaded.engine_name(), loaded.engine_reason(), loaded.lanes.len());

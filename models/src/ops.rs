@@ -4,19 +4,25 @@
 mod attention;
 mod conv;
 mod custom;
+mod depthwise;
 mod kernels;
 mod linear;
 mod matmul;
 mod norm;
+mod parameters;
+mod rotary;
 
 pub(crate) use attention::attention;
 pub(crate) use conv::{Conv2d, upsample_nearest};
 pub(crate) use custom::add_in_place;
+pub(crate) use depthwise::DepthwiseConv2d;
 pub(crate) use linear::{Activation, GeGlu, Linear};
 pub(crate) use norm::GroupNorm;
+pub(crate) use parameters::{activations, layer_norm, parameter};
+pub(crate) use rotary::Rotary;
 
 #[cfg(test)]
-mod testing {
+pub(crate) mod testing {
     use candle_core::{Device, Tensor};
     use rand::{Rng, SeedableRng};
 

@@ -6,4 +6,6 @@ mod resize;
 
 pub use decode::{Limits, PictureError, decode, pixels};
 pub use image::RgbImage;
+pub(crate) use preprocess::TorchvisionSettings;
 pub use preprocess::{Pixels, Preprocessor};
+pub(crate) use resize::resize_to;

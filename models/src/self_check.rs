@@ -1,4 +1,4 @@
-//! Whether an engine computes here what it should: a few texts, compared with candle's vectors when a network is loaded. A library of
+//! Whether an engine computes here what it should: a few inputs, compared with candle's vectors when a network is loaded. A library of
 //! kernels that are made at run time may be right on one processor and wrong on another, and a wrong vector looks like any other.
 
 use crate::engine::Engine;
@@ -7,9 +7,26 @@ use crate::texts::Lanes;
 use crate::tokenizer::TextTokenizer;
 use crate::{ModelError, texts};
 
-/// One token, a sentence, and as many tokens as a network takes.
-fn probes() -> [String; 3] {
-    ["a".to_owned(), "a red star above the sea, oil on canvas".to_owned(), "small blue ring ".repeat(100)]
+/// A few inputs of a network.
+pub(crate) trait Probe {
+    type Network;
+
+    /// The network's vectors for them, always in the same order, some of them together and some alone.
+    fn vectors(&self, network: &mut Self::Network) -> Result<Vec<Vec<f32>>, ModelError>;
+}
+
+/// Texts: one token, a sentence, and as many tokens as a network takes.
+#[derive(Debug)]
+pub(crate) struct Texts<'a>(pub &'a TextTokenizer);
+
+impl Probe for Texts<'_> {
+    type Network = Lanes;
+
+    fn vectors(&self, lanes: &mut Lanes) -> Result<Vec<Vec<f32>>, ModelError> {
+        let texts = ["a", "a red star above the sea, oil on canvas", &"small blue ring ".repeat(100)];
+        let together = texts::embed(self.0, lanes, &texts)?;
+        Ok([together, texts::embed(self.0, lanes, &texts[1..2])?].concat())
+    }
 }
 
 /// The smallest cosine to candle's vectors with which an engine is trusted: what each keeps of f32, and a little less.
@@ -25,24 +42,17 @@ fn least_cosine(engine: Engine) -> f32 {
 ///
 /// # Errors
 /// [`ModelError::Deviates`] where it does not.
-pub(crate) fn checked(
-    mut network: Lanes,
+pub(crate) fn checked<P: Probe>(
+    mut network: P::Network,
     engine: Engine,
-    tokenizer: &TextTokenizer,
-    candle: impl FnOnce() -> Result<Lanes, ModelError>,
-) -> Result<Lanes, ModelError> {
+    probe: &P,
+    candle: impl FnOnce() -> Result<P::Network, ModelError>,
+) -> Result<P::Network, ModelError> {
     if engine == Engine::Candle {
         return Ok(network);
     }
-    let probes = probes();
-    let probes = probes.each_ref().map(String::as_str);
-    let expected = texts::embed(tokenizer, &mut candle()?, &probes)?;
-    let (together, alone) = (
-        texts::embed(tokenizer, &mut network, &probes)?,
-        texts::embed(tokenizer, &mut network, &probes[1..2])?,
-    );
-    let pairs = expected.iter().zip(&together).chain(std::iter::once((&expected[1], &alone[0])));
-    let cosines = pairs.map(|(expected, found)| cosine(expected, found));
+    let (expected, found) = (probe.vectors(&mut candle()?)?, probe.vectors(&mut network)?);
+    let cosines = expected.iter().zip(&found).map(|(expected, found)| cosine(expected, found));
     // What is not a number is worse than any cosine.
     let worst = cosines.map(|cosine| if cosine.is_nan() { -1.0 } else { cosine }).fold(1.0, f32::min);
     match worst >= least_cosine(engine) {
@@ -86,7 +96,7 @@ pub(crate) mod tests {
     fn check(engine: Engine, by: f32, from_length: usize) -> Result<(), ModelError> {
         let tokenizer = tokenizer();
         let wrong: Lanes = vec![Box::new(Turned { by, from_length })];
-        checked(wrong, engine, &tokenizer, || Ok(turned(0.0))).map(drop)
+        checked(wrong, engine, &Texts(&tokenizer), || Ok(turned(0.0))).map(drop)
     }
 
     #[test]

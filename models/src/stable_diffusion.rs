@@ -1,6 +1,6 @@
 //! Stable Diffusion 2 (and 1) from a diffusers folder: prompts and seeds in, pictures out.
 //!
-//! Equal to diffusers' StableDiffusionPipeline with DDIMScheduler from the same initial latents. The initial latents
+//! Equal to diffusers' StableDiffusionPipeline with the same scheduler from the same initial latents. The initial latents
 //! are ours: a seed gives the same picture whatever else is in its batch.
 
 mod blocks;
@@ -13,8 +13,10 @@ mod vae;
 
 use std::fmt;
 
+pub use crate::device::Precision;
 pub use image::RgbImage;
 pub use pipeline::StableDiffusion;
+pub use scheduler::Scheduler;
 
 /// One picture to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,30 +28,50 @@ pub struct GenerationRequest {
 /// How pictures are made. Its text is stable: it is part of the identity of the pictures.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerationParams {
+    pub scheduler: Scheduler,
     /// Denoising steps.
     pub steps: usize,
     /// Classifier-free guidance (Ho and Salimans, 2022); 1 or less means none.
     pub guidance_scale: f64,
+    /// What guidance leads away from; nothing in particular where empty.
+    pub negative_prompt: String,
     /// In pixels; what the model was made for where absent.
     pub height: Option<usize>,
     /// In pixels; what the model was made for where absent.
     pub width: Option<usize>,
+    /// Height and width in pixels that finished pictures are brought to, where wanted.
+    pub output: Option<(usize, usize)>,
 }
 
 impl Default for GenerationParams {
     fn default() -> Self {
-        Self { steps: 20, guidance_scale: 7.5, height: None, width: None }
+        Self {
+            scheduler: Scheduler::Ddim,
+            steps: 20,
+            guidance_scale: 7.5,
+            negative_prompt: String::new(),
+            height: None,
+            width: None,
+            output: None,
+        }
     }
 }
 
 impl fmt::Display for GenerationParams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ddim steps={} guidance_scale={}", self.steps, self.guidance_scale)?;
+        write!(f, "{} steps={} guidance_scale={}", self.scheduler, self.steps, self.guidance_scale)?;
         for (name, side) in [("height", self.height), ("width", self.width)] {
             match side {
                 Some(pixels) => write!(f, " {name}={pixels}")?,
                 None => write!(f, " {name}=default")?,
             }
+        }
+        if let Some((height, width)) = self.output {
+            write!(f, " output={height}x{width}")?;
+        }
+        // Last, since it may hold anything.
+        if !self.negative_prompt.is_empty() {
+            write!(f, " negative_prompt={}", self.negative_prompt)?;
         }
         Ok(())
     }
@@ -83,7 +105,40 @@ mod tests {
             GenerationParams::default().to_string(),
             "ddim steps=20 guidance_scale=7.5 height=default width=default"
         );
-        let small = GenerationParams { steps: 12, guidance_scale: 3.0, height: Some(64), width: Some(96) };
+        let small = GenerationParams {
+            steps: 12,
+            guidance_scale: 3.0,
+            height: Some(64),
+            width: Some(96),
+            ..GenerationParams::default()
+        };
         assert_eq!(small.to_string(), "ddim steps=12 guidance_scale=3 height=64 width=96");
+        let all = GenerationParams {
+            scheduler: Scheduler::DpmSolver,
+            negative_prompt: "blurry, text".to_owned(),
+            output: Some((32, 48)),
+            ..small
+        };
+        assert_eq!(
+            all.to_string(),
+            "dpm-solver++ steps=12 guidance_scale=3 height=64 width=96 output=32x48 negative_prompt=blurry, text"
+        );
+    }
+
+    #[test]
+    fn sd_2_1_is_whole_at_full_size() {
+        use crate::clip::{TextConfig, TextTransformer};
+        use crate::full_size::{Published, folder};
+        let config = |part: &str| folder(part).join("config.json");
+        let unet = Published::read("sd21/unet");
+        unet::Unet::load(unet.weights(), &config::UnetConfig::load(&config("sd21/unet")).unwrap()).unwrap();
+        unet.all_asked_for_but(&[]);
+        let vae = Published::read("sd21/vae");
+        vae::VaeDecoder::load(vae.weights(), &config::VaeConfig::load(&config("sd21/vae")).unwrap()).unwrap();
+        vae.all_asked_for_but(&["encoder.", "quant_conv."]);
+        let text = Published::read("sd21/text_encoder");
+        let settings: TextConfig = crate::files::read_json(&config("sd21/text_encoder")).unwrap();
+        TextTransformer::load(text.weights(), &settings).unwrap();
+        text.all_asked_for_but(&[]);
     }
 }

@@ -2,12 +2,11 @@
 //! batches of similar length, which the network's lanes share. It knows no network and no engine.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
 use crate::tokenizer::TextTokenizer;
-use crate::{ModelError, batches};
+use crate::{ModelError, batches, lanes};
 
 /// Rows of token ids of similar length in, as many unit vectors out.
 pub(crate) trait TextNetwork: Send + std::fmt::Debug {
@@ -78,29 +77,12 @@ fn embed_distinct(
 
 fn embed_slab(lanes: &mut Lanes, ids: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, ModelError> {
     let batches = batches::of_similar_length(ids, lanes.len());
-    let next = AtomicUsize::new(0);
-    let work = |network: &mut Box<dyn TextNetwork>| {
-        let mut done = Vec::new();
-        while let Some(batch) = batches.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let rows: Vec<&[u32]> = batch.iter().map(|&i| ids[i].as_slice()).collect();
-            // One failure fails them all, so the other lanes need not go on.
-            let embedded =
-                network.embed(&rows).inspect_err(|_| next.store(batches.len(), Ordering::Relaxed))?;
-            done.extend(batch.iter().copied().zip(embedded));
-        }
-        Ok::<_, ModelError>(done)
-    };
-    let mut vectors = vec![Vec::new(); ids.len()];
-    let mut lanes = lanes.iter_mut().take(batches.len());
-    let Some(own) = lanes.next() else { return Ok(vectors) };
-    let done = thread::scope(|scope| {
-        let others: Vec<_> = lanes.map(|lane| scope.spawn(|| work(lane))).collect();
-        let own = work(own);
-        let others =
-            others.into_iter().map(|other| other.join().unwrap_or_else(|p| std::panic::resume_unwind(p)));
-        std::iter::once(own).chain(others).collect::<Result<Vec<_>, _>>()
+    let done = lanes::share(lanes, batches.len(), |network, at| {
+        let rows: Vec<&[u32]> = batches[at].iter().map(|&i| ids[i].as_slice()).collect();
+        network.embed(&rows)
     })?;
-    for (i, vector) in done.into_iter().flatten() {
+    let mut vectors = vec![Vec::new(); ids.len()];
+    for (&i, vector) in batches.iter().flatten().zip(done.into_iter().flatten()) {
         vectors[i] = vector;
     }
     Ok(vectors)
@@ -110,6 +92,7 @@ fn embed_slab(lanes: &mut Lanes, ids: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, Mode
 mod tests {
     use std::path::Path;
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::{Duration, Instant};
 
     use super::*;

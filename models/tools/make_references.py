@@ -2,9 +2,9 @@
 
     python -m venv .venv && .venv/bin/pip install -r models/tools/requirements.txt
     models/tools/fetch_minilm.sh
-    .venv/bin/python models/tools/make_references.py [minilm] [pictures] [epsilon] [clip] [sd2]
+    .venv/bin/python models/tools/make_references.py [minilm] [pictures] [epsilon] [clip] [sd2] [schedulers] [encoders]
 
-Without arguments all are made. After a training of models/tiny-world/checkpoints, make clip and sd2 again."""
+Without arguments all are made. After a training of models/tiny-world/checkpoints, make clip, sd2 and schedulers again."""
 
 import hashlib
 import json
@@ -15,13 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (AutoencoderKL, DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler,
+                       EulerDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel, UniPCMultistepScheduler)
+from diffusers.schedulers import scheduling_euler_ancestral_discrete
 from PIL import Image
 from safetensors.numpy import save_file
 from sentence_transformers import SentenceTransformer
 from transformers import (CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer,
                           CLIPTokenizerFast)
 
+import make_encoder_references
 import reference_texts
 
 MODELS = Path(__file__).resolve().parent.parent
@@ -45,7 +48,7 @@ def revision(folder):
 
 
 def save(name, tensors, **metadata):
-    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / name).parent.mkdir(parents=True, exist_ok=True)
     tensors = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
     save_file(tensors, OUT / f"{name}.safetensors", {key: str(value) for key, value in metadata.items()})
     print(f"{name}: {', '.join(f'{key} {list(value.shape)}' for key, value in tensors.items())}")
@@ -187,8 +190,94 @@ def epsilon():
     stable_diffusion("epsilon", folder, 7, 2.5, 4, (14, 10))
 
 
+SCHEDULERS = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler, "euler-ancestral": EulerAncestralDiscreteScheduler,
+              "dpm-solver++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}
+NEGATIVE = "a small red star"
+
+
+class RecordedNoise:
+    """Stands for diffusers' noise in ancestral sampling, and keeps it."""
+
+    def __init__(self, seed):
+        self.generator, self.noises = torch.Generator().manual_seed(seed), []
+
+    def __call__(self, shape, dtype=None, **_):
+        self.noises.append(torch.randn(shape, generator=self.generator))
+        return self.noises[-1]
+
+    def __enter__(self):
+        self.before = scheduling_euler_ancestral_discrete.randn_tensor
+        scheduling_euler_ancestral_discrete.randn_tensor = self
+        return self
+
+    def __exit__(self, *_):
+        scheduling_euler_ancestral_discrete.randn_tensor = self.before
+
+
+def schedulers():
+    """Each scheduler with the tiny world's networks, and without any network under many settings."""
+    folder = CHECKPOINTS / "sd2"
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    prompts, steps, guidance = PROMPTS[:2], 20, 3.0
+    channels, scale = pipeline.unet.config.in_channels, pipeline.vae_scale_factor
+    initial = torch.randn(2, channels, 8, 8, generator=torch.Generator().manual_seed(6))
+    tensors = {"initial": initial.numpy()}
+    for name, kind in SCHEDULERS.items():
+        pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
+        with torch.no_grad(), RecordedNoise(8) as noise:
+            latents = pipeline(prompts, negative_prompt=[NEGATIVE] * 2, latents=initial, num_inference_steps=steps,
+                               guidance_scale=guidance, output_type="latent", height=8 * scale, width=8 * scale).images
+        tensors[name] = latents.numpy()
+        if noise.noises:
+            tensors["noise"] = torch.stack(noise.noises).numpy()
+    save("schedulers", tensors, revision=revision(folder), prompts=json.dumps(prompts), steps=steps, guidance=guidance,
+         negative=NEGATIVE)
+    samplers()
+
+
+def answer(latents, timestep):
+    """A network of one formula."""
+    return 0.5 * latents * np.cos(np.float32(timestep) / np.float32(300)) + 0.3 * torch.sin(3 * latents)
+
+
+def samplers():
+    initial = torch.randn(1, 1, 4, 8, generator=torch.Generator().manual_seed(9))
+    tensors, settings = {"initial": initial.flatten().numpy()}, []
+    base = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
+    for spacing in ("leading", "trailing", "linspace", None):
+        for prediction in ("epsilon", "v_prediction", "sample"):
+            for zero_snr in (False, True) if prediction == "v_prediction" else (False,):
+                config = base | dict(prediction_type=prediction, rescale_betas_zero_snr=zero_snr)
+                settings.append(config | ({"timestep_spacing": spacing} if spacing else {}))
+    settings.append(dict(beta_schedule="linear", clip_sample=True, set_alpha_to_one=False, final_sigmas_type="sigma_min"))
+    settings.append(dict(beta_schedule="squaredcos_cap_v2", clip_sample=False))
+    for at, config in enumerate(settings):
+        for name, kind in SCHEDULERS.items():
+            if name == "euler-ancestral" and config.get("prediction_type") == "sample":
+                continue
+            for steps in (1, 2, 7, 20):
+                scheduler = kind.from_config(config)
+                scheduler.set_timesteps(steps)
+                latents = initial * scheduler.init_noise_sigma
+                with RecordedNoise(8) as noise:
+                    for timestep in scheduler.timesteps:
+                        seen = scheduler.scale_model_input(latents, timestep)
+                        latents = scheduler.step(answer(seen, timestep), timestep, latents).prev_sample
+                tensors[f"{at}/{name}/{steps}"] = latents.flatten().numpy()
+                if noise.noises:
+                    tensors["noise"] = torch.stack(noise.noises).flatten(1).numpy()
+    save("samplers", tensors, settings=json.dumps(settings))
+
+
+def encoders():
+    pictures = [path for path in reference_pictures() if path.suffix == ".png"]
+    make_encoder_references.make(
+        make_encoder_references.References(OUT, pictures, CHECKPOINTS / "clip", save, revision))
+
+
 def main(wanted):
-    for make in (minilm, pictures, epsilon, clip, sd2):
+    for make in (minilm, pictures, epsilon, clip, sd2, schedulers, encoders):
         if not wanted or make.__name__ in wanted:
             make()
 

@@ -7,21 +7,36 @@ use serde::Deserialize;
 use crate::ops::Activation;
 use crate::{ModelError, files};
 
-/// Dimensions of the vectors of a transformers folder, both towers' alike. It loads no network.
-pub fn dims(folder: &Path) -> Result<usize, ModelError> {
-    let config: ClipConfig = files::read_json(&folder.join("config.json"))?;
-    Ok(config.projection_dim)
-}
-
 /// Of a whole CLIP folder.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct ClipConfig {
     #[serde(default)]
     pub text_config: TextConfig,
     #[serde(default)]
-    pub(super) vision_config: VisionConfig,
+    pub vision_config: VisionConfig,
     #[serde(default = "projection_dim")]
     pub projection_dim: usize,
+}
+
+impl ClipConfig {
+    /// Reads config.json and refuses sizes that no tower has.
+    pub(crate) fn load(path: &Path) -> Result<Self, ModelError> {
+        let config: Self = files::read_json(path)?;
+        let (text, vision) = (&config.text_config, &config.vision_config);
+        for (tower, width, heads) in [
+            ("text", text.hidden_size, text.num_attention_heads),
+            ("vision", vision.hidden_size, vision.num_attention_heads),
+        ] {
+            if heads == 0 || !width.is_multiple_of(heads) {
+                let reason = format!("the {tower} tower's width of {width} does not fall into {heads} heads");
+                return Err(ModelError::broken(path, reason));
+            }
+        }
+        if vision.patch_size == 0 || vision.image_size < vision.patch_size {
+            return Err(ModelError::broken(path, "its pictures are smaller than a patch"));
+        }
+        Ok(config)
+    }
 }
 
 fn projection_dim() -> usize {
@@ -62,7 +77,7 @@ impl Default for TextConfig {
 /// The vision transformer.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
-pub(super) struct VisionConfig {
+pub(crate) struct VisionConfig {
     pub hidden_size: usize,
     pub intermediate_size: usize,
     pub num_hidden_layers: usize,

@@ -1,9 +1,9 @@
 //! The pre-norm transformer both towers are made of (transformers' CLIPEncoder).
 
 use candle_core::{Result, Tensor};
-use candle_nn::{LayerNorm, Module, VarBuilder, layer_norm};
+use candle_nn::{LayerNorm, Module, VarBuilder};
 
-use crate::ops::{Activation, Linear, add_in_place, attention};
+use crate::ops::{Activation, Linear, add_in_place, attention, layer_norm};
 
 /// The shape of a tower.
 #[derive(Debug, Clone, Copy)]
@@ -50,8 +50,8 @@ impl Layer {
         let (width, inner) = (shape.width, shape.inner);
         let projection = |name| Linear::load(vb.pp("self_attn").pp(name), width, width);
         Ok(Self {
-            norm1: layer_norm(width, shape.eps, vb.pp("layer_norm1"))?,
-            norm2: layer_norm(width, shape.eps, vb.pp("layer_norm2"))?,
+            norm1: layer_norm(vb.pp("layer_norm1"), width, shape.eps)?,
+            norm2: layer_norm(vb.pp("layer_norm2"), width, shape.eps)?,
             queries: projection("q_proj")?,
             keys: projection("k_proj")?,
             values: projection("v_proj")?,

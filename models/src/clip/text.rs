@@ -1,10 +1,11 @@
 //! CLIP's text transformer: causal, the last layer norm applied, one vector a text taken at its end token.
 
 use candle_core::{Device, Result, Tensor};
-use candle_nn::{LayerNorm, Module, VarBuilder, layer_norm};
+use candle_nn::{LayerNorm, Module, VarBuilder};
 
 use super::config::TextConfig;
 use super::encoder::{Encoder, Shape};
+use crate::ops::{layer_norm, parameter};
 
 #[derive(Debug)]
 pub(crate) struct TextTransformer {
@@ -30,11 +31,14 @@ impl TextTransformer {
         };
         let embeddings = vb.pp("embeddings");
         Ok(Self {
-            tokens: embeddings.get((config.vocab_size, width), "token_embedding.weight")?,
-            positions: embeddings
-                .get((config.max_position_embeddings, width), "position_embedding.weight")?,
+            tokens: parameter(&embeddings, (config.vocab_size, width), "token_embedding.weight")?,
+            positions: parameter(
+                &embeddings,
+                (config.max_position_embeddings, width),
+                "position_embedding.weight",
+            )?,
             encoder: Encoder::load(vb.pp("encoder"), shape)?,
-            norm: layer_norm(width, config.layer_norm_eps, vb.pp("final_layer_norm"))?,
+            norm: layer_norm(vb.pp("final_layer_norm"), width, config.layer_norm_eps)?,
             eos: config.eos_token_id,
         })
     }
@@ -53,7 +57,7 @@ impl TextTransformer {
     }
 
     /// The hidden states [batch, width] at each row's end token.
-    pub(super) fn pooled(&self, ids: &[Vec<u32>]) -> Result<Tensor> {
+    pub(crate) fn pooled(&self, ids: &[Vec<u32>]) -> Result<Tensor> {
         let hidden = self.hidden(ids)?;
         let rows: Vec<Tensor> = ids
             .iter()

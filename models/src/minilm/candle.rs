@@ -7,7 +7,7 @@ use candle_transformers::models::bert::{BertModel, Config};
 
 use crate::metrics::normalise;
 use crate::texts::TextNetwork;
-use crate::{ModelError, device, files};
+use crate::{ModelError, device, files, weights};
 
 pub(super) struct CandleBert {
     model: BertModel,
@@ -25,7 +25,7 @@ impl CandleBert {
     pub(super) fn load(folder: &Path) -> Result<Self, ModelError> {
         let device = device::preferred()?;
         let config: Config = files::read_json(&folder.join("config.json"))?;
-        let weights = files::load_weights(folder, &device)?;
+        let weights = weights::load(folder, &device)?;
         let model = BertModel::load(weights, &config).map_err(|error| ModelError::broken(folder, error))?;
         Ok(Self { model, device, pad: config.pad_token_id as u32 })
     }

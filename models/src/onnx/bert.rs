@@ -8,12 +8,12 @@ use serde::Deserialize;
 
 use super::graph::{Graph, Value};
 use super::proto::{FLOAT, INT64, Size, ValueInfo};
-use super::session::{Ids, TextSession};
+use super::session::{Ids, Session};
 use crate::engine::Engine;
 use crate::metrics::normalise;
 use crate::ops::Activation;
 use crate::texts::{Lanes, TextNetwork};
-use crate::{ModelError, files};
+use crate::{ModelError, files, weights};
 
 /// config.json of transformers' BertModel.
 #[derive(Debug, Deserialize)]
@@ -47,7 +47,7 @@ impl Config {
 
 #[derive(Debug)]
 pub(crate) struct OnnxBert {
-    session: TextSession,
+    session: Session,
     width: usize,
     pad: u32,
 }
@@ -57,16 +57,18 @@ impl OnnxBert {
     pub(crate) fn load(folder: &Path, engine: Engine) -> Result<Lanes, ModelError> {
         let config = Config::read(folder)?;
         let graph = Self::graph(folder, engine == Engine::Int8)?;
-        TextSession::lanes(folder, &graph, engine, |session| {
-            Box::new(Self { session, width: config.hidden_size, pad: config.pad_token_id })
-        })
+        let network = |session| {
+            let (width, pad) = (config.hidden_size, config.pad_token_id);
+            Box::new(Self { session, width, pad }) as Box<dyn TextNetwork>
+        };
+        Session::lanes(folder, &graph, engine, network)
     }
 
     /// The network as an ONNX file: input_ids and attention_mask [batch, length] in, last_hidden_state
     /// [batch, length, width] out.
     pub(crate) fn graph(folder: &Path, int8: bool) -> Result<Vec<u8>, ModelError> {
         let config = Config::read(folder)?;
-        let weights = files::load_weights(folder, &Device::Cpu)?;
+        let weights = weights::load(folder, &Device::Cpu)?;
         let nested = weights.contains_tensor("bert.embeddings.word_embeddings.weight");
         let mut graph = Graph::new(if nested { weights.pp("bert") } else { weights }, int8);
         let hidden = network(&mut graph, &config).map_err(|error| ModelError::broken(folder, error))?;
@@ -108,7 +110,7 @@ fn layer(graph: &mut Graph, x: &str, mask: &str, name: &str, config: &Config) ->
     let (width, inner) = (config.hidden_size, config.intermediate_size);
     let mut projection = |part| graph.linear(x, &format!("{name}.attention.self.{part}"), width, width);
     let (queries, keys, values) = (projection("query")?, projection("key")?, projection("value")?);
-    let mixed = graph.attention([&queries, &keys, &values], mask, config.num_attention_heads, width)?;
+    let mixed = graph.attention([&queries, &keys, &values], Some(mask), config.num_attention_heads, width)?;
     let out = graph.linear(&mixed, &format!("{name}.attention.output.dense"), width, width)?;
     let sum = graph.add("Add", &[&out, x], vec![]);
     let norm = format!("{name}.attention.output.LayerNorm");

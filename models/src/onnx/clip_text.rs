@@ -2,39 +2,52 @@
 
 use std::path::Path;
 
-use candle_core::Device;
+use candle_nn::VarBuilder;
 
 use super::graph::{Graph, Value};
+use super::layer::{Shape, layer};
 use super::proto::{FLOAT, INT64, Size, ValueInfo};
-use super::session::{Ids, TextSession};
-use crate::clip::{ClipConfig, PADDING, TextConfig, end_position};
+use super::session::{Ids, Session};
+use crate::ModelError;
+use crate::clip::{ClipConfig, TextConfig, end_position};
+use crate::encoder::PADDING;
 use crate::engine::Engine;
 use crate::metrics::normalise;
 use crate::texts::{Lanes, TextNetwork};
-use crate::{ModelError, files};
 
 #[derive(Debug)]
 pub(crate) struct OnnxClipText {
-    session: TextSession,
+    session: Session,
     dims: usize,
     eos: u32,
 }
 
 impl OnnxClipText {
-    /// A transformers folder on one of the engines of ONNX Runtime.
-    pub(crate) fn load(folder: &Path, config: &ClipConfig, engine: Engine) -> Result<Lanes, ModelError> {
-        let graph = Self::graph(folder, config, engine == Engine::Int8)?;
-        TextSession::lanes(folder, &graph, engine, |session| {
-            Box::new(Self { session, dims: config.projection_dim, eos: config.text_config.eos_token_id })
-        })
+    /// Weights under transformers' names on one of the engines of ONNX Runtime.
+    pub(crate) fn load(
+        folder: &Path,
+        config: &ClipConfig,
+        weights: VarBuilder<'static>,
+        engine: Engine,
+    ) -> Result<Lanes, ModelError> {
+        let graph = Self::graph(folder, config, weights, engine == Engine::Int8)?;
+        let network = |session| {
+            let (dims, eos) = (config.projection_dim, config.text_config.eos_token_id);
+            Box::new(Self { session, dims, eos }) as Box<dyn TextNetwork>
+        };
+        Session::lanes(folder, &graph, engine, network)
     }
 
     /// The network as an ONNX file: input_ids [batch, length] and ends [batch], the end tokens' places among all of
     /// the batch, in; text_embeds [batch, dims] out.
-    fn graph(folder: &Path, config: &ClipConfig, int8: bool) -> Result<Vec<u8>, ModelError> {
-        let weights = files::load_weights(folder, &Device::Cpu)?;
+    fn graph(
+        folder: &Path,
+        config: &ClipConfig,
+        weights: VarBuilder<'static>,
+        int8: bool,
+    ) -> Result<Vec<u8>, ModelError> {
         let mut graph = Graph::new(weights, int8);
-        let broken = |error| ModelError::broken(folder.join("model.safetensors"), error);
+        let broken = |error| ModelError::broken(folder, error);
         let text = &config.text_config;
         let hidden = network(&mut graph, text).map_err(broken)?;
         let flat = graph.integers(&[-1, text.hidden_size as i64]);
@@ -58,32 +71,18 @@ fn network(graph: &mut Graph, config: &TextConfig) -> candle_core::Result<Value>
     let (start, length) = (graph.integers(&[0]), graph.length("input_ids"));
     let places = graph.add("Slice", &[&places, &start, &length], vec![]);
     let mask = graph.causal_mask(&length, positions);
+    let shape = Shape {
+        width,
+        inner: config.intermediate_size,
+        heads: config.num_attention_heads,
+        activation: config.hidden_act,
+        eps: config.layer_norm_eps,
+    };
     let mut x = graph.add("Add", &[&words, &places], vec![]);
     for k in 0..config.num_hidden_layers {
-        x = layer(graph, &x, &mask, &format!("text_model.encoder.layers.{k}"), config)?;
+        x = layer(graph, &x, Some(&mask), &format!("text_model.encoder.layers.{k}"), &shape)?;
     }
     graph.layer_norm(&x, "text_model.final_layer_norm", width, config.layer_norm_eps)
-}
-
-fn layer(
-    graph: &mut Graph,
-    x: &str,
-    mask: &str,
-    name: &str,
-    config: &TextConfig,
-) -> candle_core::Result<Value> {
-    let (width, inner, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
-    let normal = graph.layer_norm(x, &format!("{name}.layer_norm1"), width, eps)?;
-    let mut projection = |part| graph.linear(&normal, &format!("{name}.self_attn.{part}"), width, width);
-    let (queries, keys, values) = (projection("q_proj")?, projection("k_proj")?, projection("v_proj")?);
-    let mixed = graph.attention([&queries, &keys, &values], mask, config.num_attention_heads, width)?;
-    let out = graph.linear(&mixed, &format!("{name}.self_attn.out_proj"), width, width)?;
-    let x = graph.add("Add", &[&out, x], vec![]);
-    let normal = graph.layer_norm(&x, &format!("{name}.layer_norm2"), width, eps)?;
-    let up = graph.linear(&normal, &format!("{name}.mlp.fc1"), width, inner)?;
-    let up = graph.activation(&up, config.hidden_act);
-    let down = graph.linear(&up, &format!("{name}.mlp.fc2"), inner, width)?;
-    Ok(graph.add("Add", &[&down, &x], vec![]))
 }
 
 impl TextNetwork for OnnxClipText {

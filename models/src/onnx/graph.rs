@@ -202,12 +202,12 @@ impl Graph {
         self.add("Mul", &[&product, &half], vec![])
     }
 
-    /// Attention of `heads` over [batch, length, width], with what `mask` [batch or 1, 1, length or 1, length] adds to
+    /// Attention of `heads` over [batch, length, width], with what a mask [batch or 1, 1, length or 1, length] adds to
     /// the scores.
     pub(super) fn attention(
         &mut self,
         [queries, keys, values]: [&str; 3],
-        mask: &str,
+        mask: Option<&str>,
         heads: usize,
         width: usize,
     ) -> Result<Value> {
@@ -226,7 +226,7 @@ impl Graph {
         let scale = self.scalar(1.0 / (size as f32).sqrt());
         let scores = self.add("MatMul", &[&queries, &keys], vec![]);
         let scores = self.add("Mul", &[&scores, &scale], vec![]);
-        let scores = self.add("Add", &[&scores, mask], vec![]);
+        let scores = mask.map_or(scores.clone(), |mask| self.add("Add", &[&scores, mask], vec![]));
         let weights = self.add("Softmax", &[&scores], vec![Attribute::int("axis", -1)]);
         let mixed = self.add("MatMul", &[&weights, &values], vec![]);
         let mixed = self.add("Transpose", &[&mixed], vec![Attribute::ints("perm", &[0, 2, 1, 3])]);
@@ -247,6 +247,48 @@ impl Graph {
         let mask = self.add("Unsqueeze", &[&mask, &axes], vec![]);
         let absent = self.add("Sub", &[&one, &mask], vec![]);
         self.add("Mul", &[&absent, &hidden], vec![])
+    }
+
+    /// Patches of `patch` x `patch` of pictures [batch, side, side, 3] through a convolution, as [batch, patches, width].
+    pub(super) fn patches(&mut self, pixels: &str, name: &str, patch: usize, width: usize) -> Result<Value> {
+        let weight = self.weight(&format!("{name}.weight"), &[width, 3, patch, patch])?;
+        let bias = match self.weights.contains_tensor(&format!("{name}.bias")) {
+            true => Some(self.weight(&format!("{name}.bias"), &[width])?),
+            false => None,
+        };
+        let first = self.add("Transpose", &[pixels], vec![Attribute::ints("perm", &[0, 3, 1, 2])]);
+        let inputs: Vec<&str> = [first.as_str(), &weight].into_iter().chain(bias.as_deref()).collect();
+        let (size, stride) = ([patch as i64; 2], [patch as i64; 2]);
+        let shape = vec![Attribute::ints("kernel_shape", &size), Attribute::ints("strides", &stride)];
+        let grid = self.add("Conv", &inputs, shape);
+        let flat = self.integers(&[0, width as i64, -1]);
+        let flat = self.add("Reshape", &[&grid, &flat], vec![]);
+        Ok(self.add("Transpose", &[&flat], vec![Attribute::ints("perm", &[0, 2, 1])]))
+    }
+
+    /// A constant row [1, 1, width] once for each of the batch of `x`, before the rows of `x` [batch, rows, width].
+    pub(super) fn prepended(&mut self, row: &str, x: &str) -> Value {
+        let shape = self.add("Shape", &[x], vec![]);
+        let (zero, ones) = (self.integers(&[0]), self.integers(&[1, 1]));
+        let batch = self.add("Gather", &[&shape, &zero], vec![]);
+        let wanted = self.add("Concat", &[&batch, &ones], vec![Attribute::int("axis", 0)]);
+        let rows = self.add("Expand", &[row, &wanted], vec![]);
+        self.add("Concat", &[&rows, x], vec![Attribute::int("axis", 1)])
+    }
+
+    /// The first row of each of the batch of `x` [batch, rows, width], as [batch, width].
+    pub(super) fn first_row(&mut self, x: &str) -> Value {
+        let zero = self.integer(0);
+        self.add("Gather", &[x, &zero], vec![Attribute::int("axis", 1)])
+    }
+
+    fn integer(&mut self, value: i64) -> Value {
+        self.constant(&format!("integer {value}"), INT64, &[], value.to_le_bytes().to_vec())
+    }
+
+    /// The weights that the graph is made of.
+    pub(super) fn weights(&self) -> &VarBuilder<'static> {
+        &self.weights
     }
 
     /// What hides each of `length` [1] positions from those before it, [1, 1, length, length].

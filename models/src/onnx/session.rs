@@ -3,17 +3,16 @@
 use std::path::Path;
 
 use ort::ep::{ArbitrarilyConfigurableExecutionProvider, ExecutionProvider, OpenVINO};
-use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use ort::value::Tensor;
+use ort::value::PrimitiveTensorElementType;
+use ort::value::{DynTensor, Tensor};
 
 use super::{failed, library};
 use crate::ModelError;
 use crate::engine::Engine;
-use crate::texts::{Lanes, TextNetwork};
 
 #[derive(Debug)]
-pub(super) struct TextSession(Session);
+pub(super) struct Session(ort::session::Session);
 
 /// What all lanes of a network may hold of its weights, in bytes, where one does not hold more alone.
 const LANES_BYTES: usize = 512 << 20;
@@ -26,14 +25,14 @@ fn lanes_and_threads(threads: usize, graph_bytes: usize) -> (usize, usize) {
     (threads / of_lane, of_lane)
 }
 
-impl TextSession {
+impl Session {
     /// The graph on `engine`, as many times as its lanes are, with the libraries found from the model's folder.
-    pub(super) fn lanes(
+    pub(super) fn lanes<N>(
         folder: &Path,
         graph: &[u8],
         engine: Engine,
-        network: impl Fn(Self) -> Box<dyn TextNetwork>,
-    ) -> Result<Lanes, ModelError> {
+        network: impl Fn(Self) -> N,
+    ) -> Result<Vec<N>, ModelError> {
         let all = std::thread::available_parallelism().map_or(1, usize::from);
         let (lanes, threads) = lanes_and_threads(all, graph.len());
         (0..lanes).map(|_| Self::load(folder, graph, engine, threads).map(&network)).collect()
@@ -41,7 +40,7 @@ impl TextSession {
 
     fn load(folder: &Path, graph: &[u8], engine: Engine, threads: usize) -> Result<Self, ModelError> {
         let environment = library::environment(folder)?;
-        let builder = Session::builder(&environment).map_err(failed)?;
+        let builder = ort::session::Session::builder(&environment).map_err(failed)?;
         let mut builder = match engine {
             Engine::OpenVino => openvino(builder, "f32", threads)?,
             Engine::OpenVinoBf16 => openvino(builder, "bf16", threads)?,
@@ -53,7 +52,7 @@ impl TextSession {
     /// Runs the graph and reads its one output.
     pub(super) fn run<const N: usize, T>(
         &mut self,
-        inputs: [(&'static str, Tensor<i64>); N],
+        inputs: [(&'static str, DynTensor); N],
         read: impl FnOnce(&[f32]) -> T,
     ) -> Result<T, ModelError> {
         let outputs = self.0.run(Vec::from(inputs)).map_err(failed)?;
@@ -80,6 +79,14 @@ fn openvino(builder: SessionBuilder, precision: &str, threads: usize) -> Result<
     builder.with_execution_providers([provider.build().error_on_failure()]).map_err(failed)
 }
 
+/// Values as an input of a graph.
+pub(super) fn tensor<T: PrimitiveTensorElementType + Clone + std::fmt::Debug + 'static, const N: usize>(
+    shape: [usize; N],
+    values: Vec<T>,
+) -> Result<DynTensor, ModelError> {
+    Ok(Tensor::from_array((shape, values)).map_err(failed)?.upcast())
+}
+
 /// A batch of token ids, filled up to the longest.
 #[derive(Debug)]
 pub(super) struct Ids {
@@ -99,22 +106,22 @@ impl Ids {
     }
 
     /// [batch, length]
-    pub(super) fn tokens(&self) -> Result<Tensor<i64>, ModelError> {
-        Tensor::from_array(([self.rows, self.length], self.ids.clone())).map_err(failed)
+    pub(super) fn tokens(&self) -> Result<DynTensor, ModelError> {
+        tensor([self.rows, self.length], self.ids.clone())
     }
 
     /// [batch, length]: 1 where a token is, 0 where only padding is.
-    pub(super) fn mask(&self, ids: &[&[u32]]) -> Result<Tensor<i64>, ModelError> {
+    pub(super) fn mask(&self, ids: &[&[u32]]) -> Result<DynTensor, ModelError> {
         let mut mask = vec![0i64; self.rows * self.length];
         for (row, ids) in mask.chunks_exact_mut(self.length.max(1)).zip(ids) {
             row[..ids.len()].fill(1);
         }
-        Tensor::from_array(([self.rows, self.length], mask)).map_err(failed)
+        tensor([self.rows, self.length], mask)
     }
 
     /// [batch]
-    pub(super) fn places(places: Vec<i64>) -> Result<Tensor<i64>, ModelError> {
-        Tensor::from_array(([places.len()], places)).map_err(failed)
+    pub(super) fn places(places: Vec<i64>) -> Result<DynTensor, ModelError> {
+        tensor([places.len()], places)
     }
 }
 

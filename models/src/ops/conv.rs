@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::custom::{floats, rows_per_task, with_buffer};
 use super::kernels::Window;
 use super::linear::Linear;
+use super::parameters::{bias, reshaped};
 
 /// A square convolution over [batch, height, width, channels].
 #[derive(Debug, Clone)]
@@ -30,12 +31,10 @@ impl Conv2d {
     ) -> Result<Self> {
         let (size, stride, padding) = shape;
         let weight = vb.get((outputs, inputs, size, size), "weight")?;
-        let bias = match vb.contains_tensor("bias") {
-            true => vb.get(outputs, "bias")?,
-            false => Tensor::zeros(outputs, vb.dtype(), vb.device())?,
-        };
-        let rows = weight.permute((0, 2, 3, 1))?.contiguous()?.reshape((outputs, size * size * inputs))?;
-        Ok(Self { product: Linear::from_rows(&rows, bias)?, inputs, outputs, size, stride, padding })
+        let (bias, patch) = (bias(&vb, outputs)?, size * size * inputs);
+        let rows = reshaped(&weight.permute((0, 2, 3, 1))?, (outputs, patch))?;
+        let product = Linear::from_rows(&rows, bias)?;
+        Ok(Self { product, inputs, outputs, size, stride, padding })
     }
 
     /// A 3x3 convolution with padding 1.

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::custom::{floats, rows_per_task, with_buffer};
 use super::kernels;
 use super::matmul::Packed;
+use super::parameters::{bias, reshaped, uniform};
 
 /// What follows a linear layer, by its name in config.json.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -78,21 +79,16 @@ impl Linear {
         if weight.elem_count() != inputs * outputs || weight.dim(0)? != outputs {
             bail!("{} has shape {:?}, not [{outputs}, {inputs}]", vb.prefix(), weight.dims());
         }
-        let bias = match vb.contains_tensor("bias") {
-            true => vb.get(outputs, "bias")?,
-            false => Tensor::zeros(outputs, vb.dtype(), vb.device())?,
-        };
-        Self::from_rows(&weight.reshape((outputs, inputs))?, bias)
+        Self::from_rows(&reshaped(&weight, (outputs, inputs))?, bias(&vb, outputs)?)
     }
 
-    /// From a weight of [out, in].
+    /// From a weight of [out, in], which the processor keeps in its own precision.
     pub(crate) fn from_rows(weight: &Tensor, bias: Tensor) -> Result<Self> {
         let (outputs, inputs) = weight.dims2()?;
-        let kept = if weight.device().is_cpu() {
-            let rows = weight.flatten_all()?.to_vec1::<f32>()?;
-            Weight::Packed(Arc::new(Packed::from_rows(&rows, inputs, outputs)), bias.to_vec1()?)
+        let kept = if uniform(weight) || !weight.device().is_cpu() {
+            Weight::Plain(if uniform(weight) { weight.t()? } else { weight.t()?.contiguous()? })
         } else {
-            Weight::Plain(weight.t()?.contiguous()?)
+            Weight::Packed(Arc::new(Packed::from_rows(weight)?), bias.to_vec1()?)
         };
         Ok(Self { weight: kept, bias, inputs, outputs })
     }
@@ -125,7 +121,11 @@ impl Linear {
     }
 
     fn composed(&self, x: &Tensor) -> Result<Tensor> {
-        let flat = x.reshape(((), self.inputs))?.matmul(&self.rows()?.t()?)?;
+        let flat = x.reshape(((), self.inputs))?;
+        let flat = match &self.weight {
+            Weight::Packed(..) => flat.matmul(&self.rows()?.t()?)?,
+            Weight::Plain(weight) => flat.matmul(weight)?,
+        };
         flat.reshape(with_last(x.dims(), self.outputs))?.broadcast_add(&self.bias)
     }
 

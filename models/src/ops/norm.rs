@@ -1,11 +1,12 @@
 //! Group normalisation (Wu and He, 2018), channels last, with SiLU behind it and a shift before it where wanted.
 
-use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
 use super::custom::floats;
 use super::kernels;
+use super::parameters::parameter;
 
 /// A group normalisation over [batch, height, width, channels].
 #[derive(Debug, Clone)]
@@ -21,7 +22,7 @@ impl GroupNorm {
         if groups == 0 || !channels.is_multiple_of(groups) {
             candle_core::bail!("{}: {channels} channels do not fall into {groups} groups", vb.prefix());
         }
-        let values = |name| vb.get(channels, name)?.to_vec1::<f32>();
+        let values = |name| parameter(&vb, channels, name)?.to_dtype(DType::F32)?.to_vec1::<f32>();
         Ok(Self { weight: values("weight")?, bias: values("bias")?, groups, eps })
     }
 
@@ -58,11 +59,11 @@ impl GroupNorm {
         let normal = centred.broadcast_div(&spread)?;
         let normal =
             normal.reshape((batch, self.groups, height * width, channels / self.groups))?.transpose(1, 2)?;
-        let parameter = |values: &[f32]| Tensor::from_slice(values, channels, x.device());
+        let affine = |values: &[f32]| Tensor::from_slice(values, channels, x.device())?.to_dtype(x.dtype());
         let out = normal
             .reshape((batch, height, width, channels))?
-            .broadcast_mul(&parameter(&self.weight)?)?
-            .broadcast_add(&parameter(&self.bias)?)?;
+            .broadcast_mul(&affine(&self.weight)?)?
+            .broadcast_add(&affine(&self.bias)?)?;
         if silu { out.silu() } else { Ok(out) }
     }
 }

@@ -1,5 +1,5 @@
-//! transformers' CLIPImageProcessor (the one on Pillow), by the folder's preprocessor_config.json: resize, centre
-//! crop, rescale, normalise.
+//! transformers' CLIPImageProcessor and BlipImageProcessor (the ones on Pillow), by the folder's preprocessor_config.json, and open_clip's
+//! torchvision transforms, by its preprocess_cfg: resize, centre crop, rescale, normalise.
 
 use std::path::Path;
 
@@ -17,14 +17,41 @@ pub struct Pixels {
     pub width: usize,
 }
 
-/// The steps of preprocessor_config.json.
+/// The steps of a picture's preprocessing.
 #[derive(Debug, Clone)]
 pub struct Preprocessor {
     resize: Option<(Size, Filter)>,
     crop: Option<(usize, usize)>,
+    rounding: Rounding,
     rescale: f64,
     mean: [f32; 3],
     std: [f32; 3],
+}
+
+/// Where the middle is of an odd number of pixels that are too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rounding {
+    /// transformers
+    Down,
+    /// torchvision, which uses Python's `round`
+    HalfEven,
+}
+
+/// open_clip's preprocess_cfg.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub(crate) struct TorchvisionSettings {
+    mean: [f32; 3],
+    std: [f32; 3],
+    interpolation: String,
+    resize_mode: String,
+}
+
+impl Default for TorchvisionSettings {
+    fn default() -> Self {
+        let Settings { image_mean: mean, image_std: std, .. } = Settings::default();
+        Self { mean, std, interpolation: "bicubic".to_owned(), resize_mode: "shortest".to_owned() }
+    }
 }
 
 /// A size as the file writes it: a number, a shortest edge, or both sides.
@@ -42,13 +69,14 @@ struct Settings {
     do_resize: bool,
     size: Size,
     resample: u8,
-    do_center_crop: bool,
+    do_center_crop: Option<bool>,
     crop_size: Size,
     do_rescale: bool,
     rescale_factor: f64,
     do_normalize: bool,
     image_mean: [f32; 3],
     image_std: [f32; 3],
+    image_processor_type: Option<String>,
 }
 
 /// CLIPImageProcessor's defaults.
@@ -58,13 +86,14 @@ impl Default for Settings {
             do_resize: true,
             size: Size::ShortestEdge { shortest_edge: 224 },
             resample: 3,
-            do_center_crop: true,
+            do_center_crop: None,
             crop_size: Size::Number(224),
             do_rescale: true,
             rescale_factor: 1.0 / 255.0,
             do_normalize: true,
             image_mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
             image_std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
+            image_processor_type: None,
         }
     }
 }
@@ -76,13 +105,53 @@ impl Preprocessor {
         let filter = Filter::from_number(settings.resample).ok_or_else(|| {
             ModelError::unsupported(path, format!("the resampling filter {}", settings.resample))
         })?;
+        // BlipImageProcessor knows of no crop.
+        let blip = settings.image_processor_type.is_some_and(|name| name.starts_with("Blip"));
+        let crops = settings.do_center_crop.unwrap_or(true) && !blip;
         Ok(Self {
             resize: settings.do_resize.then_some((settings.size, filter)),
-            crop: settings.do_center_crop.then_some(sides(settings.crop_size)),
+            crop: crops.then_some(sides(settings.crop_size)),
+            rounding: Rounding::Down,
             rescale: if settings.do_rescale { settings.rescale_factor } else { 1.0 },
             mean: if settings.do_normalize { settings.image_mean } else { [0.0; 3] },
             std: if settings.do_normalize { settings.image_std } else { [1.0; 3] },
         })
+    }
+
+    /// The steps of an open_clip_config.json for pictures of `side` pixels.
+    pub(crate) fn torchvision(
+        path: &Path,
+        settings: &TorchvisionSettings,
+        side: usize,
+    ) -> Result<Self, ModelError> {
+        let filter = match settings.interpolation.as_str() {
+            "bicubic" => Filter::Bicubic,
+            "bilinear" => Filter::Bilinear,
+            other => return Err(ModelError::unsupported(path, format!("interpolation = {other}"))),
+        };
+        let size = match settings.resize_mode.as_str() {
+            "shortest" => Size::ShortestEdge { shortest_edge: side },
+            "squash" => Size::Sides { height: side, width: side },
+            other => return Err(ModelError::unsupported(path, format!("resize_mode = {other}"))),
+        };
+        Ok(Self {
+            resize: Some((size, filter)),
+            crop: Some((side, side)),
+            rounding: Rounding::HalfEven,
+            rescale: 1.0 / 255.0,
+            mean: settings.mean,
+            std: settings.std,
+        })
+    }
+
+    /// The same steps to pictures of another side.
+    pub(crate) fn to_side(self, side: usize) -> Self {
+        let to = |size| match size {
+            Size::Sides { .. } => Size::Sides { height: side, width: side },
+            Size::Number(_) | Size::ShortestEdge { .. } => Size::ShortestEdge { shortest_edge: side },
+        };
+        let resize = self.resize.map(|(size, filter)| (to(size), filter));
+        Self { resize, crop: self.crop.map(|_| (side, side)), ..self }
     }
 
     /// All the steps.
@@ -108,7 +177,8 @@ impl Preprocessor {
             resize(picture, width, height, filter)
         });
         let resized = resized.unwrap_or_else(|| picture.clone());
-        self.crop.map_or(resized.clone(), |(height, width)| centre_crop(&resized, height, width))
+        self.crop
+            .map_or(resized.clone(), |(height, width)| centre_crop(&resized, height, width, self.rounding))
     }
 }
 
@@ -127,8 +197,9 @@ fn target(size: Size, height: usize, width: usize) -> (usize, usize) {
 }
 
 /// The middle of the picture; black where it is smaller than the crop.
-fn centre_crop(picture: &RgbImage, height: usize, width: usize) -> RgbImage {
+fn centre_crop(picture: &RgbImage, height: usize, width: usize, rounding: Rounding) -> RgbImage {
     let offset = |from: usize, to: usize| match from >= to {
+        true if rounding == Rounding::HalfEven => ((from - to) as f64 / 2.0).round_ties_even() as i64,
         true => ((from - to) / 2) as i64,
         false => -((to - from).div_ceil(2) as i64),
     };
@@ -162,9 +233,30 @@ mod tests {
     #[test]
     fn the_crop_is_the_middle_and_pads_with_black() {
         let picture = RgbImage::from_fn(4, 2, |x, _| image::Rgb([10 * x as u8 + 10; 3]));
-        let cropped = centre_crop(&picture, 4, 2);
+        let cropped = centre_crop(&picture, 4, 2, Rounding::Down);
         let reds: Vec<u8> = cropped.pixels().map(|pixel| pixel.0[0]).collect();
         assert_eq!(reds, [0, 0, 20, 30, 20, 30, 0, 0]);
+    }
+
+    #[test]
+    fn torchvision_rounds_the_middle_to_even() {
+        let picture = RgbImage::from_fn(7, 1, |x, _| image::Rgb([x as u8; 3]));
+        let first = |width, rounding| centre_crop(&picture, 1, width, rounding).get_pixel(0, 0).0[0];
+        assert_eq!((first(6, Rounding::Down), first(6, Rounding::HalfEven)), (0, 0));
+        assert_eq!((first(4, Rounding::Down), first(4, Rounding::HalfEven)), (1, 2));
+    }
+
+    #[test]
+    fn another_side_and_a_processor_without_a_crop() {
+        let picture = RgbImage::from_fn(50, 41, |x, y| image::Rgb([(x * 5) as u8, (y * 6) as u8, 7]));
+        let blip = r#"{"image_processor_type": "BlipImageProcessor", "size": {"height": 300, "width": 280}}"#;
+        let blip = preprocessor(blip).unwrap();
+        let pixels = blip.run(&picture);
+        assert_eq!((pixels.height, pixels.width), (300, 280));
+        let pixels = blip.to_side(42).run(&picture);
+        assert_eq!((pixels.height, pixels.width), (42, 42));
+        let clip = preprocessor(r#"{"size": 32, "crop_size": 30}"#).unwrap().to_side(24).run(&picture);
+        assert_eq!((clip.height, clip.width), (24, 24));
     }
 
     #[test]

@@ -87,6 +87,11 @@ fn to_u8(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }
 
+/// The picture at another height and width, by the Lanczos filter.
+pub(crate) fn resize_to(picture: &RgbImage, (height, width): (usize, usize)) -> RgbImage {
+    resize(picture, width, height, Filter::Lanczos)
+}
+
 /// The picture at another size.
 pub(super) fn resize(picture: &RgbImage, width: usize, height: usize, filter: Filter) -> RgbImage {
     let mut resized = picture.clone();

@@ -1,9 +1,9 @@
 //! The pieces that diffusers builds the UNet and the autoencoder of, channels last.
 
 use candle_core::{Result, Tensor};
-use candle_nn::{LayerNorm, Module, VarBuilder, layer_norm};
+use candle_nn::{LayerNorm, Module, VarBuilder};
 
-use crate::ops::{Conv2d, GeGlu, GroupNorm, Linear, add_in_place, attention, upsample_nearest};
+use crate::ops::{Conv2d, GeGlu, GroupNorm, Linear, add_in_place, attention, layer_norm, upsample_nearest};
 
 /// How a network normalises its groups.
 #[derive(Debug, Clone, Copy)]
@@ -131,7 +131,7 @@ struct TransformerBlock {
 
 impl TransformerBlock {
     fn load(vb: VarBuilder, width: usize, heads: usize, context: usize) -> Result<Self> {
-        let norm = |name| layer_norm(width, 1e-5, vb.pp(name));
+        let norm = |name| layer_norm(vb.pp(name), width, 1e-5);
         Ok(Self {
             norm1: norm("norm1")?,
             itself: Attention::load(vb.pp("attn1"), width, width, heads)?,

@@ -4,7 +4,6 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
 
 use crate::{ModelError, files};
 
@@ -110,24 +109,9 @@ const VAE_FIXED: [(&str, &[&str]); 6] = [
     ("shift_factor", &["0", "0.0"]),
 ];
 
-fn check(path: &Path, fixed: &[(&str, &[&str])]) -> Result<(), ModelError> {
-    let settings: Map<String, Value> = files::read_json(path)?;
-    for (name, allowed) in fixed {
-        let text = match settings.get(*name) {
-            None | Some(Value::Null) => continue,
-            Some(Value::String(text)) => text.clone(),
-            Some(other) => other.to_string(),
-        };
-        if !allowed.contains(&text.as_str()) {
-            return Err(ModelError::unsupported(path, format!("{name} = {text}")));
-        }
-    }
-    Ok(())
-}
-
 impl UnetConfig {
     pub(crate) fn load(path: &Path) -> Result<Self, ModelError> {
-        check(path, &UNET_FIXED)?;
+        files::check_settings(path, &files::read_json(path)?, &UNET_FIXED)?;
         let config: Self = files::read_json(path)?;
         let blocks = config.block_out_channels.len();
         if blocks == 0 || config.down_block_types.len() != blocks || config.up_block_types.len() != blocks {
@@ -182,7 +166,7 @@ fn scaling() -> f64 {
 
 impl VaeConfig {
     pub(crate) fn load(path: &Path) -> Result<Self, ModelError> {
-        check(path, &VAE_FIXED)?;
+        files::check_settings(path, &files::read_json(path)?, &VAE_FIXED)?;
         let config: Self = files::read_json(path)?;
         if let Some(other) = config.up_block_types.iter().find(|name| *name != "UpDecoderBlock2D") {
             return Err(ModelError::unsupported(path, format!("the block type {other}")));

@@ -1,22 +1,31 @@
-//! The noise a picture begins as. It depends on the seed and the size alone: ChaCha20 seeded with the seed, two
+//! The noise a picture begins as, and that some schedulers add. It depends on the seed and the size alone: ChaCha20 seeded with the seed, two
 //! uniform numbers of 53 bits for each pair of values, Box and Muller's transform, in the order channel, row, column
-//! (diffusers' layout).
+//! (diffusers' layout). What is added at a step follows what was taken before it.
 
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
-/// `count` standard normal values.
-pub(super) fn normal(seed: u64, count: usize) -> Vec<f32> {
-    let mut rng = ChaCha20Rng::seed_from_u64(seed);
-    let mut values = Vec::with_capacity(count + 1);
-    while values.len() < count {
-        // 1 - u lies within 0 (excluded) and 1, so that its logarithm is finite.
-        let radius = (-2.0 * (1.0 - uniform(&mut rng)).ln()).sqrt();
-        let (sine, cosine) = (std::f64::consts::TAU * uniform(&mut rng)).sin_cos();
-        values.extend([(radius * cosine) as f32, (radius * sine) as f32]);
+/// The noise of a picture.
+#[derive(Debug)]
+pub(super) struct Noise(ChaCha20Rng);
+
+impl Noise {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(ChaCha20Rng::seed_from_u64(seed))
     }
-    values.truncate(count);
-    values
+
+    /// The next `count` standard normal values; of the last pair the second is thrown away where the count is odd.
+    pub(super) fn normal(&mut self, count: usize) -> Vec<f32> {
+        let mut values = Vec::with_capacity(count + 1);
+        while values.len() < count {
+            // 1 - u lies within 0 (excluded) and 1, so that its logarithm is finite.
+            let radius = (-2.0 * (1.0 - uniform(&mut self.0)).ln()).sqrt();
+            let (sine, cosine) = (std::f64::consts::TAU * uniform(&mut self.0)).sin_cos();
+            values.extend([(radius * cosine) as f32, (radius * sine) as f32]);
+        }
+        values.truncate(count);
+        values
+    }
 }
 
 fn uniform(rng: &mut ChaCha20Rng) -> f64 {
@@ -26,6 +35,20 @@ fn uniform(rng: &mut ChaCha20Rng) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn normal(seed: u64, count: usize) -> Vec<f32> {
+        Noise::new(seed).normal(count)
+    }
+
+    #[test]
+    fn what_follows_is_other_noise_and_always_the_same() {
+        let (mut one, mut two) = (Noise::new(7), Noise::new(7));
+        let first = one.normal(64);
+        assert_eq!(first, two.normal(64));
+        let second = one.normal(64);
+        assert_ne!(first, second);
+        assert_eq!(second, two.normal(64));
+    }
 
     #[test]
     fn a_seed_is_its_noise() {

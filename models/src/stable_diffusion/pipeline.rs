@@ -2,17 +2,20 @@
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 
 use super::config::{UnetConfig, VaeConfig};
-use super::scheduler::{Ddim, Step};
+use super::noise::Noise;
+use super::scheduler::Schedule;
 use super::unet::{Context, Unet};
 use super::vae::VaeDecoder;
-use super::{GenerationError, GenerationParams, GenerationRequest, noise};
+use super::{GenerationError, GenerationParams, GenerationRequest};
 use crate::clip::{TextConfig, TextTransformer};
+use crate::device::Precision;
+use crate::picture::resize_to;
 use crate::tokenizer::TextTokenizer;
-use crate::{ModelError, Revision, device, files};
+use crate::{ModelError, Revision, device, files, weights};
 
 /// A loaded diffusers folder.
 #[derive(Debug)]
@@ -21,13 +24,16 @@ pub struct StableDiffusion {
     text: TextTransformer,
     unet: Unet,
     vae: VaeDecoder,
-    scheduler: Ddim,
+    schedule: Schedule,
     channels: usize,
     /// Latents a side where no size is asked for.
     sample_size: usize,
     /// Pixels along the side of a latent.
     scale: usize,
     device: Device,
+    /// What is computed in between the layers.
+    dtype: DType,
+    precision: Precision,
     revision: Revision,
 }
 
@@ -40,14 +46,20 @@ const PIXELS: usize = 16 * 1024;
 const SAMPLE_SIZE: usize = 64;
 
 impl StableDiffusion {
-    /// Loads the tokenizer, text encoder, UNet, decoder and schedule of a diffusers folder.
+    /// Loads the tokenizer, text encoder, UNet, decoder and schedule of a diffusers folder, in f32.
     pub fn load(folder: &Path) -> Result<Self, ModelError> {
+        Self::load_in(folder, Precision::F32)
+    }
+
+    /// The same with the matrices in a precision.
+    pub fn load_in(folder: &Path, precision: Precision) -> Result<Self, ModelError> {
         let device = device::preferred()?;
         let part = |name: &str| folder.join(name);
         let unet_config = UnetConfig::load(&part("unet").join("config.json"))?;
         let vae_config = VaeConfig::load(&part("vae").join("config.json"))?;
         let text_config: TextConfig = files::read_json(&part("text_encoder").join("config.json"))?;
-        let weights = |name: &str| files::load_weights(&part(name), &device);
+        let weights =
+            |name: &str| weights::load_named(&part(name), &weights::NAMES, precision.dtype(), &device);
         let broken = |name: &'static str| move |error| ModelError::broken(folder.join(name), error);
         Ok(Self {
             tokenizer: TextTokenizer::load(&part("tokenizer"), text_config.max_position_embeddings)?,
@@ -55,13 +67,23 @@ impl StableDiffusion {
                 .map_err(broken("text_encoder"))?,
             unet: Unet::load(weights("unet")?, &unet_config).map_err(broken("unet"))?,
             vae: VaeDecoder::load(weights("vae")?, &vae_config).map_err(broken("vae"))?,
-            scheduler: Ddim::load(&part("scheduler").join("scheduler_config.json"))?,
+            schedule: Schedule::load(&part("scheduler").join("scheduler_config.json"))?,
             channels: unet_config.in_channels,
             sample_size: unet_config.sample_size.unwrap_or(SAMPLE_SIZE),
             scale: vae_config.scale(),
+            dtype: if device.is_cpu() { DType::F32 } else { precision.dtype() },
             device,
+            precision,
             revision: Revision::of_folder(folder)?,
         })
+    }
+
+    /// What makes pictures of this model other pictures: the parameters, and the precision where it is not f32.
+    pub fn identity(&self, params: &GenerationParams) -> String {
+        match self.precision {
+            Precision::F32 => params.to_string(),
+            precision => format!("{precision} {params}"),
+        }
     }
 
     /// The folder's name and revision.
@@ -81,42 +103,55 @@ impl StableDiffusion {
         let mut pictures = Vec::with_capacity(requests.len());
         for batch in requests.chunks(together) {
             let prompts: Vec<&str> = batch.iter().map(|request| request.prompt.as_str()).collect();
-            let noise =
-                batch.iter().map(|request| noise::normal(request.seed, self.channels * height * width));
-            let initial = Tensor::from_vec(
-                noise.collect::<Vec<_>>().concat(),
-                (batch.len(), self.channels, height, width),
-                &self.device,
-            )?;
-            let latents = self.denoise(&initial, &prompts, params)?;
+            let mut noises: Vec<Noise> = batch.iter().map(|request| Noise::new(request.seed)).collect();
+            let shape = (batch.len(), self.channels, height, width);
+            let initial = noise_of(&mut noises, shape)?;
+            let latents = self.run(&initial, &prompts, params, &mut |_| Ok(noise_of(&mut noises, shape)?))?;
             let decoded = self.decode(&latents)?;
-            pictures.extend(
-                decoded.into_iter().zip(batch).map(|(picture, request)| {
-                    picture.ok_or(GenerationError::NonFinite { seed: request.seed })
-                }),
-            );
+            pictures.extend(decoded.into_iter().zip(batch).map(|(picture, request)| {
+                let picture = picture.ok_or(GenerationError::NonFinite { seed: request.seed })?;
+                Ok(params.output.map_or(picture.clone(), |size| resize_to(&picture, size)))
+            }));
         }
         Ok(pictures)
     }
 
-    /// Denoises initial latents [n, channels, h, w], one prompt each, to final latents of the same shape.
+    /// Denoises initial latents [n, channels, h, w], one prompt each, to final latents of the same shape. A scheduler that adds noise
+    /// takes that of step k from `noises[k]`, of the same shape; the others take none.
     pub fn denoise(
         &self,
         initial: &Tensor,
         prompts: &[&str],
         params: &GenerationParams,
+        noises: &[Tensor],
     ) -> Result<Tensor, ModelError> {
-        let steps = self.scheduler.steps(params.steps)?;
-        let guided = params.guidance_scale > 1.0;
-        let context = self.unet.context(&self.hidden_states(prompts, guided)?)?;
-        let latents = initial.permute((0, 2, 3, 1))?.contiguous()?;
-        let shape = latents.dims4()?;
-        let mut values = latents.flatten_all()?.to_vec1::<f32>()?;
-        for step in steps {
-            let latents = Tensor::from_slice(&values, shape, &self.device)?;
-            let prediction =
-                self.predict(&latents, step, &context, guided.then_some(params.guidance_scale))?;
-            self.scheduler.advance(step, &prediction, &mut values);
+        self.run(initial, prompts, params, &mut |step| {
+            let missing = || ModelError::Parameters(format!("there is no noise for step {step}"));
+            noises.get(step).cloned().ok_or_else(missing)
+        })
+    }
+
+    fn run(
+        &self,
+        initial: &Tensor,
+        prompts: &[&str],
+        params: &GenerationParams,
+        noise: &mut dyn FnMut(usize) -> Result<Tensor, ModelError>,
+    ) -> Result<Tensor, ModelError> {
+        let mut sampler = self.schedule.sampler(params.scheduler, params.steps)?;
+        let guidance = (params.guidance_scale > 1.0).then_some(params.guidance_scale);
+        let negative = guidance.map(|_| params.negative_prompt.as_str());
+        let context = self.unet.context(&self.hidden_states(prompts, negative)?)?;
+        let (shape, values) = channels_last(initial)?;
+        let mut values: Vec<f32> = values.iter().map(|value| value * sampler.initial_scale()).collect();
+        for step in 0..params.steps {
+            let timestep = sampler.timesteps()[step];
+            let scale = sampler.input_scale(step);
+            let input: Vec<f32> = values.iter().map(|value| value * scale).collect();
+            let latents = Tensor::from_vec(input, shape, &self.device)?.to_dtype(self.dtype)?;
+            let prediction = self.predict(&latents, timestep, &context, guidance)?;
+            let added = if sampler.adds_noise() { channels_last(&noise(step)?)?.1 } else { Vec::new() };
+            sampler.advance(step, &prediction, &mut values, &added);
         }
         Ok(Tensor::from_vec(values, shape, &self.device)?.permute((0, 3, 1, 2))?.contiguous()?)
     }
@@ -125,27 +160,26 @@ impl StableDiffusion {
     fn predict(
         &self,
         latents: &Tensor,
-        step: Step,
+        timestep: f32,
         context: &Context,
         guidance: Option<f64>,
     ) -> Result<Vec<f32>, ModelError> {
-        let Some(guidance) = guidance else {
-            return Ok(self.unet.forward(latents, step.timestep, context)?.flatten_all()?.to_vec1()?);
+        let ask = |latents: &Tensor| -> Result<Vec<f32>, ModelError> {
+            let prediction = self.unet.forward(latents, timestep, context)?;
+            Ok(prediction.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
         };
-        let both = Tensor::cat(&[latents, latents], 0)?;
-        let values = self.unet.forward(&both, step.timestep, context)?.flatten_all()?.to_vec1::<f32>()?;
+        let Some(guidance) = guidance else { return ask(latents) };
+        let values = ask(&Tensor::cat(&[latents, latents], 0)?)?;
         let (without, with) = values.split_at(values.len() / 2);
         Ok(without.iter().zip(with).map(|(u, c)| u + guidance as f32 * (c - u)).collect())
     }
 
-    /// The prompts' hidden states [n, tokens, width], those of the empty prompt before them where guided.
-    fn hidden_states(&self, prompts: &[&str], guided: bool) -> Result<Tensor, ModelError> {
+    /// The prompts' hidden states [n, tokens, width], those of the negative prompt before them where there is one.
+    fn hidden_states(&self, prompts: &[&str], negative: Option<&str>) -> Result<Tensor, ModelError> {
         let hidden = self.text.hidden(&self.tokenizer.encode_padded(prompts)?)?;
-        if !guided {
-            return Ok(hidden);
-        }
-        let empty = self.text.hidden(&self.tokenizer.encode_padded(&[""])?)?;
-        Ok(Tensor::cat(&[&empty.broadcast_as(hidden.shape())?.contiguous()?, &hidden], 0)?)
+        let Some(negative) = negative else { return Ok(hidden) };
+        let negative = self.text.hidden(&self.tokenizer.encode_padded(&[negative])?)?;
+        Ok(Tensor::cat(&[&negative.broadcast_as(hidden.shape())?.contiguous()?, &hidden], 0)?)
     }
 
     /// The pictures of final latents [n, channels, h, w]; none where a picture has values that are not finite.
@@ -164,10 +198,14 @@ impl StableDiffusion {
 
     /// The decoder's output [n, h * scale, w * scale, 3], around -1 to 1, for latents [n, channels, h, w].
     pub fn decode_values(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(self.vae.decode(&latents.permute((0, 2, 3, 1))?.contiguous()?)?)
+        let latents = latents.permute((0, 2, 3, 1))?.contiguous()?.to_dtype(self.dtype)?;
+        Ok(self.vae.decode(&latents)?.to_dtype(DType::F32)?)
     }
 
     fn latent_size(&self, params: &GenerationParams) -> Result<(usize, usize), ModelError> {
+        if params.output.is_some_and(|(height, width)| height == 0 || width == 0) {
+            return Err(ModelError::Parameters("the size of the output must not be 0".to_owned()));
+        }
         let side = |name: &str, pixels: Option<usize>| match pixels {
             None => Ok(self.sample_size),
             Some(pixels) if pixels > 0 && pixels % self.scale == 0 => Ok(pixels / self.scale),
@@ -178,6 +216,19 @@ impl StableDiffusion {
         };
         Ok((side("height", params.height)?, side("width", params.width)?))
     }
+}
+
+/// The next noise of each picture, [n, channels, h, w].
+fn noise_of(noises: &mut [Noise], shape: (usize, usize, usize, usize)) -> candle_core::Result<Tensor> {
+    let (_, channels, height, width) = shape;
+    let values: Vec<_> = noises.iter_mut().map(|noise| noise.normal(channels * height * width)).collect();
+    Tensor::from_vec(values.concat(), shape, &Device::Cpu)
+}
+
+/// [n, channels, h, w] as the shape and the values of [n, h, w, channels].
+fn channels_last(latents: &Tensor) -> candle_core::Result<((usize, usize, usize, usize), Vec<f32>)> {
+    let latents = latents.permute((0, 2, 3, 1))?.contiguous()?;
+    Ok((latents.dims4()?, latents.flatten_all()?.to_vec1()?))
 }
 
 fn to_picture(values: &[f32], (height, width): (usize, usize)) -> Option<RgbImage> {

@@ -4,12 +4,12 @@
 //! tanh approximation of GELU, which is not what diffusers computes, and because it takes a multiple of the time on
 //! processors (see models/README.md).
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::blocks::{Groups, KeysAndValues, Resnet, Transformer, Upsample};
 use super::config::UnetConfig;
-use crate::ops::{Activation, Conv2d, GroupNorm, Linear};
+use crate::ops::{Activation, Conv2d, GroupNorm, Linear, activations};
 
 #[derive(Debug)]
 pub(super) struct Unet {
@@ -139,7 +139,7 @@ impl Unet {
     }
 
     /// The prediction [b, h, w, out] for latents [b, h, w, in] at a timestep.
-    pub(super) fn forward(&self, latents: &Tensor, timestep: usize, context: &Context) -> Result<Tensor> {
+    pub(super) fn forward(&self, latents: &Tensor, timestep: f32, context: &Context) -> Result<Tensor> {
         let time = self.time.forward(timestep, latents.device())?;
         let mut context = context.0.iter();
         let mut x = self.enter.forward(latents)?;
@@ -209,6 +209,7 @@ fn one_layer<'a>(
 struct TimeEmbedding {
     frequencies: Vec<f32>,
     cosine_first: bool,
+    dtype: DType,
     linear1: Linear,
     linear2: Linear,
 }
@@ -221,18 +222,19 @@ impl TimeEmbedding {
         Ok(Self {
             frequencies: (0..half).map(frequency).collect(),
             cosine_first: config.flip_sin_to_cos,
+            dtype: activations(&vb),
             linear1: Linear::load(vb.pp("linear_1"), width, 4 * width)?,
             linear2: Linear::load(vb.pp("linear_2"), 4 * width, 4 * width)?,
         })
     }
 
     /// SiLU of the embedding [1, 4 * width]: all that resnets want of it.
-    fn forward(&self, timestep: usize, device: &Device) -> Result<Tensor> {
-        let angles = self.frequencies.iter().map(|frequency| timestep as f32 * frequency);
+    fn forward(&self, timestep: f32, device: &Device) -> Result<Tensor> {
+        let angles = self.frequencies.iter().map(|frequency| timestep * frequency);
         let (sines, cosines): (Vec<f32>, Vec<f32>) = angles.map(f32::sin_cos).unzip();
         let values = if self.cosine_first { [cosines, sines] } else { [sines, cosines] }.concat();
         let width = values.len();
-        let values = Tensor::from_vec(values, (1, width), device)?;
+        let values = Tensor::from_vec(values, (1, width), device)?.to_dtype(self.dtype)?;
         self.linear2.activate(&self.linear1.activate(&values, Activation::Silu)?, Activation::Silu)
     }
 }

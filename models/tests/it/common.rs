@@ -80,6 +80,10 @@ impl Reference {
         self.tensors.contains_key(tensor)
     }
 
+    pub fn names(&self) -> Vec<&str> {
+        self.tensors.keys().map(String::as_str).collect()
+    }
+
     pub fn values(&self, tensor: &str) -> &[f32] {
         &self.tensors[tensor].1
     }

@@ -2,16 +2,16 @@
 //! models/tools/make_references.py recorded them. `UNPROMPT_PARITY_REPORT` names a file for the figures.
 
 use candle_core::{Device, Tensor};
-use unprompt_models::clip::{ClipText, ClipVision};
+use unprompt_models::encoder::{Precision, TextTower, VisionSettings, VisionTower};
 use unprompt_models::metrics::cosine;
 use unprompt_models::minilm::{Engine, MiniLm};
 use unprompt_models::picture::{Limits, Preprocessor, decode};
-use unprompt_models::stable_diffusion::{GenerationParams, StableDiffusion};
+use unprompt_models::stable_diffusion::{GenerationParams, Scheduler, StableDiffusion};
 
 use crate::common::{self, Reference};
 
 /// What one comparison found.
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize)]
 struct Finding {
     model: String,
     reference: &'static str,
@@ -27,6 +27,7 @@ struct Finding {
 enum Tolerance {
     Cosine(f64),
     MaxAbs(f64),
+    CosineAndMaxAbs(f64, f64),
 }
 
 impl Finding {
@@ -48,6 +49,9 @@ impl Finding {
         let (tolerance, pass) = match tolerance {
             Tolerance::Cosine(least) => (format!("cosine >= {least}"), cosine >= least),
             Tolerance::MaxAbs(most) => (format!("max_abs <= {most}"), max_abs <= most),
+            Tolerance::CosineAndMaxAbs(least, most) => {
+                (format!("cosine >= {least}, max_abs <= {most}"), cosine >= least && max_abs <= most)
+            }
         };
         Self { model: model.to_owned(), reference, max_abs, cosine, tolerance, pass }
     }
@@ -92,20 +96,112 @@ fn clip_text(engine: Engine) -> Finding {
     reference.must_be_of(&folder);
     let texts = common::texts("clip-texts.json");
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let ours = ClipText::load(&folder, engine).unwrap().embed(&texts).unwrap();
+    let ours = TextTower::load(&folder, engine).unwrap().embed(&texts).unwrap();
     let (name, theirs) = (format!("clip text tower ({engine})"), reference.rows("text"));
     Finding::of(&name, "transformers f32", &ours, &theirs, Tolerance::Cosine(0.9999))
 }
 
-fn clip_vision() -> Finding {
+fn clip_vision(engine: Engine) -> Finding {
     let folder = common::checkpoint("clip");
     let reference = Reference::read("clip");
     reference.must_be_of(&folder);
-    let vision = ClipVision::load(&folder).unwrap();
+    let settings = VisionSettings { engine, ..Default::default() };
+    let vision = VisionTower::load(&folder, &settings).unwrap();
     let pixels: Vec<_> = pictures(".png").iter().map(|(_, picture)| vision.preprocess(picture)).collect();
     let vision = vision.embed(&pixels.iter().collect::<Vec<_>>()).unwrap();
     let theirs = reference.rows("vision");
-    Finding::of("clip vision tower", "transformers f32", &vision, &theirs, Tolerance::Cosine(0.9999))
+    let name = format!("clip vision tower ({engine})");
+    Finding::of(&name, "transformers f32", &vision, &theirs, Tolerance::Cosine(0.9999))
+}
+
+/// The families of image encoders, each by a small untrained model, the library it is compared with, and the side it was made for.
+const ENCODERS: [(&str, &str, usize); 8] = [
+    ("encoders/clip", "transformers f32", 32),
+    ("encoders/clip-gelu", "transformers f32", 40),
+    ("encoders/open-clip", "open_clip f32", 32),
+    ("encoders/convnext", "open_clip and timm f32", 64),
+    ("encoders/eva02-l", "open_clip and timm f32", 32),
+    ("encoders/eva02-e", "open_clip and timm f32", 32),
+    ("encoders/blip2-retrieval", "transformers f32", 32),
+    ("encoders/blip2", "transformers f32", 32),
+];
+
+const F32: Tolerance = Tolerance::CosineAndMaxAbs(0.99999, 1e-3);
+
+fn encoders() -> Vec<Finding> {
+    let pictures: Vec<_> = pictures(".png").into_iter().map(|(_, picture)| picture).collect();
+    ENCODERS
+        .into_iter()
+        .flat_map(|(name, library, side)| {
+            let (folder, reference) = (common::reference_folder().join(name), Reference::read(name));
+            reference.must_be_of(&folder);
+            let vision = encoder_vision(name, library, side, &pictures);
+            [vision, encoder_text(name, library, &folder, &reference)].concat()
+        })
+        .collect()
+}
+
+/// In f32 at the side it was made for and at others, in 16 bits, and on the other engines that have its graph.
+fn encoder_vision(
+    name: &'static str,
+    library: &'static str,
+    side: usize,
+    pictures: &[image::RgbImage],
+) -> Vec<Finding> {
+    let (folder, reference) = (common::reference_folder().join(name), Reference::read(name));
+    let finding = |settings: VisionSettings, tolerance| {
+        let tower = VisionTower::load(&folder, &settings).unwrap();
+        let pixels: Vec<_> = pictures.iter().map(|picture| tower.preprocess(picture)).collect();
+        let ours = tower.embed(&pixels.iter().collect::<Vec<_>>()).unwrap();
+        let theirs = reference.rows(&format!("vision-{}", tower.side()));
+        let (at, precision) = (tower.side(), settings.precision);
+        let label = format!("{name} vision tower at {at} ({}, {precision})", tower.engine_name());
+        Finding::of(&label, library, &ours, &theirs, tolerance)
+    };
+    let candle = VisionSettings { engine: Engine::Candle, ..Default::default() };
+    let sides = reference.names().into_iter().filter_map(|name| name.strip_prefix("vision-")?.parse().ok());
+    let sized =
+        |at: usize, settings: VisionSettings| VisionSettings { side: (at != side).then_some(at), ..settings };
+    let sides: Vec<usize> = sides.collect();
+    assert_eq!(sides.len(), 3, "{name} is compared at three sizes");
+    let mut findings: Vec<_> = sides.iter().map(|&at| finding(sized(at, candle), F32)).collect();
+    for precision in [Precision::Bf16, Precision::F16] {
+        findings.push(finding(VisionSettings { precision, ..candle }, Tolerance::Cosine(0.999)));
+    }
+    if ["encoders/clip", "encoders/clip-gelu", "encoders/open-clip"].contains(&name) {
+        for engine in common::engines().into_iter().filter(|engine| *engine != Engine::Candle) {
+            let tolerance = if engine == Engine::OpenVinoBf16 { Tolerance::Cosine(0.999) } else { F32 };
+            let settings = VisionSettings { engine, ..candle };
+            findings.extend(sides.iter().map(|&at| finding(sized(at, settings), tolerance)));
+        }
+    }
+    findings
+}
+
+fn encoder_text(
+    name: &str,
+    library: &'static str,
+    folder: &std::path::Path,
+    reference: &Reference,
+) -> Vec<Finding> {
+    if !reference.has("text") {
+        let error = TextTower::load(folder, Engine::Candle).unwrap_err().to_string();
+        assert!(error.contains("text tower"), "{error}");
+        return Vec::new();
+    }
+    let texts: Vec<String> = serde_json::from_str(reference.metadata("texts")).unwrap();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let engines = common::engines().into_iter().filter(|engine| {
+        // Its graph is CLIP's; the Q-Former has none.
+        *engine == Engine::Candle || !name.contains("blip2")
+    });
+    let finding = |engine| {
+        let ours = TextTower::load(folder, engine).unwrap().embed(&texts).unwrap();
+        let tolerance = if engine == Engine::OpenVinoBf16 { Tolerance::Cosine(0.999) } else { F32 };
+        let label = format!("{name} text tower ({engine})");
+        Finding::of(&label, library, &ours, &reference.rows("text"), tolerance)
+    };
+    engines.map(finding).collect()
 }
 
 /// The reference pictures whose names end so, by name.
@@ -202,7 +298,7 @@ fn stable_diffusion(name: &'static str, folder: &std::path::Path) -> Vec<Finding
     let initial = tensor(&reference, "initial");
     let denoise = |guidance_scale| {
         let params = GenerationParams { steps, guidance_scale, ..Default::default() };
-        pictures_of(&model.denoise(&initial, &prompts, &params).unwrap())
+        pictures_of(&model.denoise(&initial, &prompts, &params, &[]).unwrap())
     };
     let guided = tensor(&reference, "guided");
     let finding = |what: &str, ours: &[Vec<f32>], theirs: &str| {
@@ -221,14 +317,42 @@ fn stable_diffusion(name: &'static str, folder: &std::path::Path) -> Vec<Finding
     ]
 }
 
+/// 20 steps of every scheduler from the same latents, with a negative prompt.
+fn schedulers() -> Vec<Finding> {
+    let (folder, reference) = (common::checkpoint("sd2"), Reference::read("schedulers"));
+    reference.must_be_of(&folder);
+    let model = StableDiffusion::load(&folder).unwrap();
+    let prompts: Vec<String> = serde_json::from_str(reference.metadata("prompts")).unwrap();
+    let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
+    let (initial, noise) = (tensor(&reference, "initial"), tensor(&reference, "noise"));
+    let steps: usize = reference.metadata("steps").parse().unwrap();
+    let noises: Vec<Tensor> = (0..steps).map(|step| noise.get(step).unwrap()).collect();
+    let finding = |scheduler: Scheduler| {
+        let params = GenerationParams {
+            scheduler,
+            steps,
+            guidance_scale: reference.metadata("guidance").parse().unwrap(),
+            negative_prompt: reference.metadata("negative").to_owned(),
+            ..Default::default()
+        };
+        let ours = pictures_of(&model.denoise(&initial, &prompts, &params, &noises).unwrap());
+        let theirs = pictures_of(&tensor(&reference, scheduler.name()));
+        let label = format!("latents after {steps} steps of {scheduler}, a negative prompt");
+        Finding::of(&label, "diffusers f32", &ours, &theirs, Tolerance::MaxAbs(1e-3))
+    };
+    Scheduler::ALL.into_iter().map(finding).collect()
+}
+
 #[test]
 fn our_networks_answer_as_the_reference_implementations_do() {
     let mut findings: Vec<Finding> = common::engines().into_iter().map(minilm).collect();
     findings.extend(preprocessing());
     findings.extend(common::engines().into_iter().map(clip_text));
-    findings.push(clip_vision());
+    findings.extend(common::engines().into_iter().map(clip_vision));
+    findings.extend(encoders());
     findings.extend(stable_diffusion("sd2", &common::checkpoint("sd2")));
     findings.extend(stable_diffusion("epsilon", &common::reference_folder().join("sd-epsilon")));
+    findings.extend(schedulers());
     for finding in &findings {
         println!("{finding:?}");
     }

@@ -1,7 +1,7 @@
 //! What callers of Stable Diffusion rely on, on an untrained model of 14 x 10 latents or fewer.
 
 use unprompt_models::stable_diffusion::{
-    GenerationError, GenerationParams, GenerationRequest, StableDiffusion,
+    GenerationError, GenerationParams, GenerationRequest, Precision, Scheduler, StableDiffusion,
 };
 
 use crate::common;
@@ -15,22 +15,49 @@ fn request(prompt: &str, seed: u64) -> GenerationRequest {
 }
 
 fn params() -> GenerationParams {
-    GenerationParams { steps: 4, guidance_scale: 3.0, height: None, width: None }
+    GenerationParams { steps: 4, guidance_scale: 3.0, ..GenerationParams::default() }
 }
 
 #[test]
-fn a_picture_is_the_same_alone_and_in_any_batch() {
+fn a_picture_is_the_same_alone_and_in_any_batch_whatever_the_scheduler() {
     let model = model();
     let requests: Vec<_> = (0..35).map(|i| request(&format!("a red circle number {i}"), i % 5)).collect();
-    let together = model.generate(&requests, &params()).unwrap();
-    assert_eq!(together.len(), 35);
-    for i in [0, 13, 34] {
-        let alone = model.generate(&requests[i..=i], &params()).unwrap();
-        let (alone, together) = (alone[0].as_ref().unwrap(), together[i].as_ref().unwrap());
-        assert_eq!(alone.dimensions(), (32, 32));
-        let most = alone.as_raw().iter().zip(together.as_raw()).map(|(a, b)| a.abs_diff(*b)).max();
-        assert!(most <= Some(1), "{i}: {most:?}");
+    for scheduler in Scheduler::ALL {
+        let params = GenerationParams { scheduler, negative_prompt: "a star".to_owned(), ..params() };
+        let together = model.generate(&requests, &params).unwrap();
+        assert_eq!(together.len(), 35);
+        for i in [0, 13, 34] {
+            let alone = model.generate(&requests[i..=i], &params).unwrap();
+            let (alone, together) = (alone[0].as_ref().unwrap(), together[i].as_ref().unwrap());
+            assert_eq!(alone.dimensions(), (32, 32));
+            let most = alone.as_raw().iter().zip(together.as_raw()).map(|(a, b)| a.abs_diff(*b)).max();
+            assert!(most <= Some(1), "{scheduler} {i}: {most:?}");
+        }
     }
+}
+
+#[test]
+fn matrices_of_16_bits_make_nearly_the_same_picture() {
+    let folder = common::reference_folder().join("sd-epsilon");
+    let requests = [request("a red circle", 3)];
+    let exact = model().generate(&requests, &params()).unwrap().remove(0).unwrap();
+    for precision in [Precision::Bf16, Precision::F16] {
+        let model = StableDiffusion::load_in(&folder, precision).unwrap();
+        let picture = model.generate(&requests, &params()).unwrap().remove(0).unwrap();
+        let differences = exact.as_raw().iter().zip(picture.as_raw()).map(|(a, b)| f64::from(a.abs_diff(*b)));
+        let mean = differences.sum::<f64>() / exact.as_raw().len() as f64;
+        assert!(mean < 4.0, "{precision}: pictures differ by {mean} levels of 255");
+        assert_ne!(model.identity(&params()), params().to_string());
+    }
+}
+
+#[test]
+fn a_finished_picture_is_brought_to_the_size_of_the_output() {
+    let sized = GenerationParams { output: Some((20, 12)), ..params() };
+    let picture = model().generate(&[request("a star", 1)], &sized).unwrap().remove(0).unwrap();
+    assert_eq!(picture.dimensions(), (12, 20));
+    let empty = GenerationParams { output: Some((0, 12)), ..params() };
+    assert!(model().generate(&[request("a star", 1)], &empty).is_err());
 }
 
 #[test]
@@ -44,6 +71,8 @@ fn seed_prompt_and_guidance_decide_the_picture() {
     assert_ne!(first, make(request("a star", 2), &params()));
     assert_ne!(first, make(request("a cube", 1), &params()));
     assert_ne!(first, make(request("a star", 1), &GenerationParams { guidance_scale: 9.0, ..params() }));
+    let negative = GenerationParams { negative_prompt: "a cube".to_owned(), ..params() };
+    assert_ne!(first, make(request("a star", 1), &negative));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::io::Cursor;
 use std::path::Path;
 
 use unprompt_models::stable_diffusion::{
-    GenerationError, GenerationParams, GenerationRequest, StableDiffusion,
+    GenerationError, GenerationParams, GenerationRequest, Precision, StableDiffusion,
 };
 use unprompt_schemas::cloudevents::{self, Headers, ImageEvent};
 use unprompt_schemas::codec::Codec;
@@ -29,11 +29,12 @@ impl Generator {
     /// Loads Stable Diffusion 2 from a folder in the diffusers layout.
     pub fn load(
         folder: &Path,
+        precision: Precision,
         params: GenerationParams,
         batch: usize,
         codec: Codec,
     ) -> Result<Self, unprompt_models::ModelError> {
-        Ok(Self { model: StableDiffusion::load(folder)?, params, batch: batch.max(1), codec })
+        Ok(Self { model: StableDiffusion::load_in(folder, precision)?, params, batch: batch.max(1), codec })
     }
 
     fn parse(&self, record: &InputRecord) -> Result<Option<Prompt>, Refusal> {
@@ -55,7 +56,8 @@ impl Generator {
     fn output(&self, record: &InputRecord, prompt: &Prompt, seed: i64, png: Vec<u8>) -> OutputRecord {
         let prompt_id = prompt_id(&prompt.text);
         let revision = self.model.revision().to_string();
-        let image_id = generated_image_id(prompt_id, &revision, seed as u64, &self.params.to_string());
+        let made_so = self.model.identity(&self.params);
+        let image_id = generated_image_id(prompt_id, &revision, seed as u64, &made_so);
         let event = ImageEvent {
             id: Some(image_id.to_string()),
             source: Some(format!("unprompt/generator/{revision}")),

@@ -2,32 +2,35 @@
 
 use std::sync::Arc;
 
-use unprompt_models::clip::{ClipVision, Pixels};
+use unprompt_models::encoder::{Pixels, VisionTower};
 use unprompt_models::picture::{self, Limits};
 use unprompt_stream::Rejection;
 
 use crate::budget::Budget;
 
+/// A picture as each of the encoders takes it, in their order.
+pub(crate) type Views = Vec<Pixels>;
+
 /// Cheap to clone: decoding happens on several threads.
 #[derive(Clone, Debug)]
 pub(crate) struct Decoder {
-    pub clip: Arc<ClipVision>,
+    pub towers: Arc<[VisionTower]>,
     pub limits: Limits,
     /// A small file may hold a large picture: as many are decoded at once as take no more than the largest alone may.
     memory: Arc<Budget>,
 }
 
 impl Decoder {
-    pub fn new(clip: ClipVision, limits: Limits) -> Self {
-        Self { clip: Arc::new(clip), limits, memory: Arc::new(Budget::new(limits.memory_bytes())) }
+    pub fn new(towers: Vec<VisionTower>, limits: Limits) -> Self {
+        Self { towers: towers.into(), limits, memory: Arc::new(Budget::new(limits.memory_bytes())) }
     }
 
     /// Decodes and preprocesses a picture of at most `max_bytes`, once there is memory for it.
-    pub fn decode(&self, bytes: &[u8], max_bytes: usize) -> Result<Pixels, Rejection> {
+    pub fn decode(&self, bytes: &[u8], max_bytes: usize) -> Result<Views, Rejection> {
         let limits = Limits { max_bytes, ..self.limits };
         let _memory = self.memory.take(self.memory_bytes(bytes));
         let picture = picture::decode(bytes, &limits).map_err(|e| Rejection::new(e.code(), e.to_string()))?;
-        Ok(self.clip.preprocess(&picture))
+        Ok(self.towers.iter().map(|tower| tower.preprocess(&picture)).collect())
     }
 
     /// What decoding takes at most, by the picture's header, or, without one, by the limits.
@@ -44,12 +47,14 @@ mod tests {
     use std::thread;
 
     use image::{ImageFormat, RgbImage};
+    use unprompt_models::encoder::VisionSettings;
 
     use super::*;
 
     fn decoder() -> Decoder {
         let clip = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny-world/checkpoints/clip");
-        Decoder::new(ClipVision::load(&clip).unwrap(), Limits::default())
+        let tower = VisionTower::load(&clip, &VisionSettings::default()).unwrap();
+        Decoder::new(vec![tower], Limits::default())
     }
 
     fn png(side: u32) -> Vec<u8> {

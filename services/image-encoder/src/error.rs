@@ -10,6 +10,9 @@ pub enum EncoderError {
     #[error(transparent)]
     Model(#[from] ModelError),
 
+    #[error("two image encoders are {0}: name each in [models] once, or at different sides")]
+    Twice(String),
+
     #[error(
         "allow in [claim_check] has {entry:?}, which is no prefix of URIs: {reason}. Write it like https://host/pictures/, \
          s3://bucket/pictures/ or file:///data/pictures/"

@@ -1,6 +1,6 @@
-//! The image-encoder: encoded pictures, or URIs of them, in; their CLIP vectors out.
+//! The image-encoder: encoded pictures, or URIs of them, in; their vectors out, one of each encoder.
 //!
-//! It knows images.v1, image-embeddings.v1, the encoder's folder and the places that pictures may be fetched from; it must not
+//! It knows images.v1, image-embeddings.v1, the encoders' folders and the places that pictures may be fetched from; it must not
 //! know prompts or the index.
 
 mod budget;
@@ -8,10 +8,10 @@ pub mod claim_check;
 mod decoder;
 mod error;
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use rayon::prelude::*;
-use unprompt_models::clip::{ClipVision, Pixels};
+use unprompt_models::encoder::{Pixels, VisionSettings, VisionTower};
 use unprompt_models::picture::Limits;
 use unprompt_schemas::Uuid;
 use unprompt_schemas::cloudevents::{self, ImageEvent};
@@ -21,7 +21,7 @@ use unprompt_schemas::topics::Topic;
 use unprompt_stream::{BatchError, InputRecord, Outcome, OutputRecord, Refusal, Rejection, Stage};
 
 use claim_check::{ClaimCheck, Redeemed};
-use decoder::Decoder;
+use decoder::{Decoder, Views};
 
 pub use error::EncoderError;
 
@@ -43,14 +43,30 @@ struct Content<'a> {
 struct Decoded {
     image_id: Uuid,
     prompt_id: Option<Uuid>,
-    pixels: Pixels,
+    views: Views,
+}
+
+/// A folder that an encoder is loaded from, and how it is run.
+#[derive(Clone, Debug)]
+pub struct EncoderFolder {
+    pub folder: PathBuf,
+    pub settings: VisionSettings,
 }
 
 impl ImageEncoder {
-    /// Loads the encoder from a folder in the transformers layout. It takes pictures in records only.
-    pub fn load(clip: &Path, limits: Limits, codec: Codec) -> Result<Self, EncoderError> {
-        let decoder = Decoder::new(ClipVision::load(clip)?, limits);
-        Ok(Self { decoder, claim_check: None, codec })
+    /// Loads the encoders. It takes pictures in records only.
+    ///
+    /// # Errors
+    /// A folder that cannot be loaded, or two encoders whose vectors would have the same name.
+    pub fn load(encoders: &[EncoderFolder], limits: Limits, codec: Codec) -> Result<Self, EncoderError> {
+        let load = |encoder: &EncoderFolder| VisionTower::load(&encoder.folder, &encoder.settings);
+        let towers = encoders.iter().map(load).collect::<Result<Vec<_>, _>>()?;
+        for (at, tower) in towers.iter().enumerate() {
+            if towers[..at].iter().any(|other| other.vector_name() == tower.vector_name()) {
+                return Err(EncoderError::Twice(tower.vector_name().to_owned()));
+            }
+        }
+        Ok(Self { decoder: Decoder::new(towers, limits), claim_check: None, codec })
     }
 
     /// Also fetches the pictures that records of `text/uri-list` name.
@@ -92,24 +108,36 @@ impl ImageEncoder {
         let missing = || Err(Rejection::new("encode", "a picture was lost on its way; replay the record"));
         let pictures = contents.into_iter().zip(inline).zip(batch).map(|((content, inline), record)| {
             let event = content?.event;
-            let pixels = inline.or_else(|| redeemed.next()).unwrap_or_else(missing)?;
+            let views = inline.or_else(|| redeemed.next()).unwrap_or_else(missing)?;
             let image_id = event.image_id(&record.topic_name, record.partition, record.offset);
-            Ok(Decoded { image_id, prompt_id: event.prompt_id, pixels })
+            Ok(Decoded { image_id, prompt_id: event.prompt_id, views })
         });
         Ok(pictures.collect())
+    }
+
+    /// Each picture's vectors, one of each encoder.
+    fn embed(&self, views: &[&Views]) -> Result<Vec<Vec<NamedVector>>, BatchError> {
+        let mut vectors: Vec<Vec<NamedVector>> = views.iter().map(|_| Vec::new()).collect();
+        for (at, tower) in self.decoder.towers.iter().enumerate() {
+            let pixels: Vec<&Pixels> = views.iter().filter_map(|views| views.get(at)).collect();
+            let embedded = tower.embed(&pixels).map_err(|error| BatchError::Fatal(error.to_string()))?;
+            for (of_picture, values) in vectors.iter_mut().zip(embedded) {
+                of_picture.push(NamedVector { model: tower.vector_name().to_owned(), values });
+            }
+        }
+        Ok(vectors)
     }
 
     fn output(
         &self,
         record: &InputRecord,
         decoded: &Decoded,
-        vector: Vec<f32>,
+        vectors: Vec<NamedVector>,
     ) -> Result<Vec<OutputRecord>, Refusal> {
-        let model = self.decoder.clip.revision().to_string();
         let embedding = ImageEmbedding {
             image_id: decoded.image_id,
             prompt_id: decoded.prompt_id,
-            vectors: vec![NamedVector { model, values: vector }],
+            vectors,
             source_key: record.key.clone(),
             source_topic: record.topic_name.clone(),
             source_partition: record.partition,
@@ -163,16 +191,15 @@ impl Stage for ImageEncoder {
 
     fn process(&mut self, batch: &[InputRecord]) -> Result<Vec<Outcome>, BatchError> {
         let decoded = self.decode(batch)?;
-        let pixels: Vec<_> = decoded.iter().filter_map(|d| d.as_ref().ok()).map(|d| &d.pixels).collect();
-        let vectors = self.decoder.clip.embed(&pixels).map_err(|e| BatchError::Fatal(e.to_string()))?;
-        let mut vectors = vectors.into_iter();
+        let views: Vec<_> = decoded.iter().filter_map(|d| d.as_ref().ok()).map(|d| &d.views).collect();
+        let mut vectors = self.embed(&views)?.into_iter();
         let outcomes = decoded.into_iter().zip(batch).map(|(decoded, record)| match decoded {
             Err(rejection) => Ok(Outcome::Rejected(rejection)),
             Ok(decoded) => {
-                let vector = vectors
+                let vectors = vectors
                     .next()
-                    .ok_or_else(|| BatchError::Fatal("the encoder returned too few vectors".into()))?;
-                Refusal::outcome(self.output(record, &decoded, vector))
+                    .ok_or_else(|| BatchError::Fatal("an encoder returned too few vectors".into()))?;
+                Refusal::outcome(self.output(record, &decoded, vectors))
             }
         });
         outcomes.collect()

@@ -31,11 +31,19 @@ pub struct Predictor {
     /// The collection behind the alias, once it was seen to be of `encoder`.
     collection: Option<String>,
     heads: HeadStore,
-    /// The encoder, `name@revision`, whose vectors are used; others of a record are left alone.
-    encoder: String,
+    encoder: Encoder,
     settings: Settings,
     codec: Codec,
     runtime: Handle,
+}
+
+/// The encoder that is read, by the names of its two towers' vectors.
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    /// `name@revision` of the pictures' vectors, with their side where it is not the network's own; others of a record are left alone.
+    pub pictures: String,
+    /// `name@revision` of the prompts' vectors in the index.
+    pub prompts: String,
 }
 
 /// How the neighbours are found and how many of them a prediction shows.
@@ -89,7 +97,7 @@ impl Predictor {
     pub fn new(
         index: PromptIndex,
         heads: HeadStore,
-        encoder: String,
+        encoder: Encoder,
         settings: Settings,
         codec: Codec,
         runtime: Handle,
@@ -104,9 +112,9 @@ impl Predictor {
         }
         let info = self.runtime.block_on(self.index.info()).map_err(as_batch_error)?;
         match info.encoder {
-            Some(encoder) if encoder != self.encoder => Err(BatchError::Fatal(format!(
+            Some(encoder) if encoder != self.encoder.prompts => Err(BatchError::Fatal(format!(
                 "the index holds prompts of {encoder}, this predictor reads {}; configure the same [models] clip for both",
-                self.encoder
+                self.encoder.prompts
             ))),
             _ => {
                 self.collection = Some(info.collection);
@@ -120,10 +128,12 @@ impl Predictor {
             Refusal::record("null-value", "an image embedding has no value; nothing can be predicted")
         })?;
         let mut embedding: ImageEmbedding = self.codec.decode(value)?;
-        let found = embedding.vectors.iter().position(|vector| vector.model == self.encoder);
+        let found = embedding.vectors.iter().position(|vector| vector.model == self.encoder.pictures);
         let vector = found.map(|at| embedding.vectors.swap_remove(at).values).ok_or_else(|| {
-            let reason =
-                format!("no vector of {} in the record; run the image-encoder with it", self.encoder);
+            let reason = format!(
+                "no vector of {} in the record; run the image-encoder with it",
+                self.encoder.pictures
+            );
             Refusal::record("no-vector-of-encoder", reason)
         })?;
         Ok(Input { embedding, vector })
@@ -199,7 +209,7 @@ impl Predictor {
             head_vector: parts.head,
             neighbours: shown(hits, weights, self.settings.neighbours),
             expected_cosine: parts.expected_cosine,
-            encoder: self.encoder.clone(),
+            encoder: self.encoder.pictures.clone(),
             head: head.map(|head| head.name().to_owned()),
             index: self.collection.clone().unwrap_or_default(),
             blend: BLEND_NAME.to_owned(),

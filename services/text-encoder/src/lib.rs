@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use unprompt_models::clip::ClipText;
+use unprompt_models::encoder::TextTower;
 use unprompt_models::minilm::{Engine, MiniLm};
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::identity::prompt_id;
@@ -20,7 +20,7 @@ type Vectors = Vec<Vec<f32>>;
 #[derive(Debug)]
 pub struct TextEncoder {
     minilm: MiniLm,
-    clip: ClipText,
+    clip: TextTower,
     codec: Codec,
 }
 
@@ -38,7 +38,7 @@ impl TextEncoder {
         engine: Engine,
         codec: Codec,
     ) -> Result<Self, unprompt_models::ModelError> {
-        Ok(Self { minilm: MiniLm::load(minilm, engine)?, clip: ClipText::load(clip, engine)?, codec })
+        Ok(Self { minilm: MiniLm::load(minilm, engine)?, clip: TextTower::load(clip, engine)?, codec })
     }
 
     fn parse(&self, record: &InputRecord) -> Result<Input, Refusal> {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use serde_json::{Map, Value, json};
+use unprompt_image_encoder::EncoderFolder;
 use unprompt_index::{ConnectOptions, Profile, PromptIndex};
+use unprompt_models::encoder::{VisionSettings, VisionTower};
 use unprompt_models::minilm::Engine;
 use unprompt_schemas::codec::Codec;
 use unprompt_stream::config::{self, Config};
@@ -108,6 +110,28 @@ impl Context {
 
     pub fn engine(&self) -> anyhow::Result<Engine> {
         self.config.models.engine.parse().context("[models] engine")
+    }
+
+    /// How vision towers are run, at a side of theirs.
+    fn vision(&self, side: Option<usize>) -> anyhow::Result<VisionSettings> {
+        let models = &self.config.models;
+        let precision = models.precision.parse().context("[models] precision")?;
+        let engine = models.vision_engine.parse().context("[models] vision_engine")?;
+        Ok(VisionSettings { side, precision, engine })
+    }
+
+    /// The vision tower whose space pictures and prompts share.
+    pub fn clip_vision(&self) -> anyhow::Result<VisionTower> {
+        Ok(VisionTower::load(&self.models()?.clip, &self.vision(self.config.models.clip_side)?)?)
+    }
+
+    /// All image encoders that are configured, the one above first.
+    pub fn encoders(&self) -> anyhow::Result<Vec<EncoderFolder>> {
+        let models = &self.config.models;
+        let first = (self.models()?.clip, models.clip_side);
+        let further = models.encoders.iter().map(|encoder| (encoder.folder.clone(), encoder.side));
+        let encoders = std::iter::once(first).chain(further);
+        encoders.map(|(folder, side)| Ok(EncoderFolder { folder, settings: self.vision(side)? })).collect()
     }
 
     /// Where the models are: as configured, or the downloaded MiniLM and the tiny world's checkpoints.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use tokio_util::sync::CancellationToken;
-use unprompt_models::Revision;
+use unprompt_models::encoder;
 use unprompt_predictor::HeadStore;
 use unprompt_schemas::SchemaError;
 use unprompt_schemas::codec::Codec;
@@ -32,9 +32,9 @@ impl Heads {
     /// Follows the topic from its beginning; returns when it has caught up, or with nothing where `stop` came first. A fault of the
     /// configuration cancels `stop`.
     pub async fn follow(wiring: &Wiring, stop: &CancellationToken) -> anyhow::Result<Option<Self>> {
-        let clip = wiring.context.models()?.clip;
-        let encoder = tokio::task::spawn_blocking(move || Revision::of_folder(&clip)).await??;
-        let store = HeadStore::new(&encoder.to_string());
+        let (clip, side) = (wiring.context.models()?.clip, wiring.context.config.models.clip_side);
+        let encoder = tokio::task::spawn_blocking(move || encoder::vector_name(&clip, side)).await??;
+        let store = HeadStore::new(&encoder);
         let (fault, codec) = (Arc::new(OnceLock::new()), wiring.context.codec()?);
         let (taken, told, stopping) = (store.clone(), fault.clone(), stop.clone());
         let reader = TableReader::start(&wiring.kafka, Topic::Heads, stop.clone(), move |record| {

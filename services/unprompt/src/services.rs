@@ -12,8 +12,8 @@ use unprompt_indexer::Indexer;
 use unprompt_models::minilm::Engine;
 use unprompt_models::picture::Limits;
 use unprompt_models::stable_diffusion::GenerationParams;
-use unprompt_models::{Revision, clip};
-use unprompt_predictor::{HeadStore, Predictor, Retrieval, Settings};
+use unprompt_models::{Revision, encoder};
+use unprompt_predictor::{Encoder, HeadStore, Predictor, Retrieval, Settings};
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::config::Config;
@@ -158,10 +158,12 @@ fn make_stage(
     let models = wiring.context.models()?;
     Ok(match service {
         ServiceName::Generator => {
-            Box::new(Generator::load(&models.sd2, generation(config), config.generator.batch, codec)?)
+            let (params, generator) = (generation(config)?, &config.generator);
+            let precision = generator.precision.parse().context("[generator] precision")?;
+            Box::new(Generator::load(&models.sd2, precision, params, generator.batch, codec)?)
         }
         ServiceName::TextEncoder => Box::new(text_encoder(&models, wiring.context.engine()?, codec)?),
-        ServiceName::ImageEncoder => Box::new(image_encoder(config, &models, codec, runtime)?),
+        ServiceName::ImageEncoder => Box::new(image_encoder(&wiring.context, codec, runtime)?),
         ServiceName::Indexer => Box::new(indexer(wiring, &models, codec, runtime, stop)?),
         ServiceName::Predictor => {
             let heads = heads.context("the predictor has no head store")?;
@@ -170,14 +172,10 @@ fn make_stage(
     })
 }
 
-fn image_encoder(
-    config: &Config,
-    models: &ModelFolders,
-    codec: Codec,
-    runtime: Handle,
-) -> anyhow::Result<ImageEncoder> {
+fn image_encoder(context: &Context, codec: Codec, runtime: Handle) -> anyhow::Result<ImageEncoder> {
+    let config = &context.config;
     let claim_check = ClaimCheck::new(&config.claim_check, config.images.max_bytes, runtime)?;
-    Ok(ImageEncoder::load(&models.clip, limits(config), codec)?.with_claim_check(claim_check))
+    Ok(ImageEncoder::load(&context.encoders()?, limits(config), codec)?.with_claim_check(claim_check))
 }
 
 fn text_encoder(models: &ModelFolders, engine: Engine, codec: Codec) -> anyhow::Result<TextEncoder> {
@@ -192,7 +190,7 @@ fn indexer(
     stop: &CancellationToken,
 ) -> anyhow::Result<Indexer> {
     let (clip, minilm) = (Revision::of_folder(&models.clip)?, Revision::of_folder(&models.minilm)?);
-    let layout = Layout::new(clip.to_string(), clip::dims(&models.clip)?, minilm.to_string())
+    let layout = Layout::new(clip.to_string(), encoder::dims(&models.clip)?, minilm.to_string())
         .profile(wiring.context.profile()?);
     waiting::opened(ServiceName::Indexer, &runtime, stop, || {
         let index = runtime.block_on(connect(wiring))?;
@@ -208,7 +206,10 @@ fn predictor(
     runtime: Handle,
     stop: &CancellationToken,
 ) -> anyhow::Result<Predictor> {
-    let encoder = Revision::of_folder(&models.clip)?.to_string();
+    let encoder = Encoder {
+        pictures: encoder::vector_name(&models.clip, wiring.context.config.models.clip_side)?,
+        prompts: Revision::of_folder(&models.clip)?.to_string(),
+    };
     let index =
         waiting::opened(ServiceName::Predictor, &runtime, stop, || runtime.block_on(connect(wiring)))?;
     let predictor = &wiring.context.config.predictor;
@@ -230,10 +231,15 @@ pub fn limits(config: &Config) -> Limits {
 }
 
 /// How pictures are drawn, as configured.
-pub fn generation(config: &Config) -> GenerationParams {
-    GenerationParams {
-        steps: config.generator.steps,
-        guidance_scale: config.generator.guidance_scale,
-        ..GenerationParams::default()
-    }
+pub fn generation(config: &Config) -> anyhow::Result<GenerationParams> {
+    let generator = &config.generator;
+    Ok(GenerationParams {
+        scheduler: generator.scheduler.parse().context("[generator] scheduler")?,
+        steps: generator.steps,
+        guidance_scale: generator.guidance_scale,
+        negative_prompt: generator.negative_prompt.clone(),
+        height: generator.height,
+        width: generator.width,
+        output: generator.output,
+    })
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use unprompt_generator::Generator;
-use unprompt_models::stable_diffusion::GenerationParams;
+use unprompt_models::stable_diffusion::{GenerationParams, Precision, Scheduler};
 use unprompt_schemas::cloudevents::ImageEvent;
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::identity::prompt_id;
@@ -12,9 +12,13 @@ use unprompt_schemas::topics::Topic;
 use unprompt_stream::{InputRecord, Outcome, OutputRecord, Stage};
 
 fn generator(batch: usize) -> Generator {
-    let sd2 = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny-world/checkpoints/sd2");
     let params = GenerationParams { steps: 4, ..GenerationParams::default() };
-    Generator::load(&sd2, params, batch, Codec::single_object()).unwrap()
+    load(Precision::F32, params, batch)
+}
+
+fn load(precision: Precision, params: GenerationParams, batch: usize) -> Generator {
+    let sd2 = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny-world/checkpoints/sd2");
+    Generator::load(&sd2, precision, params, batch, Codec::single_object()).unwrap()
 }
 
 fn record(text: &str, seeds: &[i64]) -> InputRecord {
@@ -78,4 +82,32 @@ fn an_empty_prompt_is_rejected_and_a_delete_draws_nothing() {
     let outcomes = generator(2).process(&[empty, delete]).unwrap();
     assert!(matches!(outcomes[0], Outcome::Rejected(_)));
     assert!(outputs(&outcomes[1]).is_empty());
+}
+
+#[test]
+fn whatever_changes_a_picture_changes_its_identity() {
+    let few = GenerationParams { steps: 3, ..GenerationParams::default() };
+    let ways = [
+        (Precision::F32, few.clone()),
+        (Precision::Bf16, few.clone()),
+        (Precision::F32, GenerationParams { scheduler: Scheduler::EulerAncestral, ..few.clone() }),
+        (Precision::F32, GenerationParams { negative_prompt: "a blue star".into(), ..few.clone() }),
+        (Precision::F32, GenerationParams { output: Some((32, 24)), ..few }),
+    ];
+    let made: Vec<_> = ways
+        .into_iter()
+        .map(|(precision, params)| {
+            let outcomes = load(precision, params, 2).process(&[record("a red star", &[7])]).unwrap();
+            let picture = outputs(&outcomes[0])[0].clone();
+            let event = ImageEvent::parse(&picture.headers).unwrap();
+            (event.id.unwrap(), picture.value.unwrap())
+        })
+        .collect();
+    for (at, (id, picture)) in made.iter().enumerate() {
+        assert!(made[..at].iter().all(|(other, _)| other != id), "{at}");
+        // bf16 may round to the same levels.
+        assert!(at == 1 || made[..at].iter().all(|(_, other)| other != picture), "{at}");
+    }
+    let size = image::load_from_memory(&made[4].1).unwrap();
+    assert_eq!((size.height(), size.width()), (32, 24));
 }

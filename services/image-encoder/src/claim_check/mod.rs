@@ -22,12 +22,11 @@ use std::time::Instant;
 
 use futures::StreamExt;
 use tokio::runtime::Handle;
-use unprompt_models::clip::Pixels;
 use unprompt_stream::config::ClaimCheck as Settings;
 use unprompt_stream::{BatchError, Rejection};
 
 use crate::EncoderError;
-use crate::decoder::Decoder;
+use crate::decoder::{Decoder, Views};
 use failure::{Failure, Outage, codes};
 use patience::Patience;
 use sources::Sources;
@@ -40,7 +39,7 @@ pub(crate) use uri_list::is_uri_list;
 pub(crate) type Position = (String, i32, i64);
 
 /// What became of a claim.
-pub(crate) type Redeemed = Result<Pixels, Rejection>;
+pub(crate) type Redeemed = Result<Views, Rejection>;
 
 /// Fetches pictures by their URIs; see `[claim_check]` in the configuration.
 #[derive(Debug)]
@@ -117,7 +116,7 @@ async fn redeem_one(
     list: &[u8],
     decoder: &Decoder,
     max_bytes: usize,
-) -> Result<Pixels, Failure> {
+) -> Result<Views, Failure> {
     let location = Location::parse(uri_list::only_uri(list)?)
         .map_err(|error| Failure::refused(codes::BAD_URI, format!("the URI cannot be used: {error}")))?;
     let started = Instant::now();

@@ -4,7 +4,7 @@ use unprompt_schemas::Uuid;
 use unprompt_schemas::cloudevents::ImageEvent;
 use unprompt_stream::{Outcome, Stage};
 
-use crate::support::{claim, embedding, encoder, png, record, rejection};
+use crate::support::{claim, clip, embedding, encoder, load, png, record, rejection};
 
 #[test]
 fn a_bad_picture_is_rejected_and_its_neighbours_are_encoded_as_if_alone() {
@@ -66,4 +66,38 @@ fn without_a_list_of_allowed_prefixes_no_uri_is_fetched_and_the_reason_says_what
     let rejection = rejection(&outcomes[0]);
     assert_eq!(rejection.code, "uri-not-allowed");
     assert!(rejection.reason.contains("allow in [claim_check]"), "{}", rejection.reason);
+}
+
+#[test]
+fn a_record_carries_a_vector_of_every_encoder_and_each_is_the_one_it_gives_alone() {
+    let untrained = |name: &str| clip().join("../../../tests/reference/encoders").join(name);
+    let encoders = [
+        (clip(), None),
+        (untrained("eva02-l"), None),
+        (untrained("eva02-l"), Some(48)),
+        (untrained("convnext"), None),
+    ];
+    let mut together = load(&encoders).unwrap();
+    let batch =
+        [record(0, Some(png(9)), ImageEvent::default()), record(1, Some(png(90)), ImageEvent::default())];
+    let outcomes = together.process(&batch).unwrap();
+    let found = embedding(&outcomes[1]).vectors;
+    let names: Vec<&str> = found.iter().map(|vector| vector.model.as_str()).collect();
+    assert!(names[0].starts_with("clip@") && names[3].starts_with("convnext@"), "{names:?}");
+    assert_eq!(names[2], format!("{};side=48", names[1]));
+    for (encoder, found) in encoders.iter().zip(found) {
+        let mut alone = load(std::slice::from_ref(encoder)).unwrap();
+        let alone = embedding(&alone.process(&batch[1..]).unwrap()[0]).vectors.remove(0);
+        assert_eq!(alone.model, found.model);
+        let cosine: f32 = alone.values.iter().zip(&found.values).map(|(a, b)| a * b).sum();
+        assert!(cosine > 0.9999, "{}: {cosine}", found.model);
+    }
+}
+
+#[test]
+fn one_encoder_twice_and_a_side_its_patches_do_not_fill_are_refused() {
+    let error = load(&[(clip(), None), (clip(), None)]).unwrap_err().to_string();
+    assert!(error.contains("clip@") && error.contains("once"), "{error}");
+    let error = load(&[(clip(), Some(1))]).unwrap_err().to_string();
+    assert!(error.contains("multiple"), "{error}");
 }

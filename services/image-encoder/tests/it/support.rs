@@ -9,7 +9,8 @@ use axum::Router;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use unprompt_image_encoder::claim_check::ClaimCheck;
-use unprompt_image_encoder::{EncoderError, ImageEncoder};
+use unprompt_image_encoder::{EncoderError, EncoderFolder, ImageEncoder};
+use unprompt_models::encoder::VisionSettings;
 use unprompt_models::picture::Limits;
 use unprompt_schemas::cloudevents::ImageEvent;
 use unprompt_schemas::codec::Codec;
@@ -23,7 +24,17 @@ pub fn clip() -> PathBuf {
 }
 
 pub fn encoder() -> ImageEncoder {
-    ImageEncoder::load(&clip(), Limits::default(), Codec::single_object()).unwrap()
+    load(&[(clip(), None)]).unwrap()
+}
+
+/// Encoders by their folders and sides.
+pub fn load(encoders: &[(PathBuf, Option<usize>)]) -> Result<ImageEncoder, EncoderError> {
+    let encoder = |(folder, side): &(PathBuf, Option<usize>)| EncoderFolder {
+        folder: folder.clone(),
+        settings: VisionSettings { side: *side, ..VisionSettings::default() },
+    };
+    let encoders: Vec<_> = encoders.iter().map(encoder).collect();
+    ImageEncoder::load(&encoders, Limits::default(), Codec::single_object())
 }
 
 pub fn png(shade: u8) -> Vec<u8> {

@@ -69,22 +69,70 @@ pub struct Models {
     /// sentence-transformers' all-MiniLM-L6-v2.
     #[serde(default)]
     pub minilm: Option<PathBuf>,
-    /// transformers' CLIP.
+    /// The image encoder whose space pictures and prompts share, in transformers' or open_clip's layout.
     #[serde(default)]
     pub clip: Option<PathBuf>,
+    /// The side in pixels that pictures are brought to for it; its own where absent.
+    #[serde(default)]
+    pub clip_side: Option<usize>,
+    /// Further image encoders, whose vectors image embeddings carry too.
+    #[serde(default)]
+    pub encoders: Vec<FurtherEncoder>,
     /// diffusers' Stable Diffusion 2.
     #[serde(default)]
     pub sd2: Option<PathBuf>,
-    /// `auto`, `onnx` or `candle`.
+    /// Of MiniLM and the text towers: `auto`, `openvino`, `onnx`, `candle`, `openvino-bf16` or `int8`.
     pub engine: String,
+    /// Of the vision towers, by the same names.
+    pub vision_engine: String,
+    /// Of the vision towers' matrices on candle: `f32`, `f16` or `bf16`.
+    pub precision: String,
+}
+
+/// One of `[models] encoders`: a folder, or a folder and a side.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "FolderOrTable")]
+pub struct FurtherEncoder {
+    pub folder: PathBuf,
+    /// The side in pixels that pictures are brought to; the encoder's own where absent.
+    pub side: Option<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum FolderOrTable {
+    Folder(PathBuf),
+    Table { folder: PathBuf, side: Option<usize> },
+}
+
+impl From<FolderOrTable> for FurtherEncoder {
+    fn from(given: FolderOrTable) -> Self {
+        match given {
+            FolderOrTable::Folder(folder) => Self { folder, side: None },
+            FolderOrTable::Table { folder, side } => Self { folder, side },
+        }
+    }
 }
 
 /// `[generator]`: how pictures are drawn.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Generator {
+    /// `ddim`, `euler`, `euler-ancestral`, `dpm-solver++` or `unipc`.
+    pub scheduler: String,
     pub steps: usize,
     pub guidance_scale: f64,
+    pub negative_prompt: String,
+    /// In pixels; what the model was made for where absent.
+    #[serde(default)]
+    pub height: Option<usize>,
+    #[serde(default)]
+    pub width: Option<usize>,
+    /// Height and width that finished pictures are brought to, where wanted.
+    #[serde(default)]
+    pub output: Option<(usize, usize)>,
+    /// Of the matrices: `f32`, `f16` or `bf16`.
+    pub precision: String,
     /// Pictures in one pass of the network.
     pub batch: usize,
 }

@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use anyhow::Context as _;
 use serde::Serialize;
-use unprompt_models::clip::{ClipText, ClipVision};
+use unprompt_image_encoder::EncoderFolder;
+use unprompt_models::encoder::{TextTower, VisionTower};
 use unprompt_models::minilm::MiniLm;
 use unprompt_models::stable_diffusion::StableDiffusion;
 use unprompt_schemas::records::CurrentSchema;
@@ -16,7 +18,7 @@ use crate::output;
 use crate::services::name_of;
 
 /// One thing looked at.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 struct Check {
     what: &'static str,
     ok: bool,
@@ -49,11 +51,18 @@ fn models(context: &Context) -> Vec<Check> {
         Ok(folders) => folders,
         Err(error) => return vec![check("model folders", Err(error))],
     };
-    vec![
+    let further = match context.encoders() {
+        Ok(encoders) => {
+            encoders[1..].iter().map(|further| check("further encoder", encoder(further))).collect()
+        }
+        Err(error) => vec![check("further encoders", Err(error))],
+    };
+    let own = vec![
         check("MiniLM", minilm(context, &folders.minilm)),
-        check("CLIP", clip(context, &folders.clip)),
-        check("Stable Diffusion 2", sd2(&folders.sd2)),
-    ]
+        check("image encoder", clip(context, &folders.clip)),
+        check("Stable Diffusion 2", sd2(context, &folders.sd2)),
+    ];
+    [own, further].concat()
 }
 
 fn minilm(context: &Context, folder: &Path) -> anyhow::Result<String> {
@@ -64,7 +73,7 @@ fn minilm(context: &Context, folder: &Path) -> anyhow::Result<String> {
 }
 
 fn clip(context: &Context, folder: &Path) -> anyhow::Result<String> {
-    let (vision, text) = (ClipVision::load(folder)?, ClipText::load(folder, context.engine()?)?);
+    let (vision, text) = (context.clip_vision()?, TextTower::load(folder, context.engine()?)?);
     anyhow::ensure!(
         vision.dims() == text.dims(),
         "its towers have {} and {} values",
@@ -72,12 +81,28 @@ fn clip(context: &Context, folder: &Path) -> anyhow::Result<String> {
         text.dims()
     );
     text.embed(&["a test"])?;
-    let (engine, reason) = (text.engine_name(), text.engine_reason());
-    Ok(format!("{}, its text tower on {engine}: {reason}; {} values", vision.revision(), vision.dims()))
+    Ok(format!("{}, texts on {} ({})", described(&vision), text.engine_name(), text.engine_reason()))
 }
 
-fn sd2(folder: &Path) -> anyhow::Result<String> {
-    Ok(StableDiffusion::load(folder)?.revision().to_string())
+fn encoder(encoder: &EncoderFolder) -> anyhow::Result<String> {
+    Ok(described(&VisionTower::load(&encoder.folder, &encoder.settings)?))
+}
+
+fn described(vision: &VisionTower) -> String {
+    format!(
+        "{}: {} values, pictures of {} pixels on {} ({})",
+        vision.vector_name(),
+        vision.dims(),
+        vision.side(),
+        vision.engine_name(),
+        vision.engine_reason()
+    )
+}
+
+fn sd2(context: &Context, folder: &Path) -> anyhow::Result<String> {
+    let precision = context.config.generator.precision.parse().context("[generator] precision")?;
+    let model = StableDiffusion::load_in(folder, precision)?;
+    Ok(format!("{} in {precision}", model.revision()))
 }
 
 /// Writable, or to be made where a parent is writable.

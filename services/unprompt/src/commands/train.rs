@@ -1,6 +1,6 @@
 //! `unprompt train`: a head from what is in the topics.
 
-use unprompt_models::Revision;
+use unprompt_models::encoder;
 use unprompt_trainer::{Settings, Trained};
 
 use crate::cli::Train;
@@ -27,7 +27,7 @@ pub async fn run(context: &Context, args: Train) -> anyhow::Result<()> {
 pub async fn train(context: &Context, args: &Train) -> anyhow::Result<Trained> {
     let settings = Settings {
         name: args.name.clone(),
-        encoder: Revision::of_folder(&context.models()?.clip)?.to_string(),
+        encoder: encoder::vector_name(&context.models()?.clip, context.config.models.clip_side)?,
         validation: args.validation,
         out: args.out.clone().unwrap_or_else(|| context.data_dir().join("heads")),
         k: context.config.predictor.k,

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use anyhow::{Context as _, ensure};
 use unprompt_index::{Encode, IndexError, IndexInfo, Space};
-use unprompt_models::clip::{ClipText, ClipVision};
+use unprompt_models::encoder::{TextTower, VisionTower};
 use unprompt_models::minilm::MiniLm;
 use unprompt_models::picture;
 
@@ -14,8 +14,8 @@ use crate::services::limits;
 pub struct Models<'a> {
     context: &'a Context,
     minilm: Option<MiniLm>,
-    clip_text: Option<ClipText>,
-    clip_vision: Option<ClipVision>,
+    clip_text: Option<TextTower>,
+    clip_vision: Option<VisionTower>,
 }
 
 impl<'a> Models<'a> {
@@ -26,8 +26,8 @@ impl<'a> Models<'a> {
     /// Refuses an index that was filled by other models than those used so far: similarities would mean nothing.
     pub fn check_against(&self, index: &IndexInfo) -> anyhow::Result<()> {
         let minilm = self.minilm.as_ref().map(MiniLm::revision);
-        let clip = self.clip_text.as_ref().map(ClipText::revision);
-        let clip = clip.or(self.clip_vision.as_ref().map(ClipVision::revision));
+        let clip = self.clip_text.as_ref().map(TextTower::revision);
+        let clip = clip.or(self.clip_vision.as_ref().map(VisionTower::revision));
         for (name, ours, theirs) in [("minilm", minilm, &index.minilm), ("clip", clip, &index.encoder)] {
             let Some((ours, theirs)) = ours.map(ToString::to_string).zip(theirs.as_ref()) else { continue };
             ensure!(
@@ -45,18 +45,18 @@ impl<'a> Models<'a> {
         self.minilm.as_mut().context("MiniLM is not loaded")
     }
 
-    fn load_clip_text(&mut self) -> anyhow::Result<&ClipText> {
+    fn load_clip_text(&mut self) -> anyhow::Result<&TextTower> {
         if self.clip_text.is_none() {
-            self.clip_text = Some(ClipText::load(&self.context.models()?.clip, self.context.engine()?)?);
+            self.clip_text = Some(TextTower::load(&self.context.models()?.clip, self.context.engine()?)?);
         }
-        self.clip_text.as_ref().context("CLIP's text tower is not loaded")
+        self.clip_text.as_ref().context("the text tower is not loaded")
     }
 
-    fn load_clip_vision(&mut self) -> anyhow::Result<&ClipVision> {
+    fn load_clip_vision(&mut self) -> anyhow::Result<&VisionTower> {
         if self.clip_vision.is_none() {
-            self.clip_vision = Some(ClipVision::load(&self.context.models()?.clip)?);
+            self.clip_vision = Some(self.context.clip_vision()?);
         }
-        self.clip_vision.as_ref().context("CLIP's vision tower is not loaded")
+        self.clip_vision.as_ref().context("the vision tower is not loaded")
     }
 }
 

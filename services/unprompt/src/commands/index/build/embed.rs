@@ -9,7 +9,7 @@ use unprompt_corpus::near::NearDuplicates;
 use unprompt_corpus::report::{Reason, Report};
 use unprompt_corpus::{Clean, CorpusError};
 use unprompt_index::{Layout, PromptPoint};
-use unprompt_models::clip::ClipText;
+use unprompt_models::encoder::TextTower;
 use unprompt_models::minilm::{Engine, MiniLm};
 use unprompt_schemas::identity::prompt_id;
 
@@ -23,7 +23,7 @@ const AHEAD: usize = 1;
 #[derive(Debug)]
 pub struct Embedder {
     minilm: MiniLm,
-    clip: ClipText,
+    clip: TextTower,
 }
 
 /// What comes out.
@@ -89,7 +89,7 @@ impl Embedder {
     pub fn load(models: &ModelFolders, engine: Engine) -> anyhow::Result<Self> {
         Ok(Self {
             minilm: MiniLm::load(&models.minilm, engine)?,
-            clip: ClipText::load(&models.clip, engine)?,
+            clip: TextTower::load(&models.clip, engine)?,
         })
     }
 

@@ -3,18 +3,22 @@
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use super::config::ClipConfig;
-use super::embed::unit_rows;
-use super::text::TextTransformer;
+use candle_core::DType;
+use candle_nn::VarBuilder;
+
+use super::family::Family;
+use super::unit_rows;
+use crate::clip::{ClipConfig, TextTransformer};
 use crate::engine::{self, Choice, Engine};
 use crate::ops::Linear;
+use crate::self_check::Texts;
 use crate::texts::{self, Lanes, TextNetwork};
 use crate::tokenizer::TextTokenizer;
-use crate::{ModelError, Revision, device, files};
+use crate::{ModelError, Revision, device};
 
-/// CLIP's text tower.
+/// The text tower of an image encoder.
 #[derive(Debug)]
-pub struct ClipText {
+pub struct TextTower {
     tokenizer: TextTokenizer,
     /// A session of ONNX Runtime works for one caller at a time.
     lanes: Mutex<Lanes>,
@@ -23,24 +27,26 @@ pub struct ClipText {
     revision: Revision,
 }
 
-impl ClipText {
-    /// Loads the text tower of a transformers folder.
+impl TextTower {
+    /// Loads the text tower of a folder.
+    ///
+    /// # Errors
+    /// A folder without one, of another network, or with files that are missing or broken.
     pub fn load(folder: &Path, engine: Engine) -> Result<Self, ModelError> {
-        let config: ClipConfig = files::read_json(&folder.join("config.json"))?;
-        let text = &config.text_config;
-        let tokenizer = TextTokenizer::load(folder, text.max_position_embeddings)?;
-        let (lanes, choice) =
-            engine::load("clip text", engine, &tokenizer, |engine| lanes(folder, &config, engine))?;
-        let count = lanes.len();
-        let loaded = Self {
-            tokenizer,
-            lanes: Mutex::new(lanes),
-            choice,
-            dims: config.projection_dim,
-            revision: Revision::of_folder(folder)?,
+        let family = Family::of_folder(folder)?;
+        let Some(positions) = family.text_positions() else {
+            let what = "a text tower, which this layout does not have (Blip2ForImageTextRetrieval's has)";
+            return Err(ModelError::unsupported(folder, what));
         };
+        let tokenizer = TextTokenizer::load(folder, positions)?;
+        let what = format!("{} text", family.name());
+        let (lanes, choice) =
+            engine::load(&what, engine, &Texts(&tokenizer), |engine| lanes(folder, &family, engine))?;
+        let count = lanes.len();
+        let revision = Revision::of_folder(folder)?;
+        let loaded = Self { tokenizer, lanes: Mutex::new(lanes), choice, dims: family.dims(), revision };
         let (engine, reason) = (loaded.engine_name(), loaded.engine_reason());
-        tracing::info!(model = %loaded.revision, engine, reason, lanes = count, "clip text loaded");
+        tracing::info!(model = %loaded.revision, engine, reason, lanes = count, "{what} loaded");
         Ok(loaded)
     }
 
@@ -72,11 +78,22 @@ impl ClipText {
     }
 }
 
-fn lanes(folder: &Path, config: &ClipConfig, engine: Engine) -> Result<Lanes, ModelError> {
+fn lanes(folder: &Path, family: &Family, engine: Engine) -> Result<Lanes, ModelError> {
+    let weights = family.weights(
+        folder,
+        DType::F32,
+        &match engine {
+            Engine::Candle => device::preferred()?,
+            _ => candle_core::Device::Cpu,
+        },
+    )?;
     match engine {
-        Engine::Candle => Ok(vec![Box::new(CandleText::load(folder, config)?)]),
+        Engine::Candle => Ok(vec![family.text(&weights).map_err(|error| ModelError::broken(folder, error))?]),
         #[cfg(feature = "onnx")]
-        engine => crate::onnx::OnnxClipText::load(folder, config, engine),
+        engine => match family.clip_text(&weights) {
+            Some((config, weights)) => crate::onnx::OnnxClipText::load(folder, &config, weights, engine),
+            None => Err(ModelError::NoGraph { network: format!("{}'s text tower", family.name()) }),
+        },
         #[cfg(not(feature = "onnx"))]
         _ => Err(ModelError::OnnxRuntime("this build lacks the onnx feature".to_owned())),
     }
@@ -85,27 +102,24 @@ fn lanes(folder: &Path, config: &ClipConfig, engine: Engine) -> Result<Lanes, Mo
 /// What follows the end token is hidden from it, so any token that every vocabulary has will do.
 pub(crate) const PADDING: u32 = 0;
 
-/// The tower on candle.
+/// CLIP's text tower on candle.
 #[derive(Debug)]
-struct CandleText {
+pub(super) struct CausalText {
     transformer: TextTransformer,
     projection: Linear,
 }
 
-impl CandleText {
-    fn load(folder: &Path, config: &ClipConfig) -> Result<Self, ModelError> {
+impl CausalText {
+    pub(super) fn load(weights: &VarBuilder, config: &ClipConfig) -> candle_core::Result<Self> {
         let text = &config.text_config;
-        let weights = files::load_weights(folder, &device::preferred()?)?;
-        let broken = |error| ModelError::broken(folder.join("model.safetensors"), error);
-        let projection = Linear::load(weights.pp("text_projection"), text.hidden_size, config.projection_dim);
         Ok(Self {
-            transformer: TextTransformer::load(weights, text).map_err(broken)?,
-            projection: projection.map_err(broken)?,
+            transformer: TextTransformer::load(weights.clone(), text)?,
+            projection: Linear::load(weights.pp("text_projection"), text.hidden_size, config.projection_dim)?,
         })
     }
 }
 
-impl TextNetwork for CandleText {
+impl TextNetwork for CausalText {
     fn embed(&mut self, ids: &[&[u32]]) -> Result<Vec<Vec<f32>>, ModelError> {
         let length = ids.iter().map(|ids| ids.len()).max().unwrap_or(0);
         let padded =

@@ -1,0 +1,209 @@
+"""CLIP, Stable Diffusion's UNet and the preparation of pictures beside transformers, diffusers, Pillow and OpenCV, on networks of full
+size with random weights: the arithmetic is that of the published ones. Rows of reports/bench.json."""
+
+import argparse
+import io
+import json
+import os
+import pathlib
+import subprocess
+import time
+
+ROUNDS = 3
+PICTURES = 32
+BATCH = 16
+LATENTS = (32, 64)
+
+
+def best(work):
+    """Seconds of the fastest of some rounds."""
+    seconds = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def pictures(folder):
+    """512 x 512, as SD2 makes them, half of them JPEG and half PNG."""
+    import numpy
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    y, x = numpy.mgrid[0:512, 0:512]
+    paths = []
+    for at in range(PICTURES):
+        noise = numpy.random.default_rng(at).normal(0, 10, (512, 512, 3))
+        waves = [127 + 100 * numpy.sin(x / (9 + at) + c) * numpy.cos(y / (17 - c)) for c in range(3)]
+        picture = Image.fromarray((numpy.stack(waves, -1) + noise).clip(0, 255).astype("uint8"))
+        paths.append(folder / f"{at}.{'jpg' if at % 2 else 'png'}")
+        picture.save(paths[-1], quality=92)
+    return paths
+
+
+CLIPS = {
+    "clip-vit-base-patch32": dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, patch_size=32),
+    "clip-vit-large-patch14": dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16,
+                                   patch_size=14),
+}
+
+
+def make_clip(folder, vision):
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    if not (folder / "model.safetensors").is_file():
+        torch.manual_seed(1)
+        # The text tower is not run: a small one will do.
+        text = dict(vocab_size=100, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=1)
+        CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=768)).save_pretrained(folder)
+        CLIPImageProcessor().save_pretrained(folder)
+    return folder
+
+
+def make_sd(folder):
+    """SD2.1's UNet; its other parts are small, since they are not measured. The tokenizer is the tiny world's."""
+    import shutil
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    if not (folder / "scheduler").is_dir():
+        torch.manual_seed(1)
+        published = json.loads((pathlib.Path(__file__).parent.parent / "models/tests/reference/published/sd21/unet/config.json").read_text())
+        UNet2DConditionModel(**published).save_pretrained(folder / "unet")
+        blocks = dict(down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4)
+        AutoencoderKL(block_out_channels=[32] * 4, norm_num_groups=4, latent_channels=4, **blocks).save_pretrained(folder / "vae")
+        text = dict(vocab_size=784, hidden_size=1024, intermediate_size=64, num_hidden_layers=1, num_attention_heads=16,
+                    max_position_embeddings=77, bos_token_id=782, eos_token_id=783)
+        CLIPTextModel(CLIPTextConfig(**text)).save_pretrained(folder / "text_encoder")
+        tokenizer = pathlib.Path(__file__).parent.parent / "models/tiny-world/checkpoints/sd2/tokenizer"
+        shutil.copytree(tokenizer, folder / "tokenizer", dirs_exist_ok=True)
+        DDIMScheduler(prediction_type="v_prediction", clip_sample=False).save_pretrained(folder / "scheduler")
+    return folder
+
+
+def transformers_clip(folder, decoded, dtype):
+    """Pictures a second: the network alone, and with the faster of transformers' processors."""
+    import torch
+    from transformers import CLIPImageProcessor, CLIPModel
+
+    kind = {"f32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    model = CLIPModel.from_pretrained(folder, torch_dtype=kind).eval()
+    processor = CLIPImageProcessor.from_pretrained(folder)
+    prepare = lambda batch: processor(images=batch, return_tensors="pt")["pixel_values"].to(kind)
+    batches = [decoded[start : start + BATCH] for start in range(0, len(decoded), BATCH)]
+    prepared = [prepare(batch) for batch in batches]
+    with torch.inference_mode():
+        alone = best(lambda: [model.get_image_features(pixels) for pixels in prepared])
+        both = best(lambda: [model.get_image_features(prepare(batch)) for batch in batches])
+        vector = model.get_image_features(prepared[0][:1])[0].float()
+    return {"network": len(decoded) / alone, "with_preprocessing": len(decoded) / both,
+            "vector": (vector / vector.norm()).tolist()}
+
+
+def diffusers_unet(folder, dtype):
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    kind = {"f32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=kind).eval()
+    found = {}
+    with torch.inference_mode():
+        for side in LATENTS:
+            latents, prompt = torch.randn(2, 4, side, side, dtype=kind), torch.randn(2, 77, 1024, dtype=kind)
+            found[f"{dtype} {side}"] = best(lambda: unet(latents, 501, prompt))
+    return found
+
+
+def peers_preparation(paths):
+    """Pictures a second on one thread: decoded, and resized to 224 by cubic interpolation, by Pillow and by OpenCV."""
+    import cv2
+    import numpy
+    from PIL import Image
+
+    cv2.setNumThreads(1)
+    encoded = [path.read_bytes() for path in paths]
+    pillow = lambda: [Image.open(io.BytesIO(one)).convert("RGB") for one in encoded]
+    opencv = lambda: [cv2.cvtColor(cv2.imdecode(numpy.frombuffer(one, numpy.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+                      for one in encoded]
+    mean, std = numpy.float32([0.48145466, 0.4578275, 0.40821073]), numpy.float32([0.26862954, 0.26130258, 0.27577711])
+    normal = lambda pixels: (numpy.float32(pixels) / 255 - mean) / std
+    decoded, arrays = pillow(), opencv()
+    seconds = {
+        "Pillow": (best(pillow), best(lambda: [normal(one.resize((224, 224), Image.BICUBIC)) for one in decoded])),
+        # INTER_AREA is what OpenCV has that does not alias; INTER_CUBIC would be another picture.
+        "OpenCV": (best(opencv), best(lambda: [normal(cv2.resize(one, (224, 224), interpolation=cv2.INTER_AREA)) for one in arrays])),
+    }
+    return {name: {"decode": len(paths) / decode, "preprocess": len(paths) / prepare} for name, (decode, prepare) in seconds.items()}
+
+
+def ours(binary, work):
+    return json.loads(subprocess.run([binary], input=json.dumps(work), text=True, capture_output=True, check=True).stdout)
+
+
+def cosine(a, b):
+    import numpy
+
+    return round(float(numpy.dot(a, b) / numpy.linalg.norm(a) / numpy.linalg.norm(b)), 6)
+
+
+def row(name, unit, ours, peer, peer_name, higher=True, **more):
+    ratio = ours / peer if higher else peer / ours
+    return {"name": name, "unit": unit, "ours": round(ours, 2), "peer": round(peer, 2), "peer_name": peer_name,
+            "ratio": round(ratio, 3), **more}
+
+
+def clip_rows(name, found, peers):
+    rows = []
+    exact = peers["f32"]["vector"]
+    for what, label in (("network", "network alone"), ("with_preprocessing", "with preprocessing")):
+        for way, rate in found.items():
+            for dtype, peer in peers.items():
+                rows.append(row(f"{name} on {way}, {label}", "pictures/s", rate[what], peer[what], f"transformers (torch, {dtype})",
+                                ours_cosine=cosine(rate["vector"], exact), peer_cosine=cosine(peer["vector"], exact)))
+    return rows
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--ours", required=True)
+    arguments.add_argument("--work", required=True, type=pathlib.Path, help="where networks of random weights are kept")
+    arguments.add_argument("--report", required=True, type=pathlib.Path)
+    arguments.add_argument("--without-unet", action="store_true")
+    arguments = arguments.parse_args()
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from PIL import Image
+
+    paths = pictures(arguments.work / "pictures")
+    decoded = [Image.open(path).convert("RGB") for path in paths]
+    folders = {name: make_clip(arguments.work / name, vision) for name, vision in CLIPS.items()}
+    sd = None if arguments.without_unet else make_sd(arguments.work / "sd21")
+    found = ours(arguments.ours, {"pictures": [str(path) for path in paths], "encoders": [str(folder) for folder in folders.values()],
+                                  "sd": str(sd) if sd else None, "latents": LATENTS})
+    rows = []
+    for peer, rates in peers_preparation(paths).items():
+        for what, label in (("decode", "decode 512 x 512 PNG and JPEG"), ("preprocess", "resize to 224, crop, normalise")):
+            rows.append(row(f"pictures: {label}, one thread", "pictures/s", found["preparation"][what], rates[what], peer))
+    for name, folder in folders.items():
+        rows += clip_rows(name, found[name], {dtype: transformers_clip(folder, decoded, dtype) for dtype in ("f32", "bf16")})
+    if sd:
+        peers = diffusers_unet(sd, "f32") | diffusers_unet(sd, "bf16")
+        for way, seconds in found["unet"].items():
+            side = way.split()[1]
+            for peer in ("f32", "bf16"):
+                rows.append(row(f"SD2.1 UNet, latents {side} x {side}, batch 2, {way.split()[0]}", "s/step", seconds,
+                                peers[f"{peer} {side}"], f"diffusers (torch, {peer})", higher=False))
+    kept = [one for one in (json.loads(arguments.report.read_text()) if arguments.report.exists() else []) if not of_models(one["name"])]
+    arguments.report.write_text(json.dumps(kept + rows, indent=2) + "\n")
+    for one in rows:
+        print("{name:64} {ours:>9} {unit:11} {peer:>9}  {ratio:>6}  {peer_name}".format(**one))
+
+
+def of_models(name):
+    return name.startswith(("pictures:", "SD2.1 UNet", *CLIPS))
+
+
+if __name__ == "__main__":
+    main()

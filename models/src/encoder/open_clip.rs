@@ -1,0 +1,283 @@
+//! open_clip_config.json: what its model_cfg makes of a network, and how its preprocess_cfg prepares a picture.
+
+use std::path::Path;
+
+use candle_core::Result as CandleResult;
+use candle_nn::VarBuilder;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::VisionNetwork;
+use super::convnext::{ConvNext, ConvNextArgs};
+use super::eva::{Eva, EvaArgs};
+use super::family::ProjectedVision;
+use super::timm::{Projection, Trunk};
+use crate::ModelError;
+use crate::clip::{ClipConfig, TextConfig, VisionConfig};
+use crate::files::{self, Fixed};
+use crate::ops::Activation;
+use crate::picture::{Preprocessor, TorchvisionSettings};
+use crate::positions::Resampling;
+use crate::weights::{OpenClipNames, renamed};
+
+/// What vision tower there is.
+#[derive(Debug)]
+pub(super) enum Visual {
+    Transformer(VisionConfig),
+    Eva(EvaArgs, Projection),
+    ConvNext(ConvNextArgs, Projection),
+}
+
+impl Visual {
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Transformer(_) => "open_clip",
+            Self::Eva(..) => "eva-clip",
+            Self::ConvNext(..) => "convnext-clip",
+        }
+    }
+}
+
+/// The whole file.
+#[derive(Debug)]
+pub(super) struct OpenClipConfig {
+    pub embed_dim: usize,
+    pub image_size: usize,
+    pub custom_text: bool,
+    pub visual: Visual,
+    pub text: TextConfig,
+    preprocess: TorchvisionSettings,
+}
+
+#[derive(Debug, Deserialize)]
+struct File {
+    model_cfg: Model,
+    #[serde(default)]
+    preprocess_cfg: TorchvisionSettings,
+}
+
+#[derive(Debug, Deserialize)]
+struct Model {
+    embed_dim: usize,
+    #[serde(default)]
+    quick_gelu: bool,
+    #[serde(default)]
+    custom_text: bool,
+    vision_cfg: Map<String, Value>,
+    text_cfg: Map<String, Value>,
+}
+
+/// open_clip's CLIPVisionCfg, as far as it is read.
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+struct VisionCfg {
+    layers: Value,
+    width: usize,
+    head_width: usize,
+    mlp_ratio: f64,
+    patch_size: usize,
+    image_size: usize,
+    timm_model_name: Option<String>,
+    timm_pool: String,
+    timm_proj: Option<String>,
+}
+
+impl Default for VisionCfg {
+    fn default() -> Self {
+        Self {
+            layers: Value::from(12),
+            width: 768,
+            head_width: 64,
+            mlp_ratio: 4.0,
+            patch_size: 16,
+            image_size: 224,
+            timm_model_name: None,
+            timm_pool: "avg".to_owned(),
+            timm_proj: Some("linear".to_owned()),
+        }
+    }
+}
+
+/// open_clip's CLIPTextCfg, as far as it is read.
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+struct TextCfg {
+    context_length: usize,
+    vocab_size: usize,
+    width: usize,
+    heads: usize,
+    layers: usize,
+    mlp_ratio: f64,
+}
+
+impl Default for TextCfg {
+    fn default() -> Self {
+        Self { context_length: 77, vocab_size: 49_408, width: 512, heads: 8, layers: 12, mlp_ratio: 4.0 }
+    }
+}
+
+/// What changes the blocks of either tower.
+const BLOCKS: [(&str, &[&str]); 10] = [
+    ("act_kwargs", &[]),
+    ("block_type", &["default"]),
+    ("ls_init_value", &[]),
+    ("norm_kwargs", &[]),
+    ("qk_norm", &["false"]),
+    ("scale_attn", &["false"]),
+    ("scale_attn_inner", &["false"]),
+    ("scale_fc", &["false"]),
+    ("scale_heads", &["false"]),
+    ("scaled_cosine_attn", &["false"]),
+];
+
+const VISION: Fixed<'static> = &[
+    ("attentional_pool", &["false"]),
+    ("final_ln_after_pool", &["false"]),
+    ("no_ln_pre", &["false"]),
+    ("pool_type", &["tok"]),
+    ("pos_embed_type", &["learnable"]),
+];
+
+const TEXT: Fixed<'static> = &[
+    ("embed_cls", &["false"]),
+    ("hf_model_name", &[]),
+    ("no_causal_mask", &["false"]),
+    ("pool_type", &["argmax"]),
+    ("proj_bias", &["false"]),
+    ("proj_type", &["linear"]),
+];
+
+impl OpenClipConfig {
+    pub(super) fn load(path: &Path) -> Result<Self, ModelError> {
+        let File { model_cfg, preprocess_cfg } = files::read_json(path)?;
+        for (settings, fixed) in [(&model_cfg.vision_cfg, VISION), (&model_cfg.text_cfg, TEXT)] {
+            files::check_settings(path, settings, &BLOCKS)?;
+            files::check_settings(path, settings, fixed)?;
+        }
+        let vision: VisionCfg = parse(path, &model_cfg.vision_cfg)?;
+        let text: TextCfg = parse(path, &model_cfg.text_cfg)?;
+        let activation = if model_cfg.quick_gelu { Activation::QuickGelu } else { Activation::Gelu };
+        let (visual, image_size) = match &vision.timm_model_name {
+            None => (Visual::Transformer(transformer(path, &vision, activation)?), vision.image_size),
+            Some(name) => trunk(path, name, &vision)?,
+        };
+        Ok(Self {
+            embed_dim: model_cfg.embed_dim,
+            image_size,
+            custom_text: model_cfg.custom_text,
+            visual,
+            text: text.into_clip(path, activation)?,
+            preprocess: preprocess_cfg,
+        })
+    }
+
+    /// What a side must be a multiple of.
+    pub(super) fn patch(&self) -> usize {
+        match &self.visual {
+            Visual::Transformer(config) => config.patch_size,
+            Visual::Eva(args, _) => args.patch_size,
+            Visual::ConvNext(args, _) => args.stride(),
+        }
+    }
+
+    pub(super) fn preprocessor(&self, path: &Path) -> Result<Preprocessor, ModelError> {
+        Preprocessor::torchvision(path, &self.preprocess, self.image_size)
+    }
+
+    /// The towers that are CLIP's, as transformers would write them down.
+    pub(super) fn as_clip(&self) -> ClipConfig {
+        let vision_config = match &self.visual {
+            Visual::Transformer(config) => config.clone(),
+            _ => VisionConfig::default(),
+        };
+        ClipConfig { text_config: self.text.clone(), vision_config, projection_dim: self.embed_dim }
+    }
+
+    pub(super) fn vision(
+        &self,
+        weights: &VarBuilder<'static>,
+        side: usize,
+    ) -> CandleResult<Box<dyn VisionNetwork>> {
+        let (dims, visual) = (self.embed_dim, weights.pp("visual"));
+        match &self.visual {
+            Visual::Transformer(config) => {
+                let renamed = renamed(weights, OpenClipNames { custom_text: self.custom_text });
+                let vision = ProjectedVision::load(&renamed, config, dims, side, Resampling::Antialias)?;
+                Ok(Box::new(vision))
+            }
+            Visual::Eva(args, projection) => {
+                let trunk = Eva::load(visual.pp("trunk"), args, side)?;
+                Ok(Box::new(Trunk::load(trunk, &visual, *projection, args.embed_dim, dims)?))
+            }
+            Visual::ConvNext(args, projection) => {
+                let trunk = ConvNext::load(visual.pp("trunk"), args)?;
+                Ok(Box::new(Trunk::load(trunk, &visual, *projection, args.width(), dims)?))
+            }
+        }
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(path: &Path, map: &Map<String, Value>) -> Result<T, ModelError> {
+    serde_json::from_value(Value::Object(map.clone())).map_err(|error| ModelError::broken(path, error))
+}
+
+fn transformer(path: &Path, cfg: &VisionCfg, activation: Activation) -> Result<VisionConfig, ModelError> {
+    let Some(layers) = cfg.layers.as_u64() else {
+        return Err(ModelError::unsupported(path, "a ResNet as its vision tower"));
+    };
+    if cfg.head_width == 0 || !cfg.width.is_multiple_of(cfg.head_width) || cfg.patch_size == 0 {
+        return Err(ModelError::broken(path, "its vision tower's width does not fall into heads"));
+    }
+    Ok(VisionConfig {
+        hidden_size: cfg.width,
+        intermediate_size: (cfg.width as f64 * cfg.mlp_ratio) as usize,
+        num_hidden_layers: layers as usize,
+        num_attention_heads: cfg.width / cfg.head_width,
+        num_channels: 3,
+        image_size: cfg.image_size,
+        patch_size: cfg.patch_size,
+        hidden_act: activation,
+        layer_norm_eps: 1e-5,
+    })
+}
+
+/// A vision tower of timm's, and the side it was made for.
+fn trunk(path: &Path, name: &str, cfg: &VisionCfg) -> Result<(Visual, usize), ModelError> {
+    let args = super::timm::arguments(path, name)?;
+    let projection = Projection::of(path, cfg.timm_proj.as_deref())?;
+    if name.starts_with("convnext") {
+        if !matches!(cfg.timm_pool.as_str(), "" | "avg") {
+            return Err(ModelError::unsupported(path, format!("timm_pool = {}", cfg.timm_pool)));
+        }
+        let args: ConvNextArgs = parse(path, &args)?;
+        args.check(path)?;
+        return Ok((Visual::ConvNext(args, projection), cfg.image_size));
+    }
+    let mut args: EvaArgs = parse(path, &args)?;
+    if !cfg.timm_pool.is_empty() {
+        args.global_pool.clone_from(&cfg.timm_pool);
+    }
+    args.check(path)?;
+    let side = args.img_size;
+    Ok((Visual::Eva(args, projection), side))
+}
+
+impl TextCfg {
+    fn into_clip(self, path: &Path, activation: Activation) -> Result<TextConfig, ModelError> {
+        if self.heads == 0 || !self.width.is_multiple_of(self.heads) {
+            return Err(ModelError::broken(path, "its text tower's width does not fall into heads"));
+        }
+        Ok(TextConfig {
+            vocab_size: self.vocab_size,
+            hidden_size: self.width,
+            intermediate_size: (self.width as f64 * self.mlp_ratio) as usize,
+            num_hidden_layers: self.layers,
+            num_attention_heads: self.heads,
+            max_position_embeddings: self.context_length,
+            hidden_act: activation,
+            layer_norm_eps: 1e-5,
+            // transformers' sign for pooling at the highest id, as open_clip does.
+            eos_token_id: 2,
+        })
+    }
+}

@@ -1,0 +1,255 @@
+//! The vision tower as users meet it: pictures in, unit vectors out, in one space with the text tower's.
+
+use std::fmt;
+use std::path::Path;
+#[cfg(feature = "onnx")]
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{DType, Device, Tensor};
+use image::RgbImage;
+
+use super::family::Family;
+use super::{VisionNetwork, name_at, unit_rows};
+use crate::device::{self, Precision};
+use crate::engine::{self, Choice, Engine};
+use crate::picture::{Pixels, Preprocessor};
+use crate::self_check::Probe;
+use crate::{ModelError, Revision};
+
+/// How a vision tower is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct VisionSettings {
+    /// The side in pixels that pictures are brought to, where it is not the one the network was trained with: its positions are
+    /// interpolated.
+    pub side: Option<usize>,
+    /// Of the matrices on candle; the other engines have their own.
+    pub precision: Precision,
+    pub engine: Engine,
+}
+
+/// The vision tower of an image encoder.
+#[derive(Debug)]
+pub struct VisionTower {
+    preprocessor: Preprocessor,
+    network: Network,
+    choice: Choice,
+    dims: usize,
+    side: usize,
+    vector_name: String,
+    revision: Revision,
+}
+
+/// A network on one of the engines.
+enum Network {
+    Candle {
+        network: Box<dyn VisionNetwork>,
+        device: Device,
+        dtype: DType,
+    },
+    /// A session of ONNX Runtime works for one caller at a time.
+    #[cfg(feature = "onnx")]
+    Onnx(Mutex<crate::onnx::OnnxClipVision>),
+}
+
+impl fmt::Debug for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Candle { network, .. } => network.fmt(f),
+            #[cfg(feature = "onnx")]
+            Self::Onnx(network) => network.fmt(f),
+        }
+    }
+}
+
+/// Pictures in a batch.
+const PICTURES: usize = 16;
+
+impl VisionTower {
+    /// Loads the vision tower of a folder.
+    ///
+    /// # Errors
+    /// A folder of another network, with files that are missing or broken, or a side that the network's patches do not fill.
+    pub fn load(folder: &Path, settings: &VisionSettings) -> Result<Self, ModelError> {
+        let family = Family::of_folder(folder)?;
+        let side = side(&family, settings.side)?;
+        let what = format!("{} vision", family.name());
+        let (network, choice) = network(folder, &family, side, settings, &what)?;
+        let revision = Revision::of_folder(folder)?;
+        let loaded = Self {
+            preprocessor: family.preprocessor(folder, settings.side)?,
+            network,
+            choice,
+            dims: family.dims(),
+            side,
+            vector_name: name_at(&revision, settings.side, family.side()),
+            revision,
+        };
+        let (engine, reason) = (loaded.engine_name(), loaded.engine_reason());
+        tracing::info!(model = %loaded.revision, engine, reason, side, "{what} loaded");
+        Ok(loaded)
+    }
+
+    /// The picture as the network takes it, by the folder's configuration.
+    pub fn preprocess(&self, picture: &RgbImage) -> Pixels {
+        self.preprocessor.run(picture)
+    }
+
+    /// The vectors [n, dims] of preprocessed pictures, unit norm, in their order.
+    pub fn embed(&self, pictures: &[&Pixels]) -> Result<Vec<Vec<f32>>, ModelError> {
+        for pixels in pictures {
+            for got in [pixels.height, pixels.width] {
+                if got != self.side {
+                    return Err(ModelError::Dimensions {
+                        what: "a preprocessed picture's side",
+                        expected: self.side,
+                        got,
+                    });
+                }
+            }
+        }
+        self.network.embed(pictures, self.side)
+    }
+
+    /// Dimensions of a vector.
+    pub fn dims(&self) -> usize {
+        self.dims
+    }
+
+    /// The side of a preprocessed picture in pixels.
+    pub fn side(&self) -> usize {
+        self.side
+    }
+
+    /// What its vectors are called, as [`super::vector_name`] has it.
+    pub fn vector_name(&self) -> &str {
+        &self.vector_name
+    }
+
+    /// The folder's name and revision, the same for both towers.
+    pub fn revision(&self) -> &Revision {
+        &self.revision
+    }
+
+    /// What runs the network, as [`Engine::name`] has it.
+    pub fn engine_name(&self) -> &'static str {
+        self.choice.engine.name()
+    }
+
+    /// Why that runs it.
+    pub fn engine_reason(&self) -> &str {
+        &self.choice.reason
+    }
+}
+
+fn side(family: &Family, wanted: Option<usize>) -> Result<usize, ModelError> {
+    let (side, patch) = (wanted.unwrap_or(family.side()), family.patch());
+    match side >= patch && (wanted.is_none() || side.is_multiple_of(patch)) {
+        true => Ok(side),
+        false => Err(ModelError::Parameters(format!(
+            "a picture's side must be a multiple of {patch}, the network's patch, not {side}"
+        ))),
+    }
+}
+
+fn network(
+    folder: &Path,
+    family: &Family,
+    side: usize,
+    settings: &VisionSettings,
+    what: &str,
+) -> Result<(Network, Choice), ModelError> {
+    let reason = match (settings.engine, settings.precision) {
+        (Engine::Auto, _) if !family.has_vision_graph() => Some("only candle has this network".to_owned()),
+        (Engine::Auto, Precision::F16 | Precision::Bf16) => {
+            Some(format!("only candle keeps weights in {}", settings.precision))
+        }
+        _ => None,
+    };
+    let load = |engine| Network::load(folder, family, side, settings.precision, engine);
+    match reason {
+        Some(reason) => Ok((load(Engine::Candle)?, Choice { engine: Engine::Candle, reason })),
+        None => engine::load(what, settings.engine, &Pictures { side }, load),
+    }
+}
+
+impl Network {
+    fn load(
+        folder: &Path,
+        family: &Family,
+        side: usize,
+        precision: Precision,
+        engine: Engine,
+    ) -> Result<Self, ModelError> {
+        match engine {
+            Engine::Candle => {
+                let (device, dtype) = (device::preferred()?, precision.dtype());
+                let weights = family.weights(folder, dtype, &device)?;
+                let network =
+                    family.vision(&weights, side).map_err(|error| ModelError::broken(folder, error))?;
+                let dtype = if device.is_cpu() { DType::F32 } else { dtype };
+                Ok(Self::Candle { network, device, dtype })
+            }
+            #[cfg(feature = "onnx")]
+            engine => {
+                let weights = family.weights(folder, DType::F32, &Device::Cpu)?;
+                let Some((config, weights, resampling)) = family.clip_vision(&weights) else {
+                    return Err(ModelError::NoGraph { network: format!("{}'s vision tower", family.name()) });
+                };
+                let loaded =
+                    crate::onnx::OnnxClipVision::load(folder, &config, weights, (side, resampling), engine)?;
+                Ok(Self::Onnx(Mutex::new(loaded)))
+            }
+            #[cfg(not(feature = "onnx"))]
+            _ => Err(ModelError::OnnxRuntime("this build lacks the onnx feature".to_owned())),
+        }
+    }
+
+    fn embed(&self, pictures: &[&Pixels], side: usize) -> Result<Vec<Vec<f32>>, ModelError> {
+        match self {
+            Self::Candle { network, device, dtype } => {
+                let mut vectors = Vec::with_capacity(pictures.len());
+                for batch in pictures.chunks(PICTURES) {
+                    let values = batch.iter().flat_map(|pixels| &pixels.values).copied().collect();
+                    let pixels = Tensor::from_vec::<_, f32>(values, (batch.len(), side, side, 3), device)?;
+                    vectors.extend(unit_rows(&network.embed(&pixels.to_dtype(*dtype)?)?)?);
+                }
+                Ok(vectors)
+            }
+            // A network keeps nothing from one call to the next, so a panic elsewhere has not spoiled it.
+            #[cfg(feature = "onnx")]
+            Self::Onnx(network) => network.lock().unwrap_or_else(PoisonError::into_inner).embed(pictures),
+        }
+    }
+}
+
+/// What engines are compared on: a gradient, hard edges, noise.
+struct Pictures {
+    side: usize,
+}
+
+impl Pictures {
+    fn make(&self) -> Vec<Pixels> {
+        let side = self.side;
+        let level = |kind: usize, x: usize, y: usize, channel: usize| match kind {
+            0 => (x + y * (channel + 1)) as f32 / (4 * side) as f32,
+            1 => ((x / 3 + y / 5 + channel) % 2) as f32,
+            _ => ((x * 7919 + y * 104_729 + channel * 31) * 2_654_435_761 % 1009) as f32 / 1009.0,
+        };
+        let picture = |kind: usize| {
+            let at = |k: usize| level(kind, k / 3 % side, k / 3 / side, k % 3) * 3.0 - 1.5;
+            Pixels { values: (0..side * side * 3).map(at).collect(), height: side, width: side }
+        };
+        (0..3).map(picture).collect()
+    }
+}
+
+impl Probe for Pictures {
+    type Network = Network;
+
+    fn vectors(&self, network: &mut Network) -> Result<Vec<Vec<f32>>, ModelError> {
+        let pictures = self.make();
+        let pictures: Vec<&Pixels> = pictures.iter().collect();
+        let together = network.embed(&pictures, self.side)?;
+        Ok([together, network.embed(&pictures[1..2], self.side)?].concat())
+    }
+}

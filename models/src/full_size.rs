@@ -1,0 +1,107 @@
+//! The published models at their full size, without their weights: for each configuration the tensors that our networks ask for, by name
+//! and shape, are those that the reference implementation has (models/tools/make_published_shapes.py wrote them down).
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use candle_core::{DType, Device, Result, Shape, Tensor, bail};
+use candle_nn::VarBuilder;
+use candle_nn::var_builder::SimpleBackend;
+
+use crate::weights::expect;
+
+/// All tensors of a published model. Each is one zero, broadcast, so that none takes room.
+pub(crate) struct Published {
+    tensors: HashMap<String, Vec<usize>>,
+    asked: Mutex<BTreeSet<String>>,
+}
+
+#[derive(serde::Deserialize)]
+struct File {
+    tensors: HashMap<String, Vec<usize>>,
+}
+
+pub(crate) fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/published").join(name)
+}
+
+/// "layers.{0-2}.norm" is layers.0.norm to layers.2.norm.
+fn unfolded(name: &str) -> Vec<String> {
+    let range = name.split_once('{').and_then(|(before, rest)| {
+        let (range, after) = rest.split_once('}')?;
+        let (from, to) = range.split_once('-')?;
+        Some((before, from.parse::<usize>().ok()?, to.parse::<usize>().ok()?, after))
+    });
+    match range {
+        Some((before, from, to, after)) => (from..=to).map(|k| format!("{before}{k}{after}")).collect(),
+        None => vec![name.to_owned()],
+    }
+}
+
+impl Published {
+    pub(crate) fn read(name: &str) -> Arc<Self> {
+        let bytes = std::fs::read(folder(name).join("shapes.json")).unwrap();
+        let file: File = serde_json::from_slice(&bytes).unwrap();
+        let tensors = file.tensors.iter().flat_map(|(name, shape)| {
+            unfolded(name).into_iter().map(|name| (name, shape.clone())).collect::<Vec<_>>()
+        });
+        Arc::new(Self { tensors: tensors.collect(), asked: Mutex::default() })
+    }
+
+    pub(crate) fn weights(self: &Arc<Self>) -> VarBuilder<'static> {
+        VarBuilder::from_backend(Box::new(Asking(self.clone())), DType::F32, Device::Cpu)
+    }
+
+    /// What nobody asked for.
+    pub(crate) fn left(&self) -> Vec<String> {
+        let asked = self.asked.lock().unwrap();
+        let mut left: Vec<_> = self.tensors.keys().filter(|name| !asked.contains(*name)).cloned().collect();
+        left.sort();
+        left
+    }
+
+    /// All but what begins so was asked for.
+    pub(crate) fn all_asked_for_but(&self, unused: &[&str]) {
+        let left = self.left();
+        let unexpected: Vec<_> =
+            left.iter().filter(|name| !unused.iter().any(|unused| name.starts_with(unused))).collect();
+        assert!(unexpected.is_empty(), "{} tensors are not used: {unexpected:?}", unexpected.len());
+        for unused in unused {
+            assert!(left.iter().any(|name| name.starts_with(unused)), "{unused} is used or is not there");
+        }
+    }
+}
+
+struct Asking(Arc<Published>);
+
+impl SimpleBackend for Asking {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        _: candle_nn::Init,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
+        let tensor = self.get_unchecked(name, dtype, device)?;
+        expect(&tensor, &shape, name)?;
+        Ok(tensor)
+    }
+
+    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+        let Some(shape) = self.0.tensors.get(name) else { bail!("the reference has no tensor {name}") };
+        self.0.asked.lock().unwrap().insert(name.to_owned());
+        Tensor::zeros((), dtype, device)?.broadcast_as(shape.as_slice())
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.0.tensors.contains_key(name)
+    }
+}
+
+#[test]
+fn names_are_unfolded() {
+    assert_eq!(unfolded("a.{9-11}.b"), ["a.9.b", "a.10.b", "a.11.b"]);
+    assert_eq!(unfolded("a.9.b"), ["a.9.b"]);
+}

@@ -1,0 +1,41 @@
+//! The parameters of layers in the precision they compute in. Matrices keep the precision that was asked for; on the
+//! processor all else, and every sum, is f32.
+
+use candle_core::{DType, Result, Shape, Tensor};
+use candle_nn::{Init, LayerNorm, VarBuilder};
+
+/// What a network of these weights computes in between its layers.
+pub(crate) fn activations(vb: &VarBuilder) -> DType {
+    if vb.device().is_cpu() { DType::F32 } else { vb.dtype() }
+}
+
+/// A parameter that is no matrix of a product: a bias, an embedding, a norm's weight.
+pub(crate) fn parameter(vb: &VarBuilder, shape: impl Into<Shape>, name: &str) -> Result<Tensor> {
+    vb.get_with_hints_dtype(shape, name, Init::Const(0.), activations(vb))
+}
+
+/// A layer's bias [outputs]; zeros where it has none.
+pub(super) fn bias(vb: &VarBuilder, outputs: usize) -> Result<Tensor> {
+    match vb.contains_tensor("bias") {
+        true => parameter(vb, outputs, "bias"),
+        false => Tensor::zeros(outputs, activations(vb), vb.device()),
+    }
+}
+
+/// Layer normalisation (Ba et al., 2016) over the last axis.
+pub(crate) fn layer_norm(vb: VarBuilder, width: usize, eps: f64) -> Result<LayerNorm> {
+    Ok(LayerNorm::new(parameter(&vb, width, "weight")?, parameter(&vb, width, "bias")?, eps))
+}
+
+/// Whether a weight is broadcast from one value, as those are that stand for their shapes alone. Such a weight takes no room.
+pub(super) fn uniform(weight: &Tensor) -> bool {
+    weight.elem_count() > 1 && weight.stride().iter().all(|stride| *stride == 0)
+}
+
+/// The weight in another shape.
+pub(super) fn reshaped(weight: &Tensor, shape: (usize, usize)) -> Result<Tensor> {
+    if !uniform(weight) {
+        return weight.contiguous()?.reshape(shape);
+    }
+    (0..weight.rank()).try_fold(weight.clone(), |part, _| part.get(0))?.broadcast_as(shape)
+}

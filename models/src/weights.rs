@@ -1,0 +1,295 @@
+//! Weights of one network, read from safetensors files tensor by tensor when a layer asks for them, so that a network of
+//! many gigabytes needs the room of its layers only. It knows files and names, and no network.
+
+mod layout;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{DType, Device, Result as CandleResult, Shape, Tensor, bail};
+use candle_nn::VarBuilder;
+use candle_nn::var_builder::SimpleBackend;
+use safetensors::tensor::Metadata;
+
+use crate::{ModelError, files};
+
+pub(crate) use layout::{Blip2Names, OpenClipNames, renamed};
+
+/// The names that diffusers and transformers give to the weights of one network, in order of preference.
+pub(crate) const NAMES: [&str; 3] =
+    ["model.safetensors", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"];
+
+/// The same of open_clip, whose folders may hold transformers' weights too.
+pub(crate) const OPEN_CLIP_NAMES: [&str; 2] = ["open_clip_model.safetensors", "model.safetensors"];
+
+/// Weights as they are found where only they lie; reading them would run what is in them.
+const PICKLED: [&str; 4] =
+    ["pytorch_model.bin", "open_clip_pytorch_model.bin", "diffusion_pytorch_model.bin", "model.pt"];
+
+/// All tensors of the network in a folder.
+#[derive(Debug)]
+struct Weights {
+    files: Vec<(PathBuf, Mutex<File>)>,
+    tensors: HashMap<String, Place>,
+}
+
+/// Where a tensor's bytes are.
+#[derive(Debug)]
+struct Place {
+    file: usize,
+    dtype: DType,
+    shape: Vec<usize>,
+    begin: u64,
+    bytes: usize,
+}
+
+/// The weights of the network in `folder` for its layers to ask for, as f32 (f16 and bf16 files are converted), on
+/// `device`.
+pub(crate) fn load(folder: &Path, device: &Device) -> Result<VarBuilder<'static>, ModelError> {
+    load_named(folder, &NAMES, DType::F32, device)
+}
+
+/// The same from a file that has one of `names`, as `dtype`.
+pub(crate) fn load_named(
+    folder: &Path,
+    names: &[&str],
+    dtype: DType,
+    device: &Device,
+) -> Result<VarBuilder<'static>, ModelError> {
+    Ok(VarBuilder::from_backend(Box::new(Weights::open(folder, names)?), dtype, device.clone()))
+}
+
+impl Weights {
+    /// Opens the files and reads what they say they hold. Shards are found by their `*.index.json`.
+    ///
+    /// # Errors
+    /// A file or a shard that is missing, one that is cut short or no safetensors file, a tensor that the index names and no
+    /// shard has.
+    fn open(folder: &Path, names: &[&str]) -> Result<Self, ModelError> {
+        let mut weights = Self { files: Vec::new(), tensors: HashMap::new() };
+        if let Some(single) = names.iter().map(|name| folder.join(name)).find(|path| path.is_file()) {
+            weights.add(&single)?;
+            return Ok(weights);
+        }
+        let index =
+            names.iter().map(|name| folder.join(format!("{name}.index.json"))).find(|path| path.is_file());
+        match index {
+            Some(index) => weights.add_shards(folder, &index)?,
+            None => return Err(absent(folder, names)),
+        }
+        Ok(weights)
+    }
+
+    fn add_shards(&mut self, folder: &Path, index: &Path) -> Result<(), ModelError> {
+        #[derive(serde::Deserialize)]
+        struct Index {
+            weight_map: HashMap<String, String>,
+        }
+        let map = files::read_json::<Index>(index)?.weight_map;
+        let mut shards: Vec<&String> = map.values().collect();
+        shards.sort();
+        shards.dedup();
+        for shard in shards {
+            let path = folder.join(shard);
+            if !path.is_file() {
+                let hint = format!("{} names it as a shard; fetch the model again", index.display());
+                return Err(ModelError::Missing { path, hint });
+            }
+            self.add(&path)?;
+        }
+        match map.iter().find(|(name, _)| !self.tensors.contains_key(*name)) {
+            Some((name, shard)) => {
+                Err(ModelError::broken(folder.join(shard), format!("it lacks the tensor {name}")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn add(&mut self, path: &Path) -> Result<(), ModelError> {
+        let broken = |reason: String| ModelError::broken(path, reason);
+        let mut file = File::open(path).map_err(|error| broken(error.to_string()))?;
+        let length = file.metadata().map_err(|error| broken(error.to_string()))?.len();
+        let (begin, header) = header(&mut file, length).map_err(broken)?;
+        let announced = begin + header.data_len() as u64;
+        if announced > length {
+            return Err(broken(format!("it is cut short: it has {length} bytes of {announced}")));
+        }
+        if announced < length {
+            return Err(broken(format!("it has {length} bytes where its header tells of {announced}")));
+        }
+        for (name, info) in header.tensors() {
+            let dtype = DType::try_from(info.dtype).map_err(|error| broken(format!("{name}: {error}")))?;
+            let (from, to) = info.data_offsets;
+            let place = Place {
+                file: self.files.len(),
+                dtype,
+                shape: info.shape.clone(),
+                begin: begin + from as u64,
+                bytes: to - from,
+            };
+            self.tensors.insert(name, place);
+        }
+        self.files.push((path.to_path_buf(), Mutex::new(file)));
+        Ok(())
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    fn read(&self, name: &str, dtype: DType, device: &Device) -> CandleResult<Tensor> {
+        let Some(place) = self.tensors.get(name) else {
+            bail!("it lacks the tensor {name}; it may be of another network than its config.json says")
+        };
+        let (path, file) = &self.files[place.file];
+        let mut bytes = vec![0u8; place.bytes];
+        let read = {
+            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+            file.seek(SeekFrom::Start(place.begin)).and_then(|_| file.read_exact(&mut bytes))
+        };
+        if let Err(error) = read {
+            bail!("{} cannot be read: {error}", path.display());
+        }
+        let tensor = Tensor::from_raw_buffer(&bytes, place.dtype, &place.shape, &Device::Cpu)?;
+        drop(bytes);
+        let tensor = if place.dtype.is_float() { tensor.to_dtype(dtype)? } else { tensor };
+        tensor.to_device(device)
+    }
+}
+
+/// Where the tensors begin, and what the header says of them.
+fn header(file: &mut File, length: u64) -> Result<(u64, Metadata), String> {
+    let no_header = || "it is no safetensors file".to_owned();
+    let mut size = [0u8; 8];
+    file.read_exact(&mut size).map_err(|_| no_header())?;
+    let size = u64::from_le_bytes(size);
+    // The format's own bound.
+    if size > 100_000_000 {
+        return Err(no_header());
+    }
+    if size + 8 > length {
+        return Err(format!("it is cut short: it has {length} bytes, and its header alone has {}", size + 8));
+    }
+    let mut bytes = vec![0u8; size as usize];
+    file.read_exact(&mut bytes).map_err(|error| error.to_string())?;
+    let header = serde_json::from_slice(&bytes).map_err(|error| format!("{}: {error}", no_header()))?;
+    Ok((size + 8, header))
+}
+
+fn absent(folder: &Path, names: &[&str]) -> ModelError {
+    match PICKLED.iter().map(|name| folder.join(name)).find(|path| path.is_file()) {
+        Some(path) => ModelError::unsupported(
+            path,
+            "reading pickled weights, which could run any program: convert them with safetensors' convert.py, or take the \
+             model's .safetensors file, and that",
+        ),
+        None => files::missing(&folder.join(names[0])),
+    }
+}
+
+impl SimpleBackend for Weights {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        _: candle_nn::Init,
+        dtype: DType,
+        device: &Device,
+    ) -> CandleResult<Tensor> {
+        let tensor = self.read(name, dtype, device)?;
+        expect(&tensor, &shape, name)?;
+        Ok(tensor)
+    }
+
+    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> CandleResult<Tensor> {
+        self.read(name, dtype, device)
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.has(name)
+    }
+}
+
+/// A tensor of another shape than its layer has is named with both.
+pub(crate) fn expect(tensor: &Tensor, shape: &Shape, name: &str) -> CandleResult<()> {
+    if tensor.shape() != shape {
+        bail!("{name} has the shape {:?} where config.json asks for {:?}", tensor.dims(), shape.dims());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(path: &Path, names: &[&str]) {
+        let tensor = |at: usize| Tensor::new(&[at as f32, 0.5], &Device::Cpu).unwrap();
+        let tensors: HashMap<String, Tensor> =
+            names.iter().enumerate().map(|(at, name)| ((*name).to_owned(), tensor(at))).collect();
+        candle_core::safetensors::save(&tensors, path).unwrap();
+    }
+
+    fn error(folder: &Path) -> String {
+        Weights::open(folder, &NAMES).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn tensors_are_read_when_they_are_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        write(&folder.path().join("model.safetensors"), &["a.weight", "a.bias"]);
+        let vb = load(folder.path(), &Device::Cpu).unwrap();
+        assert!(vb.pp("a").contains_tensor("bias") && !vb.contains_tensor("bias"));
+        assert_eq!(vb.pp("a").get(2, "bias").unwrap().to_vec1::<f32>().unwrap(), [1.0, 0.5]);
+        let wrong = vb.get(3, "a.bias").unwrap_err().to_string();
+        assert!(wrong.contains("a.bias") && wrong.contains("[2]") && wrong.contains("[3]"), "{wrong}");
+        let absent = vb.get(3, "b.bias").unwrap_err().to_string();
+        assert!(absent.contains("b.bias") && absent.contains("another network"), "{absent}");
+    }
+
+    #[test]
+    fn shards_are_one_network_and_each_must_be_there_with_what_it_is_to_hold() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
+        let index = serde_json::json!({"weight_map": {"a": one, "b": two}}).to_string();
+        std::fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
+        write(&folder.path().join(one), &["a"]);
+        assert!(error(folder.path()).contains(two));
+        write(&folder.path().join(two), &["c"]);
+        assert!(error(folder.path()).contains("lacks the tensor b"));
+        write(&folder.path().join(two), &["b"]);
+        let weights = Weights::open(folder.path(), &NAMES).unwrap();
+        assert!(weights.has("a") && weights.has("b"));
+    }
+
+    #[test]
+    fn a_file_that_is_cut_short_says_so_wherever_it_is_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        write(&path, &["a", "b"]);
+        let whole = std::fs::read(&path).unwrap();
+        for kept in [whole.len() - 1, 40] {
+            std::fs::write(&path, &whole[..kept]).unwrap();
+            assert!(error(folder.path()).contains("cut short"), "{kept}: {}", error(folder.path()));
+        }
+        std::fs::write(&path, [&whole[..], b"more"].concat()).unwrap();
+        assert!(error(folder.path()).contains("its header tells of"));
+        for content in
+            [b"".as_slice(), b"not weights at all", &[9, 0, 0, 0, 0, 0, 0, 0, b'{', 1, 2, 3, 4, 5, 6, 7, 8]]
+        {
+            std::fs::write(&path, content).unwrap();
+            assert!(error(folder.path()).contains("no safetensors file"), "{}", error(folder.path()));
+        }
+    }
+
+    #[test]
+    fn pickled_weights_and_none_say_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(error(folder.path()).contains("fetch the model again"));
+        std::fs::write(folder.path().join("pytorch_model.bin"), "").unwrap();
+        let pickled = error(folder.path());
+        assert!(pickled.contains("pytorch_model.bin") && pickled.contains("safetensors"), "{pickled}");
+    }
+}
