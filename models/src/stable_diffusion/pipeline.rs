@@ -86,6 +86,11 @@ impl StableDiffusion {
         }
     }
 
+    /// What the networks run on: `processor` or `GPU`.
+    pub fn device(&self) -> &'static str {
+        if self.device.is_cpu() { "processor" } else { "GPU" }
+    }
+
     /// The folder's name and revision.
     pub fn revision(&self) -> &Revision {
         &self.revision

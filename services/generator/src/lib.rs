@@ -5,9 +5,11 @@
 use std::io::Cursor;
 use std::path::Path;
 
+use unprompt_models::ModelError;
 use unprompt_models::stable_diffusion::{
     GenerationError, GenerationParams, GenerationRequest, Precision, StableDiffusion,
 };
+use unprompt_schemas::Uuid;
 use unprompt_schemas::cloudevents::{self, Headers, ImageEvent};
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::identity::{generated_image_id, prompt_id};
@@ -33,8 +35,41 @@ impl Generator {
         params: GenerationParams,
         batch: usize,
         codec: Codec,
-    ) -> Result<Self, unprompt_models::ModelError> {
+    ) -> Result<Self, ModelError> {
         Ok(Self { model: StableDiffusion::load_in(folder, precision)?, params, batch: batch.max(1), codec })
+    }
+
+    /// `name@revision` of the model.
+    pub fn model(&self) -> String {
+        self.model.revision().to_string()
+    }
+
+    /// How pictures are made, as their ids have it.
+    pub fn identity(&self) -> String {
+        self.model.identity(&self.params)
+    }
+
+    /// What draws: `processor` or `GPU`.
+    pub fn device(&self) -> &'static str {
+        self.model.device()
+    }
+
+    /// The id of the picture of a prompt and a seed.
+    pub fn image_id(&self, text: &str, seed: i64) -> Uuid {
+        generated_image_id(prompt_id(text), &self.model(), seed as u64, &self.identity())
+    }
+
+    /// Each prompt's pictures, one of each of its seeds, or why it has none.
+    pub fn draw(&self, prompts: &[Prompt]) -> Result<Vec<Result<Vec<Picture>, Rejection>>, ModelError> {
+        let requests: Vec<_> = prompts.iter().flat_map(requests_of).collect();
+        let mut pngs = self.pngs(&requests)?.into_iter();
+        let drawn = prompts.iter().map(|prompt| {
+            // All of a prompt's are taken, whatever became of the first.
+            let pngs: Vec<_> = pngs.by_ref().take(prompt.seeds.len()).collect();
+            let seeds = prompt.seeds.iter();
+            pngs.into_iter().zip(seeds).map(|(png, &seed)| Ok(self.picture(prompt, seed, png?))).collect()
+        });
+        Ok(drawn.collect())
     }
 
     fn parse(&self, record: &InputRecord) -> Result<Option<Prompt>, Refusal> {
@@ -43,36 +78,62 @@ impl Generator {
     }
 
     /// The PNG of every request, in order, `batch` at a time.
-    fn draw(&self, requests: &[GenerationRequest]) -> Result<Vec<Result<Vec<u8>, Rejection>>, BatchError> {
+    fn pngs(&self, requests: &[GenerationRequest]) -> Result<Vec<Result<Vec<u8>, Rejection>>, ModelError> {
         let mut pictures = Vec::with_capacity(requests.len());
         for chunk in requests.chunks(self.batch) {
-            let drawn =
-                self.model.generate(chunk, &self.params).map_err(|e| BatchError::Fatal(e.to_string()))?;
-            pictures.extend(drawn.into_iter().map(as_png));
+            pictures.extend(self.model.generate(chunk, &self.params)?.into_iter().map(as_png));
         }
         Ok(pictures)
     }
 
-    fn output(&self, record: &InputRecord, prompt: &Prompt, seed: i64, png: Vec<u8>) -> OutputRecord {
-        let prompt_id = prompt_id(&prompt.text);
-        let revision = self.model.revision().to_string();
-        let made_so = self.model.identity(&self.params);
-        let image_id = generated_image_id(prompt_id, &revision, seed as u64, &made_so);
+    fn picture(&self, prompt: &Prompt, seed: i64, png: Vec<u8>) -> Picture {
+        Picture {
+            image_id: self.image_id(&prompt.text, seed),
+            prompt_id: prompt_id(&prompt.text),
+            prompt: prompt.text.clone(),
+            seed,
+            model: self.model(),
+            parameters: self.identity(),
+            png,
+            time_ms: None,
+        }
+    }
+}
+
+/// A picture that was drawn.
+#[derive(Clone, Debug)]
+pub struct Picture {
+    pub image_id: Uuid,
+    pub prompt_id: Uuid,
+    pub prompt: String,
+    pub seed: i64,
+    /// `name@revision` of the model.
+    pub model: String,
+    /// How it was made.
+    pub parameters: String,
+    pub png: Vec<u8>,
+    /// When its prompt was published, milliseconds since the epoch, where it was.
+    pub time_ms: Option<i64>,
+}
+
+impl Picture {
+    /// As it is published on images.v1.
+    pub fn record(&self) -> OutputRecord {
         let event = ImageEvent {
-            id: Some(image_id.to_string()),
-            source: Some(format!("unprompt/generator/{revision}")),
+            id: Some(self.image_id.to_string()),
+            source: Some(format!("unprompt/generator/{}", self.model)),
             event_type: Some("unprompt.image.generated".into()),
-            time_ms: Some(record.timestamp_ms),
+            time_ms: self.time_ms,
             content_type: Some("image/png".into()),
-            prompt_id: Some(prompt_id),
-            seed: Some(seed),
+            prompt_id: Some(self.prompt_id),
+            seed: Some(self.seed),
             ..ImageEvent::default()
         };
         OutputRecord {
             topic: Topic::Images,
-            key: Some(prompt_id.to_string().into_bytes()),
-            value: Some(png),
-            headers: with_forwarded(event.to_headers(), record),
+            key: Some(self.prompt_id.to_string().into_bytes()),
+            value: Some(self.png.clone()),
+            headers: event.to_headers(),
         }
     }
 }
@@ -116,35 +177,29 @@ impl Stage for Generator {
 
     fn process(&mut self, batch: &[InputRecord]) -> Result<Vec<Outcome>, BatchError> {
         let parsed = Refusal::part(batch.iter().map(|record| self.parse(record)))?;
-        let prompts = parsed.iter().filter_map(|p| p.as_ref().ok()?.as_ref());
-        let requests: Vec<_> = prompts.flat_map(requests_of).collect();
-        let mut pictures = self.draw(&requests)?.into_iter();
+        let prompts: Vec<Prompt> = parsed.iter().filter_map(|p| p.as_ref().ok()?.clone()).collect();
+        let drawn = self.draw(&prompts).map_err(|error| BatchError::Fatal(error.to_string()))?;
+        let mut drawn = drawn.into_iter();
         let outcomes = parsed.into_iter().zip(batch).map(|(parsed, record)| match parsed {
             Err(rejection) => Outcome::Rejected(rejection),
             Ok(None) => Outcome::Outputs(Vec::new()),
-            Ok(Some(prompt)) => {
-                self.outcome(record, &prompt, pictures.by_ref().take(prompt.seeds.len()).collect())
-            }
+            Ok(Some(_)) => drawn.next().map_or_else(lost, |drawn| outcome(record, drawn)),
         });
         Ok(outcomes.collect())
     }
 }
 
-impl Generator {
-    fn outcome(
-        &self,
-        record: &InputRecord,
-        prompt: &Prompt,
-        drawn: Vec<Result<Vec<u8>, Rejection>>,
-    ) -> Outcome {
-        let outputs: Result<Vec<_>, Rejection> = drawn
-            .into_iter()
-            .zip(&prompt.seeds)
-            .map(|(png, &seed)| png.map(|png| self.output(record, prompt, seed, png)))
-            .collect();
-        match outputs {
-            Ok(outputs) => Outcome::Outputs(outputs),
-            Err(rejection) => Outcome::Rejected(rejection),
-        }
+fn lost() -> Outcome {
+    Outcome::Rejected(Rejection::new("generation", "a picture was lost on its way; replay the record"))
+}
+
+fn outcome(record: &InputRecord, drawn: Result<Vec<Picture>, Rejection>) -> Outcome {
+    let output = |picture: Picture| {
+        let published = Picture { time_ms: Some(record.timestamp_ms), ..picture }.record();
+        OutputRecord { headers: with_forwarded(published.headers, record), ..published }
+    };
+    match drawn {
+        Ok(pictures) => Outcome::Outputs(pictures.into_iter().map(output).collect()),
+        Err(rejection) => Outcome::Rejected(rejection),
     }
 }

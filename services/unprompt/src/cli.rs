@@ -1,5 +1,6 @@
 //! Every command and flag, in one definition that feeds help and completions.
 
+mod generate;
 mod index;
 mod prompts;
 mod search;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use generate::{Generate, Part};
 pub use index::{Index, IndexBuild, IndexOptimize, IndexRecall, IndexRestore, SearchSpace};
 pub use prompts::{Import, Prompts, ReadCorpus, Sample};
 pub use search::{Export, Query};
@@ -68,6 +70,12 @@ pub enum Command {
     /// Bring prompts in
     #[command(subcommand)]
     Prompts(Prompts),
+    /// Draw pictures of many prompts: to images.v1, a folder or parquet files
+    ///
+    /// Reads prompts as `unprompt prompts import` does and draws with the model and settings of [models] sd2 and [generator]. Stopped by
+    /// Ctrl-C or killed, the same command goes on at the picture where it was, with the same seeds; --restart begins again. Several
+    /// workers share the work by --part 1/N to N/N. Ends with what a million pictures would cost at the rate that was seen.
+    Generate(Generate),
     /// Train a head from the topics and announce it
     Train(Train),
     /// Score predictions against the true prompts

@@ -154,14 +154,9 @@ fn make_stage(
     runtime: Handle,
     stop: &CancellationToken,
 ) -> anyhow::Result<Box<dyn Stage>> {
-    let (config, codec) = (&wiring.context.config, wiring.context.codec()?);
-    let models = wiring.context.models()?;
+    let (models, codec) = (wiring.context.models()?, wiring.context.codec()?);
     Ok(match service {
-        ServiceName::Generator => {
-            let (params, generator) = (generation(config)?, &config.generator);
-            let precision = generator.precision.parse().context("[generator] precision")?;
-            Box::new(Generator::load(&models.sd2, precision, params, generator.batch, codec)?)
-        }
+        ServiceName::Generator => Box::new(generator(&wiring.context, codec)?),
         ServiceName::TextEncoder => Box::new(text_encoder(&models, wiring.context.engine()?, codec)?),
         ServiceName::ImageEncoder => Box::new(image_encoder(&wiring.context, codec, runtime)?),
         ServiceName::Indexer => Box::new(indexer(wiring, &models, codec, runtime, stop)?),
@@ -170,6 +165,14 @@ fn make_stage(
             Box::new(predictor(wiring, &models, heads, codec, runtime, stop)?)
         }
     })
+}
+
+/// Stable Diffusion as it is configured.
+pub fn generator(context: &Context, codec: Codec) -> anyhow::Result<Generator> {
+    let settings = &context.config.generator;
+    let precision = settings.precision.parse().context("[generator] precision")?;
+    let params = generation(&context.config)?;
+    Ok(Generator::load(&context.models()?.sd2, precision, params, settings.batch, codec)?)
 }
 
 fn image_encoder(context: &Context, codec: Codec, runtime: Handle) -> anyhow::Result<ImageEncoder> {

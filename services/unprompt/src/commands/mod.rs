@@ -4,6 +4,7 @@ mod dead_letters;
 mod doctor;
 pub mod evaluate;
 mod export;
+mod generate;
 mod index;
 mod predict;
 pub mod prompts;
@@ -66,6 +67,7 @@ async fn dispatch(context: Context, command: Command) -> anyhow::Result<()> {
         Command::Query(args) => query::run(&context, args, stop).await,
         Command::Index(command) => index::run(&context, command, stop).await,
         Command::Prompts(command) => prompts::run(&context, command, stop).await,
+        Command::Generate(args) => generate::run(&context, args, stop).await,
         Command::Train(args) => train::run(&context, args).await,
         Command::Evaluate(args) => evaluate::run(&context, args).await,
         Command::Topics(command) => topics::run(&context, command, stop).await,
