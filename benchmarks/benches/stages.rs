@@ -13,7 +13,7 @@ use unprompt_indexer::Indexer;
 use unprompt_models::encoder::{TextTower, VisionSettings};
 use unprompt_models::minilm::{Engine, MiniLm};
 use unprompt_models::picture::Limits;
-use unprompt_models::stable_diffusion::GenerationParams;
+use unprompt_models::stable_diffusion::{GenerationParams, Precision};
 use unprompt_predictor::{Encoder, HeadStore, Predictor, Retrieval, Settings};
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::topics::Topic;
@@ -53,7 +53,7 @@ fn stages(c: &mut Criterion) {
     let pictures: Vec<_> = (0..64).map(|at| record(Topic::Images, at, png(at))).collect();
     bench(c, "image-encoder/64 pictures", &mut image_encoder, &pictures);
     let params = GenerationParams::default();
-    let mut generator = Generator::load(&checkpoint("sd2"), params, 16, codec).unwrap();
+    let mut generator = Generator::load(&checkpoint("sd2"), Precision::F32, params, 16, codec).unwrap();
     bench(c, "generator/16 pictures", &mut generator, &prompt_records(16, true).unwrap());
     let prompts = outputs(&mut text_encoder, &prompt_records(INDEXED, false).unwrap());
     let embeddings = outputs(&mut image_encoder, &pictures);

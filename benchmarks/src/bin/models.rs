@@ -44,7 +44,17 @@ fn main() -> anyhow::Result<()> {
     if let Some(folder) = &work.sd {
         found.insert("unet".into(), unet(folder, &work.latents)?);
     }
+    found.insert("peak_bytes".into(), json!(peak_bytes()?));
     Ok(writeln!(std::io::stdout(), "{}", Value::Object(found))?)
+}
+
+/// The most memory that this process held.
+fn peak_bytes() -> anyhow::Result<u64> {
+    let status =
+        std::fs::read_to_string("/proc/self/status").context("the kernel does not tell of memory")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kibibytes << 10)
 }
 
 /// Seconds of the fastest of some rounds.

@@ -122,7 +122,7 @@ impl Family {
             Self::Clip(_) | Self::Blip2(_) => Preprocessor::load(&folder.join("preprocessor_config.json"))?,
             Self::OpenClip(config) => config.preprocessor(&folder.join(OPEN_CLIP))?,
         };
-        Ok(side.map_or(preprocessor.clone(), |side| preprocessor.to_side(side)))
+        Ok(side.map_or(preprocessor.clone(), |side| preprocessor.with_side(side)))
     }
 
     /// The vision tower for pictures of `side` pixels.

@@ -145,7 +145,7 @@ impl Preprocessor {
     }
 
     /// The same steps to pictures of another side.
-    pub(crate) fn to_side(self, side: usize) -> Self {
+    pub(crate) fn with_side(self, side: usize) -> Self {
         let to = |size| match size {
             Size::Sides { .. } => Size::Sides { height: side, width: side },
             Size::Number(_) | Size::ShortestEdge { .. } => Size::ShortestEdge { shortest_edge: side },
@@ -253,9 +253,9 @@ mod tests {
         let blip = preprocessor(blip).unwrap();
         let pixels = blip.run(&picture);
         assert_eq!((pixels.height, pixels.width), (300, 280));
-        let pixels = blip.to_side(42).run(&picture);
+        let pixels = blip.with_side(42).run(&picture);
         assert_eq!((pixels.height, pixels.width), (42, 42));
-        let clip = preprocessor(r#"{"size": 32, "crop_size": 30}"#).unwrap().to_side(24).run(&picture);
+        let clip = preprocessor(r#"{"size": 32, "crop_size": 30}"#).unwrap().with_side(24).run(&picture);
         assert_eq!((clip.height, clip.width), (24, 24));
     }
 

@@ -223,15 +223,17 @@ impl StableDiffusion {
     }
 }
 
+type Shape = (usize, usize, usize, usize);
+
 /// The next noise of each picture, [n, channels, h, w].
-fn noise_of(noises: &mut [Noise], shape: (usize, usize, usize, usize)) -> candle_core::Result<Tensor> {
+fn noise_of(noises: &mut [Noise], shape: Shape) -> candle_core::Result<Tensor> {
     let (_, channels, height, width) = shape;
     let values: Vec<_> = noises.iter_mut().map(|noise| noise.normal(channels * height * width)).collect();
     Tensor::from_vec(values.concat(), shape, &Device::Cpu)
 }
 
 /// [n, channels, h, w] as the shape and the values of [n, h, w, channels].
-fn channels_last(latents: &Tensor) -> candle_core::Result<((usize, usize, usize, usize), Vec<f32>)> {
+fn channels_last(latents: &Tensor) -> candle_core::Result<(Shape, Vec<f32>)> {
     let latents = latents.permute((0, 2, 3, 1))?.contiguous()?;
     Ok((latents.dims4()?, latents.flatten_all()?.to_vec1()?))
 }
