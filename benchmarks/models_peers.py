@@ -9,8 +9,8 @@ import pathlib
 import subprocess
 import time
 
-ROUNDS = 3
-PICTURES = 32
+ROUNDS = 2
+PICTURES = 16
 BATCH = 16
 LATENTS = (32, 64)
 
