@@ -7,12 +7,17 @@ import json
 import os
 import pathlib
 import subprocess
+import sys
 import time
 
 ROUNDS = 2
 PICTURES = 16
 BATCH = 16
 LATENTS = (32, 64)
+
+
+def say(what):
+    print(f"bench-models: {what}", file=sys.stderr, flush=True)
 
 
 def best(work):
@@ -140,7 +145,7 @@ def peers_preparation(paths):
 
 
 def ours(binary, work):
-    return json.loads(subprocess.run([binary], input=json.dumps(work), text=True, capture_output=True, check=True).stdout)
+    return json.loads(subprocess.run([binary], input=json.dumps(work), text=True, stdout=subprocess.PIPE, check=True).stdout)
 
 
 def cosine(a, b):
@@ -176,13 +181,16 @@ def main():
     os.environ["HF_HUB_OFFLINE"] = "1"
     from PIL import Image
 
+    say(f"making networks of random weights in {arguments.work} (5 GB), unless they are there")
     paths = pictures(arguments.work / "pictures")
     decoded = [Image.open(path).convert("RGB") for path in paths]
     folders = {name: make_clip(arguments.work / name, vision) for name, vision in CLIPS.items()}
     sd = None if arguments.without_unet else make_sd(arguments.work / "sd21")
+    say("our networks (8 minutes on two cores)")
     found = ours(arguments.ours, {"pictures": [str(path) for path in paths], "encoders": [str(folder) for folder in folders.values()],
                                   "sd": str(sd) if sd else None, "latents": LATENTS})
     rows = []
+    say("Pillow, OpenCV, transformers and diffusers (3 minutes)")
     for peer, rates in peers_preparation(paths).items():
         for what, label in (("decode", "decode 512 x 512 PNG and JPEG"), ("preprocess", "resize to 224, crop, normalise")):
             rows.append(row(f"pictures: {label}, one thread", "pictures/s", found["preparation"][what], rates[what], peer))

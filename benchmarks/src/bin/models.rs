@@ -38,6 +38,7 @@ fn main() -> anyhow::Result<()> {
         found.insert("preparation".into(), preparation(&encoded, folder)?);
     }
     for folder in &work.encoders {
+        eprintln!("models: {}", folder.display());
         let name = folder.file_name().context("a folder has no name")?.to_string_lossy().into_owned();
         found.insert(name, encoder(folder, &encoded)?);
     }
@@ -123,6 +124,7 @@ fn encoder(folder: &Path, encoded: &[Vec<u8>]) -> anyhow::Result<Value> {
 fn unet(folder: &Path, sides: &[usize]) -> anyhow::Result<Value> {
     let mut found = Map::new();
     for precision in [Precision::F32, Precision::Bf16] {
+        eprintln!("models: {} in {precision}", folder.display());
         let model = StableDiffusion::load_in(folder, precision)?;
         for &side in sides {
             let initial = Tensor::randn(0f32, 1f32, (1, 4, side, side), &Device::Cpu)?;

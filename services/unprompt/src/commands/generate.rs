@@ -5,6 +5,7 @@ mod folder;
 mod parquet;
 mod sink;
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -28,6 +29,8 @@ use crate::services::generator;
 
 use sink::Sink;
 
+/// Prompts read at once.
+const PROMPTS: usize = 16;
 /// How often it is kept how far the run is.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
@@ -42,11 +45,13 @@ pub async fn run(context: &Context, args: Generate, stop: CancellationToken) -> 
 }
 
 /// What a later run of the same command wants to know.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Kept {
     /// Fresh seeds are made of it.
     run: Uuid,
     drawn: u64,
+    /// Pictures of prompts that are not acknowledged yet.
+    beyond: HashSet<Uuid>,
 }
 
 struct Run {
@@ -54,14 +59,18 @@ struct Run {
     generator: Option<Generator>,
     sink: Sink,
     chunks: mpsc::Receiver<Read>,
+    /// Pictures in one pass of the network: stopping waits no longer than for one.
+    pass: usize,
     progress: Progress,
     /// None where the sources cannot be read again.
     checkpoint: Option<Checkpoint>,
-    /// Prompts whose pictures are where they belong.
+    /// Prompts whose pictures are all where they belong.
     acknowledged: u64,
+    /// Pictures that are there of the prompts after them.
+    beyond: HashSet<Uuid>,
     saved: Instant,
     kept: Kept,
-    /// Pictures that this run drew, and prompts that it could not draw.
+    /// Pictures that this run drew, and those that it could not draw.
     drawn: u64,
     failed: u64,
 }
@@ -74,19 +83,20 @@ impl Run {
         let generator = tokio::task::spawn_blocking(move || generator(&of_context, codec)).await??;
         let checkpoint = checkpoint(context, &args, &generator, &mut corpus)?;
         let acknowledged = checkpoint.as_ref().map_or(0, |(_, acknowledged)| *acknowledged);
-        let fresh = Kept { run: Uuid::new_v4(), drawn: 0 };
-        let kept = checkpoint.as_ref().and_then(|(checkpoint, _)| checkpoint.state()).unwrap_or(fresh);
+        let fresh = Kept { run: Uuid::new_v4(), drawn: 0, beyond: HashSet::new() };
+        let kept: Kept = checkpoint.as_ref().and_then(|(checkpoint, _)| checkpoint.state()).unwrap_or(fresh);
         let sink = Sink::open(context, &args).await?;
         let progress = Progress::new("drawing (bytes of prompts)", corpus.bytes_total());
         let mut run = Self {
-            // A step is one pass of the network: stopping waits no longer than for that.
-            chunks: corpus::read(corpus, prompts_a_step(context, &args)),
+            chunks: corpus::read(corpus, PROMPTS),
+            pass: context.config.generator.batch.max(1),
             progress: if acknowledged == 0 { progress } else { progress.going_on() },
             args,
             generator: Some(generator),
             sink,
             checkpoint: checkpoint.map(|(checkpoint, _)| checkpoint),
             acknowledged,
+            beyond: kept.beyond.clone(),
             saved: Instant::now(),
             kept,
             drawn: 0,
@@ -103,10 +113,7 @@ impl Run {
                 bail!(self.stopped());
             }
             match self.chunks.recv().await {
-                Some(Read::Chunk { rows, bytes }) => {
-                    self.step(rows).await?;
-                    self.progress.set_made(bytes, self.drawn, "pictures");
-                }
+                Some(Read::Chunk { rows, bytes }) => self.prompts(rows, bytes, stop).await?,
                 Some(Read::End { report, fault }) => {
                     if let Some(path) = &self.args.reading.report {
                         corpus::write_report(path, &report)?;
@@ -118,37 +125,53 @@ impl Run {
         }
     }
 
-    /// Draws what is not there yet of some prompts, and puts it where it belongs.
-    async fn step(&mut self, rows: Vec<Clean>) -> anyhow::Result<()> {
+    /// Draws what is not there yet of some prompts, one pass of the network after the other, and puts it where it belongs.
+    async fn prompts(
+        &mut self,
+        rows: Vec<Clean>,
+        bytes: u64,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
         let acknowledged = rows.last().map_or(self.acknowledged, |clean| clean.seq + 1);
         let mine = rows.into_iter().filter(|clean| in_part(self.args.part, &clean.row.text));
-        let prompts: Vec<Prompt> = mine.map(|clean| self.missing(clean)).collect();
-        if prompts.iter().any(|prompt| !prompt.seeds.is_empty()) {
-            let pictures = self.draw(prompts).await?;
-            self.drawn += pictures.len() as u64;
+        let missing: Vec<Prompt> = mine.flat_map(|clean| self.missing(clean)).collect();
+        for pass in missing.chunks(self.pass) {
+            if stop.is_cancelled() {
+                bail!(self.stopped());
+            }
+            let pictures = self.draw(pass.to_vec()).await?;
             self.sink.write(&pictures).await?;
+            self.drawn += pictures.len() as u64;
+            self.beyond.extend(pictures.iter().map(|picture| picture.image_id));
+            if self.sink.is_full() {
+                self.sink.pack().await?;
+            }
+            if self.saved.elapsed() >= SAVE_EVERY {
+                self.save()?;
+            }
+            self.progress.set_made(bytes, self.drawn, "pictures");
         }
         self.acknowledged = acknowledged;
-        if self.sink.is_full() {
-            // What is on the disk counts as drawn before it is packed: so none is drawn again.
-            self.save()?;
-            self.sink.pack().await?;
-        } else if self.saved.elapsed() >= SAVE_EVERY {
-            self.save()?;
-        }
+        self.beyond.clear();
         Ok(())
     }
 
-    /// The prompt with those of its seeds of which there is no picture yet.
-    fn missing(&self, clean: Clean) -> Prompt {
+    /// The prompt once for each of its pictures that is not there yet, so that one that cannot be drawn takes no other with it.
+    fn missing(&self, clean: Clean) -> Vec<Prompt> {
         let row = clean.row;
-        let seeds = seeds(&self.args, self.kept.run, &row.text, row.seeds);
+        let seeds = seeds(&self.args, self.kept.run, &row.text, &row.seeds);
         let there = |seed: &i64| {
             let generator = self.generator.as_ref();
-            generator.is_some_and(|generator| self.sink.has(generator.image_id(&row.text, *seed)))
+            let id = generator.map(|generator| generator.image_id(&row.text, *seed));
+            id.is_some_and(|id| self.beyond.contains(&id) || self.sink.has(id))
         };
-        let seeds = seeds.into_iter().filter(|seed| !there(seed)).collect();
-        Prompt { text: row.text, source: row.source, seeds, attributes: row.attributes }
+        let prompt = |seed| Prompt {
+            text: row.text.clone(),
+            source: row.source.clone(),
+            seeds: vec![seed],
+            attributes: row.attributes.clone(),
+        };
+        seeds.into_iter().filter(|seed| !there(seed)).map(prompt).collect()
     }
 
     async fn draw(&mut self, prompts: Vec<Prompt>) -> anyhow::Result<Vec<Picture>> {
@@ -165,7 +188,8 @@ impl Run {
                 Ok(drawn) => pictures.extend(drawn),
                 Err(rejection) => {
                     self.failed += 1;
-                    tracing::warn!(prompt = prompt.text, reason = rejection.reason, "not drawn");
+                    let seed = prompt.seeds.first();
+                    tracing::warn!(prompt = prompt.text, seed, reason = rejection.reason, "not drawn");
                 }
             }
         }
@@ -174,7 +198,8 @@ impl Run {
 
     fn save(&mut self) -> anyhow::Result<()> {
         if let Some(checkpoint) = &mut self.checkpoint {
-            let kept = Kept { drawn: self.kept.drawn + self.drawn, ..self.kept };
+            let (run, drawn) = (self.kept.run, self.kept.drawn + self.drawn);
+            let kept = Kept { run, drawn, beyond: self.beyond.clone() };
             checkpoint.save_with(self.acknowledged, &kept)?;
         }
         self.saved = Instant::now();
@@ -206,7 +231,7 @@ impl Run {
         Told {
             drawn: self.drawn,
             drawn_before: self.kept.drawn,
-            prompts_failed: self.failed,
+            pictures_failed: self.failed,
             pictures_per_s: per_s,
             device: self.generator.as_ref().map_or("unknown", Generator::device),
             device_days_a_million: (self.drawn > 0).then(|| 1e6 / per_s / 86_400.0),
@@ -220,7 +245,7 @@ impl Run {
 struct Told {
     drawn: u64,
     drawn_before: u64,
-    prompts_failed: u64,
+    pictures_failed: u64,
     pictures_per_s: f64,
     device: &'static str,
     device_days_a_million: Option<f64>,
@@ -233,8 +258,8 @@ impl std::fmt::Display for Told {
         if self.drawn_before > 0 {
             write!(f, ", {} by an earlier run", self.drawn_before)?;
         }
-        if self.prompts_failed > 0 {
-            write!(f, "; {} prompts could not be drawn: see the warnings", self.prompts_failed)?;
+        if self.pictures_failed > 0 {
+            write!(f, "; {} could not be drawn: see the warnings", self.pictures_failed)?;
         }
         match self.device_days_a_million {
             Some(days) => write!(
@@ -247,20 +272,15 @@ impl std::fmt::Display for Told {
     }
 }
 
-fn prompts_a_step(context: &Context, args: &Generate) -> usize {
-    let pictures = args.seeds.unwrap_or(1) as usize;
-    (context.config.generator.batch / pictures).max(1)
-}
-
 /// Each prompt belongs to one of the parts, whatever lies beside it.
 fn in_part(part: Option<Part>, text: &str) -> bool {
     part.is_none_or(|part| prompt_id(text).as_u128() % u128::from(part.of) == u128::from(part.number - 1))
 }
 
 /// The prompt's own, or as many as are wanted: counted from the first, or fresh ones that the run decides.
-fn seeds(args: &Generate, run: Uuid, text: &str, own: Vec<i64>) -> Vec<i64> {
+fn seeds(args: &Generate, run: Uuid, text: &str, own: &[i64]) -> Vec<i64> {
     if args.seeds.is_none() && args.first_seed.is_none() && !own.is_empty() {
-        return own;
+        return own.to_vec();
     }
     let fresh = |k: u64| {
         let of_picture = Uuid::new_v5(&run, format!("{} {k}", prompt_id(text)).as_bytes());
@@ -319,15 +339,15 @@ mod tests {
     #[test]
     fn fresh_seeds_are_the_runs_and_fixed_ones_are_everybodys() {
         let (run, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let fresh = seeds(&args("--seeds 3"), run, "a star", vec![7]);
+        let fresh = seeds(&args("--seeds 3"), run, "a star", &[7]);
         assert_eq!(fresh.len(), 3);
-        assert_eq!(fresh, seeds(&args("--seeds 3"), run, "a star", vec![]));
-        assert_ne!(fresh, seeds(&args("--seeds 3"), other, "a star", vec![]));
-        assert_ne!(fresh, seeds(&args("--seeds 3"), run, "a ring", vec![]));
+        assert_eq!(fresh, seeds(&args("--seeds 3"), run, "a star", &[]));
+        assert_ne!(fresh, seeds(&args("--seeds 3"), other, "a star", &[]));
+        assert_ne!(fresh, seeds(&args("--seeds 3"), run, "a ring", &[]));
         assert!(fresh.iter().all(|seed| *seed >= 0) && fresh[0] != fresh[1]);
-        assert_eq!(seeds(&args("--seeds 2 --first-seed 40"), run, "a star", vec![7]), [40, 41]);
-        assert_eq!(seeds(&args(""), run, "a star", vec![7, 9]), [7, 9]);
-        assert_eq!(seeds(&args(""), run, "a star", vec![]).len(), 1);
+        assert_eq!(seeds(&args("--seeds 2 --first-seed 40"), run, "a star", &[7]), [40, 41]);
+        assert_eq!(seeds(&args(""), run, "a star", &[7, 9]), [7, 9]);
+        assert_eq!(seeds(&args(""), run, "a star", &[]).len(), 1);
     }
 
     #[test]
@@ -349,7 +369,7 @@ mod tests {
         let told = Told {
             drawn: 20,
             drawn_before: 5,
-            prompts_failed: 1,
+            pictures_failed: 1,
             pictures_per_s: 2.0,
             device: "processor",
             device_days_a_million: Some(1e6 / 2.0 / 86_400.0),
