@@ -237,9 +237,10 @@ impl Feeder {
     }
 
     async fn publish(&self, count: usize) -> anyhow::Result<()> {
-        let from = self.published();
-        let records = (from..from + count).map(|number| self.feed.record(number));
-        self.publisher.publish_many(records).await?;
+        let (from, feed) = (self.published(), self.feed);
+        // Drawing them takes seconds on a busy machine. Whoever waits for a moment to strike must not wait for it.
+        let draw = move || (from..from + count).map(|number| feed.record(number)).collect::<Vec<_>>();
+        self.publisher.publish_many(tokio::task::spawn_blocking(draw).await?).await?;
         self.published.store(from + count, Ordering::Relaxed);
         Ok(())
     }
