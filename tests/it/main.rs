@@ -11,6 +11,7 @@ mod generate;
 mod index_admin;
 mod index_build;
 mod kill;
+mod models;
 mod other_clients;
 mod outages;
 mod prompts_import;

@@ -2,6 +2,7 @@
 
 mod generate;
 mod index;
+mod models;
 mod prompts;
 mod search;
 
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use generate::{Generate, Part};
 pub use index::{Index, IndexBuild, IndexOptimize, IndexRecall, IndexRestore, SearchSpace};
+pub use models::{Models, Pin, PullModels};
 pub use prompts::{Import, Prompts, ReadCorpus, Sample};
 pub use search::{Export, Query};
 
@@ -77,6 +79,9 @@ pub enum Command {
     /// pictures of the last second may come to the topic twice, with the same ids. Several
     /// workers share the work by --part 1/N to N/N. Ends with what a million pictures would cost at the rate that was seen.
     Generate(Generate),
+    /// Fetch the published models and check them
+    #[command(subcommand)]
+    Models(Models),
     /// Train a head from the topics and announce it
     Train(Train),
     /// Score predictions against the true prompts

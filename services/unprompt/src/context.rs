@@ -7,6 +7,7 @@ use anyhow::{Context as _, anyhow};
 use serde_json::{Map, Value, json};
 use unprompt_image_encoder::EncoderFolder;
 use unprompt_index::{ConnectOptions, Profile, PromptIndex};
+use unprompt_model_store::{Manifest, Store};
 use unprompt_models::encoder::{VisionSettings, VisionTower};
 use unprompt_models::minilm::Engine;
 use unprompt_schemas::codec::Codec;
@@ -129,24 +130,55 @@ impl Context {
     pub fn encoders(&self) -> anyhow::Result<Vec<EncoderFolder>> {
         let models = &self.config.models;
         let first = (self.models()?.clip, models.clip_side);
-        let further = models.encoders.iter().map(|encoder| (encoder.folder.clone(), encoder.side));
-        let encoders = std::iter::once(first).chain(further);
-        encoders.map(|(folder, side)| Ok(EncoderFolder { folder, settings: self.vision(side)? })).collect()
+        let further = models.encoders.iter().map(|encoder| Ok((self.folder(&encoder.folder)?, encoder.side)));
+        let encoders = std::iter::once(Ok(first)).chain(further);
+        let settled = |(folder, side)| anyhow::Ok(EncoderFolder { folder, settings: self.vision(side)? });
+        encoders.map(|encoder| encoder.and_then(settled)).collect()
     }
 
     /// Where the models are: as configured, or the downloaded MiniLM and the tiny world's checkpoints.
     pub fn models(&self) -> anyhow::Result<ModelFolders> {
         let models = &self.config.models;
+        let configured =
+            |folder: &Option<PathBuf>| folder.as_deref().map(|folder| self.folder(folder)).transpose();
         Ok(ModelFolders {
-            minilm: models.minilm.clone().unwrap_or_else(|| models_cache().join("all-MiniLM-L6-v2")),
-            clip: models.clip.clone().map_or_else(|| tiny_world("clip"), Ok)?,
-            sd2: models.sd2.clone().map_or_else(|| tiny_world("sd2"), Ok)?,
+            minilm: self.minilm()?,
+            clip: configured(&models.clip)?.map_or_else(|| tiny_world("clip"), Ok)?,
+            sd2: configured(&models.sd2)?.map_or_else(|| tiny_world("sd2"), Ok)?,
         })
+    }
+
+    /// MiniLM's folder.
+    pub fn minilm(&self) -> anyhow::Result<PathBuf> {
+        self.folder(self.config.models.minilm.as_deref().unwrap_or(Path::new(MINILM)))
+    }
+
+    /// The models that are known by name.
+    pub fn manifest(&self) -> anyhow::Result<Manifest> {
+        let published = Manifest::published()?;
+        let own = self.config.models.manifest.as_deref();
+        own.map_or(Ok(published.clone()), |own| published.with(own)).context("[models] manifest")
+    }
+
+    /// A folder as it was given, or the one of the model that bears the name, all of whose files are then the published ones.
+    fn folder(&self, given: &Path) -> anyhow::Result<PathBuf> {
+        let name = given.to_str().filter(|_| !given.exists());
+        match name.zip(Some(self.manifest()?)).and_then(|(name, manifest)| manifest.find(name).cloned()) {
+            Some(model) => Ok(store().path(&model)?),
+            None => Ok(given.to_owned()),
+        }
     }
 }
 
+const MINILM: &str = "all-MiniLM-L6-v2";
+
+/// Where models that are known by name are kept.
+pub fn store() -> Store {
+    Store::new(models_cache())
+}
+
 /// $UNPROMPT_MODELS, or the user's cache.
-pub fn models_cache() -> PathBuf {
+fn models_cache() -> PathBuf {
     if let Some(folder) = std::env::var_os("UNPROMPT_MODELS") {
         return folder.into();
     }

@@ -62,7 +62,7 @@ pub struct Index {
     pub profile: String,
 }
 
-/// `[models]`: folders in the layouts of the field.
+/// `[models]`: folders in the layouts of the field, or names of models that `unprompt models` fetches.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Models {
@@ -81,6 +81,9 @@ pub struct Models {
     /// diffusers' Stable Diffusion 2.
     #[serde(default)]
     pub sd2: Option<PathBuf>,
+    /// Models of one's own that are known by name, beside the published ones.
+    #[serde(default)]
+    pub manifest: Option<PathBuf>,
     /// Of MiniLM and the text towers: `auto`, `openvino`, `onnx`, `candle`, `openvino-bf16` or `int8`.
     pub engine: String,
     /// Of the vision towers, by the same names.

@@ -6,6 +6,7 @@ pub mod evaluate;
 mod export;
 mod generate;
 mod index;
+mod models;
 mod predict;
 pub mod prompts;
 pub mod publish;
@@ -68,6 +69,7 @@ async fn dispatch(context: Context, command: Command) -> anyhow::Result<()> {
         Command::Index(command) => index::run(&context, command, stop).await,
         Command::Prompts(command) => prompts::run(&context, command, stop).await,
         Command::Generate(args) => generate::run(&context, args, stop).await,
+        Command::Models(command) => models::run(&context, command, stop).await,
         Command::Train(args) => train::run(&context, args).await,
         Command::Evaluate(args) => evaluate::run(&context, args).await,
         Command::Topics(command) => topics::run(&context, command, stop).await,

@@ -11,7 +11,7 @@ use unprompt_corpus::{Clean, Corpus, CorpusError, Options};
 use unprompt_models::token_count::token_counter;
 
 use crate::cli::ReadCorpus;
-use crate::context::{Context, models_cache};
+use crate::context::Context;
 
 /// Chunks read ahead of those that are worked on.
 const AHEAD: usize = 4;
@@ -79,11 +79,8 @@ fn count_tokens(context: &Context, args: &ReadCorpus) -> anyhow::Result<Option<C
         return Ok(None);
     }
     // Its folder alone: no other model is needed.
-    let configured = context.config.models.minilm.clone();
-    let folder = configured.unwrap_or_else(|| models_cache().join("all-MiniLM-L6-v2"));
-    let counter = token_counter(&folder).context(
-        "tokens cannot be counted (`make setup` fetches MiniLM, or name its folder in [models] minilm)",
-    )?;
+    let folder = context.minilm().context("tokens cannot be counted without MiniLM")?;
+    let counter = token_counter(&folder).context("tokens cannot be counted")?;
     Ok(Some(Box::new(counter)))
 }
 

