@@ -3,14 +3,17 @@
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::custom::floats;
+use super::custom::{floats, with_buffer};
 use super::kernels;
+use super::matmul::Packed;
 
-/// Query rows of one sequence that a task works on.
-const ROWS: usize = 64;
+/// Scores that a task holds at once: half of what a core's second-level cache holds, whatever the number of keys.
+const SCORES: usize = 128 * 1024;
+/// Query rows of one sequence that a task works on: a multiple of every product's rows, so many at least and at most.
+const ROWS: (usize, usize) = (12, 96);
 
 /// `q` [batch, n, heads * d], `k` and `v` [batch, m, heads * d] -> [batch, n, heads * d]. `causal` hides from each
-/// position what follows it.
+/// position what follows it. No more than [`SCORES`] or 12 rows of them are held by a thread.
 pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
     if !q.device().is_cpu() {
         return composed(q, k, v, heads, causal);
@@ -43,22 +46,80 @@ impl CustomOp3 for Op {
         if of_keys != batch || k_l.shape() != v_l.shape() || (self.causal && keys < queries) {
             candle_core::bail!("attention of {:?} to {:?} and {:?}", q_l.shape(), k_l.shape(), v_l.shape());
         }
-        let kernel =
-            kernels::Attention { heads: self.heads, head_dim: width / self.heads, keys, causal: self.causal };
+        let dims = width / self.heads;
+        let heads = 0..batch * self.heads;
+        let heads: Vec<Head> = heads
+            .into_par_iter()
+            .map(|at| {
+                let (item, head) = (at / self.heads * keys * width, at % self.heads * dims);
+                Head::pack(&k[item..][..keys * width], &v[item..][..keys * width], width, head..head + dims)
+            })
+            .collect();
+        let rows = (SCORES / keys.max(1) / ROWS.0 * ROWS.0).clamp(ROWS.0, ROWS.1);
         let mut out = vec![0f32; q.len()];
         let sequences = out.par_chunks_mut(queries * width).zip(q.par_chunks(queries * width)).enumerate();
         sequences.for_each(|(item, (out, q))| {
-            let of_item = item * keys * width..(item + 1) * keys * width;
-            let (k, v) = (&k[of_item.clone()], &v[of_item]);
-            let tasks = out.par_chunks_mut(ROWS * width).zip(q.par_chunks(ROWS * width)).enumerate();
+            let heads = &heads[item * self.heads..][..self.heads];
+            let tasks = out.par_chunks_mut(rows * width).zip(q.par_chunks(rows * width)).enumerate();
             tasks.for_each(|(task, (out, q))| {
-                kernels::dispatch(
-                    #[inline(always)]
-                    || kernel.run(q, k, v, task * ROWS, out),
-                );
+                let task = Task { dims, keys, first: self.causal.then_some(task * rows) };
+                heads.iter().enumerate().for_each(|(at, head)| task.run(head, at * dims, q, out, width));
             });
         });
         Ok((CpuStorage::F32(out), q_l.shape().clone()))
+    }
+}
+
+/// Keys and values of one head of one sequence.
+struct Head {
+    /// [d, keys]
+    keys: Packed,
+    /// [keys, d]
+    values: Packed,
+}
+
+impl Head {
+    /// Of `k` and `v` [keys, width] the columns `part`.
+    fn pack(k: &[f32], v: &[f32], width: usize, part: std::ops::Range<usize>) -> Self {
+        let [k, v] = [k, v].map(|x| x.chunks_exact(width).map(|row| &row[part.clone()]).collect::<Vec<_>>());
+        Self { keys: Packed::of_transposed(&k), values: Packed::of_lines(&v) }
+    }
+}
+
+/// Some query rows of one sequence.
+struct Task {
+    dims: usize,
+    keys: usize,
+    /// The first row's position, where what follows it is hidden.
+    first: Option<usize>,
+}
+
+impl Task {
+    /// The columns of one head, which begin at `start`, of `q` and `out` [rows, width].
+    fn run(&self, head: &Head, start: usize, q: &[f32], out: &mut [f32], width: usize) {
+        let (dims, rows) = (self.dims, q.len() / width);
+        let scale = 1.0 / (dims as f32).sqrt();
+        with_buffer(rows * (self.keys + dims), |buffer| {
+            let (scores, part) = buffer.split_at_mut(rows * self.keys);
+            for (part, q) in part.chunks_exact_mut(dims).zip(q.chunks_exact(width)) {
+                part.iter_mut().zip(&q[start..]).for_each(|(part, q)| *part = q * scale);
+            }
+            head.keys.product(part, scores);
+            let mut totals = [0f32; ROWS.1];
+            for (i, (scores, total)) in scores.chunks_exact_mut(self.keys).zip(&mut totals).enumerate() {
+                let visible = self.first.map_or(self.keys, |first| first + i + 1);
+                scores[visible..].fill(0.0);
+                *total = kernels::dispatch(
+                    #[inline(always)]
+                    || kernels::exponentials(&mut scores[..visible]),
+                );
+            }
+            head.values.product(scores, part);
+            for ((part, out), total) in part.chunks_exact(dims).zip(out.chunks_exact_mut(width)).zip(totals) {
+                let inverse = 1.0 / total;
+                out[start..].iter_mut().zip(part).for_each(|(out, part)| *out = part * inverse);
+            }
+        });
     }
 }
 

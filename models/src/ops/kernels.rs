@@ -210,69 +210,43 @@ impl Window {
     }
 }
 
-/// Scaled dot-product attention of some query rows against one sequence.
-pub(super) struct Attention {
-    pub heads: usize,
-    pub head_dim: usize,
-    pub keys: usize,
-    pub causal: bool,
-}
+/// Lanes that sums and maxima are taken in, so that they are vectors'.
+const LANES: usize = 32;
 
-impl Attention {
-    /// `q`, `out`: [rows, heads * head_dim], the first row at position `first`; `k`, `v`: [keys, heads * head_dim].
-    #[inline(always)]
-    pub(super) fn run(&self, q: &[f32], k: &[f32], v: &[f32], first: usize, out: &mut [f32]) {
-        let width = self.heads * self.head_dim;
-        let mut transposed = vec![0f32; self.keys * self.head_dim];
-        let mut scores = vec![0f32; self.keys];
-        for head in 0..self.heads {
-            let part = head * self.head_dim..(head + 1) * self.head_dim;
-            for (j, row) in k.chunks_exact(width).enumerate() {
-                for (d, x) in row[part.clone()].iter().enumerate() {
-                    transposed[d * self.keys + j] = *x;
-                }
-            }
-            for (i, (q, out)) in q.chunks_exact(width).zip(out.chunks_exact_mut(width)).enumerate() {
-                let visible = if self.causal { first + i + 1 } else { self.keys };
-                self.weigh(&q[part.clone()], &transposed, &mut scores[..visible]);
-                mix(&scores[..visible], v, width, part.start, &mut out[part.clone()]);
-            }
-        }
-    }
-
-    /// softmax(q k' / sqrt(d)) into `scores`.
-    #[inline(always)]
-    fn weigh(&self, q: &[f32], transposed: &[f32], scores: &mut [f32]) {
-        let scale = 1.0 / (self.head_dim as f32).sqrt();
-        scores.fill(0.0);
-        for (x, row) in q.iter().zip(transposed.chunks_exact(self.keys)) {
-            let x = x * scale;
-            for (score, k) in scores.iter_mut().zip(row) {
-                *score += x * k;
-            }
-        }
-        let highest = scores.iter().copied().fold(f32::MIN, f32::max);
-        for score in scores.iter_mut() {
-            *score = exp(*score - highest);
-        }
-        let total: f32 = scores.iter().sum();
-        let inverse = 1.0 / total;
-        for score in scores.iter_mut() {
-            *score *= inverse;
-        }
-    }
-}
-
-/// The weighted sum of the value rows.
+/// e^(x - the highest x) in place, and their sum: a softmax that is still to be divided by it. NaN where an x is.
 #[inline(always)]
-fn mix(scores: &[f32], v: &[f32], width: usize, start: usize, out: &mut [f32]) {
-    out.fill(0.0);
-    for (score, row) in scores.iter().zip(v.chunks_exact(width)) {
-        let row = &row[start..start + out.len()];
-        for (out, v) in out.iter_mut().zip(row) {
-            *out += score * v;
+pub(super) fn exponentials(x: &mut [f32]) -> f32 {
+    let highest = highest(x);
+    let mut sums = [0f32; LANES];
+    let (chunks, rest) = x.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for j in 0..LANES {
+            chunk[j] = exp(chunk[j] - highest);
+            sums[j] += chunk[j];
         }
     }
+    let mut total = 0.0;
+    for sum in sums {
+        total += sum;
+    }
+    for x in rest {
+        *x = exp(*x - highest);
+        total += *x;
+    }
+    total
+}
+
+#[inline(always)]
+fn highest(x: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::MIN; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for j in 0..LANES {
+            lanes[j] = if chunk[j] > lanes[j] { chunk[j] } else { lanes[j] };
+        }
+    }
+    lanes.into_iter().chain(rest.iter().copied()).fold(f32::MIN, larger)
 }
 
 #[cfg(test)]
@@ -294,6 +268,23 @@ mod tests {
         {
             assert!((erf(x) - exact).abs() < 3e-7, "erf({x}) = {}", erf(x));
         }
+    }
+
+    #[test]
+    fn exponentials_are_a_softmax_before_its_division() {
+        for length in [1, 31, 32, 77, 200] {
+            let x: Vec<f32> = (0..length).map(|at| (at as f32 * 7.3).sin() * 40.0).collect();
+            let highest = x.iter().copied().fold(f32::MIN, f32::max);
+            let exact: Vec<f64> = x.iter().map(|x| f64::from(x - highest).exp()).collect();
+            let mut got = x.clone();
+            let total = f64::from(exponentials(&mut got));
+            assert!((total / exact.iter().sum::<f64>() - 1.0).abs() < 1e-6, "{length}");
+            assert!(
+                got.iter().zip(&exact).all(|(got, exact)| (f64::from(*got) - exact).abs() < 1e-6),
+                "{length}"
+            );
+        }
+        assert!(exponentials(&mut [0.0, f32::NAN]).is_nan());
     }
 
     #[test]
