@@ -19,6 +19,8 @@ pub enum ModelError {
     Scheduler(String),
     #[error("there is no precision {0:?}: choose f32, f16 or bf16")]
     Precision(String),
+    #[error("there is no vae_tiles {0:?}: choose auto, always or never")]
+    VaeTiles(String),
     #[error("ONNX Runtime cannot be used: {0}; run models/tools/fetch_minilm.sh or choose the candle engine")]
     OnnxRuntime(String),
     #[error("no ONNX graph is made of {network}; choose the candle engine for it")]

@@ -8,6 +8,7 @@ mod config;
 mod noise;
 mod pipeline;
 mod scheduler;
+mod tiles;
 mod unet;
 mod vae;
 
@@ -17,6 +18,7 @@ pub use crate::device::Precision;
 pub use image::RgbImage;
 pub use pipeline::StableDiffusion;
 pub use scheduler::Scheduler;
+pub use tiles::VaeTiles;
 
 /// One picture to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +27,8 @@ pub struct GenerationRequest {
     pub seed: u64,
 }
 
-/// How pictures are made. Its text is stable: it is part of the identity of the pictures.
+/// How pictures are made. Its text is stable: it is part of the identity of the pictures. Tiles are not in it: whether there are any
+/// is for [`StableDiffusion::identity`] to say, which knows the model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerationParams {
     pub scheduler: Scheduler,
@@ -41,6 +44,7 @@ pub struct GenerationParams {
     pub width: Option<usize>,
     /// Height and width in pixels that finished pictures are brought to, where wanted.
     pub output: Option<(usize, usize)>,
+    pub vae_tiles: VaeTiles,
 }
 
 impl Default for GenerationParams {
@@ -53,6 +57,7 @@ impl Default for GenerationParams {
             height: None,
             width: None,
             output: None,
+            vae_tiles: VaeTiles::Auto,
         }
     }
 }

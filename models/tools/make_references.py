@@ -2,9 +2,10 @@
 
     python -m venv .venv && .venv/bin/pip install -r models/tools/requirements.txt
     models/tools/fetch_minilm.sh
-    .venv/bin/python models/tools/make_references.py [minilm] [pictures] [epsilon] [clip] [sd2] [schedulers] [encoders]
+    .venv/bin/python models/tools/make_references.py [minilm] [pictures] [epsilon] [clip] [sd2] [tiles] [schedulers] [encoders]
 
-Without arguments all are made. After a training of models/tiny-world/checkpoints, make clip, sd2 and schedulers again."""
+Without arguments all are made. After a training of models/tiny-world/checkpoints, make clip, sd2, tiles and
+schedulers again."""
 
 import hashlib
 import json
@@ -151,6 +152,21 @@ def sd2():
     stable_diffusion("sd2", folder, 15, 3.0, channels, (8, 8))
 
 
+def tiles():
+    """Latents decoded after enable_tiling(): ragged in both directions, not square, and small enough for one tile."""
+    folder = CHECKPOINTS / "sd2"
+    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).eval()
+    vae.enable_tiling()
+    generator, tensors = torch.Generator().manual_seed(10), {}
+    for height, width in ((13, 15), (7, 20), (8, 6)):
+        latents = torch.randn(1, vae.config.latent_channels, height, width, generator=generator)
+        with torch.no_grad():
+            decoded = vae.decode(latents / vae.config.scaling_factor).sample
+        tensors[f"{height}x{width}/latents"] = latents.numpy()
+        tensors[f"{height}x{width}/decoded"] = decoded.permute(0, 2, 3, 1).numpy()
+    save("tiles", tensors, revision=revision(folder))
+
+
 UNET = dict(sample_size=8, in_channels=4, out_channels=4, block_out_channels=[8, 16, 24], layers_per_block=2,
             down_block_types=["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
             up_block_types=["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"], norm_num_groups=4,
@@ -277,7 +293,7 @@ def encoders():
 
 
 def main(wanted):
-    for make in (minilm, pictures, epsilon, clip, sd2, schedulers, encoders):
+    for make in (minilm, pictures, epsilon, clip, sd2, tiles, schedulers, encoders):
         if not wanted or make.__name__ in wanted:
             make()
 

@@ -157,7 +157,23 @@ pub(crate) struct VaeConfig {
     #[serde(default = "yes")]
     pub use_post_quant_conv: bool,
     #[serde(default)]
+    sample_size: SampleSize,
+    #[serde(default)]
     up_block_types: Vec<String>,
+}
+
+/// The pixels that an autoencoder was trained with: along both sides, or height and width.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(untagged)]
+enum SampleSize {
+    Square(usize),
+    Sides([usize; 2]),
+}
+
+impl Default for SampleSize {
+    fn default() -> Self {
+        Self::Square(32)
+    }
 }
 
 fn scaling() -> f64 {
@@ -175,6 +191,13 @@ impl VaeConfig {
             return Err(ModelError::broken(path, "it does not decode to three channels"));
         }
         Ok(config)
+    }
+
+    /// Pixels along the side of what it was trained with; the height where that is no square.
+    pub(super) fn sample_size(&self) -> usize {
+        match self.sample_size {
+            SampleSize::Square(side) | SampleSize::Sides([side, _]) => side,
+        }
     }
 
     /// Pixels along the side of a latent.

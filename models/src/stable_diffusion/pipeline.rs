@@ -10,7 +10,7 @@ use super::noise::Noise;
 use super::scheduler::Schedule;
 use super::unet::{Context, Unet};
 use super::vae::VaeDecoder;
-use super::{GenerationError, GenerationParams, GenerationRequest};
+use super::{GenerationError, GenerationParams, GenerationRequest, VaeTiles};
 use crate::clip::{TextConfig, TextTransformer};
 use crate::device::Precision;
 use crate::picture::resize_to;
@@ -78,11 +78,15 @@ impl StableDiffusion {
         })
     }
 
-    /// What makes pictures of this model other pictures: the parameters, and the precision where it is not f32.
+    /// What makes pictures of this model other pictures: the parameters, the precision where it is not f32, and tiles where pictures
+    /// of this size are decoded in them.
     pub fn identity(&self, params: &GenerationParams) -> String {
+        let size = self.latent_size(params);
+        let tiled = size.is_ok_and(|size| self.vae.takes_tiles(params.vae_tiles, size));
+        let tiled = if tiled { "tiled " } else { "" };
         match self.precision {
-            Precision::F32 => params.to_string(),
-            precision => format!("{precision} {params}"),
+            Precision::F32 => format!("{tiled}{params}"),
+            precision => format!("{precision} {tiled}{params}"),
         }
     }
 
@@ -112,7 +116,7 @@ impl StableDiffusion {
             let shape = (batch.len(), self.channels, height, width);
             let initial = noise_of(&mut noises, shape)?;
             let latents = self.run(&initial, &prompts, params, &mut |_| Ok(noise_of(&mut noises, shape)?))?;
-            let decoded = self.decode(&latents)?;
+            let decoded = self.decode(&latents, params.vae_tiles)?;
             pictures.extend(decoded.into_iter().zip(batch).map(|(picture, request)| {
                 let picture = picture.ok_or(GenerationError::NonFinite { seed: request.seed })?;
                 Ok(params.output.map_or(picture.clone(), |size| resize_to(&picture, size)))
@@ -188,23 +192,23 @@ impl StableDiffusion {
     }
 
     /// The pictures of final latents [n, channels, h, w]; none where a picture has values that are not finite.
-    pub fn decode(&self, latents: &Tensor) -> Result<Vec<Option<RgbImage>>, ModelError> {
+    pub fn decode(&self, latents: &Tensor, tiles: VaeTiles) -> Result<Vec<Option<RgbImage>>, ModelError> {
         let (count, _, height, width) = latents.dims4()?;
         let size = (height * self.scale, width * self.scale);
         let together = (PIXELS / (size.0 * size.1)).max(1);
         let mut pictures = Vec::with_capacity(count);
         for begin in (0..count).step_by(together) {
             let part = latents.narrow(0, begin, together.min(count - begin))?;
-            let values = self.decode_values(&part)?.flatten_all()?.to_vec1::<f32>()?;
+            let values = self.decode_values(&part, tiles)?.flatten_all()?.to_vec1::<f32>()?;
             pictures.extend(values.chunks_exact(size.0 * size.1 * 3).map(|values| to_picture(values, size)));
         }
         Ok(pictures)
     }
 
     /// The decoder's output [n, h * scale, w * scale, 3], around -1 to 1, for latents [n, channels, h, w].
-    pub fn decode_values(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
+    pub fn decode_values(&self, latents: &Tensor, tiles: VaeTiles) -> Result<Tensor, ModelError> {
         let latents = latents.permute((0, 2, 3, 1))?.contiguous()?.to_dtype(self.dtype)?;
-        Ok(self.vae.decode(&latents)?.to_dtype(DType::F32)?)
+        Ok(self.vae.decode(&latents, tiles)?.to_dtype(DType::F32)?)
     }
 
     fn latent_size(&self, params: &GenerationParams) -> Result<(usize, usize), ModelError> {

@@ -5,6 +5,7 @@ use candle_nn::VarBuilder;
 
 use super::blocks::{Groups, PictureAttention, Resnet, Upsample};
 use super::config::VaeConfig;
+use super::tiles::{Tiling, VaeTiles};
 use crate::ops::{Conv2d, GroupNorm, Linear};
 
 #[derive(Debug)]
@@ -16,6 +17,7 @@ pub(super) struct VaeDecoder {
     norm: GroupNorm,
     leave: Conv2d,
     scaling: f64,
+    tiling: Tiling,
 }
 
 #[derive(Debug)]
@@ -49,16 +51,28 @@ impl VaeDecoder {
             norm: GroupNorm::load(decoder.pp("conv_norm_out"), groups.count, first, EPS)?,
             leave: Conv2d::three(decoder.pp("conv_out"), first, config.out_channels)?,
             scaling: config.scaling_factor,
+            tiling: Tiling::of(config),
         })
     }
 
     /// Latents [b, h, w, latent] as the UNet has them -> pictures [b, scale * h, scale * w, 3] around -1 to 1.
-    pub(super) fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+    pub(super) fn decode(&self, latents: &Tensor, tiles: VaeTiles) -> Result<Tensor> {
         let latents = (latents / self.scaling)?;
-        let latents = self
-            .after_quantisation
-            .as_ref()
-            .map_or(Ok(latents.clone()), |linear| linear.forward(&latents))?;
+        let (_, height, width, _) = latents.dims4()?;
+        match self.takes_tiles(tiles, (height, width)) {
+            true => self.tiling.decode(&latents, |tile| self.decode_whole(tile)),
+            false => self.decode_whole(&latents),
+        }
+    }
+
+    /// Whether pictures of so many latents, height and width, are decoded in tiles.
+    pub(super) fn takes_tiles(&self, tiles: VaeTiles, size: (usize, usize)) -> bool {
+        self.tiling.takes(tiles, size)
+    }
+
+    fn decode_whole(&self, latents: &Tensor) -> Result<Tensor> {
+        let latents =
+            self.after_quantisation.as_ref().map_or(Ok(latents.clone()), |linear| linear.forward(latents))?;
         let mut x = self.middle.0.forward(&self.enter.forward(&latents)?, None)?;
         x = self.middle.1.forward(&x)?;
         x = self.middle.2.forward(&x, None)?;

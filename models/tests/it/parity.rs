@@ -6,7 +6,7 @@ use unprompt_models::encoder::{Precision, TextTower, VisionSettings, VisionTower
 use unprompt_models::metrics::cosine;
 use unprompt_models::minilm::{Engine, MiniLm};
 use unprompt_models::picture::{Limits, Preprocessor, decode};
-use unprompt_models::stable_diffusion::{GenerationParams, Scheduler, StableDiffusion};
+use unprompt_models::stable_diffusion::{GenerationParams, Scheduler, StableDiffusion, VaeTiles};
 
 use crate::common::{self, Reference};
 
@@ -316,8 +316,30 @@ fn stable_diffusion(name: &'static str, folder: &std::path::Path) -> Vec<Finding
             "guided",
         ),
         finding(&format!("latents after {steps} DDIM steps, no guidance"), &denoise(1.0), "unguided"),
-        finding("decoded pictures", &pictures_of(&model.decode_values(&guided).unwrap()), "decoded"),
+        finding(
+            "decoded pictures",
+            &pictures_of(&model.decode_values(&guided, VaeTiles::Auto).unwrap()),
+            "decoded",
+        ),
     ]
+}
+
+/// After `enable_tiling()`: in tiles that end raggedly in both directions, not square, and small enough for one tile.
+fn tiles() -> Vec<Finding> {
+    let (folder, reference) = (common::checkpoint("sd2"), Reference::read("tiles"));
+    reference.must_be_of(&folder);
+    let model = StableDiffusion::load(&folder).unwrap();
+    let finding = |size: &str, tiled: bool| {
+        let latents = tensor(&reference, &format!("{size}/latents"));
+        let decoded = |tiles| pictures_of(&model.decode_values(&latents, tiles).unwrap());
+        let (ours, whole) = (decoded(VaeTiles::Always), decoded(VaeTiles::Never));
+        assert_eq!(decoded(VaeTiles::Auto), whole, "{size}");
+        assert_eq!(ours != whole, tiled, "{size}");
+        let theirs = pictures_of(&tensor(&reference, &format!("{size}/decoded")));
+        let label = format!("pictures decoded in tiles, {size} latents");
+        Finding::of(&label, "diffusers f32", &ours, &theirs, Tolerance::MaxAbs(1e-4))
+    };
+    vec![finding("13x15", true), finding("7x20", true), finding("8x6", false)]
 }
 
 /// 20 steps of every scheduler from the same latents, with a negative prompt.
@@ -355,6 +377,7 @@ fn our_networks_answer_as_the_reference_implementations_do() {
     findings.extend(encoders());
     findings.extend(stable_diffusion("sd2", &common::checkpoint("sd2")));
     findings.extend(stable_diffusion("epsilon", &common::reference_folder().join("sd-epsilon")));
+    findings.extend(tiles());
     findings.extend(schedulers());
     for finding in &findings {
         println!("{finding:?}");

@@ -1,7 +1,8 @@
-//! What callers of Stable Diffusion rely on, on an untrained model of 14 x 10 latents or fewer.
+//! What callers of Stable Diffusion rely on, mostly on an untrained model of 14 x 10 latents or fewer.
 
+use candle_core::{DType, Device, Tensor};
 use unprompt_models::stable_diffusion::{
-    GenerationError, GenerationParams, GenerationRequest, Precision, Scheduler, StableDiffusion,
+    GenerationError, GenerationParams, GenerationRequest, Precision, Scheduler, StableDiffusion, VaeTiles,
 };
 
 use crate::common;
@@ -58,6 +59,43 @@ fn a_finished_picture_is_brought_to_the_size_of_the_output() {
     assert_eq!(picture.dimensions(), (12, 20));
     let empty = GenerationParams { output: Some((0, 12)), ..params() };
     assert!(model().generate(&[request("a star", 1)], &empty).is_err());
+}
+
+#[test]
+fn a_picture_in_tiles_is_the_same_alone_and_in_any_batch_and_says_so() {
+    let model = model();
+    let tiled =
+        GenerationParams { height: Some(40), width: Some(56), vae_tiles: VaeTiles::Always, ..params() };
+    let whole = GenerationParams { vae_tiles: VaeTiles::Auto, ..tiled.clone() };
+    let requests: Vec<_> = (0..9).map(|seed| request("a star", seed)).collect();
+    let together = model.generate(&requests, &tiled).unwrap();
+    let alone = model.generate(&requests[8..], &tiled).unwrap().remove(0).unwrap();
+    let difference = |a: &[u8], b: &[u8]| a.iter().zip(b).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+    assert!(difference(alone.as_raw(), together[8].as_ref().unwrap().as_raw()) <= 1);
+    let untiled = model.generate(&requests[8..], &whole).unwrap().remove(0).unwrap();
+    assert_eq!(untiled.dimensions(), alone.dimensions());
+    assert_ne!(untiled, alone);
+    assert_eq!(model.identity(&tiled), format!("tiled {tiled}"));
+    assert_eq!(model.identity(&whole), whole.to_string());
+    let small = GenerationParams { height: None, width: None, ..tiled };
+    assert_eq!(model.identity(&small), small.to_string(), "it fits one tile");
+}
+
+/// Memory as the thread that decodes counts it; what the others keep is their patches of convolutions.
+#[test]
+fn tiles_bound_the_memory_and_a_whole_picture_takes_what_is_estimated() {
+    let model = StableDiffusion::load(&common::checkpoint("sd2")).unwrap();
+    let held = |side: usize, tiles| {
+        let latents = Tensor::zeros((1, 8, side, side), DType::F32, &Device::Cpu).unwrap();
+        let held = allocation_counter::measure(|| drop(model.decode_values(&latents, tiles).unwrap()));
+        held.bytes_max as f64
+    };
+    let estimated = |side: usize| (8 * side * 8 * side * 2 * (16 + 16) * 4) as f64;
+    let whole = held(32, VaeTiles::Never);
+    assert!((0.8..1.1).contains(&(whole / estimated(32))), "{whole} bytes, not {}", estimated(32));
+    let tiled = held(32, VaeTiles::Always);
+    let most = estimated(8) * 1.1 + 3.0 * 4.0 * 3.0 * (8 * 32 * 8 * 32) as f64;
+    assert!(tiled < most, "{tiled} bytes, and {whole} without tiles");
 }
 
 #[test]

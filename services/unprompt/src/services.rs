@@ -244,5 +244,6 @@ pub fn generation(config: &Config) -> anyhow::Result<GenerationParams> {
         height: generator.height,
         width: generator.width,
         output: generator.output,
+        vae_tiles: generator.vae_tiles.parse().context("[generator] vae_tiles")?,
     })
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use unprompt_generator::Generator;
-use unprompt_models::stable_diffusion::{GenerationParams, Precision, Scheduler};
+use unprompt_models::stable_diffusion::{GenerationParams, Precision, Scheduler, VaeTiles};
 use unprompt_schemas::cloudevents::ImageEvent;
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::identity::prompt_id;
@@ -87,12 +87,15 @@ fn an_empty_prompt_is_rejected_and_a_delete_draws_nothing() {
 #[test]
 fn whatever_changes_a_picture_changes_its_identity() {
     let few = GenerationParams { steps: 3, ..GenerationParams::default() };
+    let tall = GenerationParams { height: Some(96), ..few.clone() };
     let ways = [
         (Precision::F32, few.clone()),
         (Precision::Bf16, few.clone()),
         (Precision::F32, GenerationParams { scheduler: Scheduler::EulerAncestral, ..few.clone() }),
         (Precision::F32, GenerationParams { negative_prompt: "a blue star".into(), ..few.clone() }),
         (Precision::F32, GenerationParams { output: Some((32, 24)), ..few }),
+        (Precision::F32, tall.clone()),
+        (Precision::F32, GenerationParams { vae_tiles: VaeTiles::Always, ..tall }),
     ];
     let made: Vec<_> = ways
         .into_iter()

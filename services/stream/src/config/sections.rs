@@ -136,6 +136,8 @@ pub struct Generator {
     pub output: Option<(usize, usize)>,
     /// Of the matrices: `f32`, `f16` or `bf16`.
     pub precision: String,
+    /// Whether pictures are decoded in tiles: `auto`, `always` or `never`.
+    pub vae_tiles: String,
     /// Pictures in one pass of the network.
     pub batch: usize,
 }

@@ -1,0 +1,226 @@
+//! Decoding in overlapping tiles, as diffusers' `AutoencoderKL.tiled_decode` does after `enable_tiling()`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use candle_core::{Result, Tensor};
+
+use super::config::VaeConfig;
+use crate::ModelError;
+
+/// Whether pictures are decoded in tiles: in less memory, but each tile is normalised on its own, so colours may differ a little
+/// between them. Which pictures are is a matter of their size and the model, never of the batch or the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum VaeTiles {
+    /// Where the whole picture would take more than [`VaeTiles::WHOLE_BYTES`].
+    #[default]
+    Auto,
+    /// Where the picture is larger than a tile: diffusers' `enable_tiling()`.
+    Always,
+    Never,
+}
+
+impl VaeTiles {
+    /// All of them, by the names configuration knows.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Always, Self::Never];
+
+    /// What `auto` lets the activations of a whole picture take: 4 GiB, which are 1182 x 1182 pixels of SD2.
+    ///
+    /// They are estimated where they are most: in the last block's first resnet, at full resolution. It holds its input, that
+    /// normalised, and two hidden pictures, so height * width * 2 * (`block_out_channels[1]` + `block_out_channels[0]`) values.
+    /// Each counts for 4 bytes, whatever the precision.
+    pub const WHOLE_BYTES: usize = 4 << 30;
+
+    /// As it is configured: `auto`, `always`, `never`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Always => "always",
+            Self::Never => "never",
+        }
+    }
+}
+
+impl fmt::Display for VaeTiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for VaeTiles {
+    type Err = ModelError;
+
+    fn from_str(name: &str) -> std::result::Result<Self, ModelError> {
+        let found = Self::ALL.into_iter().find(|tiles| tiles.name() == name);
+        found.ok_or_else(|| ModelError::VaeTiles(name.to_owned()))
+    }
+}
+
+/// The tiles of one decoder. They overlap by a quarter (`tile_overlap_factor`) in whole latents; where a quarter is none, diffusers makes
+/// pictures of another size than the latents have.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tiling {
+    /// Latents along the side of a tile (`tile_latent_min_size`).
+    side: usize,
+    /// Latents from where a tile begins to where the next one does.
+    stride: usize,
+    /// Pixels along the side of a latent.
+    scale: usize,
+    /// What each pixel of a whole picture takes.
+    pixel_bytes: usize,
+}
+
+impl Tiling {
+    pub(super) fn of(config: &VaeConfig) -> Self {
+        let (scale, channels) = (config.scale(), &config.block_out_channels);
+        let side = (config.sample_size() / scale).max(1);
+        let inner = channels.get(1).unwrap_or(&channels[0]);
+        Self {
+            side,
+            stride: (side - side.div_ceil(4)).max(1),
+            scale,
+            pixel_bytes: 2 * (inner + channels[0]) * size_of::<f32>(),
+        }
+    }
+
+    /// Whether a picture of so many latents is decoded in tiles.
+    pub(super) fn takes(&self, tiles: VaeTiles, (height, width): (usize, usize)) -> bool {
+        let wanted = match tiles {
+            VaeTiles::Auto => self.whole_bytes((height, width)) > VaeTiles::WHOLE_BYTES,
+            VaeTiles::Always => true,
+            VaeTiles::Never => false,
+        };
+        wanted && height.max(width) > self.side
+    }
+
+    /// The most that the activations of the whole picture take, as [`VaeTiles::WHOLE_BYTES`] says.
+    fn whole_bytes(&self, (height, width): (usize, usize)) -> usize {
+        let factors = [height, width, self.scale, self.scale, self.pixel_bytes];
+        factors.into_iter().fold(1, usize::saturating_mul)
+    }
+
+    /// Latents [b, h, w, latent] -> pictures [b, scale * h, scale * w, 3], where `decode` does so with one tile of them.
+    pub(super) fn decode(
+        &self,
+        latents: &Tensor,
+        decode: impl Fn(&Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let (_, height, width, _) = latents.dims4()?;
+        let (mut above, mut strips) = (Vec::new(), Vec::new());
+        for top in (0..height).step_by(self.stride) {
+            let strip = first(&latents.narrow(1, top, height - top)?, 1, self.side)?;
+            let mut row: Vec<Tensor> = Vec::new();
+            for left in (0..width).step_by(self.stride) {
+                let tile = first(&strip.narrow(2, left, width - left)?, 2, self.side)?;
+                let tile = self.blend(above.get(row.len()), decode(&tile.contiguous()?)?, 1)?;
+                row.push(self.blend(row.last(), tile, 2)?);
+            }
+            strips.push(self.joined(&row)?);
+            above = row;
+        }
+        Tensor::cat(&strips, 1)
+    }
+
+    /// `tile`, going over into it from the end of the one before it along `dim` (`blend_v`, `blend_h`).
+    fn blend(&self, before: Option<&Tensor>, tile: Tensor, dim: usize) -> Result<Tensor> {
+        let Some(before) = before else { return Ok(tile) };
+        let (ends, size) = (before.dim(dim)?, tile.dim(dim)?);
+        let extent = ((self.side - self.stride) * self.scale).min(ends).min(size);
+        if extent == 0 {
+            return Ok(tile);
+        }
+        let mut shape = [1; 4];
+        shape[dim] = extent;
+        let ramp = |share: &dyn Fn(f64) -> f64| {
+            let shares: Vec<f32> = (0..extent).map(|k| share(k as f64 / extent as f64) as f32).collect();
+            Tensor::from_vec(shares, &shape, tile.device())?.to_dtype(tile.dtype())
+        };
+        let leaving =
+            before.narrow(dim, ends - extent, extent)?.broadcast_mul(&ramp(&|share| 1.0 - share)?)?;
+        let entering = tile.narrow(dim, 0, extent)?.broadcast_mul(&ramp(&|share| share)?)?;
+        Tensor::cat(&[&(leaving + entering)?, &tile.narrow(dim, extent, size - extent)?], dim)
+    }
+
+    /// A row of tiles side by side, each up to where the next one and those below begin.
+    fn joined(&self, row: &[Tensor]) -> Result<Tensor> {
+        let limit = self.stride * self.scale;
+        let kept: Vec<Tensor> =
+            row.iter().map(|tile| first(&first(tile, 1, limit)?, 2, limit)).collect::<Result<_>>()?;
+        Tensor::cat(&kept, 2)
+    }
+}
+
+/// The first `count` along `dim`, or all where they are fewer.
+fn first(x: &Tensor, dim: usize, count: usize) -> Result<Tensor> {
+    x.narrow(dim, 0, count.min(x.dim(dim)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(config: &str) -> Tiling {
+        Tiling::of(&serde_json::from_str(config).unwrap())
+    }
+
+    fn sd_2_1() -> Tiling {
+        let config = crate::full_size::folder("sd21/vae").join("config.json");
+        Tiling::of(&VaeConfig::load(&config).unwrap())
+    }
+
+    #[test]
+    fn every_choice_is_found_by_its_name() {
+        for tiles in VaeTiles::ALL {
+            assert_eq!(tiles.to_string().parse::<VaeTiles>().unwrap(), tiles);
+        }
+        let error = "some".parse::<VaeTiles>().unwrap_err().to_string();
+        assert!(error.contains("some") && error.contains("always"), "{error}");
+    }
+
+    #[test]
+    fn sd_2_1_decodes_its_own_size_whole_and_larger_ones_in_tiles() {
+        let tiling = sd_2_1();
+        let takes = |tiles, height: usize, width: usize| tiling.takes(tiles, (height / 8, width / 8));
+        for (height, width) in [(512, 512), (768, 768), (1024, 1024), (768, 1536)] {
+            assert!(!takes(VaeTiles::Auto, height, width), "{height} x {width}");
+        }
+        for (height, width) in [(2048, 2048), (1024, 2048), (64, 32_768)] {
+            assert!(takes(VaeTiles::Auto, height, width), "{height} x {width}");
+            assert!(!takes(VaeTiles::Never, height, width), "{height} x {width}");
+        }
+        assert!(takes(VaeTiles::Always, 768, 776) && !takes(VaeTiles::Always, 768, 768));
+        assert_eq!(tiling.whole_bytes((96, 96)), 768 * 768 * 3072);
+        assert!(takes(VaeTiles::Auto, usize::MAX, usize::MAX));
+    }
+
+    #[test]
+    fn tiles_are_of_the_size_that_the_decoder_was_trained_with() {
+        let tiling = sd_2_1();
+        assert_eq!((tiling.side, tiling.stride, tiling.scale), (96, 72, 8));
+        let vae = |sample_size: &str| {
+            let blocks = r#""block_out_channels": [8, 8, 16], "layers_per_block": 1"#;
+            of(&format!(r#"{{"out_channels": 3, "latent_channels": 4, {blocks}{sample_size}}}"#)).side
+        };
+        assert_eq!(vae(""), 8);
+        assert_eq!(vae(r#", "sample_size": 64"#), 16);
+        assert_eq!(vae(r#", "sample_size": [128, 64]"#), 32);
+        assert_eq!(vae(r#", "sample_size": 0"#), 1);
+    }
+
+    #[test]
+    fn a_picture_comes_together_whatever_its_size_and_that_of_the_tiles() {
+        for (side, stride) in [(1, 1), (2, 1), (3, 2), (4, 3), (5, 3), (8, 6)] {
+            let tiling = Tiling { side, stride, scale: 2, pixel_bytes: 1 };
+            for (height, width) in [(1, 9), (8, 8), (9, 7), (13, 20)] {
+                let latents = Tensor::arange(0f32, (2 * height * width) as f32, &candle_core::Device::Cpu);
+                let latents = latents.unwrap().reshape((2, height, width, 1)).unwrap();
+                let enlarge = |x: &Tensor| {
+                    let (_, height, width, _) = x.dims4()?;
+                    crate::ops::upsample_nearest(x, 2 * height, 2 * width)
+                };
+                let (ours, whole) = (tiling.decode(&latents, enlarge).unwrap(), enlarge(&latents).unwrap());
+                crate::ops::testing::close(&ours, &whole, 1e-4);
+            }
+        }
+    }
+}
