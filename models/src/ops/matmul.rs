@@ -1,8 +1,8 @@
-//! Matrix products with a constant right side, which is packed once.
+//! Matrix products with a right side that is packed once: weights at load, keys and values for all queries.
 //!
-//! candle multiplies with the gemm crate, whose AVX-512 kernel keeps its accumulators in memory under today's rustc:
-//! 38 GFLOP/s on a core where torch reaches 126. This plain Rust kernel, compiled for the processor's vectors by
-//! `pulp`, keeps them in registers and reaches 150 (72 with AVX2).
+//! candle multiplies with the gemm crate, whose AVX-512 kernel keeps its sums in memory under today's rustc. So did this one, until the sums
+//! were vectors of `pulp`'s instead of arrays of numbers, and another value than the tile that is looked at by row afterwards: LLVM loads sums
+//! into registers, but writes each of them back at every turn as long as anything indexes them.
 
 use std::cell::RefCell;
 
