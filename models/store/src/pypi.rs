@@ -130,7 +130,7 @@ impl<'a> Pypi<'a> {
         }
         let answer = client.get(url).header(RANGE, format!("bytes={begun}-")).send().map_err(failed)?;
         let goes_on = answer.status() == StatusCode::PARTIAL_CONTENT && begun < self.bytes;
-        let answer = if goes_on { answer } else { self.from_the_start(client, url, answer)? };
+        let answer = if goes_on { answer } else { whole(client, url, answer)? };
         let opened =
             OpenOptions::new().create(true).write(true).append(goes_on).truncate(!goes_on).open(part);
         let mut file = opened.map_err(|error| StoreError::folder(part, error))?;
@@ -149,12 +149,13 @@ impl<'a> Pypi<'a> {
             tell(come);
         }
     }
+}
 
-    fn from_the_start(&self, client: &Client, url: &str, answer: Response) -> Result<Response, StoreError> {
-        match answer.status() {
-            StatusCode::OK => Ok(answer),
-            _ => client.get(url).send().map_err(failed),
-        }
+/// An answer that is not the rest of a file: the file, which is asked for again where it is not that.
+fn whole(client: &Client, url: &str, answer: Response) -> Result<Response, StoreError> {
+    match answer.status() {
+        StatusCode::OK => Ok(answer),
+        _ => client.get(url).send().map_err(failed),
     }
 }
 
