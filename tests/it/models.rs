@@ -68,11 +68,17 @@ impl Setup {
 
     /// Bytes of a file that has begun to come.
     fn begun(&self) -> u64 {
-        let blobs = self.folder.path().join("models/.pull/hub/models--org--clip/blobs");
-        let files = std::fs::read_dir(blobs).into_iter().flatten().flatten();
+        let staging = self.folder.path().join("models/.pull").join(MODEL);
+        let files = std::fs::read_dir(staging).into_iter().flatten().flatten();
         let parts = files.filter(|file| file.path().extension().is_some_and(|end| end == "part"));
         parts.map(|file| file.metadata().unwrap().len()).max().unwrap_or(0)
     }
+}
+
+/// The one that the set-up fetched, by its path.
+fn minilm() -> PathBuf {
+    let cache = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/unprompt/models");
+    std::env::var_os("UNPROMPT_MODELS").map_or_else(cache, PathBuf::from).join("all-MiniLM-L6-v2")
 }
 
 #[test]
@@ -115,7 +121,7 @@ fn a_pull_that_is_stopped_and_killed_goes_on_and_what_it_brought_is_served_only_
     let config = setup.place().join("config.json");
     let right = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, right.replacen(' ', "\t", 1)).unwrap();
-    let minilm = Path::new(&std::env::var_os("UNPROMPT_MODELS").unwrap()).join("all-MiniLM-L6-v2");
+    let minilm = minilm();
     let mut up = setup.command(&["up"]);
     up.env("UNPROMPT__MODELS__CLIP", MODEL).env("UNPROMPT__MODELS__MINILM", &minilm);
     let refused = up.output().unwrap();

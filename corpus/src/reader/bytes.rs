@@ -13,12 +13,12 @@ const BUFFER_BYTES: usize = 256 << 10;
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-/// How many bytes of an input, as it is packed, were read.
+/// How many bytes of an input, as it is packed, were taken.
 pub(super) type Counter = Arc<AtomicU64>;
 
-/// Counts what is read.
+/// Counts what is taken, not what is read ahead: a small input is not over with its first row.
 struct Counted<R> {
-    inner: R,
+    inner: BufReader<R>,
     counter: Counter,
 }
 
@@ -30,6 +30,17 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
+impl<R: Read> BufRead for Counted<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, taken: usize) {
+        self.counter.fetch_add(taken as u64, Ordering::Relaxed);
+        self.inner.consume(taken);
+    }
+}
+
 /// The bytes, unpacked where their beginning says that they are gzip (of any number of members) or zstd (of any
 /// number of frames).
 pub(super) fn open(input: &Input, counter: &Counter) -> io::Result<Box<dyn BufRead + Send>> {
@@ -38,7 +49,7 @@ pub(super) fn open(input: &Input, counter: &Counter) -> io::Result<Box<dyn BufRe
         Place::Stdin => Box::new(io::stdin()),
         Place::Remote(file) => Box::new(file.reader(0)),
     };
-    let mut raw = BufReader::with_capacity(BUFFER_BYTES, Counted { inner: raw, counter: counter.clone() });
+    let mut raw = Counted { inner: BufReader::with_capacity(BUFFER_BYTES, raw), counter: counter.clone() };
     let head = raw.fill_buf()?;
     if head.starts_with(&GZIP) {
         return Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(raw))));

@@ -100,12 +100,13 @@ impl Rows for ParquetRows {
                 self.counter.store(self.size, Ordering::Relaxed);
                 return Ok(None);
             }
-            let done = (self.size as f64 * self.row as f64 / self.total.max(1) as f64) as u64;
-            self.counter.store(done.min(self.size), Ordering::Relaxed);
         }
         let content = self.content(self.at);
         self.at += 1;
         self.row += 1;
+        // As if its bytes were read row by row.
+        let done = (self.size as f64 * self.row as f64 / self.total.max(1) as f64) as u64;
+        self.counter.store(done.min(self.size), Ordering::Relaxed);
         Ok(Some(Entry { row: self.row, content }))
     }
 }

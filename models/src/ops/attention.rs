@@ -154,6 +154,19 @@ mod tests {
     }
 
     #[test]
+    fn many_keys_and_wide_heads_are_the_composed_formula_too() {
+        // So many keys that a task has fewer rows, in several blocks; heads of more than a panel; one key.
+        for (queries, keys, width, heads, causal) in
+            [(50, 1500, 96, 2, false), (30, 600, 80, 1, true), (25, 1, 16, 2, false), (40, 700, 40, 1, true)]
+        {
+            let (q, k, v) =
+                (random(&[2, queries, width], 7), random(&[2, keys, width], 8), random(&[2, keys, width], 9));
+            let expected = composed(&q, &k, &v, heads, causal).unwrap();
+            close(&attention(&q, &k, &v, heads, causal).unwrap(), &expected, 2e-6);
+        }
+    }
+
+    #[test]
     fn the_future_is_hidden() {
         let (q, k, v) = (random(&[2, 130, 16], 4), random(&[2, 130, 16], 5), random(&[2, 130, 16], 6));
         close(&attention(&q, &k, &v, 2, true).unwrap(), &composed(&q, &k, &v, 2, true).unwrap(), 2e-6);

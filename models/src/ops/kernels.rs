@@ -52,7 +52,7 @@ pub(super) fn gelu_tanh(x: f32) -> f32 {
 
 /// A closure called by reference: its own body is inlined then, where a closure that is consumed is called through a
 /// shim that need not be.
-pub(super) struct Inlined<F>(pub F);
+struct Inlined<F>(F);
 
 impl<F: FnMut() -> R, R> pulp::NullaryFnOnce for Inlined<F> {
     type Output = R;

@@ -316,8 +316,9 @@ mod tests {
         assert_eq!(packed.to_rows(), weight);
     }
 
-    const SHAPES: [(usize, usize, usize); 6] =
-        [(1, 1, 1), (12, 8, 32), (13, 7, 33), (5, 2500, 3), (40, 65, 100), (6, 16, 16)];
+    /// The last: several tiles, blocks of lines and panels, none of them full at its end.
+    const SHAPES: [(usize, usize, usize); 7] =
+        [(1, 1, 1), (12, 8, 32), (13, 7, 33), (5, 2500, 3), (40, 65, 100), (6, 16, 16), (40, 1100, 100)];
 
     #[test]
     fn every_shape_on_every_processor_is_the_product() {

@@ -22,7 +22,9 @@ pub enum StoreError {
     Checksum { model: String, file: String, source_name: String, got: String, wanted: String },
     #[error("{}: {reason}; free some space or make the folder writable, and pull again: it goes on where it was", path.display())]
     Folder { path: PathBuf, reason: String },
-    #[error("{url} asks who you are ({status}); accept the model's terms on the hub and set HF_TOKEN")]
+    #[error(
+        "{url} asks who you are ({status}); accept the model's terms on the hub and set HF_TOKEN, or log in as the hub's own tools do"
+    )]
     Gated { url: String, status: u16 },
     #[error("stopped; what has come stays, and pulling again goes on where it was")]
     Stopped,

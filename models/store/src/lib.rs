@@ -3,6 +3,7 @@
 //! [PyPI](https://peps.python.org/pep-0691/). It knows files and not networks.
 
 mod checksum;
+mod download;
 mod error;
 mod hub;
 mod manifest;
@@ -16,4 +17,4 @@ pub use error::{NotHere, StoreError};
 pub use manifest::{Manifest, Model, Part, PinnedFile, Source};
 pub use pull::{Pull, Pulled};
 pub use sources::Sources;
-pub use store::{Fault, FileState, State, Store};
+pub use store::{Fault, State, Store};

@@ -143,17 +143,37 @@ impl Model {
         let within = |path: &str| {
             !path.is_empty() && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
         };
-        if !within(&self.name) || self.name.contains('/') || self.name.starts_with('.') {
+        let is_name = |name: &str| within(name) && !name.contains('/') && !name.starts_with('.');
+        if !is_name(&self.name) {
             return Err(format!("{:?} is no name for a folder", self.name));
         }
         if self.files.is_empty() {
             return Err(format!("{} has no files", self.name));
         }
-        match self.files.iter().find(|file| !within(&file.path)) {
-            Some(file) => Err(format!("{} of {} is not within the model's folder", file.path, self.name)),
+        if let Some(file) = self.files.iter().find(|file| !within(&file.path)) {
+            return Err(format!("{} of {} is not within the model's folder", file.path, self.name));
+        }
+        let is_sound = |source: &Source| match source {
+            Source::Pypi { package, wheel, .. } => is_name(package) && is_name(wheel),
+            Source::Hub { repository, revision } => {
+                repository.split('/').count() == 2
+                    && repository.split('/').all(is_name)
+                    && is_commit(revision)
+            }
+        };
+        match self.sources.iter().find(|source| !is_sound(source)) {
+            Some(source) => Err(format!(
+                "{} has no such source as {source}: say OWNER/NAME and a whole commit",
+                self.name
+            )),
             None => Ok(()),
         }
     }
+}
+
+/// 40 hexadecimal digits: a branch or a tag can move.
+fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// What networks, preprocessing and tokenizers are read from.
@@ -216,12 +236,6 @@ mod tests {
             paths.dedup();
             assert_eq!(paths.len(), model.files.len(), "{} has a file twice", model.name);
             assert!(model.files.iter().all(|file| file.bytes != Some(0)), "{}", model.name);
-            for source in &model.sources {
-                if let Source::Hub { revision, .. } = source {
-                    let hexadecimal = revision.bytes().all(|byte| byte.is_ascii_hexdigit());
-                    assert!(revision.len() == 40 && hexadecimal, "{revision} can move");
-                }
-            }
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::fs::{File, TryLockError};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::hub::Hub;
@@ -47,6 +48,8 @@ pub(crate) struct Job<'a> {
 }
 
 const STAGING: &str = ".pull";
+const COPY: &str = "copy";
+const PIECE: usize = 1 << 20;
 
 impl Store {
     /// Brings what is missing or wrong of a model, tries its sources in their order, and checks all of it. Blocks.
@@ -55,10 +58,13 @@ impl Store {
     ///
     /// [`StoreError::NotHere`] with what each source answered where no source has it; the others as they say.
     pub fn pull(&self, model: &Model, pull: &Pull<'_>) -> Result<Pulled, StoreError> {
-        let staging = self.root().join(STAGING);
+        let (wanted, folder) = (self.faults(model, true), self.folder(model));
+        if wanted.is_empty() {
+            return Ok(Pulled { folder, files: 0, bytes: 0 });
+        }
+        let staging = self.root().join(STAGING).join(&model.name);
         make(&staging)?;
         let _lock = lock(&staging, &model.name)?;
-        let (wanted, folder) = (self.faults(model, true), self.folder(model));
         make(&folder)?;
         let files: Vec<&PinnedFile> = wanted.iter().map(|(at, _)| &model.files[*at]).collect();
         let mut job = Job { model, folder: folder.clone(), staging, pull, placed: 0, told: Cell::new(0) };
@@ -132,10 +138,25 @@ impl Job<'_> {
 
     /// Takes a file that is elsewhere on this machine, where it stays.
     pub fn copy(&mut self, there: &Path, file: &PinnedFile) -> Result<(), StoreError> {
-        let staged = tempfile::NamedTempFile::new_in(&self.staging)
-            .map_err(|error| StoreError::folder(&self.staging, error))?;
-        std::fs::copy(there, staged.path()).map_err(|error| StoreError::folder(staged.path(), error))?;
-        self.place(&staged.into_temp_path(), file, &there.display().to_string())
+        let unreadable = |error| StoreError::Download(format!("{}: {error}", there.display()));
+        let (mut from, part) = (File::open(there).map_err(unreadable)?, self.staging.join(COPY));
+        let mut to = File::create(&part).map_err(|error| StoreError::folder(&part, error))?;
+        let (mut piece, mut come) = (vec![0u8; PIECE], 0);
+        loop {
+            self.check_stop()?;
+            match from.read(&mut piece).map_err(unreadable)? {
+                0 => break,
+                read => to.write_all(&piece[..read]).map_err(|error| StoreError::folder(&part, error))?,
+            }
+            come += piece.len() as u64;
+            self.come(file.bytes.map_or(come, |bytes| come.min(bytes)));
+        }
+        self.place(&part, file, &there.display().to_string())
+    }
+
+    /// Where a file is until it has come whole.
+    pub fn part(&self, file: &PinnedFile) -> PathBuf {
+        self.staging.join(format!("{}.part", file.sha256))
     }
 
     /// Puts a file that has come whole to its place, if it is the published one.
@@ -185,7 +206,7 @@ fn make(folder: &Path) -> Result<(), StoreError> {
 
 /// One pull of a model at a time.
 fn lock(staging: &Path, name: &str) -> Result<File, StoreError> {
-    let path = staging.join(format!("{name}.lock"));
+    let path = staging.join("lock");
     let file = File::create(&path).map_err(|error| StoreError::folder(&path, error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),

@@ -1,18 +1,16 @@
 //! Where hub and package index are, as their own tools' environment variables say.
 
 use std::fmt;
-use std::path::PathBuf;
-
-use hf_hub::Cache;
+use std::path::{Path, PathBuf};
 
 /// The places that a pull asks.
 #[derive(Clone)]
 pub struct Sources {
     /// The hub's address: `HF_ENDPOINT`, or huggingface.co.
     pub hub: String,
-    /// What other tools have fetched from it: `hub` in `HF_HOME`, or in huggingface of the user's cache.
-    pub hub_cache: PathBuf,
-    /// `HF_TOKEN`, or what `huggingface-cli login` has left.
+    /// What other tools have fetched from it: `HF_HUB_CACHE`, `hub` in `HF_HOME`, or huggingface/hub in the user's cache.
+    pub hub_cache: Option<PathBuf>,
+    /// `HF_TOKEN`, or what `hf auth login` has left.
     pub hub_token: Option<String>,
     /// `HF_HUB_OFFLINE`: the hub is not asked.
     pub is_offline: bool,
@@ -26,19 +24,30 @@ const INDEX: &str = "https://pypi.org/simple";
 impl Sources {
     pub fn from_environment() -> Self {
         let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let cache = Cache::from_env();
+        let cache = || Some(PathBuf::from(set("HOME")?).join(".cache"));
+        let cache = set("XDG_CACHE_HOME").map(PathBuf::from).or_else(cache);
+        let home = set("HF_HOME").map(PathBuf::from).or_else(|| Some(cache?.join("huggingface")));
+        let hub_cache = set("HF_HUB_CACHE").map(PathBuf::from).or_else(|| Some(home.as_ref()?.join("hub")));
         Self {
             hub: set("HF_ENDPOINT").unwrap_or_else(|| HUB.to_owned()),
-            hub_cache: cache.path().clone(),
-            hub_token: set("HF_TOKEN").or_else(|| cache.token()),
+            hub_cache,
+            hub_token: set("HF_TOKEN").or_else(|| token(home.as_deref()?)),
             is_offline: set("HF_HUB_OFFLINE").is_some_and(|value| value != "0"),
             index: set("PIP_INDEX_URL").unwrap_or_else(|| INDEX.to_owned()),
         }
     }
 }
 
+fn token(home: &Path) -> Option<String> {
+    let token = std::fs::read_to_string(home.join("token")).ok()?.trim().to_owned();
+    (!token.is_empty()).then_some(token)
+}
+
 impl fmt::Debug for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sources").field("hub", &self.hub).field("index", &self.index).finish_non_exhaustive()
+        f.debug_struct("Sources")
+            .field("hub", &self.hub)
+            .field("hub_cache", &self.hub_cache)
+            .finish_non_exhaustive()
     }
 }

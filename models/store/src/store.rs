@@ -16,16 +16,6 @@ pub struct Store {
     root: PathBuf,
 }
 
-/// A file as its size tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FileState {
-    Absent,
-    /// Another size than was published.
-    Wrong,
-    /// As large as was published; its content was not looked at.
-    Here,
-}
-
 /// A model as its files' sizes tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -72,7 +62,7 @@ impl Store {
     /// How much of it is there, by the sizes of its files.
     pub fn state(&self, model: &Model) -> State {
         let folder = self.folder(model);
-        let here = model.files.iter().filter(|file| look(&folder, file) == FileState::Here).count();
+        let here = model.files.iter().filter(|file| is_there(&folder, file)).count();
         match here {
             0 => State::Absent,
             here if here == model.files.len() => State::Here,
@@ -128,15 +118,10 @@ impl Store {
     }
 }
 
-/// A file, by its size.
-pub(crate) fn look(folder: &Path, file: &PinnedFile) -> FileState {
-    match std::fs::metadata(folder.join(&file.path)) {
-        Ok(found) if found.is_file() && file.bytes.is_none_or(|bytes| bytes == found.len()) => {
-            FileState::Here
-        }
-        Ok(_) => FileState::Wrong,
-        Err(_) => FileState::Absent,
-    }
+/// Whether a file is there, by its size.
+fn is_there(folder: &Path, file: &PinnedFile) -> bool {
+    let found = std::fs::metadata(folder.join(&file.path));
+    found.is_ok_and(|found| found.is_file() && file.bytes.is_none_or(|bytes| bytes == found.len()))
 }
 
 /// A file, by its content, unless it is as the stamp says.
@@ -175,9 +160,9 @@ impl Stamps {
     /// In a folder that cannot be written, files are looked at each time.
     fn write(&self, folder: &Path) {
         let Ok(text) = serde_json::to_vec(self) else { return };
-        let Ok(file) = tempfile::NamedTempFile::new_in(folder) else { return };
-        if std::fs::write(file.path(), text).is_ok() {
-            _ = file.persist(folder.join(STAMPS));
+        let fresh = folder.join(format!("{STAMPS}.{}", std::process::id()));
+        if std::fs::write(&fresh, text).and_then(|()| std::fs::rename(&fresh, folder.join(STAMPS))).is_err() {
+            _ = std::fs::remove_file(fresh);
         }
     }
 }

@@ -1,13 +1,14 @@
 //! What every command starts from: the configuration with its flags, and clients made from it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use serde_json::{Map, Value, json};
 use unprompt_image_encoder::EncoderFolder;
 use unprompt_index::{ConnectOptions, Profile, PromptIndex};
-use unprompt_model_store::{Manifest, Store};
+use unprompt_model_store::{Manifest, Model, Part, Store};
 use unprompt_models::encoder::{VisionSettings, VisionTower};
 use unprompt_models::minilm::Engine;
 use unprompt_schemas::codec::Codec;
@@ -26,14 +27,15 @@ pub struct Context {
     /// A Kafka was named, by brokers or by profile, in whichever layer: no embedded broker is hosted or looked for.
     pub kafka_given: bool,
     registry: Registry,
+    /// Models that are known by name and were looked at.
+    checked: Arc<Mutex<BTreeMap<String, PathBuf>>>,
 }
 
-/// Model folders, resolved.
+/// The folders of the models that embed prompts.
 #[derive(Clone, Debug)]
 pub struct ModelFolders {
     pub minilm: PathBuf,
     pub clip: PathBuf,
-    pub sd2: PathBuf,
 }
 
 impl Context {
@@ -41,7 +43,13 @@ impl Context {
     pub fn load(global: &Global, up: Option<&Up>, http_port: Option<u16>) -> anyhow::Result<Self> {
         let config = config::load(global.config.as_deref(), flags(global, up, http_port))?;
         let kafka_given = config.kafka.is_elsewhere();
-        Ok(Self { config, json: global.json, kafka_given, registry: Registry::default() })
+        Ok(Self {
+            config,
+            json: global.json,
+            kafka_given,
+            registry: Registry::default(),
+            checked: Arc::default(),
+        })
     }
 
     pub fn data_dir(&self) -> &Path {
@@ -123,34 +131,49 @@ impl Context {
 
     /// The vision tower whose space pictures and prompts share.
     pub fn clip_vision(&self) -> anyhow::Result<VisionTower> {
-        Ok(VisionTower::load(&self.models()?.clip, &self.vision(self.config.models.clip_side)?)?)
+        Ok(VisionTower::load(&self.clip()?, &self.vision(self.config.models.clip_side)?)?)
     }
 
     /// All image encoders that are configured, the one above first.
     pub fn encoders(&self) -> anyhow::Result<Vec<EncoderFolder>> {
         let models = &self.config.models;
-        let first = (self.models()?.clip, models.clip_side);
-        let further = models.encoders.iter().map(|encoder| Ok((self.folder(&encoder.folder)?, encoder.side)));
+        let first = (self.clip()?, models.clip_side);
+        let further = models
+            .encoders
+            .iter()
+            .map(|encoder| Ok((self.folder(&encoder.folder, Part::Clip)?, encoder.side)));
         let encoders = std::iter::once(Ok(first)).chain(further);
         let settled = |(folder, side)| anyhow::Ok(EncoderFolder { folder, settings: self.vision(side)? });
         encoders.map(|encoder| encoder.and_then(settled)).collect()
     }
 
-    /// Where the models are: as configured, or the downloaded MiniLM and the tiny world's checkpoints.
+    /// Where the models are that embed prompts.
     pub fn models(&self) -> anyhow::Result<ModelFolders> {
-        let models = &self.config.models;
-        let configured =
-            |folder: &Option<PathBuf>| folder.as_deref().map(|folder| self.folder(folder)).transpose();
-        Ok(ModelFolders {
-            minilm: self.minilm()?,
-            clip: configured(&models.clip)?.map_or_else(|| tiny_world("clip"), Ok)?,
-            sd2: configured(&models.sd2)?.map_or_else(|| tiny_world("sd2"), Ok)?,
-        })
+        Ok(ModelFolders { minilm: self.minilm()?, clip: self.clip()? })
     }
 
-    /// MiniLM's folder.
+    /// MiniLM as it is configured, or the one that is fetched at set-up.
     pub fn minilm(&self) -> anyhow::Result<PathBuf> {
-        self.folder(self.config.models.minilm.as_deref().unwrap_or(Path::new(MINILM)))
+        self.folder(self.config.models.minilm.as_deref().unwrap_or(Path::new(MINILM)), Part::Minilm)
+    }
+
+    /// The first image encoder as it is configured, or the tiny world's.
+    pub fn clip(&self) -> anyhow::Result<PathBuf> {
+        let given = self.config.models.clip.as_deref();
+        given.map_or_else(|| tiny_world("clip"), |given| self.folder(given, Part::Clip))
+    }
+
+    /// Stable Diffusion as it is configured, or the tiny world's.
+    pub fn sd2(&self) -> anyhow::Result<PathBuf> {
+        let given = self.config.models.sd2.as_deref();
+        given.map_or_else(|| tiny_world("sd2"), |given| self.folder(given, Part::Sd2))
+    }
+
+    /// Whether every model is where it is said to be, and those that are named are what was published.
+    pub fn check_models(&self) -> anyhow::Result<()> {
+        self.minilm()?;
+        self.sd2()?;
+        self.encoders().map(drop)
     }
 
     /// The models that are known by name.
@@ -160,13 +183,31 @@ impl Context {
         own.map_or(Ok(published.clone()), |own| published.with(own)).context("[models] manifest")
     }
 
-    /// A folder as it was given, or the one of the model that bears the name, all of whose files are then the published ones.
-    fn folder(&self, given: &Path) -> anyhow::Result<PathBuf> {
-        let name = given.to_str().filter(|_| !given.exists());
-        match name.zip(Some(self.manifest()?)).and_then(|(name, manifest)| manifest.find(name).cloned()) {
-            Some(model) => Ok(store().path(&model)?),
-            None => Ok(given.to_owned()),
+    /// The folder of the model that bears the name, all of whose files are then the published ones, or a folder as it was given.
+    fn folder(&self, given: &Path, part: Part) -> anyhow::Result<PathBuf> {
+        let key = part.key();
+        // What has a slash is a path; a name without one may be a folder too, but a known model comes first.
+        let name = given.to_str().filter(|name| !name.contains('/'));
+        let manifest = self.manifest()?;
+        match name.map(|name| manifest.model(name)) {
+            Some(Ok(model)) if model.part != part => {
+                bail!("[models] {key}: {} is for {}", model.name, model.part.key())
+            }
+            Some(Ok(model)) => self.checked(model),
+            Some(Err(unknown)) if !given.exists() => Err(unknown).with_context(|| format!("[models] {key}")),
+            _ => Ok(given.to_owned()),
         }
+    }
+
+    /// A model's folder; what was right once is right for as long as this process lives.
+    fn checked(&self, model: &Model) -> anyhow::Result<PathBuf> {
+        let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(folder) = checked.get(&model.name) {
+            return Ok(folder.clone());
+        }
+        let folder = store().path(model)?;
+        checked.insert(model.name.clone(), folder.clone());
+        Ok(folder)
     }
 }
 

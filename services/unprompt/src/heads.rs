@@ -32,7 +32,7 @@ impl Heads {
     /// Follows the topic from its beginning; returns when it has caught up, or with nothing where `stop` came first. A fault of the
     /// configuration cancels `stop`.
     pub async fn follow(wiring: &Wiring, stop: &CancellationToken) -> anyhow::Result<Option<Self>> {
-        let (clip, side) = (wiring.context.models()?.clip, wiring.context.config.models.clip_side);
+        let (clip, side) = (wiring.context.clip()?, wiring.context.config.models.clip_side);
         let encoder = tokio::task::spawn_blocking(move || encoder::vector_name(&clip, side)).await??;
         let store = HeadStore::new(&encoder);
         let (fault, codec) = (Arc::new(OnceLock::new()), wiring.context.codec()?);

@@ -1,5 +1,7 @@
 //! How each service is made from the configuration, and the set of those that run in this process.
 
+use std::path::Path;
+
 use anyhow::Context as _;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
@@ -154,15 +156,15 @@ fn make_stage(
     runtime: Handle,
     stop: &CancellationToken,
 ) -> anyhow::Result<Box<dyn Stage>> {
-    let (models, codec) = (wiring.context.models()?, wiring.context.codec()?);
+    let (context, codec) = (&wiring.context, wiring.context.codec()?);
     Ok(match service {
-        ServiceName::Generator => Box::new(generator(&wiring.context, codec)?),
-        ServiceName::TextEncoder => Box::new(text_encoder(&models, wiring.context.engine()?, codec)?),
-        ServiceName::ImageEncoder => Box::new(image_encoder(&wiring.context, codec, runtime)?),
-        ServiceName::Indexer => Box::new(indexer(wiring, &models, codec, runtime, stop)?),
+        ServiceName::Generator => Box::new(generator(context, codec)?),
+        ServiceName::TextEncoder => Box::new(text_encoder(&context.models()?, context.engine()?, codec)?),
+        ServiceName::ImageEncoder => Box::new(image_encoder(context, codec, runtime)?),
+        ServiceName::Indexer => Box::new(indexer(wiring, &context.models()?, codec, runtime, stop)?),
         ServiceName::Predictor => {
             let heads = heads.context("the predictor has no head store")?;
-            Box::new(predictor(wiring, &models, heads, codec, runtime, stop)?)
+            Box::new(predictor(wiring, &context.clip()?, heads, codec, runtime, stop)?)
         }
     })
 }
@@ -172,7 +174,7 @@ pub fn generator(context: &Context, codec: Codec) -> anyhow::Result<Generator> {
     let settings = &context.config.generator;
     let precision = settings.precision.parse().context("[generator] precision")?;
     let params = generation(&context.config)?;
-    Ok(Generator::load(&context.models()?.sd2, precision, params, settings.batch, codec)?)
+    Ok(Generator::load(&context.sd2()?, precision, params, settings.batch, codec)?)
 }
 
 fn image_encoder(context: &Context, codec: Codec, runtime: Handle) -> anyhow::Result<ImageEncoder> {
@@ -203,15 +205,15 @@ fn indexer(
 
 fn predictor(
     wiring: &Wiring,
-    models: &ModelFolders,
+    clip: &Path,
     heads: HeadStore,
     codec: Codec,
     runtime: Handle,
     stop: &CancellationToken,
 ) -> anyhow::Result<Predictor> {
     let encoder = Encoder {
-        pictures: encoder::vector_name(&models.clip, wiring.context.config.models.clip_side)?,
-        prompts: Revision::of_folder(&models.clip)?.to_string(),
+        pictures: encoder::vector_name(clip, wiring.context.config.models.clip_side)?,
+        prompts: Revision::of_folder(clip)?.to_string(),
     };
     let index =
         waiting::opened(ServiceName::Predictor, &runtime, stop, || runtime.block_on(connect(wiring)))?;

@@ -1,5 +1,5 @@
 //! A hub and a package index on this machine, which can be cut off, lie and refuse: what pulls of models are tested against.
-//! It speaks as much of the hub's HTTP as hf-hub asks for, and of PyPI's simple API as a pull does.
+//! It speaks as much of the hub's HTTP and of PyPI's simple API as a pull asks for.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -21,6 +21,8 @@ pub enum Mood {
     CutsAfter(usize),
     /// Each connection is silent after so many bytes of a body, and stays.
     StallsAfter(usize),
+    /// Whatever part is asked for, all of it comes.
+    IgnoresRanges,
     /// Every answer has this status.
     Refuses(u16),
 }
@@ -120,6 +122,7 @@ impl Hub {
                 (format!("HTTP/1.1 {status} No\r\ncontent-length: 0\r\n"), Vec::new())
             }
             (_, None) => ("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n".to_owned(), Vec::new()),
+            (Mood::IgnoresRanges, Some(file)) => served(&path, &file, None),
             (_, Some(file)) => served(&path, &file, range.as_deref()),
         };
         let end = match mood {

@@ -47,10 +47,6 @@ fn check(what: &'static str, found: anyhow::Result<String>) -> Check {
 }
 
 fn models(context: &Context) -> Vec<Check> {
-    let folders = match context.models() {
-        Ok(folders) => folders,
-        Err(error) => return vec![check("model folders", Err(error))],
-    };
     let further = match context.encoders() {
         Ok(encoders) => {
             encoders[1..].iter().map(|further| check("further encoder", encoder(further))).collect()
@@ -58,9 +54,9 @@ fn models(context: &Context) -> Vec<Check> {
         Err(error) => vec![check("further encoders", Err(error))],
     };
     let own = vec![
-        check("MiniLM", minilm(context, &folders.minilm)),
-        check("image encoder", clip(context, &folders.clip)),
-        check("Stable Diffusion 2", sd2(context, &folders.sd2)),
+        check("MiniLM", context.minilm().and_then(|folder| minilm(context, &folder))),
+        check("image encoder", context.clip().and_then(|folder| clip(context, &folder))),
+        check("Stable Diffusion 2", context.sd2().and_then(|folder| sd2(context, &folder))),
     ];
     [own, further].concat()
 }

@@ -62,7 +62,7 @@ pub async fn evaluate(
             truth.len()
         );
     }
-    let mut minilm = MiniLm::load(&context.models()?.minilm, context.engine()?)?;
+    let mut minilm = MiniLm::load(&context.minilm()?, context.engine()?)?;
     let mut predictions: Vec<Prediction> = predictions.into_values().collect();
     predictions.sort_by_key(|prediction| prediction.image_id);
     let texts: Vec<&str> =

@@ -27,7 +27,7 @@ pub async fn run(context: &Context, args: Train) -> anyhow::Result<()> {
 pub async fn train(context: &Context, args: &Train) -> anyhow::Result<Trained> {
     let settings = Settings {
         name: args.name.clone(),
-        encoder: encoder::vector_name(&context.models()?.clip, context.config.models.clip_side)?,
+        encoder: encoder::vector_name(&context.clip()?, context.config.models.clip_side)?,
         validation: args.validation,
         out: args.out.clone().unwrap_or_else(|| context.data_dir().join("heads")),
         k: context.config.predictor.k,

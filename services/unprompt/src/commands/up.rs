@@ -8,7 +8,7 @@ use crate::stack::Stack;
 
 pub async fn run(context: &Context, stop: CancellationToken) -> anyhow::Result<()> {
     // Before anything listens: models that are not here, or not what was published.
-    context.encoders()?;
+    context.check_models()?;
     let stack = Stack::start(context, &ServiceName::ALL, stop.clone()).await?;
     if !stop.is_cancelled() {
         eprintln!("{}", stack.welcome());

@@ -51,7 +51,7 @@ async fn retrieve(context: &Context, truth: HashMap<Uuid, String>, k: usize) -> 
     let encoder = info.encoder.context("the index does not say which encoder it is of")?;
     let pictures = vectors_of(context, &truth, &encoder).await?;
     let texts: Vec<&str> = pictures.iter().map(|(id, _)| truth[id].as_str()).collect();
-    let right = MiniLm::load(&context.models()?.minilm, context.engine()?)?.embed(&texts)?;
+    let right = MiniLm::load(&context.minilm()?, context.engine()?)?.embed(&texts)?;
     let found = neighbours(&index, &pictures, k).await?;
     let mut cosines = Vec::with_capacity(found.len());
     let mut nearest = 0.0;

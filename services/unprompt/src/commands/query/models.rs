@@ -40,14 +40,14 @@ impl<'a> Models<'a> {
 
     fn load_minilm(&mut self) -> anyhow::Result<&mut MiniLm> {
         if self.minilm.is_none() {
-            self.minilm = Some(MiniLm::load(&self.context.models()?.minilm, self.context.engine()?)?);
+            self.minilm = Some(MiniLm::load(&self.context.minilm()?, self.context.engine()?)?);
         }
         self.minilm.as_mut().context("MiniLM is not loaded")
     }
 
     fn load_clip_text(&mut self) -> anyhow::Result<&TextTower> {
         if self.clip_text.is_none() {
-            self.clip_text = Some(TextTower::load(&self.context.models()?.clip, self.context.engine()?)?);
+            self.clip_text = Some(TextTower::load(&self.context.clip()?, self.context.engine()?)?);
         }
         self.clip_text.as_ref().context("the text tower is not loaded")
     }
