@@ -1,6 +1,6 @@
 //! Multi-head scaled dot-product attention (Vaswani et al., 2017).
 
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::custom::{floats, with_buffer};
@@ -12,11 +12,16 @@ const SCORES: usize = 128 * 1024;
 /// Query rows of one sequence that a task works on: a multiple of every product's rows, so many at least and at most.
 const ROWS: (usize, usize) = (12, 96);
 
+/// What the scores of a slice of queries take at most where our own kernel does not run, over all heads and sequences: 256 MiB. Those of
+/// SD2.1 at 768 x 768 with guidance would be 1.7 GB in f16 at once.
+const SLICE_BYTES: usize = 256 << 20;
+
 /// `q` [batch, n, heads * d], `k` and `v` [batch, m, heads * d] -> [batch, n, heads * d]. `causal` hides from each
-/// position what follows it. No more than [`SCORES`] or 12 rows of them are held by a thread.
+/// position what follows it. On the processor no more than [`SCORES`] or 12 rows of them are held by a thread; elsewhere
+/// [`SLICE_BYTES`] of them.
 pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
     if !q.device().is_cpu() {
-        return composed(q, k, v, heads, causal);
+        return composed(q, k, v, heads, causal, SLICE_BYTES);
     }
     q.contiguous()?.apply_op3_no_bwd(&k.contiguous()?, &v.contiguous()?, &Op { heads, causal })
 }
@@ -123,45 +128,73 @@ impl Task {
     }
 }
 
-fn composed(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
-    let (batch, queries, width) = q.dims3()?;
+/// The formula in candle's operations, for as many queries at a time as keep their scores within `bound` bytes, and one at least.
+/// Scores and what they become are held at once, so twice the bound is.
+fn composed(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool, bound: usize) -> Result<Tensor> {
+    let ((batch, queries, width), keys) = (q.dims3()?, k.dim(1)?);
     let split =
         |x: &Tensor| x.reshape((batch, x.dim(1)?, heads, width / heads))?.transpose(1, 2)?.contiguous();
-    let (q, k, v) = (split(q)?, split(k)?, split(v)?);
-    let mut scores = (q.matmul(&k.t()?)? / ((width / heads) as f64).sqrt())?;
-    if causal {
-        scores = scores.broadcast_add(&mask(queries, k.dim(2)?, q.device())?)?;
-    }
-    let mixed = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&v)?;
+    // Scaled before the product, whose values 16 bits could not hold otherwise.
+    let q = split(&(q / ((width / heads) as f64).sqrt())?)?;
+    let (k, v) = (split(k)?.t()?, split(v)?);
+    let of_query = batch * heads * keys * q.dtype().size_in_bytes();
+    let together = (bound / of_query.max(1)).clamp(1, queries.max(1));
+    let slices = (0..queries).step_by(together).map(|first| {
+        let q = q.narrow(2, first, together.min(queries - first))?.contiguous()?;
+        let mut scores = q.matmul(&k)?;
+        if causal {
+            scores = scores.broadcast_add(&mask(first, q.dim(2)?, keys, &scores)?)?;
+        }
+        candle_nn::ops::softmax_last_dim(&scores)?.matmul(&v)
+    });
+    let mixed = Tensor::cat(&slices.collect::<Result<Vec<_>>>()?, 2)?;
     mixed.transpose(1, 2)?.reshape((batch, queries, width))
 }
 
-fn mask(queries: usize, keys: usize, device: &candle_core::Device) -> Result<Tensor> {
-    let hidden: Vec<f32> =
-        (0..queries * keys).map(|at| if at % keys > at / keys { f32::NEG_INFINITY } else { 0.0 }).collect();
-    Tensor::from_vec(hidden, (queries, keys), device)
+/// What hides the future from the queries that follow the `first` ones, [queries, keys], in the type and on the device of `scores`.
+fn mask(first: usize, queries: usize, keys: usize, scores: &Tensor) -> Result<Tensor> {
+    let hidden: Vec<f32> = (0..queries * keys)
+        .map(|at| if at % keys > first + at / keys { f32::NEG_INFINITY } else { 0.0 })
+        .collect();
+    Tensor::from_vec(hidden, (queries, keys), scores.device())?.to_dtype(scores.dtype())
 }
 
 #[cfg(test)]
 mod tests {
+    use candle_core::D;
+
     use super::*;
     use crate::ops::testing::{close, random};
 
-    #[test]
-    fn it_equals_the_composed_formula() {
-        let (q, k, v) = (random(&[3, 70, 24], 1), random(&[3, 11, 24], 2), random(&[3, 11, 24], 3));
-        close(&attention(&q, &k, &v, 3, false).unwrap(), &composed(&q, &k, &v, 3, false).unwrap(), 2e-6);
+    /// The formula as it is written down: all scores at once.
+    fn whole(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
+        let (batch, queries, width) = q.dims3()?;
+        let split =
+            |x: &Tensor| x.reshape((batch, x.dim(1)?, heads, width / heads))?.transpose(1, 2)?.contiguous();
+        let (q, k, v) = (split(q)?, split(k)?, split(v)?);
+        let mut scores = (q.matmul(&k.t()?)? / ((width / heads) as f64).sqrt())?;
+        if causal {
+            scores = scores.broadcast_add(&mask(0, queries, k.dim(2)?, &scores)?)?;
+        }
+        let mixed = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&v)?;
+        mixed.transpose(1, 2)?.reshape((batch, queries, width))
     }
 
     #[test]
-    fn many_keys_and_wide_heads_are_the_composed_formula_too() {
+    fn it_equals_the_formula() {
+        let (q, k, v) = (random(&[3, 70, 24], 1), random(&[3, 11, 24], 2), random(&[3, 11, 24], 3));
+        close(&attention(&q, &k, &v, 3, false).unwrap(), &whole(&q, &k, &v, 3, false).unwrap(), 2e-6);
+    }
+
+    #[test]
+    fn many_keys_and_wide_heads_are_the_formula_too() {
         // So many keys that a task has fewer rows, in several blocks; heads of more than a panel; one key.
         for (queries, keys, width, heads, causal) in
             [(50, 1500, 96, 2, false), (30, 600, 80, 1, true), (25, 1, 16, 2, false), (40, 700, 40, 1, true)]
         {
             let (q, k, v) =
                 (random(&[2, queries, width], 7), random(&[2, keys, width], 8), random(&[2, keys, width], 9));
-            let expected = composed(&q, &k, &v, heads, causal).unwrap();
+            let expected = whole(&q, &k, &v, heads, causal).unwrap();
             close(&attention(&q, &k, &v, heads, causal).unwrap(), &expected, 2e-6);
         }
     }
@@ -169,8 +202,35 @@ mod tests {
     #[test]
     fn the_future_is_hidden() {
         let (q, k, v) = (random(&[2, 130, 16], 4), random(&[2, 130, 16], 5), random(&[2, 130, 16], 6));
-        close(&attention(&q, &k, &v, 2, true).unwrap(), &composed(&q, &k, &v, 2, true).unwrap(), 2e-6);
+        close(&attention(&q, &k, &v, 2, true).unwrap(), &whole(&q, &k, &v, 2, true).unwrap(), 2e-6);
         let first = attention(&q, &k, &v, 2, true).unwrap().narrow(1, 0, 1).unwrap();
         close(&first, &v.narrow(1, 0, 1).unwrap(), 1e-6);
+    }
+
+    #[test]
+    fn slices_of_any_size_are_the_whole() {
+        for (queries, keys, causal) in
+            [(1, 7, false), (64, 64, false), (97, 13, false), (64, 64, true), (50, 61, true)]
+        {
+            let x = |length, seed| random(&[2, length, 24], seed);
+            let (q, k, v) = (x(queries, 7), x(keys, 8), x(keys, 9));
+            let expected = whole(&q, &k, &v, 3, causal).unwrap();
+            let of_query = 2 * 3 * keys * size_of::<f32>();
+            // Less than one query, one, a part of all with a rest, and more than all.
+            for bound in [1, of_query, 17 * of_query, SLICE_BYTES] {
+                close(&composed(&q, &k, &v, 3, causal, bound).unwrap(), &expected, 2e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn sixteen_bits_are_sliced_and_masked_in_sixteen_bits() {
+        for dtype in [candle_core::DType::F16, candle_core::DType::BF16] {
+            let [q, k, v] = [10, 11, 12].map(|seed| random(&[1, 9, 16], seed).to_dtype(dtype).unwrap());
+            let found = composed(&q, &k, &v, 2, true, 100).unwrap();
+            assert_eq!(found.dtype(), dtype);
+            let [q, k, v, found] = [q, k, v, found].map(|x| x.to_dtype(candle_core::DType::F32).unwrap());
+            close(&found, &whole(&q, &k, &v, 2, true).unwrap(), 0.02);
+        }
     }
 }
