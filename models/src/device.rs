@@ -3,13 +3,34 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Result};
 
 use crate::ModelError;
 
-pub(crate) fn preferred() -> Result<Device> {
-    if cfg!(feature = "cuda") { Device::cuda_if_available(0) } else { Ok(Device::Cpu) }
+/// One device for all networks: each that candle opens has handles of its own, and their tensors do not mix.
+pub(crate) fn preferred() -> Device {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    DEVICE.get_or_init(found).clone()
+}
+
+fn found() -> Device {
+    // candle's cuda_if_available asks only whether it was compiled for CUDA.
+    if !cfg!(feature = "cuda") {
+        return Device::Cpu;
+    }
+    Device::new_cuda(0).unwrap_or_else(|error| {
+        tracing::warn!(%error, "no CUDA device can be used, so networks run on the processor");
+        Device::Cpu
+    })
+}
+
+/// Waits until a network that was just loaded is on its device. Every thread has its own stream of work there, and the one that runs the
+/// network may be another.
+pub(crate) fn loaded<T>(network: T, device: &Device) -> Result<T> {
+    device.synchronize()?;
+    Ok(network)
 }
 
 /// What a network on candle keeps its matrices as. On a processor 16 bits halve the memory and sums stay f32; on CUDA all is computed

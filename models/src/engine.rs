@@ -5,12 +5,14 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::ModelError;
+use crate::device;
 use crate::self_check::{self, Probe};
 
 /// What runs a network: MiniLM, a text tower or a vision tower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Engine {
-    /// The first of OpenVINO in f32, ONNX Runtime and candle that loads and is right; the log and `unprompt doctor` say which and why.
+    /// The first of OpenVINO in f32, ONNX Runtime and candle that loads and is right; where there is a GPU candle, which alone uses it, comes
+    /// first. The log and `unprompt doctor` say which and why.
     #[default]
     Auto,
     /// OpenVINO in bf16 (cosine to f32 above 0.9995), for processors that multiply bf16.
@@ -71,9 +73,23 @@ pub(crate) struct Choice {
 /// than in f32; some texts keep less than 0.9999 of cosine; and its destructor ended a process of ours, once.
 const BY_SPEED: [Engine; 3] = [Engine::OpenVino, Engine::Onnx, Engine::Candle];
 
-/// The network on the wanted engine, or, for [`Engine::Auto`], on the first of [`BY_SPEED`] that loads. Only one that computes what
+/// The same where there is a GPU.
+const BY_SPEED_ON_GPU: [Engine; 3] = [Engine::Candle, Engine::OpenVino, Engine::Onnx];
+
+/// The network on the wanted engine, or, for [`Engine::Auto`], on the first of those by speed that loads. Only one that computes what
 /// candle does is given.
 pub(crate) fn load<P: Probe>(
+    what: &str,
+    wanted: Engine,
+    probe: &P,
+    network: impl FnMut(Engine) -> Result<P::Network, ModelError>,
+) -> Result<(P::Network, Choice), ModelError> {
+    let by_speed = if device::preferred().is_cpu() { BY_SPEED } else { BY_SPEED_ON_GPU };
+    first_of(by_speed, what, wanted, probe, network)
+}
+
+fn first_of<P: Probe>(
+    by_speed: [Engine; 3],
     what: &str,
     wanted: Engine,
     probe: &P,
@@ -87,13 +103,13 @@ pub(crate) fn load<P: Probe>(
         let choice = Choice { engine: wanted, reason: "it is configured".to_owned() };
         return load(wanted).map(|network| (network, choice));
     }
-    let mut reason = "the first of openvino, onnx and candle that is right here".to_owned();
-    for (at, engine) in BY_SPEED.into_iter().enumerate() {
+    let mut reason = format!("the first of {} that is right here", by_speed.map(Engine::name).join(", "));
+    for (at, engine) in by_speed.into_iter().enumerate() {
         match load(engine) {
             Ok(network) => return Ok((network, Choice { engine, reason })),
-            Err(error) if at + 1 == BY_SPEED.len() => return Err(error),
+            Err(error) if at + 1 == by_speed.len() => return Err(error),
             Err(error) => {
-                tracing::warn!(model = what, %engine, %error, next = %BY_SPEED[at + 1], "engine is of no use here");
+                tracing::warn!(model = what, %engine, %error, next = %by_speed[at + 1], "engine is of no use here");
                 reason = format!("{engine} is of no use here: {error}");
             }
         }
@@ -119,7 +135,8 @@ mod tests {
         wanted: Engine,
         network: impl FnMut(Engine) -> Result<Lanes, ModelError>,
     ) -> Result<Choice, ModelError> {
-        load("a model", wanted, &self_check::Texts(&self_check::tests::tokenizer()), network)
+        let tokenizer = self_check::tests::tokenizer();
+        first_of(BY_SPEED, "a model", wanted, &self_check::Texts(&tokenizer), network)
             .map(|(_, choice)| choice)
     }
 

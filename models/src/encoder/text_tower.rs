@@ -79,16 +79,16 @@ impl TextTower {
 }
 
 fn lanes(folder: &Path, family: &Family, engine: Engine) -> Result<Lanes, ModelError> {
-    let weights = family.weights(
-        folder,
-        DType::F32,
-        &match engine {
-            Engine::Candle => device::preferred()?,
-            _ => candle_core::Device::Cpu,
-        },
-    )?;
+    let device = match engine {
+        Engine::Candle => device::preferred(),
+        _ => candle_core::Device::Cpu,
+    };
+    let weights = family.weights(folder, DType::F32, &device)?;
     match engine {
-        Engine::Candle => Ok(vec![family.text(&weights).map_err(|error| ModelError::broken(folder, error))?]),
+        Engine::Candle => {
+            let network = family.text(&weights).map_err(|error| ModelError::broken(folder, error))?;
+            Ok(vec![device::loaded(network, &device)?])
+        }
         #[cfg(feature = "onnx")]
         engine => match family.clip_text(&weights) {
             Some((config, weights)) => crate::onnx::OnnxClipText::load(folder, &config, weights, engine),

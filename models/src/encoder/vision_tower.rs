@@ -61,8 +61,10 @@ impl fmt::Debug for Network {
     }
 }
 
-/// Pictures in a batch.
+/// Pictures in a batch on a processor.
 const PICTURES: usize = 16;
+/// The same on a GPU.
+const PICTURES_ON_GPU: usize = 64;
 
 impl VisionTower {
     /// Loads the vision tower of a folder.
@@ -182,11 +184,12 @@ impl Network {
     ) -> Result<Self, ModelError> {
         match engine {
             Engine::Candle => {
-                let (device, dtype) = (device::preferred()?, precision.dtype());
+                let (device, dtype) = (device::preferred(), precision.dtype());
                 let weights = family.weights(folder, dtype, &device)?;
                 let network =
                     family.vision(&weights, side).map_err(|error| ModelError::broken(folder, error))?;
                 let dtype = if device.is_cpu() { DType::F32 } else { dtype };
+                let network = device::loaded(network, &device)?;
                 Ok(Self::Candle { network, device, dtype })
             }
             #[cfg(feature = "onnx")]
@@ -208,9 +211,11 @@ impl Network {
         match self {
             Self::Candle { network, device, dtype } => {
                 let mut vectors = Vec::with_capacity(pictures.len());
-                for batch in pictures.chunks(PICTURES) {
-                    let values = batch.iter().flat_map(|pixels| &pixels.values).copied().collect();
-                    let pixels = Tensor::from_vec::<_, f32>(values, (batch.len(), side, side, 3), device)?;
+                let together = if device.is_cpu() { PICTURES } else { PICTURES_ON_GPU };
+                for batch in pictures.chunks(together) {
+                    let values: Vec<&[f32]> = batch.iter().map(|pixels| pixels.values.as_slice()).collect();
+                    let shape = (batch.len(), side, side, 3);
+                    let pixels = Tensor::from_vec(values.concat(), shape, device)?;
                     vectors.extend(unit_rows(&network.embed(&pixels.to_dtype(*dtype)?)?)?);
                 }
                 Ok(vectors)

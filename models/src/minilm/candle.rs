@@ -23,10 +23,11 @@ impl std::fmt::Debug for CandleBert {
 
 impl CandleBert {
     pub(super) fn load(folder: &Path) -> Result<Self, ModelError> {
-        let device = device::preferred()?;
+        let device = device::preferred();
         let config: Config = files::read_json(&folder.join("config.json"))?;
         let weights = weights::load(folder, &device)?;
         let model = BertModel::load(weights, &config).map_err(|error| ModelError::broken(folder, error))?;
+        let model = device::loaded(model, &device)?;
         Ok(Self { model, device, pad: config.pad_token_id as u32 })
     }
 }

@@ -1,5 +1,7 @@
 //! Multi-head scaled dot-product attention (Vaswani et al., 2017).
 
+#[cfg(feature = "flash-attn")]
+use candle_core::DType;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -17,11 +19,14 @@ const ROWS: (usize, usize) = (12, 96);
 const SLICE_BYTES: usize = 256 << 20;
 
 /// `q` [batch, n, heads * d], `k` and `v` [batch, m, heads * d] -> [batch, n, heads * d]. `causal` hides from each
-/// position what follows it. On the processor no more than [`SCORES`] or 12 rows of them are held by a thread; elsewhere
-/// [`SLICE_BYTES`] of them.
+/// position what follows it. On the processor no more than [`SCORES`] or 12 rows of them are held by a thread; elsewhere none where
+/// flash attention runs (the feature `flash-attn`, 16 bits), and [`SLICE_BYTES`] of them where it does not.
 pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
     if !q.device().is_cpu() {
-        return composed(q, k, v, heads, causal, SLICE_BYTES);
+        return match flash(q, k, v, heads, causal)? {
+            Some(mixed) => Ok(mixed),
+            None => composed(q, k, v, heads, causal, SLICE_BYTES),
+        };
     }
     q.contiguous()?.apply_op3_no_bwd(&k.contiguous()?, &v.contiguous()?, &Op { heads, causal })
 }
@@ -126,6 +131,31 @@ impl Task {
             }
         });
     }
+}
+
+/// Heads of at most so many values, a multiple of 8, are what candle's flash attention takes.
+#[cfg(feature = "flash-attn")]
+const FLASH_DIMS: usize = 512;
+
+/// Attention that keeps no scores in memory (Dao, 2023); nothing where it does not take such tensors.
+#[cfg(feature = "flash-attn")]
+fn flash(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Option<Tensor>> {
+    let ((batch, queries, width), keys) = (q.dims3()?, k.dim(1)?);
+    let dims = width / heads;
+    let small = matches!(q.dtype(), DType::F16 | DType::BF16) && dims.is_multiple_of(8) && dims <= FLASH_DIMS;
+    // Where there are more keys than queries it would hide others: it lets the last query see all keys.
+    if !small || !q.device().is_cuda() || (causal && queries != keys) {
+        return Ok(None);
+    }
+    let split = |x: &Tensor| x.contiguous()?.reshape((batch, (), heads, dims));
+    let scale = 1.0 / (dims as f32).sqrt();
+    let mixed = candle_flash_attn::flash_attn(&split(q)?, &split(k)?, &split(v)?, scale, causal)?;
+    Ok(Some(mixed.reshape((batch, queries, width))?))
+}
+
+#[cfg(not(feature = "flash-attn"))]
+fn flash(_: &Tensor, _: &Tensor, _: &Tensor, _: usize, _: bool) -> Result<Option<Tensor>> {
+    Ok(None)
 }
 
 /// The formula in candle's operations, for as many queries at a time as keep their scores within `bound` bytes, and one at least.

@@ -1,4 +1,4 @@
-//! Two-dimensional convolution, channels last: patches as rows (im2col), some at a time, times the kernel.
+//! Two-dimensional convolution, channels last: on the processor patches as rows (im2col), some at a time, times the kernel.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
@@ -12,13 +12,20 @@ use super::parameters::{bias, reshaped};
 /// A square convolution over [batch, height, width, channels].
 #[derive(Debug, Clone)]
 pub(crate) struct Conv2d {
-    /// From a patch [size * size * in] to [out].
-    product: Linear,
+    kernel: Kernel,
     inputs: usize,
     outputs: usize,
     size: usize,
     stride: usize,
     padding: usize,
+}
+
+#[derive(Debug, Clone)]
+enum Kernel {
+    /// On the processor: from a patch [size * size * in] to [out], with the bias.
+    Product(Linear),
+    /// Elsewhere: [out, in, size, size] and the bias [out].
+    Whole(Tensor, Tensor),
 }
 
 impl Conv2d {
@@ -32,9 +39,13 @@ impl Conv2d {
         let (size, stride, padding) = shape;
         let weight = vb.get((outputs, inputs, size, size), "weight")?;
         let (bias, patch) = (bias(&vb, outputs)?, size * size * inputs);
-        let rows = reshaped(&weight.permute((0, 2, 3, 1))?, (outputs, patch))?;
-        let product = Linear::from_rows(&rows, bias)?;
-        Ok(Self { product, inputs, outputs, size, stride, padding })
+        let kernel = if weight.device().is_cpu() {
+            let rows = reshaped(&weight.permute((0, 2, 3, 1))?, (outputs, patch))?;
+            Kernel::Product(Linear::from_rows(&rows, bias)?)
+        } else {
+            Kernel::Whole(weight.contiguous()?, bias)
+        };
+        Ok(Self { kernel, inputs, outputs, size, stride, padding })
     }
 
     /// A 3x3 convolution with padding 1.
@@ -43,42 +54,47 @@ impl Conv2d {
     }
 
     pub(crate) fn bias(&self) -> &Tensor {
-        self.product.bias()
+        match &self.kernel {
+            Kernel::Product(product) => product.bias(),
+            Kernel::Whole(_, bias) => bias,
+        }
     }
 
     /// [b, h, w, in] -> [b, h', w', out].
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match x.device().is_cpu() {
-            true => self.run(x, true),
-            false => self.composed(x)?.broadcast_add(self.bias()),
+        match &self.kernel {
+            Kernel::Product(product) => self.run(product, x, true),
+            Kernel::Whole(kernel, bias) => self.composed(kernel, x)?.broadcast_add(bias),
         }
     }
 
     /// The same, without the bias.
     pub(crate) fn without_bias(&self, x: &Tensor) -> Result<Tensor> {
-        if x.device().is_cpu() { self.run(x, false) } else { self.composed(x) }
+        match &self.kernel {
+            Kernel::Product(product) => self.run(product, x, false),
+            Kernel::Whole(kernel, _) => self.composed(kernel, x),
+        }
     }
 
-    fn run(&self, x: &Tensor, bias: bool) -> Result<Tensor> {
+    fn run(&self, product: &Linear, x: &Tensor, bias: bool) -> Result<Tensor> {
         let (_, height, width, channels) = x.dims4()?;
         if channels != self.inputs {
             candle_core::bail!("a convolution of {} channels was given {channels}", self.inputs);
         }
         let (size, stride, padding) = (self.size, self.stride, self.padding);
         let window = Window { height, width, channels, size, stride, padding };
-        x.contiguous()?.apply_op1_no_bwd(&Op { conv: self, window, bias })
+        x.contiguous()?.apply_op1_no_bwd(&Op { product, outputs: self.outputs, window, bias })
     }
 
-    fn composed(&self, x: &Tensor) -> Result<Tensor> {
-        let kernel = self.product.rows()?.reshape((self.outputs, self.size, self.size, self.inputs))?;
-        let kernel = kernel.permute((0, 3, 1, 2))?.contiguous()?;
+    fn composed(&self, kernel: &Tensor, x: &Tensor) -> Result<Tensor> {
         let channels_first = x.permute((0, 3, 1, 2))?.contiguous()?;
-        channels_first.conv2d(&kernel, self.padding, self.stride, 1, 1)?.permute((0, 2, 3, 1))?.contiguous()
+        channels_first.conv2d(kernel, self.padding, self.stride, 1, 1)?.permute((0, 2, 3, 1))?.contiguous()
     }
 }
 
 struct Op<'a> {
-    conv: &'a Conv2d,
+    product: &'a Linear,
+    outputs: usize,
     window: Window,
     bias: bool,
 }
@@ -89,7 +105,7 @@ impl CustomOp1 for Op<'_> {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, x_l: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (values, outputs) = (floats(x, x_l)?, self.conv.outputs);
+        let (values, outputs) = (floats(x, x_l)?, self.outputs);
         let (batch, ..) = x_l.shape().dims4()?;
         let (height, width) = self.window.out();
         let positions = batch * height * width;
@@ -107,7 +123,7 @@ impl Op<'_> {
         let Window { height, width, channels, size, .. } = self.window;
         let (picture, patch) = (height * width * channels, size * size * channels);
         let (out_height, out_width) = self.window.out();
-        let count = out.len() / self.conv.outputs;
+        let count = out.len() / self.outputs;
         with_buffer(count * patch, |patches| {
             for (k, patch) in patches.chunks_exact_mut(patch).enumerate() {
                 let (of, place) =
@@ -115,7 +131,7 @@ impl Op<'_> {
                 let picture = &values[of * picture..][..picture];
                 self.window.patch(picture, place / out_width, place % out_width, patch);
             }
-            self.conv.product.write(patches, self.bias, out)
+            self.product.write(patches, self.bias, out)
         })
     }
 }
@@ -140,7 +156,8 @@ mod tests {
     use super::*;
     use crate::ops::testing::{close, random};
 
-    fn conv(inputs: usize, outputs: usize, shape: (usize, usize, usize)) -> Conv2d {
+    /// A convolution, and its kernel as candle wants it.
+    fn conv(inputs: usize, outputs: usize, shape: (usize, usize, usize)) -> (Conv2d, Tensor) {
         let size = shape.0;
         let tensors = [
             ("weight".to_owned(), random(&[outputs, inputs, size, size], 1)),
@@ -151,7 +168,8 @@ mod tests {
             candle_core::DType::F32,
             &candle_core::Device::Cpu,
         );
-        Conv2d::load(vb, inputs, outputs, shape).unwrap()
+        let kernel = vb.get((outputs, inputs, size, size), "weight").unwrap();
+        (Conv2d::load(vb, inputs, outputs, shape).unwrap(), kernel)
     }
 
     #[test]
@@ -159,16 +177,16 @@ mod tests {
         for (shape, picture) in
             [((3, 1, 1), [3, 8, 7, 5]), ((3, 2, 1), [2, 9, 6, 5]), ((4, 4, 0), [1, 8, 12, 5])]
         {
-            let (conv, x) = (conv(5, 11, shape), random(&picture, 3));
-            let expected = conv.composed(&x).unwrap().broadcast_add(conv.bias()).unwrap();
+            let ((conv, kernel), x) = (conv(5, 11, shape), random(&picture, 3));
+            let expected = conv.composed(&kernel, &x).unwrap().broadcast_add(conv.bias()).unwrap();
             close(&conv.forward(&x).unwrap(), &expected, 1e-5);
         }
     }
 
     #[test]
     fn a_batch_larger_than_a_task_is_whole() {
-        let (conv, x) = (conv(16, 4, (3, 1, 1)), random(&[9, 16, 16, 16], 4));
-        let expected = conv.composed(&x).unwrap();
+        let ((conv, kernel), x) = (conv(16, 4, (3, 1, 1)), random(&[9, 16, 16, 16], 4));
+        let expected = conv.composed(&kernel, &x).unwrap();
         close(&conv.without_bias(&x).unwrap(), &expected, 1e-5);
     }
 

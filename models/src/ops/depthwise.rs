@@ -45,12 +45,20 @@ impl DepthwiseConv2d {
         }
     }
 
+    /// The formula in candle's operations, in f32: the picture shifted by each of the kernel's places, times what is there. candle's own
+    /// convolution would be one for each channel.
     fn composed(&self, x: &Tensor) -> Result<Tensor> {
-        let channels = self.bias.dim(0)?;
-        let kernel = self.kernel.permute((2, 0, 1))?.unsqueeze(1)?.contiguous()?;
-        let channels_first = x.permute((0, 3, 1, 2))?.contiguous()?;
-        let out = channels_first.conv2d(&kernel, self.size / 2, 1, 1, channels)?;
-        out.permute((0, 2, 3, 1))?.contiguous()?.broadcast_add(&self.bias)
+        let (_, height, width, _) = x.dims4()?;
+        let (dtype, half, float) = (x.dtype(), self.size / 2, |x: &Tensor| x.to_dtype(DType::F32));
+        let padded = float(x)?.pad_with_zeros(1, half, half)?.pad_with_zeros(2, half, half)?;
+        let kernel = float(&self.kernel)?;
+        let places = (0..self.size * self.size).map(|at| (at / self.size, at % self.size));
+        let terms = places.map(|(dy, dx)| {
+            let shifted = padded.narrow(1, dy, height)?.narrow(2, dx, width)?;
+            shifted.broadcast_mul(&kernel.get(dy)?.get(dx)?)
+        });
+        let nothing = x.zeros_like()?.to_dtype(DType::F32)?.broadcast_add(&float(&self.bias)?);
+        terms.fold(nothing, |sum, term| sum? + term?)?.to_dtype(dtype)
     }
 }
 
@@ -124,7 +132,12 @@ mod tests {
             let vb = VarBuilder::from_tensors(tensors.into_iter().collect(), DType::F32, &Device::Cpu);
             let conv = DepthwiseConv2d::load(vb, channels, size).unwrap();
             let x = random(&picture, 3);
-            close(&conv.forward(&x).unwrap(), &conv.composed(&x).unwrap(), 1e-5);
+            let kernel = conv.kernel.permute((2, 0, 1)).unwrap().unsqueeze(1).unwrap().contiguous().unwrap();
+            let channels_first = x.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap();
+            let expected = channels_first.conv2d(&kernel, size / 2, 1, 1, channels).unwrap();
+            let expected = expected.permute((0, 2, 3, 1)).unwrap().broadcast_add(&conv.bias).unwrap();
+            close(&conv.forward(&x).unwrap(), &expected, 1e-5);
+            close(&conv.composed(&x).unwrap(), &expected, 1e-5);
         }
     }
 }

@@ -15,6 +15,8 @@ pub(crate) struct GroupNorm {
     bias: Vec<f32>,
     groups: usize,
     eps: f64,
+    /// Weight and bias as tensors where the network is not on the processor.
+    elsewhere: Option<(Tensor, Tensor)>,
 }
 
 impl GroupNorm {
@@ -22,8 +24,11 @@ impl GroupNorm {
         if groups == 0 || !channels.is_multiple_of(groups) {
             candle_core::bail!("{}: {channels} channels do not fall into {groups} groups", vb.prefix());
         }
-        let values = |name| parameter(&vb, channels, name)?.to_dtype(DType::F32)?.to_vec1::<f32>();
-        Ok(Self { weight: values("weight")?, bias: values("bias")?, groups, eps })
+        let tensor = |name| parameter(&vb, channels, name)?.to_dtype(DType::F32);
+        let (weight, bias) = (tensor("weight")?, tensor("bias")?);
+        let (of_weight, of_bias) = (weight.to_vec1()?, bias.to_vec1()?);
+        let elsewhere = (!vb.device().is_cpu()).then_some((weight, bias));
+        Ok(Self { weight: of_weight, bias: of_bias, groups, eps, elsewhere })
     }
 
     /// The normalisation of `x`.
@@ -49,8 +54,13 @@ impl GroupNorm {
         x.contiguous()?.apply_op2_no_bwd(shift.unwrap_or(x), &op)
     }
 
+    /// The formula in candle's operations, in f32: a group of a large picture has more values than f16 can sum.
     fn composed(&self, x: &Tensor, shift: Option<&Tensor>, silu: bool) -> Result<Tensor> {
-        let x = shift.map_or_else(|| Ok(x.clone()), |shift| x.broadcast_add(shift))?;
+        let (dtype, x) = (x.dtype(), x.to_dtype(DType::F32)?);
+        let x = match shift {
+            Some(shift) => x.broadcast_add(&shift.to_dtype(DType::F32)?)?,
+            None => x,
+        };
         let (batch, height, width, channels) = x.dims4()?;
         let grouped = x.reshape((batch, height * width, self.groups, channels / self.groups))?;
         let grouped = grouped.transpose(1, 2)?.contiguous()?.flatten_from(2)?;
@@ -59,12 +69,16 @@ impl GroupNorm {
         let normal = centred.broadcast_div(&spread)?;
         let normal =
             normal.reshape((batch, self.groups, height * width, channels / self.groups))?.transpose(1, 2)?;
-        let affine = |values: &[f32]| Tensor::from_slice(values, channels, x.device())?.to_dtype(x.dtype());
-        let out = normal
-            .reshape((batch, height, width, channels))?
-            .broadcast_mul(&affine(&self.weight)?)?
-            .broadcast_add(&affine(&self.bias)?)?;
-        if silu { out.silu() } else { Ok(out) }
+        let (weight, bias) = self.affine(&x)?;
+        let normal = normal.reshape((batch, height, width, channels))?;
+        let out = normal.broadcast_mul(&weight)?.broadcast_add(&bias)?;
+        if silu { out.silu()?.to_dtype(dtype) } else { out.to_dtype(dtype) }
+    }
+
+    /// Weight and bias where `x` is.
+    fn affine(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
+        let tensor = |values: &[f32]| Tensor::from_slice(values, values.len(), x.device());
+        self.elsewhere.clone().map_or_else(|| Ok((tensor(&self.weight)?, tensor(&self.bias)?)), Ok)
     }
 }
 
@@ -118,7 +132,7 @@ mod tests {
     #[test]
     fn it_equals_the_composed_formula() {
         let values = |seed| random(&[24], seed).to_vec1::<f32>().unwrap();
-        let norm = GroupNorm { weight: values(1), bias: values(2), groups: 6, eps: 1e-5 };
+        let norm = GroupNorm { weight: values(1), bias: values(2), groups: 6, eps: 1e-5, elsewhere: None };
         let (x, shift) = (random(&[3, 5, 4, 24], 3), random(&[24], 4));
         close(&norm.forward(&x).unwrap(), &norm.composed(&x, None, false).unwrap(), 3e-6);
         close(&norm.silu(&x).unwrap(), &norm.composed(&x, None, true).unwrap(), 3e-6);
@@ -126,11 +140,22 @@ mod tests {
     }
 
     #[test]
+    fn sixteen_bits_are_normalised_in_f32() {
+        let norm =
+            GroupNorm { weight: vec![1.0; 2], bias: vec![0.0; 2], groups: 1, eps: 1e-5, elsewhere: None };
+        // 80,000 squares of about 8, whose sum f16 does not hold.
+        let x = (random(&[1, 200, 200, 2], 6) * 5.0).unwrap();
+        let found = norm.composed(&x.to_dtype(DType::F16).unwrap(), None, true).unwrap();
+        assert_eq!(found.dtype(), DType::F16);
+        close(&found.to_dtype(DType::F32).unwrap(), &norm.silu(&x).unwrap(), 5e-3);
+    }
+
+    #[test]
     fn it_equals_candles_group_norm() {
         use candle_nn::Module;
         let values = |seed| random(&[24], seed);
         let vector = |seed| values(seed).to_vec1::<f32>().unwrap();
-        let norm = GroupNorm { weight: vector(1), bias: vector(2), groups: 4, eps: 1e-6 };
+        let norm = GroupNorm { weight: vector(1), bias: vector(2), groups: 4, eps: 1e-6, elsewhere: None };
         let theirs = candle_nn::GroupNorm::new(values(1), values(2), 24, 4, 1e-6).unwrap();
         let x = (random(&[2, 3, 3, 24], 5) * 7.0).unwrap();
         let channels_first = x.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap();

@@ -37,8 +37,11 @@ pub struct StableDiffusion {
     revision: Revision,
 }
 
-/// Latent positions (height times width, over all pictures) that are denoised together.
+/// Latent positions (height times width, over all pictures) that are denoised together on a processor: a picture of SD2's is enough to
+/// keep its cores busy.
 const POSITIONS: usize = 512;
+/// The same on a GPU: eight pictures of 768 x 768.
+const POSITIONS_ON_GPU: usize = 8 * 96 * 96;
 /// Pixels that are decoded together.
 const PIXELS: usize = 16 * 1024;
 
@@ -53,7 +56,7 @@ impl StableDiffusion {
 
     /// The same with the matrices in a precision.
     pub fn load_in(folder: &Path, precision: Precision) -> Result<Self, ModelError> {
-        let device = device::preferred()?;
+        let device = device::preferred();
         let part = |name: &str| folder.join(name);
         let unet_config = UnetConfig::load(&part("unet").join("config.json"))?;
         let vae_config = VaeConfig::load(&part("vae").join("config.json"))?;
@@ -61,7 +64,7 @@ impl StableDiffusion {
         let weights =
             |name: &str| weights::load_named(&part(name), &weights::NAMES, precision.dtype(), &device);
         let broken = |name: &'static str| move |error| ModelError::broken(folder.join(name), error);
-        Ok(Self {
+        let network = Self {
             tokenizer: TextTokenizer::load(&part("tokenizer"), text_config.max_position_embeddings)?,
             text: TextTransformer::load(weights("text_encoder")?, &text_config)
                 .map_err(broken("text_encoder"))?,
@@ -72,10 +75,11 @@ impl StableDiffusion {
             sample_size: unet_config.sample_size.unwrap_or(SAMPLE_SIZE),
             scale: vae_config.scale(),
             dtype: if device.is_cpu() { DType::F32 } else { precision.dtype() },
-            device,
+            device: device.clone(),
             precision,
             revision: Revision::of_folder(folder)?,
-        })
+        };
+        Ok(device::loaded(network, &device)?)
     }
 
     /// What makes pictures of this model other pictures: the parameters, the precision where it is not f32, and tiles where pictures
@@ -108,7 +112,8 @@ impl StableDiffusion {
         params: &GenerationParams,
     ) -> Result<Vec<Result<RgbImage, GenerationError>>, ModelError> {
         let (height, width) = self.latent_size(params)?;
-        let together = (POSITIONS / (height * width)).max(1);
+        let positions = if self.device.is_cpu() { POSITIONS } else { POSITIONS_ON_GPU };
+        let together = (positions / (height * width)).max(1);
         let mut pictures = Vec::with_capacity(requests.len());
         for batch in requests.chunks(together) {
             let prompts: Vec<&str> = batch.iter().map(|request| request.prompt.as_str()).collect();
@@ -207,7 +212,8 @@ impl StableDiffusion {
 
     /// The decoder's output [n, h * scale, w * scale, 3], around -1 to 1, for latents [n, channels, h, w].
     pub fn decode_values(&self, latents: &Tensor, tiles: VaeTiles) -> Result<Tensor, ModelError> {
-        let latents = latents.permute((0, 2, 3, 1))?.contiguous()?.to_dtype(self.dtype)?;
+        let latents = latents.permute((0, 2, 3, 1))?.contiguous()?;
+        let latents = latents.to_device(&self.device)?.to_dtype(self.dtype)?;
         Ok(self.vae.decode(&latents, tiles)?.to_dtype(DType::F32)?)
     }
 
