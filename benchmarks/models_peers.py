@@ -144,8 +144,9 @@ def peers_preparation(paths):
     return {name: {"decode": len(paths) / decode, "preprocess": len(paths) / prepare} for name, (decode, prepare) in seconds.items()}
 
 
-def ours(binary, work):
-    return json.loads(subprocess.run([binary], input=json.dumps(work), text=True, stdout=subprocess.PIPE, check=True).stdout)
+def ours(binary, work, environment=None):
+    done = subprocess.run([binary], input=json.dumps(work), text=True, stdout=subprocess.PIPE, check=True, env=environment)
+    return json.loads(done.stdout)
 
 
 def cosine(a, b):
@@ -205,8 +206,13 @@ def main():
                                 peers[f"{peer} {side}"], f"diffusers (torch, {peer})", higher=False))
     rows.append({"name": "clip-vit and SD2.1 UNet at full size: the most memory of one process", "unit": "GiB",
                  "ours": round(found["peak_bytes"] / 2**30, 2), "peer": None, "peer_name": None, "ratio": None})
-    kept = [one for one in (json.loads(arguments.report.read_text()) if arguments.report.exists() else []) if not of_models(one["name"])]
-    arguments.report.write_text(json.dumps(kept + rows, indent=2) + "\n")
+    report(arguments.report, rows, of_models)
+
+
+def report(path, rows, ours):
+    """Puts the rows into a report, in place of those whose names are `ours`, and prints them."""
+    kept = [one for one in (json.loads(path.read_text()) if path.exists() else []) if not ours(one["name"])]
+    path.write_text(json.dumps(kept + rows, indent=2) + "\n")
     for one in rows:
         one = {key: "–" if value is None else value for key, value in one.items()}
         print("{name:64} {ours:>9} {unit:11} {peer:>9}  {ratio:>6}  {peer_name}".format(**one))

@@ -1,5 +1,5 @@
-//! Prints, as one JSON object, how fast our image encoders, Stable Diffusion's UNet and the preparation of pictures are on networks of
-//! full size: the other half of benchmarks/models_peers.py.
+//! Prints, as one JSON object, how fast our image encoders, Stable Diffusion and the preparation of pictures are on networks of full size:
+//! the other half of benchmarks/models_peers.py and benchmarks/cuda_peers.py.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use unprompt_models::encoder::{Engine, Precision, VisionSettings, VisionTower};
 use unprompt_models::picture::{Limits, Pixels, Preprocessor, RgbImage, decode};
-use unprompt_models::stable_diffusion::{GenerationParams, StableDiffusion};
+use unprompt_models::stable_diffusion::{GenerationParams, GenerationRequest, StableDiffusion};
 
 /// Each measurement is the best of this many, as it is for the peers.
 const ROUNDS: usize = 2;
@@ -20,13 +20,38 @@ const ROUNDS: usize = 2;
 struct Work {
     /// Encoded pictures.
     pictures: Vec<PathBuf>,
-    /// Folders of image encoders.
+    /// Folders of image encoders; the first has preprocessor_config.json where preparation is to be measured.
     encoders: Vec<PathBuf>,
-    /// A diffusers folder, where steps of its UNet are wanted.
+    #[serde(default = "yes")]
+    preparation: bool,
+    /// The engines and precisions that encoders are run on; those of processors where there are none.
+    #[serde(default)]
+    ways: Vec<(String, String)>,
+    /// A diffusers folder.
     sd: Option<PathBuf>,
-    /// Sides of latents.
+    /// Sides of latents, where steps of its UNet are wanted.
+    #[serde(default)]
     latents: Vec<usize>,
+    /// Where whole pictures of it are.
+    drawings: Option<Drawings>,
 }
+
+fn yes() -> bool {
+    true
+}
+
+/// Pictures from the prompt to the pixels, of each side in each number together.
+#[derive(Deserialize)]
+struct Drawings {
+    precision: String,
+    steps: usize,
+    sides: Vec<usize>,
+    batches: Vec<usize>,
+    /// [4, side / 8, side / 8] of the first side: denoised for the peer to compare.
+    initial: Vec<f32>,
+}
+
+const PROMPT: &str = "a photograph of a fox";
 
 fn main() -> anyhow::Result<()> {
     let mut text = String::new();
@@ -34,16 +59,19 @@ fn main() -> anyhow::Result<()> {
     let work: Work = serde_json::from_str(&text)?;
     let encoded = work.pictures.iter().map(std::fs::read).collect::<Result<Vec<_>, _>>()?;
     let mut found = Map::new();
-    if let Some(folder) = work.encoders.first() {
+    if let Some(folder) = work.encoders.first().filter(|_| work.preparation) {
         found.insert("preparation".into(), preparation(&encoded, folder)?);
     }
     for folder in &work.encoders {
         eprintln!("models: {}", folder.display());
         let name = folder.file_name().context("a folder has no name")?.to_string_lossy().into_owned();
-        found.insert(name, encoder(folder, &encoded)?);
+        found.insert(name, encoder(folder, &encoded, &ways(&work.ways)?)?);
     }
-    if let Some(folder) = &work.sd {
+    if let Some(folder) = work.sd.as_ref().filter(|_| !work.latents.is_empty()) {
         found.insert("unet".into(), unet(folder, &work.latents)?);
+    }
+    if let (Some(folder), Some(drawings)) = (&work.sd, &work.drawings) {
+        found.insert("drawings".into(), draw(folder, drawings)?);
     }
     found.insert("peak_bytes".into(), json!(peak_bytes()?));
     Ok(writeln!(std::io::stdout(), "{}", Value::Object(found))?)
@@ -91,17 +119,24 @@ fn decode_all(encoded: &[Vec<u8>]) -> anyhow::Result<Vec<RgbImage>> {
     Ok(encoded.iter().map(|bytes| decode(bytes, &Limits::default())).collect::<Result<_, _>>()?)
 }
 
+fn ways(wanted: &[(String, String)]) -> anyhow::Result<Vec<(Engine, Precision)>> {
+    if wanted.is_empty() {
+        let engines = [Engine::OpenVino, Engine::OpenVinoBf16, Engine::Candle];
+        let plain = engines.map(|engine| (engine, Precision::F32));
+        return Ok(plain.into_iter().chain([(Engine::Candle, Precision::Bf16)]).collect());
+    }
+    wanted.iter().map(|(engine, precision)| Ok((engine.parse()?, precision.parse()?))).collect()
+}
+
 /// Pictures a second on each engine and in each precision, the network alone and with preprocessing.
-fn encoder(folder: &Path, encoded: &[Vec<u8>]) -> anyhow::Result<Value> {
+fn encoder(folder: &Path, encoded: &[Vec<u8>], ways: &[(Engine, Precision)]) -> anyhow::Result<Value> {
     let decoded = decode_all(encoded)?;
-    let ways = [
-        ("openvino", Engine::OpenVino, Precision::F32),
-        ("openvino-bf16", Engine::OpenVinoBf16, Precision::F32),
-        ("candle", Engine::Candle, Precision::F32),
-        ("candle bf16", Engine::Candle, Precision::Bf16),
-    ];
     let mut found = Map::new();
-    for (name, engine, precision) in ways {
+    for &(engine, precision) in ways {
+        let name = match precision {
+            Precision::F32 => engine.to_string(),
+            _ => format!("{engine} {precision}"),
+        };
         let tower = VisionTower::load(folder, &VisionSettings { side: None, precision, engine })?;
         let pixels: Vec<Pixels> = decoded.iter().map(|picture| tower.preprocess(picture)).collect();
         let pixels: Vec<&Pixels> = pixels.iter().collect();
@@ -113,7 +148,7 @@ fn encoder(folder: &Path, encoded: &[Vec<u8>]) -> anyhow::Result<Value> {
         let count = encoded.len() as f64;
         let first = tower.embed(&pixels[..1])?.remove(0);
         found.insert(
-            name.into(),
+            name,
             json!({"network": count / alone, "with_preprocessing": count / both, "vector": first}),
         );
     }
@@ -130,7 +165,7 @@ fn unet(folder: &Path, sides: &[usize]) -> anyhow::Result<Value> {
             let initial = Tensor::randn(0f32, 1f32, (1, 4, side, side), &Device::Cpu)?;
             let run = |steps| {
                 let params = GenerationParams { steps, ..GenerationParams::default() };
-                best(|| model.denoise(&initial, &["a photograph of a fox"], &params, &[]).map(drop))
+                best(|| model.denoise(&initial, &[PROMPT], &params, &[]).map(drop))
             };
             // The prompt is encoded once, whatever the steps.
             let seconds = run(2)? - run(1)?;
@@ -138,4 +173,36 @@ fn unet(folder: &Path, sides: &[usize]) -> anyhow::Result<Value> {
         }
     }
     Ok(Value::Object(found))
+}
+
+/// Seconds a picture, for each side and number together; what `initial` becomes; and what all of it ran on.
+fn draw(folder: &Path, drawings: &Drawings) -> anyhow::Result<Value> {
+    let precision: Precision = drawings.precision.parse()?;
+    eprintln!("models: pictures of {} in {precision}", folder.display());
+    let model = StableDiffusion::load_in(folder, precision)?;
+    let mut seconds = Map::new();
+    for &side in &drawings.sides {
+        let params = params(side, drawings.steps);
+        for &batch in &drawings.batches {
+            let request = |seed| GenerationRequest { prompt: PROMPT.to_owned(), seed };
+            let requests: Vec<_> = (0..batch as u64).map(request).collect();
+            let taken = best(|| -> anyhow::Result<()> {
+                let pictures = model.generate(&requests, &params)?;
+                Ok(pictures.into_iter().try_for_each(|picture| picture.map(drop))?)
+            })?;
+            seconds.insert(format!("{side} {batch}"), json!(taken / batch as f64));
+        }
+    }
+    Ok(json!({"seconds": seconds, "denoised": denoised(&model, drawings)?, "device": model.device()}))
+}
+
+fn params(side: usize, steps: usize) -> GenerationParams {
+    GenerationParams { steps, height: Some(side), width: Some(side), ..GenerationParams::default() }
+}
+
+fn denoised(model: &StableDiffusion, drawings: &Drawings) -> anyhow::Result<Vec<f32>> {
+    let side = drawings.sides.first().context("no side of pictures is given")? / 8;
+    let initial = Tensor::from_vec(drawings.initial.clone(), (1, 4, side, side), &Device::Cpu)?;
+    let latents = model.denoise(&initial, &[PROMPT], &params(8 * side, drawings.steps), &[])?;
+    Ok(latents.flatten_all()?.to_vec1()?)
 }
