@@ -3,10 +3,12 @@ SHELL := /bin/bash
 CARGO := scripts/cargo
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/unprompt
 export UNPROMPT_MODELS ?= $(CACHE)/models
+# A CUDA toolkit's folder in front of a command: $(call with_cuda,COMMAND), in which $$cuda is the folder.
+with_cuda = cuda=$$(scripts/cuda-toolkit $(CACHE)/cuda) && CUDA_HOME=$$cuda PATH=$$cuda/bin:$$PATH $(1)
 CHAOS = $(TARGET)/debug/unprompt-chaos --python $(CACHE)/test-python/bin/python --seed $(or $(SEED),1)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help setup build demo test kafka fuzz chaos lint bench bench-models bench-index bench-import parity references clean
+.PHONY: help setup build demo test kafka fuzz chaos lint check-cuda bench bench-models has-gpu bench-cuda bench-index bench-import parity references clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -51,6 +53,9 @@ lint: setup ## rustfmt, clippy, cargo-deny (bans, licences, sources)
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings -A clippy::unwrap_used -A clippy::print_stdout
 	scripts/cargo-deny $(CACHE)/tools check bans licenses sources
 
+check-cuda: setup ## type-checks the networks for CUDA and cuDNN; needs no GPU (CUDA_COMPUTE_CAP=90, half an hour when first run)
+	$(call with_cuda,CUDA_COMPUTE_CAP=$(or $(CUDA_COMPUTE_CAP),90) $(CARGO) check --locked -p unprompt-models -p unprompt-generator --features "unprompt-models/cuda unprompt-models/cudnn")
+
 parity: setup ## our networks against transformers, diffusers and sentence-transformers: reports/parity.json
 	UNPROMPT_PARITY_REPORT=$(CURDIR)/reports/parity.json $(CARGO) test --locked -p unprompt-models -p unprompt-unify --features unprompt-models/onnx --test it parity -- --nocapture
 	@cat reports/parity.json
@@ -67,6 +72,14 @@ bench-models: setup ## CLIP B/32 and L/14, SD2.1's UNet, pictures, at full size 
 	$(CARGO) build --locked -p unprompt-benchmarks -p unprompt -p unprompt-unify
 	@scripts/python-env $(CACHE)/reference-python models/tools/requirements.txt >/dev/null
 	$(CACHE)/reference-python/bin/python benchmarks/models_peers.py --ours $(TARGET)/debug/models --work $(CACHE)/bench-models --report reports/bench.json
+
+has-gpu:
+	@nvidia-smi -L >/dev/null 2>&1 || { echo "bench-cuda: there is no NVIDIA GPU with its driver here, so nothing was measured" >&2; exit 1; }
+
+bench-cuda: has-gpu setup ## SD2.1, CLIP L/14 and EVA02-E on a GPU beside diffusers, transformers and open_clip (FEATURES="cuda flash-attn")
+	@scripts/python-env $(CACHE)/reference-python models/tools/requirements.txt >/dev/null
+	$(call with_cuda,$(CARGO) build --locked -p unprompt-benchmarks --bin models --features "$(or $(FEATURES),cuda flash-attn)" && \
+	$(CACHE)/reference-python/bin/python benchmarks/cuda_peers.py --ours $(TARGET)/debug/models --libraries $$cuda/lib64 --work $(CACHE)/bench-cuda --report reports/bench.json)
 
 bench-index: setup ## the index with N=1000000 prompts, its profiles (PROFILES=…) beside hnswlib and faiss: rows of reports/bench.json
 	benchmarks/index --count $(or $(N),1000000) --profiles "$(or $(PROFILES),balanced small-memory fastest)"
