@@ -9,11 +9,9 @@ use reqwest::StatusCode;
 use reqwest::blocking::{Client, Response};
 use reqwest::header::RANGE;
 
-use crate::StoreError;
 use crate::pull::Job;
+use crate::{Sources, StoreError};
 
-/// A connection over which nothing comes for so long is given up.
-pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const PIECE: usize = 1 << 18;
 /// Tries that bring nothing, in a row.
@@ -44,11 +42,10 @@ impl From<StoreError> for Ended {
 }
 
 /// A client whose connections and reads end some time.
-pub(crate) fn client() -> Result<Client, StoreError> {
+pub(crate) fn client(sources: &Sources) -> Result<Client, StoreError> {
     let name = concat!("unprompt/", env!("CARGO_PKG_VERSION"));
-    let built =
-        Client::builder().user_agent(name).connect_timeout(CONNECT_TIMEOUT).timeout(READ_TIMEOUT).build();
-    built.map_err(|error| StoreError::Download(told(&error)))
+    let built = Client::builder().user_agent(name).connect_timeout(CONNECT_TIMEOUT).timeout(sources.patience);
+    built.build().map_err(|error| StoreError::Download(told(&error)))
 }
 
 impl Download<'_> {

@@ -42,7 +42,7 @@ impl<'a> Hub<'a> {
                 self.repository
             )));
         }
-        let client = client()?;
+        let client = client(&job.pull.sources)?;
         left.into_iter().try_for_each(|file| {
             let url = self.url(&job.pull.sources, &file.path);
             let part = job.part(file);

