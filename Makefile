@@ -4,7 +4,7 @@ CARGO := scripts/cargo
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/unprompt
 export UNPROMPT_MODELS ?= $(CACHE)/models
 # A CUDA toolkit's folder in front of a command: $(call with_cuda,COMMAND), in which $$cuda is the folder.
-with_cuda = cuda=$$(scripts/cuda-toolkit $(CACHE)/cuda) && CUDA_HOME=$$cuda PATH=$$cuda/bin:$$PATH $(1)
+with_cuda = cuda=$$(scripts/cuda-toolkit $(CACHE)/cuda) && CUDA_HOME=$$cuda NVCC=$$cuda/bin/nvcc PATH=$$cuda/bin:$$PATH $(1)
 CHAOS = $(TARGET)/debug/unprompt-chaos --python $(CACHE)/test-python/bin/python --seed $(or $(SEED),1)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
