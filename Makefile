@@ -54,7 +54,7 @@ lint: setup ## rustfmt, clippy, cargo-deny (bans, licences, sources)
 	scripts/cargo-deny $(CACHE)/tools check bans licenses sources
 
 check-cuda: setup ## type-checks the networks for CUDA and cuDNN; needs no GPU (CUDA_COMPUTE_CAP=90, half an hour when first run)
-	$(call with_cuda,CUDA_COMPUTE_CAP=$(or $(CUDA_COMPUTE_CAP),90) $(CARGO) check --locked -p unprompt-models -p unprompt-generator --features "unprompt-models/cuda unprompt-models/cudnn")
+	$(call with_cuda,CUDA_COMPUTE_CAP=$(or $(CUDA_COMPUTE_CAP),90) $(CARGO) check --locked -p unprompt-models --features "cuda cudnn")
 
 parity: setup ## our networks against transformers, diffusers and sentence-transformers: reports/parity.json
 	UNPROMPT_PARITY_REPORT=$(CURDIR)/reports/parity.json $(CARGO) test --locked -p unprompt-models -p unprompt-unify --features unprompt-models/onnx --test it parity -- --nocapture
