@@ -132,6 +132,17 @@ fn a_pull_that_is_stopped_and_killed_goes_on_and_what_it_brought_is_served_only_
     );
     assert!(!said.contains("unprompt is up"), "{said}");
 
+    for (sd2, wanted) in [(MODEL, "is for clip"), ("no-such-model", "there is no model")] {
+        let mut up = setup.command(&["up"]);
+        up.env("UNPROMPT__MODELS__SD2", sd2).env("UNPROMPT__MODELS__MINILM", &minilm);
+        let refused = up.output().unwrap();
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(
+            !refused.status.success() && said.contains(wanted) && !said.contains("unprompt is up"),
+            "{said}"
+        );
+    }
+
     let (ok, said) = setup.says(&["models", "pull", MODEL]);
     assert!(ok && said.contains("1 files came"), "{said}");
     let mut doctor = setup.command(&["doctor"]);

@@ -9,7 +9,7 @@ use super::custom::{floats, with_buffer};
 use super::kernels;
 use super::matmul::Packed;
 
-/// Scores that a task holds at once: half of what a core's second-level cache holds, whatever the number of keys.
+/// Scores that a task holds at once: 512 KiB, which a core's second-level cache has room for, whatever the number of keys.
 const SCORES: usize = 128 * 1024;
 /// Query rows of one sequence that a task works on: a multiple of every product's rows, so many at least and at most.
 const ROWS: (usize, usize) = (12, 96);

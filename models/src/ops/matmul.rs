@@ -71,9 +71,14 @@ impl std::fmt::Debug for Packed {
     }
 }
 
-fn pack<E: Element>(rows: &[E], zero: E, inputs: usize, outputs: usize) -> Vec<[E; PANEL]> {
-    let mut lines = vec![[zero; PANEL]; inputs * outputs.div_ceil(PANEL)];
-    for (n, row) in rows.chunks_exact(inputs).enumerate() {
+/// The rows of the transposed matrix, each [inputs].
+fn pack<'a, E: Element + 'a>(
+    rows: impl ExactSizeIterator<Item = &'a [E]>,
+    zero: E,
+    inputs: usize,
+) -> Vec<[E; PANEL]> {
+    let mut lines = vec![[zero; PANEL]; inputs * rows.len().div_ceil(PANEL)];
+    for (n, row) in rows.enumerate() {
         let (panel, column) = (n / PANEL, n % PANEL);
         for (line, &value) in lines[panel * inputs..][..inputs].iter_mut().zip(row) {
             line[column] = value;
@@ -91,12 +96,17 @@ impl Packed {
         let (outputs, inputs) = rows.dims2()?;
         let rows = rows.flatten_all()?;
         let lines = match rows.dtype() {
-            DType::F32 => Lines::F32(pack(&finite(rows.to_vec1()?, f32::is_finite)?, 0.0, inputs, outputs)),
+            DType::F32 => {
+                let rows = finite(rows.to_vec1()?, f32::is_finite)?;
+                Lines::F32(pack(rows.chunks_exact(inputs), 0.0, inputs))
+            }
             DType::BF16 => {
-                Lines::Bf16(pack(&finite(rows.to_vec1()?, bf16::is_finite)?, bf16::ZERO, inputs, outputs))
+                let rows = finite(rows.to_vec1()?, bf16::is_finite)?;
+                Lines::Bf16(pack(rows.chunks_exact(inputs), bf16::ZERO, inputs))
             }
             DType::F16 => {
-                Lines::F16(pack(&finite(rows.to_vec1()?, f16::is_finite)?, f16::ZERO, inputs, outputs))
+                let rows = finite(rows.to_vec1()?, f16::is_finite)?;
+                Lines::F16(pack(rows.chunks_exact(inputs), f16::ZERO, inputs))
             }
             other => bail!("a weight of {other:?} is not multiplied with"),
         };
@@ -106,13 +116,7 @@ impl Packed {
     /// From the transposed matrix by its rows, each [inputs].
     pub(super) fn of_transposed(rows: &[&[f32]]) -> Self {
         let (outputs, inputs) = (rows.len(), rows.first().map_or(0, |row| row.len()));
-        let mut lines = vec![[0f32; PANEL]; inputs * outputs.div_ceil(PANEL)];
-        for (rows, panel) in rows.chunks(PANEL).zip(lines.chunks_exact_mut(inputs.max(1))) {
-            for (k, line) in panel.iter_mut().enumerate() {
-                line.iter_mut().zip(rows).for_each(|(value, row)| *value = row[k]);
-            }
-        }
-        Self { lines: Lines::F32(lines), inputs, outputs }
+        Self { lines: Lines::F32(pack(rows.iter().copied(), 0.0, inputs)), inputs, outputs }
     }
 
     /// From the matrix by its lines, each [outputs].

@@ -2,6 +2,7 @@
 //! come whole stays for the next time.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -41,7 +42,8 @@ pub(crate) struct Job<'a> {
     /// For what is not whole yet, on the store's own disk.
     pub staging: PathBuf,
     pub pull: &'a Pull<'a>,
-    /// Bytes of the files that are in their places.
+    /// The files that took their places, and their bytes.
+    done: BTreeSet<String>,
     placed: u64,
     /// Bytes that were told of.
     told: Cell<u64>,
@@ -67,7 +69,15 @@ impl Store {
         let _lock = lock(&staging, &model.name)?;
         make(&folder)?;
         let files: Vec<&PinnedFile> = wanted.iter().map(|(at, _)| &model.files[*at]).collect();
-        let mut job = Job { model, folder: folder.clone(), staging, pull, placed: 0, told: Cell::new(0) };
+        let mut job = Job {
+            model,
+            folder: folder.clone(),
+            staging,
+            pull,
+            done: BTreeSet::new(),
+            placed: 0,
+            told: Cell::new(0),
+        };
         let tried = job.bring(&files)?;
         let faults = self.faults(model, true);
         if !faults.is_empty() {
@@ -97,7 +107,8 @@ impl Job<'_> {
         }
         let mut tried = Vec::new();
         for source in &self.model.sources {
-            let left: Vec<&PinnedFile> = files.iter().copied().filter(|file| !self.is_placed(file)).collect();
+            let left: Vec<&PinnedFile> =
+                files.iter().copied().filter(|file| !self.done.contains(&file.path)).collect();
             if left.is_empty() {
                 break;
             }
@@ -146,11 +157,12 @@ impl Job<'_> {
         let (mut piece, mut come) = (vec![0u8; PIECE], 0);
         loop {
             self.check_stop()?;
-            match from.read(&mut piece).map_err(unreadable)? {
-                0 => break,
-                read => to.write_all(&piece[..read]).map_err(|error| StoreError::folder(&part, error))?,
+            let read = from.read(&mut piece).map_err(unreadable)?;
+            if read == 0 {
+                break;
             }
-            come += piece.len() as u64;
+            to.write_all(&piece[..read]).map_err(|error| StoreError::folder(&part, error))?;
+            come += read as u64;
             self.come(file.bytes.map_or(come, |bytes| come.min(bytes)));
         }
         self.place(&part, file, &there.display().to_string())
@@ -172,6 +184,7 @@ impl Job<'_> {
         let place = self.folder.join(&file.path);
         place.parent().map_or(Ok(()), make)?;
         std::fs::rename(staged, &place).map_err(|error| StoreError::folder(&place, error))?;
+        self.done.insert(file.path.clone());
         self.placed += bytes;
         self.come(0);
         Ok(())
@@ -195,10 +208,6 @@ impl Job<'_> {
 
     pub fn check_stop(&self) -> Result<(), StoreError> {
         if (self.pull.is_stopped)() { Err(StoreError::Stopped) } else { Ok(()) }
-    }
-
-    fn is_placed(&self, file: &PinnedFile) -> bool {
-        Sha256::of_file(&self.folder.join(&file.path)).is_ok_and(|sum| sum == file.sha256)
     }
 }
 

@@ -23,6 +23,8 @@ pub enum Mood {
     StallsAfter(usize),
     /// Whatever part is asked for, all of it comes.
     IgnoresRanges,
+    /// Files are at `localhost`, which is another host by its name, under /elsewhere.
+    SendsElsewhere,
     /// Every answer has this status.
     Refuses(u16),
 }
@@ -100,7 +102,7 @@ impl Hub {
         self.state().mood = mood;
     }
 
-    /// The requests since the last look: `/path bytes=5-`.
+    /// The requests since the last look: `/path bytes=5-`, and who asked, where that was said.
     pub fn take_asked(&self) -> Vec<String> {
         std::mem::take(&mut self.state().asked)
     }
@@ -111,15 +113,25 @@ impl Hub {
 
     /// A client that has gone away is no matter.
     fn answer(&self, mut stream: TcpStream) {
-        let Some((path, range)) = request(&stream) else { return };
+        let Some(Request { path, range, who }) = request(&stream) else { return };
         let (file, mood) = {
             let mut state = self.state();
-            state.asked.push(format!("{path} {}", range.as_deref().unwrap_or("whole")));
-            (state.files.get(&path).cloned(), state.mood.clone())
+            let who = who.map_or_else(String::new, |who| format!(" {who}"));
+            state.asked.push(format!("{path} {}{who}", range.as_deref().unwrap_or("whole")));
+            (state.files.get(path.strip_prefix("/elsewhere").unwrap_or(&path)).cloned(), state.mood.clone())
         };
         let (head, body) = match (mood.clone(), file) {
             (Mood::Refuses(status), _) => {
                 (format!("HTTP/1.1 {status} No\r\ncontent-length: 0\r\n"), Vec::new())
+            }
+            (Mood::SendsElsewhere, _) if !path.starts_with("/elsewhere") => {
+                let host = self.address.replace("127.0.0.1", "localhost");
+                (
+                    format!(
+                        "HTTP/1.1 302 Found\r\nlocation: {host}/elsewhere{path}\r\ncontent-length: 0\r\n"
+                    ),
+                    Vec::new(),
+                )
             }
             (_, None) => ("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n".to_owned(), Vec::new()),
             (Mood::IgnoresRanges, Some(file)) => served(&path, &file, None),
@@ -137,18 +149,29 @@ impl Hub {
     }
 }
 
-/// Path and range.
-fn request(stream: &TcpStream) -> Option<(String, Option<String>)> {
+struct Request {
+    path: String,
+    range: Option<String>,
+    /// Its Authorization.
+    who: Option<String>,
+}
+
+fn request(stream: &TcpStream) -> Option<Request> {
     let mut lines = BufReader::new(stream).lines();
     let path = lines.next()?.ok()?.split(' ').nth(1)?.to_owned();
-    let mut range = None;
+    let mut request = Request { path, range: None, who: None };
     for line in lines.map_while(Result::ok).take_while(|line| !line.is_empty()) {
         match line.split_once(": ") {
-            Some((name, value)) if name.eq_ignore_ascii_case("range") => range = Some(value.to_owned()),
+            Some((name, value)) if name.eq_ignore_ascii_case("range") => {
+                request.range = Some(value.to_owned())
+            }
+            Some((name, value)) if name.eq_ignore_ascii_case("authorization") => {
+                request.who = Some(value.to_owned())
+            }
             _ => {}
         }
     }
-    Some((path, range))
+    Some(request)
 }
 
 fn served(path: &str, file: &[u8], range: Option<&str>) -> (String, Vec<u8>) {

@@ -122,6 +122,7 @@ fn verify(context: &Context, names: &[String]) -> anyhow::Result<()> {
     );
     let mut wrong = 0;
     for model in models {
+        eprintln!("reading {}, {}", model.name, size(model));
         let seen = store.verify(model);
         wrong += usize::from(seen.is_err());
         match (context.json, seen) {
