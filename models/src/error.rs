@@ -23,8 +23,6 @@ pub enum ModelError {
     VaeTiles(String),
     #[error("ONNX Runtime cannot be used: {0}; run models/tools/fetch_minilm.sh or choose the candle engine")]
     OnnxRuntime(String),
-    #[error("no ONNX graph is made of {network}; choose the candle engine for it")]
-    NoGraph { network: String },
     #[error(
         "{engine} computes wrong vectors here: their cosine to candle's is {cosine}, where {least} is the least; choose another \
          [models] engine, auto finds one"

@@ -59,7 +59,7 @@ impl MiniLm {
     /// [batch, length, 384] out.
     #[cfg(feature = "onnx")]
     pub fn onnx_graph(folder: &Path) -> Result<Vec<u8>, ModelError> {
-        crate::onnx::OnnxBert::graph(folder, false)
+        crate::onnx::OnnxBert::file(folder)
     }
 
     /// The model's name and revision.

@@ -1,5 +1,4 @@
-//! MiniLM and CLIP's towers on ONNX Runtime: their graphs are built here from the weights, so a model folder needs no
-//! .onnx file, and run by ONNX Runtime's own kernels or by OpenVINO, whose libraries are found and loaded at start.
+//! Networks on ONNX Runtime: their graphs are built from the weights, so a model folder needs no .onnx file, and run by ONNX Runtime's own kernels or by OpenVINO, whose libraries are found and loaded at start.
 
 mod bert;
 mod clip_text;
@@ -7,12 +6,19 @@ mod clip_vision;
 mod graph;
 mod layer;
 mod library;
+mod model;
 mod proto;
 mod session;
+mod vision;
 
 pub(crate) use bert::OnnxBert;
 pub(crate) use clip_text::OnnxClipText;
-pub(crate) use clip_vision::OnnxClipVision;
+pub(crate) use clip_vision::{clip_vision, clip_vision_tokens};
+pub(crate) use graph::{CHANNELS_FIRST, CHANNELS_LAST, Graph, Value};
+pub(crate) use layer::{Shape, post_norm_attention, post_norm_feed_forward};
+pub(crate) use proto::{FLOAT, INT64, Size, ValueInfo};
+pub(crate) use session::{Ids, Session};
+pub(crate) use vision::{OnnxVision, PIXELS};
 
 use crate::ModelError;
 

@@ -5,6 +5,9 @@
 //! BLIP-2 itself takes the query that is nearest to a text, one of 32 vectors a picture. An index compares one vector a picture, and
 //! their mean is the one whose cosine is the mean over the queries.
 
+#[cfg(feature = "onnx")]
+pub(super) mod graph;
+
 use std::path::Path;
 
 use candle_core::{D, DType, Result as CandleResult, Tensor, bail};
@@ -77,6 +80,13 @@ impl Default for QFormerConfig {
             cross_attention_frequency: 2,
             encoder_hidden_size: 1408,
         }
+    }
+}
+
+impl QFormerConfig {
+    /// Whether a layer reads a picture.
+    fn reads_picture(&self, layer: usize, reader: Reader) -> bool {
+        reader == Reader::Queries && layer.is_multiple_of(self.cross_attention_frequency)
     }
 }
 
@@ -276,7 +286,7 @@ impl Layer {
             Reader::Queries => ("intermediate_query.dense", "output_query"),
             Reader::Texts => ("intermediate.dense", "output"),
         };
-        let reads = reader == Reader::Queries && layer.is_multiple_of(config.cross_attention_frequency);
+        let reads = config.reads_picture(layer, reader);
         let picture = || Attention::load(vb.pp("crossattention"), config, config.encoder_hidden_size);
         Ok(Self {
             itself: Attention::load(vb.pp("attention"), config, width)?,

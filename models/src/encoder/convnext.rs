@@ -1,6 +1,9 @@
 //! timm's ConvNeXt (Liu et al., 2022), channels last: a stem of patches, four stages of depthwise convolutions and feed-forward
 //! layers, the mean over all positions, normalised.
 
+#[cfg(feature = "onnx")]
+pub(super) mod graph;
+
 use std::path::Path;
 
 use candle_core::{Result, Tensor};

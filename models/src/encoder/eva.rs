@@ -2,6 +2,9 @@
 //! EVA-02 turns queries and keys by where they are (rotary positions), gates its feed-forward layers (SwiGLU) and normalises within them;
 //! EVA02-E normalises behind its layers.
 
+#[cfg(feature = "onnx")]
+pub(super) mod graph;
+
 use std::path::Path;
 
 use candle_core::{D, Result, Tensor};

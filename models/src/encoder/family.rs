@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::VisionNetwork;
 use super::blip2::{Blip2Config, Blip2Text, Blip2Vision};
-use super::open_clip::{OpenClipConfig, Visual};
+use super::open_clip::OpenClipConfig;
 use super::text_tower::CausalText;
 use crate::clip::{ClipConfig, VisionConfig, VisionTransformer};
 use crate::ops::Linear;
@@ -159,28 +159,40 @@ impl Family {
         }
     }
 
-    /// The configuration of the vision tower that is CLIP's, with the weights under transformers' names; none where it is another's.
+    /// The vision tower for pictures of `side` pixels as a graph for ONNX Runtime, and the graph's name for its vectors.
     #[cfg(feature = "onnx")]
-    pub(super) fn clip_vision(
+    pub(super) fn vision_graph(
         &self,
         weights: &VarBuilder<'static>,
-    ) -> Option<(ClipConfig, VarBuilder<'static>, Resampling)> {
+        side: usize,
+        int8: bool,
+    ) -> CandleResult<(crate::onnx::Graph, crate::onnx::Value)> {
         match self {
-            Self::Clip(config) => Some((config.clone(), weights.clone(), Resampling::Plain)),
-            Self::OpenClip(config) if matches!(config.visual, Visual::Transformer(_)) => {
-                let names = OpenClipNames { custom_text: config.custom_text };
-                Some((config.as_clip(), renamed(weights, names), Resampling::Antialias))
+            Self::Clip(config) => {
+                let mut graph = crate::onnx::Graph::new(weights.clone(), int8);
+                let (vision, dims) = (&config.vision_config, config.projection_dim);
+                let embeds = crate::onnx::clip_vision(&mut graph, vision, dims, side, Resampling::Plain)?;
+                Ok((graph, embeds))
             }
-            Self::OpenClip(_) | Self::Blip2(_) => None,
+            Self::OpenClip(config) => config.vision_graph(weights, side, int8),
+            Self::Blip2(config) => super::blip2::graph::vision(weights, config, side, int8),
         }
     }
 
-    /// Whether ONNX Runtime can run the vision tower: its graph is built for CLIP's vision transformer alone.
-    pub(super) fn has_vision_graph(&self) -> bool {
-        match self {
-            Self::Clip(_) => true,
-            Self::OpenClip(config) => matches!(config.visual, Visual::Transformer(_)),
-            Self::Blip2(_) => false,
+    /// The text tower on one of the engines of ONNX Runtime.
+    #[cfg(feature = "onnx")]
+    pub(super) fn onnx_text(
+        &self,
+        folder: &Path,
+        weights: VarBuilder<'static>,
+        engine: crate::engine::Engine,
+    ) -> Result<crate::texts::Lanes, ModelError> {
+        match (self, self.clip_text(&weights)) {
+            (Self::Blip2(config), _) => {
+                super::blip2::graph::OnnxBlip2Text::load(folder, config, weights, engine)
+            }
+            (_, Some((config, renamed))) => crate::onnx::OnnxClipText::load(folder, &config, renamed, engine),
+            (_, None) => Err(ModelError::unsupported(folder, "a folder without a text tower")),
         }
     }
 

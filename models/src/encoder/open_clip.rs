@@ -217,6 +217,38 @@ impl OpenClipConfig {
     }
 }
 
+#[cfg(feature = "onnx")]
+impl OpenClipConfig {
+    /// The vision tower as a graph for ONNX Runtime, and the graph's name for its vectors.
+    pub(super) fn vision_graph(
+        &self,
+        weights: &VarBuilder<'static>,
+        side: usize,
+        int8: bool,
+    ) -> CandleResult<(crate::onnx::Graph, crate::onnx::Value)> {
+        use super::{convnext, eva, timm};
+        use crate::onnx::{Graph, clip_vision};
+
+        let (dims, trunk) = (self.embed_dim, "visual.trunk");
+        let mut graph = Graph::new(weights.clone(), int8);
+        let embeds = match &self.visual {
+            Visual::Transformer(config) => {
+                graph.continue_with(renamed(weights, OpenClipNames { custom_text: self.custom_text }));
+                clip_vision(&mut graph, config, dims, side, Resampling::Antialias)?
+            }
+            Visual::Eva(args, projection) => {
+                let features = eva::graph::features(&mut graph, trunk, args, side)?;
+                timm::graph::projected(&mut graph, &features, *projection, args.embed_dim, dims)?
+            }
+            Visual::ConvNext(args, projection) => {
+                let features = convnext::graph::features(&mut graph, trunk, args)?;
+                timm::graph::projected(&mut graph, &features, *projection, args.width(), dims)?
+            }
+        };
+        Ok((graph, embeds))
+    }
+}
+
 fn parse<T: serde::de::DeserializeOwned>(path: &Path, map: &Map<String, Value>) -> Result<T, ModelError> {
     serde_json::from_value(Value::Object(map.clone())).map_err(|error| ModelError::broken(path, error))
 }

@@ -90,10 +90,7 @@ fn lanes(folder: &Path, family: &Family, engine: Engine) -> Result<Lanes, ModelE
             Ok(vec![device::loaded(network, &device)?])
         }
         #[cfg(feature = "onnx")]
-        engine => match family.clip_text(&weights) {
-            Some((config, weights)) => crate::onnx::OnnxClipText::load(folder, &config, weights, engine),
-            None => Err(ModelError::NoGraph { network: format!("{}'s text tower", family.name()) }),
-        },
+        engine => family.onnx_text(folder, weights, engine),
         #[cfg(not(feature = "onnx"))]
         _ => Err(ModelError::OnnxRuntime("this build lacks the onnx feature".to_owned())),
     }

@@ -3,6 +3,9 @@
 //! open_clip_config.json holds no more than the name; the arguments that the name stands for in timm 1.0.22 are in timm.json. Where a
 //! timm config.json lies beside it, the `model_args` in it are stronger, as they are in timm.
 
+#[cfg(feature = "onnx")]
+pub(super) mod graph;
+
 use std::collections::HashMap;
 use std::path::Path;
 

@@ -48,7 +48,7 @@ enum Network {
     },
     /// A session of ONNX Runtime works for one caller at a time.
     #[cfg(feature = "onnx")]
-    Onnx(Mutex<crate::onnx::OnnxClipVision>),
+    Onnx(Mutex<crate::onnx::OnnxVision>),
 }
 
 impl fmt::Debug for Network {
@@ -161,7 +161,6 @@ fn network(
     what: &str,
 ) -> Result<(Network, Choice), ModelError> {
     let reason = match (settings.engine, settings.precision) {
-        (Engine::Auto, _) if !family.has_vision_graph() => Some("only candle has this network".to_owned()),
         (Engine::Auto, Precision::F16 | Precision::Bf16) => {
             Some(format!("only candle keeps weights in {}", settings.precision))
         }
@@ -195,11 +194,10 @@ impl Network {
             #[cfg(feature = "onnx")]
             engine => {
                 let weights = family.weights(folder, DType::F32, &Device::Cpu)?;
-                let Some((config, weights, resampling)) = family.clip_vision(&weights) else {
-                    return Err(ModelError::NoGraph { network: format!("{}'s vision tower", family.name()) });
-                };
-                let loaded =
-                    crate::onnx::OnnxClipVision::load(folder, &config, weights, (side, resampling), engine)?;
+                let graph = family.vision_graph(&weights, side, engine == Engine::Int8);
+                let (graph, embeds) = graph.map_err(|error| ModelError::broken(folder, error))?;
+                let sizes = (side, family.dims());
+                let loaded = crate::onnx::OnnxVision::load(folder, graph, &embeds, sizes, engine)?;
                 Ok(Self::Onnx(Mutex::new(loaded)))
             }
             #[cfg(not(feature = "onnx"))]

@@ -7,6 +7,8 @@ use candle_core::Device;
 use serde::Deserialize;
 
 use super::graph::{Graph, Value};
+use super::layer::{Shape, post_norm_attention, post_norm_feed_forward};
+use super::model::Model;
 use super::proto::{FLOAT, INT64, Size, ValueInfo};
 use super::session::{Ids, Session};
 use crate::engine::Engine;
@@ -56,17 +58,21 @@ impl OnnxBert {
     /// A sentence-transformers folder on one of the engines of ONNX Runtime.
     pub(crate) fn load(folder: &Path, engine: Engine) -> Result<Lanes, ModelError> {
         let config = Config::read(folder)?;
-        let graph = Self::graph(folder, engine == Engine::Int8)?;
+        let model = Self::model(folder, engine == Engine::Int8)?;
         let network = |session| {
             let (width, pad) = (config.hidden_size, config.pad_token_id);
             Box::new(Self { session, width, pad }) as Box<dyn TextNetwork>
         };
-        Session::lanes(folder, &graph, engine, network)
+        Session::lanes(folder, model, engine, network)
     }
 
     /// The network as an ONNX file: input_ids and attention_mask [batch, length] in, last_hidden_state
     /// [batch, length, width] out.
-    pub(crate) fn graph(folder: &Path, int8: bool) -> Result<Vec<u8>, ModelError> {
+    pub(crate) fn file(folder: &Path) -> Result<Vec<u8>, ModelError> {
+        Self::model(folder, false)?.into_file()
+    }
+
+    fn model(folder: &Path, int8: bool) -> Result<Model, ModelError> {
         let config = Config::read(folder)?;
         let weights = weights::load(folder, &Device::Cpu)?;
         let nested = weights.contains_tensor("bert.embeddings.word_embeddings.weight");
@@ -97,7 +103,7 @@ fn embeddings(graph: &mut Graph, config: &Config) -> candle_core::Result<Value> 
     for place in places.chunks_exact_mut(width) {
         place.iter_mut().zip(&types).for_each(|(value, of_type)| *value += of_type);
     }
-    let places = graph.floats("positions", &[positions, width], &places);
+    let places = graph.floats("positions", &[positions, width], places);
     let words = graph.weight("embeddings.word_embeddings.weight", &[config.vocab_size, width])?;
     let words = graph.add("Gather", &[&words, "input_ids"], vec![]);
     let (start, length) = (graph.integers(&[0]), graph.length("input_ids"));
@@ -107,19 +113,17 @@ fn embeddings(graph: &mut Graph, config: &Config) -> candle_core::Result<Value> 
 }
 
 fn layer(graph: &mut Graph, x: &str, mask: &str, name: &str, config: &Config) -> candle_core::Result<Value> {
-    let (width, inner) = (config.hidden_size, config.intermediate_size);
-    let mut projection = |part| graph.linear(x, &format!("{name}.attention.self.{part}"), width, width);
-    let (queries, keys, values) = (projection("query")?, projection("key")?, projection("value")?);
-    let mixed = graph.attention([&queries, &keys, &values], Some(mask), config.num_attention_heads, width)?;
-    let out = graph.linear(&mixed, &format!("{name}.attention.output.dense"), width, width)?;
-    let sum = graph.add("Add", &[&out, x], vec![]);
-    let norm = format!("{name}.attention.output.LayerNorm");
-    let x = graph.layer_norm(&sum, &norm, width, config.layer_norm_eps)?;
-    let up = graph.linear(&x, &format!("{name}.intermediate.dense"), width, inner)?;
-    let up = graph.activation(&up, config.hidden_act);
-    let down = graph.linear(&up, &format!("{name}.output.dense"), inner, width)?;
-    let sum = graph.add("Add", &[&down, &x], vec![]);
-    graph.layer_norm(&sum, &format!("{name}.output.LayerNorm"), width, config.layer_norm_eps)
+    let shape = Shape {
+        width: config.hidden_size,
+        inner: config.intermediate_size,
+        heads: config.num_attention_heads,
+        activation: config.hidden_act,
+        eps: config.layer_norm_eps,
+    };
+    let (itself, out) = (format!("{name}.attention.self"), format!("{name}.attention.output"));
+    let x = post_norm_attention(graph, x, (x, shape.width), Some(mask), (&itself, &out), &shape)?;
+    let (up, down) = (format!("{name}.intermediate"), format!("{name}.output"));
+    post_norm_feed_forward(graph, &x, (&up, &down), &shape)
 }
 
 impl TextNetwork for OnnxBert {

@@ -6,6 +6,7 @@ use candle_nn::VarBuilder;
 
 use super::graph::{Graph, Value};
 use super::layer::{Shape, layer};
+use super::model::Model;
 use super::proto::{FLOAT, INT64, Size, ValueInfo};
 use super::session::{Ids, Session};
 use crate::ModelError;
@@ -30,22 +31,22 @@ impl OnnxClipText {
         weights: VarBuilder<'static>,
         engine: Engine,
     ) -> Result<Lanes, ModelError> {
-        let graph = Self::graph(folder, config, weights, engine == Engine::Int8)?;
+        let model = Self::model(folder, config, weights, engine == Engine::Int8)?;
         let network = |session| {
             let (dims, eos) = (config.projection_dim, config.text_config.eos_token_id);
             Box::new(Self { session, dims, eos }) as Box<dyn TextNetwork>
         };
-        Session::lanes(folder, &graph, engine, network)
+        Session::lanes(folder, model, engine, network)
     }
 
-    /// The network as an ONNX file: input_ids [batch, length] and ends [batch], the end tokens' places among all of
+    /// input_ids [batch, length] and ends [batch], the end tokens' places among all of
     /// the batch, in; text_embeds [batch, dims] out.
-    fn graph(
+    fn model(
         folder: &Path,
         config: &ClipConfig,
         weights: VarBuilder<'static>,
         int8: bool,
-    ) -> Result<Vec<u8>, ModelError> {
+    ) -> Result<Model, ModelError> {
         let mut graph = Graph::new(weights, int8);
         let broken = |error| ModelError::broken(folder, error);
         let text = &config.text_config;

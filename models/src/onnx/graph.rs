@@ -3,57 +3,61 @@
 
 use std::collections::BTreeMap;
 
-use candle_nn::VarBuilder;
-use prost::Message;
-
-use super::proto::{self, Attribute, FLOAT, INT8, INT64, Node, Tensor, ValueInfo};
+use super::model::{Constant, Model, Values};
+use super::proto::{self, Attribute, FLOAT, Node, ValueInfo};
 use crate::ops::Activation;
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
 
 /// Of the operator set: the first with LayerNormalization.
 const OPSET: i64 = 17;
 /// Added to a score it makes its weight 0, and it is finite in bf16 too.
 const HIDDEN: f32 = -1e9;
 
+/// From channels last, and back.
+pub(crate) const CHANNELS_FIRST: &[i64] = &[0, 3, 1, 2];
+pub(crate) const CHANNELS_LAST: &[i64] = &[0, 2, 3, 1];
+
 /// The result of a layer, by name.
-pub(super) type Value = String;
+pub(crate) type Value = String;
 
 type Result<T> = candle_core::Result<T>;
 
-pub(super) struct Graph {
+pub(crate) struct Graph {
     weights: VarBuilder<'static>,
     nodes: Vec<Node>,
-    constants: BTreeMap<String, Tensor>,
+    constants: BTreeMap<String, Constant>,
     /// Linear layers multiply in 8 bits.
     int8: bool,
 }
 
 impl Graph {
-    pub(super) fn new(weights: VarBuilder<'static>, int8: bool) -> Self {
+    pub(crate) fn new(weights: VarBuilder<'static>, int8: bool) -> Self {
         Self { weights, nodes: Vec::new(), constants: BTreeMap::new(), int8 }
     }
 
-    /// The ONNX file.
-    pub(super) fn finish(self, inputs: Vec<ValueInfo>, outputs: Vec<ValueInfo>) -> Vec<u8> {
+    /// The whole network.
+    pub(crate) fn finish(self, inputs: Vec<ValueInfo>, outputs: Vec<ValueInfo>) -> Model {
         let graph = proto::Graph {
             node: self.nodes,
             name: Some("unprompt".to_owned()),
-            initializer: self.constants.into_values().collect(),
+            initializer: Vec::new(),
             input: inputs,
             output: outputs,
         };
         let opset = proto::OperatorSet { domain: Some(String::new()), version: Some(OPSET) };
         let producer_name = Some("unprompt".to_owned());
-        let model = proto::Model {
+        let network = proto::Model {
             ir_version: Some(8),
             producer_name,
             graph: Some(graph),
             opset_import: vec![opset],
         };
-        model.encode_to_vec()
+        Model::new(network, self.constants)
     }
 
     /// An operator's first result.
-    pub(super) fn add(&mut self, operator: &str, inputs: &[&str], attributes: Vec<Attribute>) -> Value {
+    pub(crate) fn add(&mut self, operator: &str, inputs: &[&str], attributes: Vec<Attribute>) -> Value {
         self.operator(operator, inputs, attributes, 1).swap_remove(0)
     }
 
@@ -74,7 +78,7 @@ impl Graph {
     }
 
     /// A result under the name of an output.
-    pub(super) fn output(&mut self, value: &str, name: &str) {
+    pub(crate) fn output(&mut self, value: &str, name: &str) {
         let identity = Node {
             input: vec![value.to_owned()],
             output: vec![name.to_owned()],
@@ -85,60 +89,62 @@ impl Graph {
         self.nodes.push(identity);
     }
 
-    fn constant(&mut self, name: &str, data_type: i32, dims: &[usize], raw_data: Vec<u8>) -> Value {
-        let dims = dims.iter().map(|&size| size as i64).collect();
-        let (named, raw_data) = (Some(name.to_owned()), Some(raw_data));
-        let tensor = Tensor { dims, data_type: Some(data_type), name: named, raw_data };
-        self.constants.entry(name.to_owned()).or_insert(tensor);
+    fn constant(&mut self, name: &str, dims: &[usize], values: Values) -> Value {
+        self.constants.entry(name.to_owned()).or_insert(Constant { dims: dims.to_vec(), values });
         name.to_owned()
     }
 
-    pub(super) fn scalar(&mut self, value: f32) -> Value {
-        self.floats(&format!("scalar {value}"), &[], &[value])
+    pub(crate) fn scalar(&mut self, value: f32) -> Value {
+        self.floats(&format!("scalar {value}"), &[], vec![value])
     }
 
-    pub(super) fn integers(&mut self, values: &[i64]) -> Value {
-        let raw = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.constant(&format!("integers {values:?}"), INT64, &[values.len()], raw)
+    pub(crate) fn integers(&mut self, values: &[i64]) -> Value {
+        self.constant(&format!("integers {values:?}"), &[values.len()], Values::I64(values.to_vec()))
     }
 
-    pub(super) fn floats(&mut self, name: &str, dims: &[usize], values: &[f32]) -> Value {
-        self.constant(name, FLOAT, dims, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    pub(crate) fn floats(&mut self, name: &str, dims: &[usize], values: Vec<f32>) -> Value {
+        self.constant(name, dims, Values::F32(values))
     }
 
     /// A weight of the model.
-    pub(super) fn weight(&mut self, name: &str, dims: &[usize]) -> Result<Value> {
+    pub(crate) fn weight(&mut self, name: &str, dims: &[usize]) -> Result<Value> {
         let tensor = self.weights.get(dims.to_vec(), name)?;
-        Ok(self.floats(name, dims, &tensor.flatten_all()?.to_vec1()?))
+        Ok(self.floats(name, dims, tensor.flatten_all()?.to_vec1()?))
     }
 
     /// The values of a weight, for a constant made of it.
-    pub(super) fn values(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>> {
+    pub(crate) fn values(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>> {
         self.weights.get(dims.to_vec(), name)?.flatten_all()?.to_vec1()
     }
 
     /// `x` [.., inputs] through the linear layer `name` without its bias.
-    pub(super) fn multiply(&mut self, x: &str, name: &str, inputs: usize, outputs: usize) -> Result<Value> {
-        let tensor = self.weights.get((outputs, inputs), &format!("{name}.weight"))?.t()?.contiguous()?;
-        let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
+    pub(crate) fn multiply(&mut self, x: &str, name: &str, inputs: usize, outputs: usize) -> Result<Value> {
+        let tensor = self.weights.get((outputs, inputs), &format!("{name}.weight"))?;
+        self.product(x, name, &tensor)
+    }
+
+    /// `x` [.., inputs] times a matrix [outputs, inputs], which the graph calls `name`.
+    pub(crate) fn product(&mut self, x: &str, name: &str, matrix: &Tensor) -> Result<Value> {
+        let (outputs, inputs) = matrix.dims2()?;
+        let values: Vec<f32> = matrix.t()?.contiguous()?.flatten_all()?.to_vec1()?;
         if self.int8 {
-            return Ok(self.multiply_int8(x, name, &values, outputs));
+            return Ok(self.product_int8(x, name, &values, outputs));
         }
-        let weight = self.floats(&format!("{name}.weight"), &[inputs, outputs], &values);
+        let weight = self.floats(&format!("{name}.weight"), &[inputs, outputs], values);
         Ok(self.add("MatMul", &[x, &weight], vec![]))
     }
 
     /// Dynamic quantisation: a scale for each column of the weights, one for all of `x`, found when it runs.
-    fn multiply_int8(&mut self, x: &str, name: &str, values: &[f32], outputs: usize) -> Value {
+    fn product_int8(&mut self, x: &str, name: &str, values: &[f32], outputs: usize) -> Value {
         let mut scales = vec![f32::MIN_POSITIVE; outputs];
         for row in values.chunks_exact(outputs) {
             scales.iter_mut().zip(row).for_each(|(scale, value)| *scale = scale.max(value.abs() / 127.0));
         }
-        let level = |(at, value): (usize, &f32)| (value / scales[at % outputs]).round() as i8 as u8;
+        let level = |(at, value): (usize, &f32)| (value / scales[at % outputs]).round() as i8;
         let levels = values.iter().enumerate().map(level).collect();
         let dims = [values.len() / outputs, outputs];
-        let weight = self.constant(&format!("{name}.weight"), INT8, &dims, levels);
-        let scales = self.floats(&format!("{name}.scales"), &[outputs], &scales);
+        let weight = self.constant(&format!("{name}.weight"), &dims, Values::I8(levels));
+        let scales = self.floats(&format!("{name}.scales"), &[outputs], scales);
         let quantised = self.operator("DynamicQuantizeLinear", &[x], vec![], 3);
         let (levels, scale, zero) = (&quantised[0], &quantised[1], &quantised[2]);
         let product = self.add("MatMulInteger", &[levels, &weight, zero], vec![]);
@@ -147,21 +153,24 @@ impl Graph {
         self.add("Mul", &[&product, &scale], vec![])
     }
 
-    /// `x` [.., inputs] through the linear layer `name`.
-    pub(super) fn linear(&mut self, x: &str, name: &str, inputs: usize, outputs: usize) -> Result<Value> {
+    /// `x` [.., inputs] through the linear layer `name`, with its bias where it has one.
+    pub(crate) fn linear(&mut self, x: &str, name: &str, inputs: usize, outputs: usize) -> Result<Value> {
         let product = self.multiply(x, name, inputs, outputs)?;
+        if !self.weights.contains_tensor(&format!("{name}.bias")) {
+            return Ok(product);
+        }
         let bias = self.weight(&format!("{name}.bias"), &[outputs])?;
         Ok(self.add("Add", &[&product, &bias], vec![]))
     }
 
-    pub(super) fn layer_norm(&mut self, x: &str, name: &str, width: usize, eps: f64) -> Result<Value> {
+    pub(crate) fn layer_norm(&mut self, x: &str, name: &str, width: usize, eps: f64) -> Result<Value> {
         let weight = self.weight(&format!("{name}.weight"), &[width])?;
         let bias = self.weight(&format!("{name}.bias"), &[width])?;
         let attributes = vec![Attribute::int("axis", -1), Attribute::float("epsilon", eps as f32)];
         Ok(self.add("LayerNormalization", &[x, &weight, &bias], attributes))
     }
 
-    pub(super) fn activation(&mut self, x: &str, activation: Activation) -> Value {
+    pub(crate) fn activation(&mut self, x: &str, activation: Activation) -> Value {
         match activation {
             Activation::None => x.to_owned(),
             Activation::Relu => self.add("Relu", &[x], vec![]),
@@ -203,8 +212,8 @@ impl Graph {
     }
 
     /// Attention of `heads` over [batch, length, width], with what a mask [batch or 1, 1, length or 1, length] adds to
-    /// the scores.
-    pub(super) fn attention(
+    /// the scores. There may be more keys and values than queries, or fewer.
+    pub(crate) fn attention(
         &mut self,
         [queries, keys, values]: [&str; 3],
         mask: Option<&str>,
@@ -217,31 +226,31 @@ impl Graph {
         let size = width / heads;
         let split = self.integers(&[0, 0, heads as i64, size as i64]);
         let joined = self.integers(&[0, 0, width as i64]);
-        let mut part = |x: &str, order: [i64; 4]| {
+        let mut part = |x: &str, order: &[i64]| {
             let x = self.add("Reshape", &[x, &split], vec![]);
-            self.add("Transpose", &[&x], vec![Attribute::ints("perm", &order)])
+            self.transpose(&x, order)
         };
-        let (queries, keys) = (part(queries, [0, 2, 1, 3]), part(keys, [0, 2, 3, 1]));
-        let values = part(values, [0, 2, 1, 3]);
+        let (queries, keys) = (part(queries, &[0, 2, 1, 3]), part(keys, &[0, 2, 3, 1]));
+        let values = part(values, &[0, 2, 1, 3]);
         let scale = self.scalar(1.0 / (size as f32).sqrt());
         let scores = self.add("MatMul", &[&queries, &keys], vec![]);
         let scores = self.add("Mul", &[&scores, &scale], vec![]);
         let scores = mask.map_or(scores.clone(), |mask| self.add("Add", &[&scores, mask], vec![]));
         let weights = self.add("Softmax", &[&scores], vec![Attribute::int("axis", -1)]);
         let mixed = self.add("MatMul", &[&weights, &values], vec![]);
-        let mixed = self.add("Transpose", &[&mixed], vec![Attribute::ints("perm", &[0, 2, 1, 3])]);
+        let mixed = self.transpose(&mixed, &[0, 2, 1, 3]);
         Ok(self.add("Reshape", &[&mixed, &joined], vec![]))
     }
 
     /// The length of `ids` [batch, length], as [1].
-    pub(super) fn length(&mut self, ids: &str) -> Value {
+    pub(crate) fn length(&mut self, ids: &str) -> Value {
         let shape = self.add("Shape", &[ids], vec![]);
         let second = self.integers(&[1]);
         self.add("Gather", &[&shape, &second], vec![])
     }
 
     /// `mask` [batch, length] of ones and zeros as what attention adds to its scores, [batch, 1, 1, length].
-    pub(super) fn padding_mask(&mut self, mask: &str) -> Value {
+    pub(crate) fn padding_mask(&mut self, mask: &str) -> Value {
         let (axes, one, hidden) = (self.integers(&[1, 2]), self.scalar(1.0), self.scalar(HIDDEN));
         let mask = self.add("Cast", &[mask], vec![Attribute::int("to", FLOAT.into())]);
         let mask = self.add("Unsqueeze", &[&mask, &axes], vec![]);
@@ -249,53 +258,111 @@ impl Graph {
         self.add("Mul", &[&absent, &hidden], vec![])
     }
 
-    /// Patches of `patch` x `patch` of pictures [batch, side, side, 3] through a convolution, as [batch, patches, width].
-    pub(super) fn patches(&mut self, pixels: &str, name: &str, patch: usize, width: usize) -> Result<Value> {
-        let weight = self.weight(&format!("{name}.weight"), &[width, 3, patch, patch])?;
+    /// The convolution `name` over [batch, in, height, width], with its bias where it has one; `shape` is its weight's, `step` and
+    /// `padding` are alike along both sides.
+    pub(crate) fn convolve(
+        &mut self,
+        x: &str,
+        name: &str,
+        shape: [usize; 4],
+        (step, padding): (usize, usize),
+        groups: usize,
+    ) -> Result<Value> {
+        let weight = self.weight(&format!("{name}.weight"), &shape)?;
         let bias = match self.weights.contains_tensor(&format!("{name}.bias")) {
-            true => Some(self.weight(&format!("{name}.bias"), &[width])?),
+            true => Some(self.weight(&format!("{name}.bias"), &shape[..1])?),
             false => None,
         };
-        let first = self.add("Transpose", &[pixels], vec![Attribute::ints("perm", &[0, 3, 1, 2])]);
-        let inputs: Vec<&str> = [first.as_str(), &weight].into_iter().chain(bias.as_deref()).collect();
-        let (size, stride) = ([patch as i64; 2], [patch as i64; 2]);
-        let shape = vec![Attribute::ints("kernel_shape", &size), Attribute::ints("strides", &stride)];
-        let grid = self.add("Conv", &inputs, shape);
-        let flat = self.integers(&[0, width as i64, -1]);
-        let flat = self.add("Reshape", &[&grid, &flat], vec![]);
-        Ok(self.add("Transpose", &[&flat], vec![Attribute::ints("perm", &[0, 2, 1])]))
+        let inputs: Vec<&str> = [x, &weight].into_iter().chain(bias.as_deref()).collect();
+        let attributes = vec![
+            Attribute::ints("kernel_shape", &[shape[2] as i64, shape[3] as i64]),
+            Attribute::ints("strides", &[step as i64; 2]),
+            Attribute::ints("pads", &[padding as i64; 4]),
+            Attribute::int("group", groups as i64),
+        ];
+        Ok(self.add("Conv", &inputs, attributes))
     }
 
-    /// A constant row [1, 1, width] once for each of the batch of `x`, before the rows of `x` [batch, rows, width].
-    pub(super) fn prepended(&mut self, row: &str, x: &str) -> Value {
+    pub(crate) fn transpose(&mut self, x: &str, order: &[i64]) -> Value {
+        self.add("Transpose", &[x], vec![Attribute::ints("perm", order)])
+    }
+
+    /// Patches of `patch` x `patch` of pictures [batch, side, side, 3] through a convolution, as [batch, patches, width].
+    pub(crate) fn patches(&mut self, pixels: &str, name: &str, patch: usize, width: usize) -> Result<Value> {
+        let first = self.transpose(pixels, CHANNELS_FIRST);
+        let grid = self.convolve(&first, name, [width, 3, patch, patch], (patch, 0), 1)?;
+        let flat = self.integers(&[0, width as i64, -1]);
+        let flat = self.add("Reshape", &[&grid, &flat], vec![]);
+        Ok(self.transpose(&flat, &[0, 2, 1]))
+    }
+
+    /// The mean over one axis, which is dropped.
+    pub(crate) fn mean(&mut self, x: &str, axis: i64) -> Value {
+        self.add("ReduceMean", &[x], vec![Attribute::ints("axes", &[axis]), Attribute::int("keepdims", 0)])
+    }
+
+    /// Each row divided by its length.
+    pub(crate) fn unit_rows(&mut self, x: &str) -> Value {
+        let length = self.add("ReduceL2", &[x], vec![Attribute::ints("axes", &[-1])]);
+        self.add("Div", &[x, &length], vec![])
+    }
+
+    /// A constant [1, rows, width] once for each of the batch of `x` [batch, ..].
+    pub(crate) fn repeated(&mut self, rows: &str, x: &str) -> Value {
         let shape = self.add("Shape", &[x], vec![]);
         let (zero, ones) = (self.integers(&[0]), self.integers(&[1, 1]));
         let batch = self.add("Gather", &[&shape, &zero], vec![]);
         let wanted = self.add("Concat", &[&batch, &ones], vec![Attribute::int("axis", 0)]);
-        let rows = self.add("Expand", &[row, &wanted], vec![]);
+        self.add("Expand", &[rows, &wanted], vec![])
+    }
+
+    /// A constant row [1, 1, width] once for each of the batch of `x`, before the rows of `x` [batch, rows, width].
+    pub(crate) fn prepended(&mut self, row: &str, x: &str) -> Value {
+        let rows = self.repeated(row, x);
         self.add("Concat", &[&rows, x], vec![Attribute::int("axis", 1)])
     }
 
+    /// A constant of a tensor's values.
+    pub(crate) fn tensor(&mut self, name: &str, tensor: &Tensor) -> Result<Value> {
+        Ok(self.floats(name, tensor.dims(), tensor.flatten_all()?.to_vec1()?))
+    }
+
+    /// What is at `places` along an axis of `x`.
+    pub(crate) fn gather(&mut self, x: &str, places: &str, axis: i64) -> Value {
+        self.add("Gather", &[x, places], vec![Attribute::int("axis", axis)])
+    }
+
+    /// All rows of each of the batch of `x` [batch, rows, width] but the first.
+    pub(crate) fn rows_after_first(&mut self, x: &str) -> Value {
+        let (one, end) = (self.integers(&[1]), self.integers(&[i64::MAX]));
+        self.add("Slice", &[x, &one, &end, &one], vec![])
+    }
+
     /// The first row of each of the batch of `x` [batch, rows, width], as [batch, width].
-    pub(super) fn first_row(&mut self, x: &str) -> Value {
+    pub(crate) fn first_row(&mut self, x: &str) -> Value {
         let zero = self.integer(0);
-        self.add("Gather", &[x, &zero], vec![Attribute::int("axis", 1)])
+        self.gather(x, &zero, 1)
     }
 
     fn integer(&mut self, value: i64) -> Value {
-        self.constant(&format!("integer {value}"), INT64, &[], value.to_le_bytes().to_vec())
+        self.constant(&format!("integer {value}"), &[], Values::I64(vec![value]))
     }
 
     /// The weights that the graph is made of.
-    pub(super) fn weights(&self) -> &VarBuilder<'static> {
+    pub(crate) fn weights(&self) -> &VarBuilder<'static> {
         &self.weights
     }
 
+    /// What follows is made of other weights, whose names are others too.
+    pub(crate) fn continue_with(&mut self, weights: VarBuilder<'static>) {
+        self.weights = weights;
+    }
+
     /// What hides each of `length` [1] positions from those before it, [1, 1, length, length].
-    pub(super) fn causal_mask(&mut self, length: &str, positions: usize) -> Value {
+    pub(crate) fn causal_mask(&mut self, length: &str, positions: usize) -> Value {
         let hidden = |at: usize| if at % positions > at / positions { HIDDEN } else { 0.0 };
         let values: Vec<f32> = (0..positions * positions).map(hidden).collect();
-        let whole = self.floats("causal mask", &[1, 1, positions, positions], &values);
+        let whole = self.floats("causal mask", &[1, 1, positions, positions], values);
         let (start, axes) = (self.integers(&[0, 0]), self.integers(&[2, 3]));
         let end = self.add("Concat", &[length, length], vec![Attribute::int("axis", 0)]);
         self.add("Slice", &[&whole, &start, &end, &axes], vec![])

@@ -1,11 +1,11 @@
-//! The pre-norm layer that both towers of CLIP are made of, as a part of an ONNX graph.
+//! The layers of transformers that several networks share, as parts of an ONNX graph.
 
 use super::graph::{Graph, Value};
 use crate::ops::Activation;
 
 /// The shape of a tower.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Shape {
+pub(crate) struct Shape {
     pub width: usize,
     pub inner: usize,
     pub heads: usize,
@@ -13,8 +13,8 @@ pub(super) struct Shape {
     pub eps: f64,
 }
 
-/// The layer `name` of transformers' CLIPEncoder.
-pub(super) fn layer(
+/// The pre-norm layer `name` of transformers' CLIPEncoder.
+pub(crate) fn layer(
     graph: &mut Graph,
     x: &str,
     mask: Option<&str>,
@@ -33,4 +33,38 @@ pub(super) fn layer(
     let up = graph.activation(&up, shape.activation);
     let down = graph.linear(&up, &format!("{name}.mlp.fc2"), inner, width)?;
     Ok(graph.add("Add", &[&down, &x], vec![]))
+}
+
+/// Attention of BERT's kind, its norm behind it: `name` has what it asks with, `out` where it goes. It reads `context`, with what a mask
+/// adds to the scores.
+pub(crate) fn post_norm_attention(
+    graph: &mut Graph,
+    x: &str,
+    (context, context_width): (&str, usize),
+    mask: Option<&str>,
+    (name, out): (&str, &str),
+    shape: &Shape,
+) -> candle_core::Result<Value> {
+    let (width, eps) = (shape.width, shape.eps);
+    let queries = graph.linear(x, &format!("{name}.query"), width, width)?;
+    let keys = graph.linear(context, &format!("{name}.key"), context_width, width)?;
+    let values = graph.linear(context, &format!("{name}.value"), context_width, width)?;
+    let mixed = graph.attention([&queries, &keys, &values], mask, shape.heads, width)?;
+    let mixed = graph.linear(&mixed, &format!("{out}.dense"), width, width)?;
+    let sum = graph.add("Add", &[&mixed, x], vec![]);
+    graph.layer_norm(&sum, &format!("{out}.LayerNorm"), width, eps)
+}
+
+/// The feed-forward layers of BERT's kind, `up` and `down`, their norm behind them.
+pub(crate) fn post_norm_feed_forward(
+    graph: &mut Graph,
+    x: &str,
+    (up, down): (&str, &str),
+    shape: &Shape,
+) -> candle_core::Result<Value> {
+    let inner = graph.linear(x, &format!("{up}.dense"), shape.width, shape.inner)?;
+    let inner = graph.activation(&inner, shape.activation);
+    let out = graph.linear(&inner, &format!("{down}.dense"), shape.inner, shape.width)?;
+    let sum = graph.add("Add", &[&out, x], vec![]);
+    graph.layer_norm(&sum, &format!("{down}.LayerNorm"), shape.width, shape.eps)
 }

@@ -52,7 +52,7 @@ pub(super) struct Node {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Attribute {
+pub(crate) struct Attribute {
     #[prost(string, optional, tag = "1")]
     pub name: Option<String>,
     #[prost(float, optional, tag = "2")]
@@ -66,23 +66,23 @@ pub(super) struct Attribute {
 }
 
 impl Attribute {
-    pub(super) fn float(name: &str, value: f32) -> Self {
+    pub(crate) fn float(name: &str, value: f32) -> Self {
         Self { name: Some(name.to_owned()), f: Some(value), r#type: Some(1), ..Self::default() }
     }
 
-    pub(super) fn int(name: &str, value: i64) -> Self {
+    pub(crate) fn int(name: &str, value: i64) -> Self {
         Self { name: Some(name.to_owned()), i: Some(value), r#type: Some(2), ..Self::default() }
     }
 
-    pub(super) fn ints(name: &str, values: &[i64]) -> Self {
+    pub(crate) fn ints(name: &str, values: &[i64]) -> Self {
         Self { name: Some(name.to_owned()), ints: values.to_vec(), r#type: Some(7), ..Self::default() }
     }
 }
 
 /// TensorProto.DataType.
-pub(super) const FLOAT: i32 = 1;
+pub(crate) const FLOAT: i32 = 1;
 pub(super) const INT8: i32 = 3;
-pub(super) const INT64: i32 = 7;
+pub(crate) const INT64: i32 = 7;
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Tensor {
@@ -95,10 +95,31 @@ pub(super) struct Tensor {
     /// Little-endian.
     #[prost(bytes = "vec", optional, tag = "9")]
     pub raw_data: Option<Vec<u8>>,
+    #[prost(message, repeated, tag = "13")]
+    pub external_data: Vec<Entry>,
+    #[prost(int32, optional, tag = "14")]
+    pub data_location: Option<i32>,
+}
+
+/// TensorProto.DataLocation.
+pub(super) const EXTERNAL: i32 = 1;
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Entry {
+    #[prost(string, optional, tag = "1")]
+    pub key: Option<String>,
+    #[prost(string, optional, tag = "2")]
+    pub value: Option<String>,
+}
+
+impl Entry {
+    pub(super) fn new(key: &str, value: impl ToString) -> Self {
+        Self { key: Some(key.to_owned()), value: Some(value.to_string()) }
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct ValueInfo {
+pub(crate) struct ValueInfo {
     #[prost(string, optional, tag = "1")]
     pub name: Option<String>,
     #[prost(message, optional, tag = "2")]
@@ -106,13 +127,13 @@ pub(super) struct ValueInfo {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Type {
+pub(crate) struct Type {
     #[prost(message, optional, tag = "1")]
     pub tensor_type: Option<TensorType>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct TensorType {
+pub(crate) struct TensorType {
     #[prost(int32, optional, tag = "1")]
     pub elem_type: Option<i32>,
     #[prost(message, optional, tag = "2")]
@@ -120,14 +141,14 @@ pub(super) struct TensorType {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Shape {
+pub(crate) struct Shape {
     #[prost(message, repeated, tag = "1")]
     pub dim: Vec<Dimension>,
 }
 
 /// A size, or the name of one that is known only when the graph runs.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Dimension {
+pub(crate) struct Dimension {
     #[prost(int64, optional, tag = "1")]
     pub dim_value: Option<i64>,
     #[prost(string, optional, tag = "2")]
@@ -136,7 +157,7 @@ pub(super) struct Dimension {
 
 impl ValueInfo {
     /// An input or output whose sizes are numbers or names.
-    pub(super) fn new(name: &str, data_type: i32, sizes: &[Size]) -> Self {
+    pub(crate) fn new(name: &str, data_type: i32, sizes: &[Size]) -> Self {
         let shape = Shape { dim: sizes.iter().map(Size::dimension).collect() };
         let tensor_type = TensorType { elem_type: Some(data_type), shape: Some(shape) };
         Self { name: Some(name.to_owned()), r#type: Some(Type { tensor_type: Some(tensor_type) }) }
@@ -144,7 +165,7 @@ impl ValueInfo {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Size {
+pub(crate) enum Size {
     Named(&'static str),
     Fixed(usize),
 }

@@ -1,18 +1,21 @@
 //! A session of ONNX Runtime: a graph on an engine, tensors in, values out. It knows no network.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use ort::environment::Environment;
 use ort::ep::{ArbitrarilyConfigurableExecutionProvider, ExecutionProvider, OpenVINO};
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::value::PrimitiveTensorElementType;
-use ort::value::{DynTensor, Tensor};
+use ort::value::{DynTensor, DynValue, Tensor};
 
+use super::model::Model;
 use super::{failed, library};
 use crate::ModelError;
 use crate::engine::Engine;
 
 #[derive(Debug)]
-pub(super) struct Session(ort::session::Session);
+pub(crate) struct Session(ort::session::Session);
 
 /// What all lanes of a network may hold of its weights, in bytes, where one does not hold more alone.
 const LANES_BYTES: usize = 512 << 20;
@@ -26,31 +29,42 @@ fn lanes_and_threads(threads: usize, graph_bytes: usize) -> (usize, usize) {
 }
 
 impl Session {
-    /// The graph on `engine`, as many times as its lanes are, with the libraries found from the model's folder.
-    pub(super) fn lanes<N>(
+    /// The network on `engine`, as many times as its lanes are, with the libraries found from its folder.
+    pub(crate) fn lanes<N>(
         folder: &Path,
-        graph: &[u8],
+        model: Model,
         engine: Engine,
         network: impl Fn(Self) -> N,
     ) -> Result<Vec<N>, ModelError> {
+        let environment = library::environment(folder)?;
         let all = std::thread::available_parallelism().map_or(1, usize::from);
-        let (lanes, threads) = lanes_and_threads(all, graph.len());
-        (0..lanes).map(|_| Self::load(folder, graph, engine, threads).map(&network)).collect()
+        let (lanes, threads) = lanes_and_threads(all, model.bytes());
+        let (graph, weights) = model.into_parts()?;
+        let load = |_| Self::load(&environment, &graph, &weights, engine, threads).map(&network);
+        (0..lanes).map(load).collect()
     }
 
-    fn load(folder: &Path, graph: &[u8], engine: Engine, threads: usize) -> Result<Self, ModelError> {
-        let environment = library::environment(folder)?;
-        let builder = ort::session::Session::builder(&environment).map_err(failed)?;
+    fn load(
+        environment: &Environment,
+        graph: &[u8],
+        weights: &[(String, Arc<DynValue>)],
+        engine: Engine,
+        threads: usize,
+    ) -> Result<Self, ModelError> {
+        let builder = ort::session::Session::builder(environment).map_err(failed)?;
         let mut builder = match engine {
             Engine::OpenVino => openvino(builder, "f32", threads)?,
             Engine::OpenVinoBf16 => openvino(builder, "bf16", threads)?,
             _ => builder.with_intra_threads(threads).map_err(failed)?,
         };
+        for (name, weight) in weights {
+            builder = builder.with_external_initializer(name, Arc::clone(weight)).map_err(failed)?;
+        }
         builder.commit_from_memory(graph).map(Self).map_err(failed)
     }
 
     /// Runs the graph and reads its one output.
-    pub(super) fn run<const N: usize, T>(
+    pub(crate) fn run<const N: usize, T>(
         &mut self,
         inputs: [(&'static str, DynTensor); N],
         read: impl FnOnce(&[f32]) -> T,
@@ -89,14 +103,14 @@ pub(super) fn tensor<T: PrimitiveTensorElementType + Clone + std::fmt::Debug + '
 
 /// A batch of token ids, filled up to the longest.
 #[derive(Debug)]
-pub(super) struct Ids {
+pub(crate) struct Ids {
     pub length: usize,
     rows: usize,
     ids: Vec<i64>,
 }
 
 impl Ids {
-    pub(super) fn padded(ids: &[&[u32]], pad: u32) -> Self {
+    pub(crate) fn padded(ids: &[&[u32]], pad: u32) -> Self {
         let length = ids.iter().map(|ids| ids.len()).max().unwrap_or(0);
         let mut padded = vec![i64::from(pad); length * ids.len()];
         for (row, ids) in padded.chunks_exact_mut(length.max(1)).zip(ids) {
@@ -106,12 +120,12 @@ impl Ids {
     }
 
     /// [batch, length]
-    pub(super) fn tokens(&self) -> Result<DynTensor, ModelError> {
+    pub(crate) fn tokens(&self) -> Result<DynTensor, ModelError> {
         tensor([self.rows, self.length], self.ids.clone())
     }
 
     /// [batch, length]: 1 where a token is, 0 where only padding is.
-    pub(super) fn mask(&self, ids: &[&[u32]]) -> Result<DynTensor, ModelError> {
+    pub(crate) fn mask(&self, ids: &[&[u32]]) -> Result<DynTensor, ModelError> {
         let mut mask = vec![0i64; self.rows * self.length];
         for (row, ids) in mask.chunks_exact_mut(self.length.max(1)).zip(ids) {
             row[..ids.len()].fill(1);
@@ -120,7 +134,7 @@ impl Ids {
     }
 
     /// [batch]
-    pub(super) fn places(places: Vec<i64>) -> Result<DynTensor, ModelError> {
+    pub(crate) fn places(places: Vec<i64>) -> Result<DynTensor, ModelError> {
         tensor([places.len()], places)
     }
 }

@@ -52,6 +52,20 @@ impl Rotary {
         Ok(Self { sines, cosines, head_dim, elsewhere })
     }
 
+    /// What every value of the tokens [1 + positions, width] is multiplied with, and what the value that it is turned with.
+    #[cfg(feature = "onnx")]
+    pub(crate) fn of_tokens(&self, width: usize) -> (Vec<f32>, Vec<f32>) {
+        let spread = |angles: &[f32], class: f32, signs: [f32; 2]| -> Vec<f32> {
+            let of_position = |of_head: &[f32]| {
+                let of_head = of_head.iter().flat_map(|value| signs.map(|sign| sign * value));
+                of_head.collect::<Vec<_>>().repeat(width / self.head_dim)
+            };
+            let patches = angles.chunks_exact(self.head_dim / 2).flat_map(of_position);
+            std::iter::repeat_n(class, width).chain(patches).collect()
+        };
+        (spread(&self.cosines, 1.0, [1.0, 1.0]), spread(&self.sines, 0.0, [-1.0, 1.0]))
+    }
+
     /// `x` [batch, 1 + positions, heads * head_dim]
     pub(crate) fn turn(&self, x: &Tensor) -> Result<Tensor> {
         match &self.elsewhere {

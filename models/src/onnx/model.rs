@@ -1,0 +1,134 @@
+//! A whole network: the graph, and beside it its weights, since a message of protobuf holds 2 GiB at most. ONNX Runtime is given them
+//! where they lie in memory; a file has them within.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ort::value::{DynValue, Tensor};
+use prost::Message;
+
+use super::failed;
+use super::proto::{self, EXTERNAL, Entry, FLOAT, INT8, INT64};
+use crate::ModelError;
+
+/// Constants of so many bytes lie beside the graph. What shapes are made of must be within it.
+const BESIDE: usize = 4096;
+
+#[derive(Debug)]
+pub(super) struct Constant {
+    pub dims: Vec<usize>,
+    pub values: Values,
+}
+
+#[derive(Debug)]
+pub(super) enum Values {
+    F32(Vec<f32>),
+    I8(Vec<i8>),
+    I64(Vec<i64>),
+}
+
+/// A network whose graph knows of its large constants only how large they are.
+#[derive(Debug)]
+pub(crate) struct Model {
+    network: proto::Model,
+    constants: BTreeMap<String, Constant>,
+}
+
+impl Model {
+    /// `network` has no constants of its own.
+    pub(super) fn new(network: proto::Model, constants: BTreeMap<String, Constant>) -> Self {
+        Self { network, constants }
+    }
+
+    /// Of all constants.
+    pub(super) fn bytes(&self) -> usize {
+        self.constants.values().map(|constant| constant.values.bytes()).sum()
+    }
+
+    /// The ONNX file.
+    ///
+    /// # Errors
+    /// More than protobuf allows a message.
+    pub(super) fn into_file(self) -> Result<Vec<u8>, ModelError> {
+        if self.bytes() > i32::MAX as usize - (1 << 20) {
+            return Err(failed(format!("an ONNX file holds 2 GiB at most, not {}", self.bytes())));
+        }
+        let Self { mut network, constants } = self;
+        let graph = network.graph.get_or_insert_default();
+        graph.initializer = constants.into_iter().map(|(name, constant)| constant.within(name)).collect();
+        Ok(network.encode_to_vec())
+    }
+
+    /// The graph as a file that has its small constants only, and the large ones by name.
+    pub(super) fn into_parts(self) -> Result<(Vec<u8>, Vec<(String, Arc<DynValue>)>), ModelError> {
+        let Self { mut network, constants } = self;
+        let graph = network.graph.get_or_insert_default();
+        let mut beside = Vec::new();
+        for (name, constant) in constants {
+            if constant.values.bytes() < BESIDE || matches!(constant.values, Values::I64(_)) {
+                graph.initializer.push(constant.within(name));
+            } else {
+                graph.initializer.push(constant.announced(name.clone()));
+                beside.push((name, Arc::new(constant.into_value()?)));
+            }
+        }
+        Ok((network.encode_to_vec(), beside))
+    }
+}
+
+impl Values {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::F32(values) => 4 * values.len(),
+            Self::I8(values) => values.len(),
+            Self::I64(values) => 8 * values.len(),
+        }
+    }
+
+    fn data_type(&self) -> i32 {
+        match self {
+            Self::F32(_) => FLOAT,
+            Self::I8(_) => INT8,
+            Self::I64(_) => INT64,
+        }
+    }
+}
+
+impl Constant {
+    fn tensor(&self, name: String) -> proto::Tensor {
+        proto::Tensor {
+            dims: self.dims.iter().map(|&size| size as i64).collect(),
+            data_type: Some(self.values.data_type()),
+            name: Some(name),
+            ..Default::default()
+        }
+    }
+
+    fn within(&self, name: String) -> proto::Tensor {
+        let raw_data = match &self.values {
+            Values::F32(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            Values::I8(values) => values.iter().map(|&value| value as u8).collect(),
+            Values::I64(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        };
+        proto::Tensor { raw_data: Some(raw_data), ..self.tensor(name) }
+    }
+
+    fn announced(&self, name: String) -> proto::Tensor {
+        let external_data = vec![
+            Entry::new("location", "memory"),
+            Entry::new("offset", 0),
+            Entry::new("length", self.values.bytes()),
+        ];
+        proto::Tensor { external_data, data_location: Some(EXTERNAL), ..self.tensor(name) }
+    }
+
+    fn into_value(self) -> Result<DynValue, ModelError> {
+        let dims = self.dims;
+        match self.values {
+            Values::F32(values) => Tensor::from_array((dims, values)).map(|tensor| tensor.into_dyn()),
+            Values::I8(values) => Tensor::from_array((dims, values)).map(|tensor| tensor.into_dyn()),
+            Values::I64(values) => Tensor::from_array((dims, values)).map(|tensor| tensor.into_dyn()),
+        }
+        .map_err(failed)
+    }
+}
