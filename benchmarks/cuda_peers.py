@@ -3,7 +3,6 @@ weights: the arithmetic is that of the published ones. Rows of reports/bench.jso
 rate that it reaches."""
 
 import argparse
-import contextlib
 import json
 import os
 import pathlib
@@ -11,7 +10,9 @@ import shutil
 import sys
 
 import models_peers
+import open_clip_models
 from models_peers import best, cosine, pictures, row
+from open_clip_models import read
 
 HERE = pathlib.Path(__file__).resolve().parent
 PUBLISHED = HERE.parent / "models/tests/reference/published"
@@ -24,10 +25,6 @@ CLIP, EVA = "clip-vit-large-patch14", "eva02-e-14"
 
 def say(what):
     print(f"bench-cuda: {what}", file=sys.stderr, flush=True)
-
-
-def read(path):
-    return json.loads(path.read_text())
 
 
 def kind(dtype):
@@ -89,47 +86,6 @@ def make_sd(folder, configs, device):
                  "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
                  "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
         (folder / "model_index.json").write_text(json.dumps(index))
-    return folder
-
-
-@contextlib.contextmanager
-def timm_arguments(configs):
-    """While it lasts, timm makes the network with the `model_args` of a config.json beside open_clip's, where there is one."""
-    import timm
-
-    create, beside = timm.create_model, configs / "config.json"
-    arguments = read(beside)["model_args"] if beside.is_file() else {}
-    timm.create_model = lambda name, **given: create(name, **given, **arguments)
-    try:
-        yield
-    finally:
-        timm.create_model = create
-
-
-def eva(configs):
-    """open_clip's network of a folder's open_clip_config.json. Its text tower is not run: a small one will do."""
-    import open_clip
-
-    settings = dict(read(configs / "open_clip_config.json")["model_cfg"])
-    settings.pop("custom_text")
-    settings["text_cfg"] = dict(context_length=77, vocab_size=100, width=64, heads=1, layers=1)
-    with timm_arguments(configs):
-        return open_clip.CustomTextCLIP(**settings).eval()
-
-
-def make_eva(folder, configs, device):
-    import torch
-    from safetensors.torch import save_file
-
-    if not (folder / "open_clip_model.safetensors").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(1)
-        with torch.device(device):
-            state = eva(configs).half().state_dict()
-        for name in ("open_clip_config.json", "config.json"):
-            if (configs / name).is_file():
-                shutil.copy(configs / name, folder / name)
-        save_file({name: value.cpu().contiguous() for name, value in state.items()}, folder / "open_clip_model.safetensors")
     return folder
 
 
@@ -233,7 +189,7 @@ def peer_encoder(name, folder, dtype, device):
     if name == CLIP:
         return CLIPModel.from_pretrained(folder, torch_dtype=kind(dtype), attn_implementation="sdpa").eval().to(device).get_image_features
     with torch.device(device):
-        network = eva(folder)
+        network = open_clip_models.network(folder)
     network.load_state_dict(load_file(folder / "open_clip_model.safetensors"))
     return network.to(device, kind(dtype)).eval().encode_image
 
@@ -254,16 +210,11 @@ def peer_pictures(name, folder, prepared, dtype, arguments, compiled=False):
 
 def prepared_pixels(name, folder, decoded):
     """As each library prepares pictures, [count, 3, side, side]."""
-    import torch
-    from open_clip.transform import PreprocessCfg, image_transform_v2
     from transformers import CLIPImageProcessor
 
     if name == CLIP:
         return CLIPImageProcessor.from_pretrained(folder)(images=decoded, return_tensors="pt")["pixel_values"]
-    config = read(folder / "open_clip_config.json")
-    size = config["model_cfg"]["vision_cfg"]["image_size"]
-    transform = image_transform_v2(PreprocessCfg(size=size, **config.get("preprocess_cfg", {})), is_train=False)
-    return torch.stack([transform(picture) for picture in decoded])
+    return open_clip_models.prepared(folder, decoded)
 
 
 # The rows.
@@ -378,7 +329,7 @@ def main():
     paths = (paths * (arguments.count // len(paths) + 1))[: arguments.count]
     clip_config = read(arguments.configs / CLIP / "config.json")
     folders = {CLIP: models_peers.make_clip(arguments.work / CLIP, clip_config["vision_config"]),
-               EVA: make_eva(arguments.work / EVA, arguments.configs / EVA, arguments.device)}
+               EVA: open_clip_models.make(arguments.work / EVA, arguments.configs / EVA, arguments.device)}
     sd = make_sd(arguments.work / "sd21", arguments.configs, arguments.device)
     decoded = [Image.open(path).convert("RGB") for path in paths]
 
@@ -395,7 +346,7 @@ def main():
     rows = [{"name": f"{PREFIX}product of matrices of {arguments.matrix} x {arguments.matrix}, {dtype}, {card}", "unit": "TFLOP/s",
              "ours": None, "peer": round(rate / 1e12, 1), "peer_name": "torch", "ratio": None} for dtype, rate in rates.items()]
     rows += picture_rows(found["drawings"], measure_pictures(sd, arguments), arguments, rates[arguments.dtype])
-    networks = {CLIP: lambda: clip_network(arguments.configs / CLIP), EVA: lambda: eva(arguments.configs / EVA).encode_image}
+    networks = {CLIP: lambda: clip_network(arguments.configs / CLIP), EVA: lambda: open_clip_models.network(arguments.configs / EVA).encode_image}
     for name, folder in folders.items():
         peers, exact, side = measure_encoder(name, folder, decoded, arguments)
         count = encoder_operations(networks[name], side)

@@ -1,4 +1,4 @@
-"""CLIP, Stable Diffusion's UNet and the preparation of pictures beside transformers, diffusers, Pillow and OpenCV, on networks of full
+"""CLIP, EVA02, ConvNeXt, Stable Diffusion's UNet and the preparation of pictures beside transformers, open_clip, diffusers, Pillow and OpenCV, on networks of full
 size with random weights: the arithmetic is that of the published ones. Rows of reports/bench.json."""
 
 import argparse
@@ -9,6 +9,8 @@ import pathlib
 import subprocess
 import sys
 import time
+
+import open_clip_models
 
 ROUNDS = 2
 PICTURES = 16
@@ -52,6 +54,11 @@ CLIPS = {
     "clip-vit-large-patch14": dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16,
                                    patch_size=14),
 }
+
+
+# Of open_clip; the second and the third have more than 2 GiB of weights. They take seconds a picture.
+OPEN_CLIPS = ("eva02-l-14", "open-clip-vit-h-14", "convnext-xxlarge")
+FEW_PICTURES = 4
 
 
 def make_clip(folder, vision):
@@ -104,6 +111,25 @@ def transformers_clip(folder, decoded, dtype):
         alone = best(lambda: [model.get_image_features(pixels) for pixels in prepared])
         both = best(lambda: [model.get_image_features(prepare(batch)) for batch in batches])
         vector = model.get_image_features(prepared[0][:1])[0].float()
+    return {"network": len(decoded) / alone, "with_preprocessing": len(decoded) / both,
+            "vector": (vector / vector.norm()).tolist()}
+
+
+def open_clip_encoder(folder, decoded, dtype):
+    """Pictures a second: the network alone, and with open_clip's preparation."""
+    import torch
+    from safetensors.torch import load_file
+
+    kind = {"f32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    network = open_clip_models.network(folder)
+    network.load_state_dict(load_file(folder / "open_clip_model.safetensors"))
+    network = network.to(kind)
+    prepare = lambda: open_clip_models.prepared(folder, decoded).to(kind)
+    prepared = prepare()
+    with torch.inference_mode():
+        alone = best(lambda: network.encode_image(prepared))
+        both = best(lambda: network.encode_image(prepare()))
+        vector = network.encode_image(prepared[:1])[0].float()
     return {"network": len(decoded) / alone, "with_preprocessing": len(decoded) / both,
             "vector": (vector / vector.norm()).tolist()}
 
@@ -161,13 +187,13 @@ def row(name, unit, ours, peer, peer_name, higher=True, **more):
             "ratio": round(ratio, 3), **more}
 
 
-def clip_rows(name, found, peers):
+def encoder_rows(name, found, peers, library):
     rows = []
     exact = peers["f32"]["vector"]
     for what, label in (("network", "network alone"), ("with_preprocessing", "with preprocessing")):
         for way, rate in found.items():
             for dtype, peer in peers.items():
-                rows.append(row(f"{name} on {way}, {label}", "pictures/s", rate[what], peer[what], f"transformers (torch, {dtype})",
+                rows.append(row(f"{name} on {way}, {label}", "pictures/s", rate[what], peer[what], f"{library} (torch, {dtype})",
                                 ours_cosine=cosine(rate["vector"], exact), peer_cosine=cosine(peer["vector"], exact)))
     return rows
 
@@ -178,25 +204,35 @@ def main():
     arguments.add_argument("--work", required=True, type=pathlib.Path, help="where networks of random weights are kept")
     arguments.add_argument("--report", required=True, type=pathlib.Path)
     arguments.add_argument("--without-unet", action="store_true")
+    arguments.add_argument("--without-open-clip", action="store_true")
     arguments = arguments.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     from PIL import Image
 
-    say(f"making networks of random weights in {arguments.work} (5 GB), unless they are there")
+    say(f"making networks of random weights in {arguments.work} (9 GB), unless they are there")
     paths = pictures(arguments.work / "pictures")
     decoded = [Image.open(path).convert("RGB") for path in paths]
     folders = {name: make_clip(arguments.work / name, vision) for name, vision in CLIPS.items()}
+    published = pathlib.Path(__file__).parent.parent / "models/tests/reference/published"
+    open_clips = {} if arguments.without_open_clip else {
+        name: open_clip_models.make(arguments.work / name, published / name, "cpu") for name in OPEN_CLIPS}
     sd = None if arguments.without_unet else make_sd(arguments.work / "sd21")
-    say("our networks (8 minutes on two cores)")
+    say("our networks (16 minutes on two cores)")
     found = ours(arguments.ours, {"pictures": [str(path) for path in paths], "encoders": [str(folder) for folder in folders.values()],
                                   "sd": str(sd) if sd else None, "latents": LATENTS})
+    few = ours(arguments.ours, {"pictures": [str(path) for path in paths[:FEW_PICTURES]], "preparation": False,
+                                "encoders": [str(folder) for folder in open_clips.values()]})
     rows = []
-    say("Pillow, OpenCV, transformers and diffusers (3 minutes)")
+    say("Pillow, OpenCV, transformers, open_clip and diffusers (6 minutes)")
     for peer, rates in peers_preparation(paths).items():
         for what, label in (("decode", "decode 512 x 512 PNG and JPEG"), ("preprocess", "resize to 224, crop, normalise")):
             rows.append(row(f"pictures: {label}, one thread", "pictures/s", found["preparation"][what], rates[what], peer))
     for name, folder in folders.items():
-        rows += clip_rows(name, found[name], {dtype: transformers_clip(folder, decoded, dtype) for dtype in ("f32", "bf16")})
+        peers = {dtype: transformers_clip(folder, decoded, dtype) for dtype in ("f32", "bf16")}
+        rows += encoder_rows(name, found[name], peers, "transformers")
+    for name, folder in open_clips.items():
+        peers = {dtype: open_clip_encoder(folder, decoded[:FEW_PICTURES], dtype) for dtype in ("f32", "bf16")}
+        rows += encoder_rows(name, few[name], peers, "open_clip")
     if sd:
         peers = diffusers_unet(sd, "f32") | diffusers_unet(sd, "bf16")
         for way, seconds in found["unet"].items():
@@ -204,8 +240,9 @@ def main():
             for peer in ("f32", "bf16"):
                 rows.append(row(f"SD2.1 UNet, latents {side} x {side}, batch 2, {way.split()[0]}", "s/step", seconds,
                                 peers[f"{peer} {side}"], f"diffusers (torch, {peer})", higher=False))
-    rows.append({"name": "clip-vit and SD2.1 UNet at full size: the most memory of one process", "unit": "GiB",
-                 "ours": round(found["peak_bytes"] / 2**30, 2), "peer": None, "peer_name": None, "ratio": None})
+    for what, of in (("clip-vit and SD2.1 UNet", found),) + ((("eva02-l-14, vit-h-14 and convnext-xxlarge", few),) if open_clips else ()):
+        rows.append({"name": f"{what} at full size: the most memory of one process", "unit": "GiB",
+                     "ours": round(of["peak_bytes"] / 2**30, 2), "peer": None, "peer_name": None, "ratio": None})
     report(arguments.report, rows, of_models)
 
 
@@ -219,7 +256,7 @@ def report(path, rows, ours):
 
 
 def of_models(name):
-    return name.startswith(("pictures:", "SD2.1 UNet", "clip-vit"))
+    return name.startswith(("pictures:", "SD2.1 UNet", "clip-vit", *OPEN_CLIPS))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-//! Tokenizers as their folders describe them: tokenizer.json, or CLIP's vocab.json with merges.txt.
+//! Tokenizers as their folders describe them: tokenizer.json, BERT's vocab.txt, or CLIP's vocab.json with merges.txt.
+
+mod word_pieces;
 
 use std::path::Path;
 
@@ -30,6 +32,13 @@ struct Settings {
     pad_token: Option<Special>,
     bos_token: Option<Special>,
     eos_token: Option<Special>,
+    unk_token: Option<Special>,
+    cls_token: Option<Special>,
+    sep_token: Option<Special>,
+    mask_token: Option<Special>,
+    do_lower_case: Option<bool>,
+    strip_accents: Option<bool>,
+    tokenize_chinese_chars: Option<bool>,
 }
 
 /// A special token is written as its text or as an object that holds it.
@@ -61,12 +70,7 @@ impl TextTokenizer {
         let settings = folder.join("tokenizer_config.json");
         let settings: Settings =
             if settings.is_file() { files::read_json(&settings)? } else { Settings::default() };
-        let mut tokenizer = match folder.join("tokenizer.json") {
-            path if path.is_file() => {
-                Tokenizer::from_file(&path).map_err(|error| ModelError::broken(&path, error))?
-            }
-            _ => clip_bpe(folder, &settings)?,
-        };
+        let mut tokenizer = tokenizer(folder, &settings)?;
         let wanted = settings.model_max_length.filter(|length| *length >= 1.0 && *length < 1e6);
         let max_length = wanted.map_or(positions, |length| positions.min(length as usize));
         let truncation = TruncationParams { max_length, ..Default::default() };
@@ -89,6 +93,17 @@ impl TextTokenizer {
         let mut ids = self.encode(texts)?;
         ids.iter_mut().for_each(|ids| ids.resize(self.max_length, self.pad));
         Ok(ids)
+    }
+}
+
+fn tokenizer(folder: &Path, settings: &Settings) -> Result<Tokenizer, ModelError> {
+    let (whole, pieces) = (folder.join("tokenizer.json"), folder.join("vocab.txt"));
+    if whole.is_file() {
+        return Tokenizer::from_file(&whole).map_err(|error| ModelError::broken(&whole, error));
+    }
+    match pieces.is_file() {
+        true => word_pieces::word_pieces(&pieces, settings),
+        false => clip_bpe(folder, settings),
     }
 }
 

@@ -36,6 +36,11 @@ impl Graph {
         Self { weights, nodes: Vec::new(), constants: BTreeMap::new(), int8 }
     }
 
+    /// Of all constants.
+    pub(crate) fn bytes(&self) -> usize {
+        self.constants.values().map(Constant::bytes).sum()
+    }
+
     /// The whole network.
     pub(crate) fn finish(self, inputs: Vec<ValueInfo>, outputs: Vec<ValueInfo>) -> Model {
         let graph = proto::Graph {

@@ -42,7 +42,7 @@ impl Model {
 
     /// Of all constants.
     pub(super) fn bytes(&self) -> usize {
-        self.constants.values().map(|constant| constant.values.bytes()).sum()
+        self.constants.values().map(Constant::bytes).sum()
     }
 
     /// The ONNX file.
@@ -65,7 +65,7 @@ impl Model {
         let graph = network.graph.get_or_insert_default();
         let mut beside = Vec::new();
         for (name, constant) in constants {
-            if constant.values.bytes() < BESIDE || matches!(constant.values, Values::I64(_)) {
+            if constant.bytes() < BESIDE || matches!(constant.values, Values::I64(_)) {
                 graph.initializer.push(constant.within(name));
             } else {
                 graph.initializer.push(constant.announced(name.clone()));
@@ -77,14 +77,6 @@ impl Model {
 }
 
 impl Values {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::F32(values) => 4 * values.len(),
-            Self::I8(values) => values.len(),
-            Self::I64(values) => 8 * values.len(),
-        }
-    }
-
     fn data_type(&self) -> i32 {
         match self {
             Self::F32(_) => FLOAT,
@@ -95,6 +87,14 @@ impl Values {
 }
 
 impl Constant {
+    pub(super) fn bytes(&self) -> usize {
+        match &self.values {
+            Values::F32(values) => 4 * values.len(),
+            Values::I8(values) => values.len(),
+            Values::I64(values) => 8 * values.len(),
+        }
+    }
+
     fn tensor(&self, name: String) -> proto::Tensor {
         proto::Tensor {
             dims: self.dims.iter().map(|&size| size as i64).collect(),
@@ -117,7 +117,7 @@ impl Constant {
         let external_data = vec![
             Entry::new("location", "memory"),
             Entry::new("offset", 0),
-            Entry::new("length", self.values.bytes()),
+            Entry::new("length", self.bytes()),
         ];
         proto::Tensor { external_data, data_location: Some(EXTERNAL), ..self.tensor(name) }
     }

@@ -11,8 +11,13 @@ use crate::lanes;
 use crate::metrics::normalise;
 use crate::picture::Pixels;
 
-/// Pictures in a batch.
+/// Pictures in a batch, at most.
 const PICTURES: usize = 8;
+
+/// With more bytes of weights pictures go one by one. OpenVINO reads weights where they lie only where the graph leaves no size open;
+/// elsewhere it has them copied into a message of protobuf, which holds 2 GiB at most. It is no matter of speed: smaller networks are a
+/// little slower one by one in bf16, and a little faster in f32.
+const ALONE: usize = (2 << 30) - (1 << 20);
 
 /// The input of a vision tower's graph: pictures [batch, side, side, 3].
 pub(crate) const PIXELS: &str = "pixels";
@@ -20,6 +25,8 @@ pub(crate) const PIXELS: &str = "pixels";
 #[derive(Debug)]
 pub(crate) struct OnnxVision {
     lanes: Vec<Session>,
+    /// Pictures in a batch.
+    together: usize,
     dims: usize,
 }
 
@@ -33,17 +40,20 @@ impl OnnxVision {
         engine: Engine,
     ) -> Result<Self, ModelError> {
         graph.output(embeds, "image_embeds");
-        let pictures = [Size::Named("batch"), Size::Fixed(side), Size::Fixed(side), Size::Fixed(3)];
+        let alone = graph.bytes() > ALONE;
+        let batch = if alone { Size::Fixed(1) } else { Size::Named("batch") };
+        let pictures = [batch, Size::Fixed(side), Size::Fixed(side), Size::Fixed(3)];
         let inputs = vec![ValueInfo::new(PIXELS, FLOAT, &pictures)];
-        let embeds = ValueInfo::new("image_embeds", FLOAT, &[Size::Named("batch"), Size::Fixed(dims)]);
+        let embeds = ValueInfo::new("image_embeds", FLOAT, &[batch, Size::Fixed(dims)]);
         let model = graph.finish(inputs, vec![embeds]);
-        Ok(Self { lanes: Session::lanes(folder, model, engine, |session| session)?, dims })
+        let lanes = Session::lanes(folder, model, engine, |session| session)?;
+        Ok(Self { lanes, together: if alone { 1 } else { PICTURES }, dims })
     }
 
     /// The vectors [n, dims] of preprocessed pictures, unit norm, in their order.
     pub(crate) fn embed(&mut self, pictures: &[&Pixels]) -> Result<Vec<Vec<f32>>, ModelError> {
         let (dims, count) = (self.dims, self.lanes.len());
-        let together = PICTURES.min(pictures.len().div_ceil(count).max(1));
+        let together = self.together.min(pictures.len().div_ceil(count).max(1));
         let batches: Vec<&[&Pixels]> = pictures.chunks(together).collect();
         let done = lanes::share(&mut self.lanes, batches.len(), |session, at| {
             embed_batch(session, batches[at], dims)

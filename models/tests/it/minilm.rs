@@ -140,3 +140,25 @@ fn a_folder_that_is_no_model_is_named() {
     let error = MiniLm::load(std::path::Path::new("/nowhere"), Engine::Auto).unwrap_err().to_string();
     assert!(error.contains("/nowhere/sentence_bert_config.json"), "{error}");
 }
+
+/// The published folder has both: its tokenizer.json, and the vocab.txt that older folders have alone.
+#[test]
+fn vocab_txt_gives_the_vectors_that_tokenizer_json_gives() {
+    let (published, older) = (common::minilm_folder(), tempfile::tempdir().unwrap());
+    for name in [
+        "config.json",
+        "model.safetensors",
+        "sentence_bert_config.json",
+        "tokenizer_config.json",
+        "vocab.txt",
+    ] {
+        std::os::unix::fs::symlink(published.join(name), older.path().join(name)).unwrap();
+    }
+    let texts = common::texts("texts.json");
+    let special =
+        ["[MASK] of a [CLS] fox [SEP] [PAD][UNK]", "[mask] ## ##s 日本 naïve\u{301}\u{0}\t\u{fffd} ©"];
+    let texts: Vec<&str> = texts.iter().map(String::as_str).chain(special).collect();
+    let vectors =
+        |folder: &std::path::Path| MiniLm::load(folder, Engine::Candle).unwrap().embed(&texts).unwrap();
+    assert_eq!(vectors(older.path()), vectors(&published));
+}
