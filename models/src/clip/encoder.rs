@@ -66,7 +66,7 @@ impl Layer {
         let normal = self.norm1.forward(&x)?;
         let (q, k, v) =
             (self.queries.forward(&normal)?, self.keys.forward(&normal)?, self.values.forward(&normal)?);
-        let mixed = attention(&q, &k, &v, self.shape.heads, self.shape.causal)?;
+        let mixed = attention(&q, &k, &v, self.shape.heads, self.shape.causal, self.out.products())?;
         let x = add_in_place(self.out.forward(&mixed)?, &x)?;
         let inner = self.up.activate(&self.norm2.forward(&x)?, self.shape.activation)?;
         add_in_place(self.down.forward(&inner)?, &x)

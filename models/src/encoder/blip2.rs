@@ -335,7 +335,8 @@ impl Attention {
 
     fn forward(&self, x: &Tensor, context: &Tensor) -> CandleResult<Tensor> {
         let (keys, values) = (self.keys.forward(context)?, self.values.forward(context)?);
-        let mixed = attention(&self.queries.forward(x)?, &keys, &values, self.heads, false)?;
+        let mixed =
+            attention(&self.queries.forward(x)?, &keys, &values, self.heads, false, self.out.products())?;
         self.norm.forward(&add_in_place(self.out.forward(&mixed)?, x)?)
     }
 }

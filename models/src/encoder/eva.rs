@@ -224,7 +224,7 @@ impl Attention {
         if let Some(rotary) = rotary {
             (q, k) = (rotary.turn(&q)?, rotary.turn(&k)?);
         }
-        let mixed = attention(&q, &k, &self.values.forward(x)?, self.heads, false)?;
+        let mixed = attention(&q, &k, &self.values.forward(x)?, self.heads, false, self.out.products())?;
         let mixed = self.norm.as_ref().map_or(Ok(mixed.clone()), |norm| norm.forward(&mixed))?;
         self.out.forward(&mixed)
     }

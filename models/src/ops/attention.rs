@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::custom::{floats, with_buffer};
 use super::kernels;
-use super::matmul::Packed;
+use super::matmul::{Packed, Products};
 
 /// Scores that a task holds at once: 512 KiB, which a core's second-level cache has room for, whatever the number of keys.
 const SCORES: usize = 128 * 1024;
@@ -20,20 +20,29 @@ const SLICE_BYTES: usize = 256 << 20;
 
 /// `q` [batch, n, heads * d], `k` and `v` [batch, m, heads * d] -> [batch, n, heads * d]. `causal` hides from each
 /// position what follows it. On the processor no more than [`SCORES`] or 12 rows of them are held by a thread; elsewhere none where
-/// flash attention runs (the feature `flash-attn`, 16 bits), and [`SLICE_BYTES`] of them where it does not.
-pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
+/// flash attention runs (the feature `flash-attn`, 16 bits), and [`SLICE_BYTES`] of them where it does not. `products` are those of the
+/// processor, whose softmax is f32 either way.
+pub(crate) fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: usize,
+    causal: bool,
+    products: Products,
+) -> Result<Tensor> {
     if !q.device().is_cpu() {
         return match flash(q, k, v, heads, causal)? {
             Some(mixed) => Ok(mixed),
             None => composed(q, k, v, heads, causal, SLICE_BYTES),
         };
     }
-    q.contiguous()?.apply_op3_no_bwd(&k.contiguous()?, &v.contiguous()?, &Op { heads, causal })
+    q.contiguous()?.apply_op3_no_bwd(&k.contiguous()?, &v.contiguous()?, &Op { heads, causal, products })
 }
 
 struct Op {
     heads: usize,
     causal: bool,
+    products: Products,
 }
 
 impl CustomOp3 for Op {
@@ -62,7 +71,8 @@ impl CustomOp3 for Op {
             .into_par_iter()
             .map(|at| {
                 let (item, head) = (at / self.heads * keys * width, at % self.heads * dims);
-                Head::pack(&k[item..][..keys * width], &v[item..][..keys * width], width, head..head + dims)
+                let (k, v) = (&k[item..][..keys * width], &v[item..][..keys * width]);
+                Head::pack(k, v, width, head..head + dims, self.products)
             })
             .collect();
         let rows = (SCORES / keys.max(1) / ROWS.0 * ROWS.0).clamp(ROWS.0, ROWS.1);
@@ -90,9 +100,9 @@ struct Head {
 
 impl Head {
     /// Of `k` and `v` [keys, width] the columns `part`.
-    fn pack(k: &[f32], v: &[f32], width: usize, part: std::ops::Range<usize>) -> Self {
+    fn pack(k: &[f32], v: &[f32], width: usize, part: std::ops::Range<usize>, products: Products) -> Self {
         let [k, v] = [k, v].map(|x| x.chunks_exact(width).map(|row| &row[part.clone()]).collect::<Vec<_>>());
-        Self { keys: Packed::of_transposed(&k), values: Packed::of_lines(&v) }
+        Self { keys: Packed::of_transposed(&k, products), values: Packed::of_lines(&v, products) }
     }
 }
 
@@ -213,7 +223,11 @@ mod tests {
     #[test]
     fn it_equals_the_formula() {
         let (q, k, v) = (random(&[3, 70, 24], 1), random(&[3, 11, 24], 2), random(&[3, 11, 24], 3));
-        close(&attention(&q, &k, &v, 3, false).unwrap(), &whole(&q, &k, &v, 3, false).unwrap(), 2e-6);
+        close(
+            &attention(&q, &k, &v, 3, false, Products::F32).unwrap(),
+            &whole(&q, &k, &v, 3, false).unwrap(),
+            2e-6,
+        );
     }
 
     #[test]
@@ -225,15 +239,30 @@ mod tests {
             let (q, k, v) =
                 (random(&[2, queries, width], 7), random(&[2, keys, width], 8), random(&[2, keys, width], 9));
             let expected = whole(&q, &k, &v, heads, causal).unwrap();
-            close(&attention(&q, &k, &v, heads, causal).unwrap(), &expected, 2e-6);
+            close(&attention(&q, &k, &v, heads, causal, Products::F32).unwrap(), &expected, 2e-6);
+        }
+    }
+
+    #[test]
+    fn products_of_bf16_cost_a_hundredth_at_most() {
+        let weight = random(&[2, 2], 1).to_dtype(candle_core::DType::BF16).unwrap();
+        let products = Packed::from_rows(&weight).unwrap().products();
+        for (queries, keys, causal) in [(50, 700, false), (70, 11, false), (130, 130, true)] {
+            let [q, k, v] = [queries, keys, keys].map(|length| random(&[2, length, 48], length as u64));
+            let expected = whole(&q, &k, &v, 3, causal).unwrap();
+            close(&attention(&q, &k, &v, 3, causal, products).unwrap(), &expected, 0.01);
         }
     }
 
     #[test]
     fn the_future_is_hidden() {
         let (q, k, v) = (random(&[2, 130, 16], 4), random(&[2, 130, 16], 5), random(&[2, 130, 16], 6));
-        close(&attention(&q, &k, &v, 2, true).unwrap(), &whole(&q, &k, &v, 2, true).unwrap(), 2e-6);
-        let first = attention(&q, &k, &v, 2, true).unwrap().narrow(1, 0, 1).unwrap();
+        close(
+            &attention(&q, &k, &v, 2, true, Products::F32).unwrap(),
+            &whole(&q, &k, &v, 2, true).unwrap(),
+            2e-6,
+        );
+        let first = attention(&q, &k, &v, 2, true, Products::F32).unwrap().narrow(1, 0, 1).unwrap();
         close(&first, &v.narrow(1, 0, 1).unwrap(), 1e-6);
     }
 

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::custom::{floats, rows_per_task, with_buffer};
 use super::kernels;
-use super::matmul::Packed;
+use super::matmul::{Packed, Products};
 use super::parameters::{bias, reshaped, uniform};
 
 /// What follows a linear layer, by its name in config.json.
@@ -91,6 +91,14 @@ impl Linear {
             Weight::Packed(Arc::new(Packed::from_rows(weight)?), bias.to_vec1()?)
         };
         Ok(Self { weight: kept, bias, inputs, outputs })
+    }
+
+    /// What it multiplies on the processor, for what goes before or after it to do the same.
+    pub(crate) fn products(&self) -> Products {
+        match &self.weight {
+            Weight::Packed(packed, _) => packed.products(),
+            Weight::Plain(_) => Products::F32,
+        }
     }
 
     pub(crate) fn bias(&self) -> &Tensor {

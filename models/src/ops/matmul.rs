@@ -4,6 +4,9 @@
 //! were vectors of `pulp`'s instead of arrays of numbers, and another value than the tile that is looked at by row afterwards: LLVM loads sums
 //! into registers, but writes each of them back at every turn as long as anything indexes them.
 
+#[cfg(target_arch = "x86_64")]
+mod pairs;
+
 use std::cell::RefCell;
 
 use candle_core::{DType, Result, Tensor, bail};
@@ -49,12 +52,23 @@ impl Element for f16 {
     }
 }
 
+/// What is multiplied; sums are f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Products {
+    F32,
+    /// Both sides rounded to bf16, which this processor has an instruction for.
+    Bf16,
+}
+
 /// Lines of [`PANEL`] columns.
 #[derive(Clone)]
 enum Lines {
     F32(Vec<[f32; PANEL]>),
     Bf16(Vec<[bf16; PANEL]>),
     F16(Vec<[f16; PANEL]>),
+    /// Of bf16, where the processor multiplies it.
+    #[cfg(target_arch = "x86_64")]
+    Pairs(Vec<pairs::Pair>),
 }
 
 /// The right side [inputs, outputs] in panels of [`PANEL`] columns, each [inputs, PANEL], the last filled with zeros.
@@ -102,7 +116,7 @@ impl Packed {
             }
             DType::BF16 => {
                 let rows = finite(rows.to_vec1()?, bf16::is_finite)?;
-                Lines::Bf16(pack(rows.chunks_exact(inputs), bf16::ZERO, inputs))
+                Self::bf16_lines(&rows, inputs)
             }
             DType::F16 => {
                 let rows = finite(rows.to_vec1()?, f16::is_finite)?;
@@ -113,15 +127,32 @@ impl Packed {
         Ok(Self { lines, inputs, outputs })
     }
 
+    fn bf16_lines(rows: &[bf16], inputs: usize) -> Lines {
+        #[cfg(target_arch = "x86_64")]
+        if pairs::here() {
+            return Lines::Pairs(pairs::pack(rows, inputs));
+        }
+        Lines::Bf16(pack(rows.chunks_exact(inputs), bf16::ZERO, inputs))
+    }
+
     /// From the transposed matrix by its rows, each [inputs].
-    pub(super) fn of_transposed(rows: &[&[f32]]) -> Self {
+    pub(super) fn of_transposed(rows: &[&[f32]], products: Products) -> Self {
         let (outputs, inputs) = (rows.len(), rows.first().map_or(0, |row| row.len()));
-        Self { lines: Lines::F32(pack(rows.iter().copied(), 0.0, inputs)), inputs, outputs }
+        let lines = match products {
+            #[cfg(target_arch = "x86_64")]
+            Products::Bf16 => Lines::Pairs(pairs::pack_transposed(rows, inputs)),
+            _ => Lines::F32(pack(rows.iter().copied(), 0.0, inputs)),
+        };
+        Self { lines, inputs, outputs }
     }
 
     /// From the matrix by its lines, each [outputs].
-    pub(super) fn of_lines(rows: &[&[f32]]) -> Self {
+    pub(super) fn of_lines(rows: &[&[f32]], products: Products) -> Self {
         let (inputs, outputs) = (rows.len(), rows.first().map_or(0, |row| row.len()));
+        #[cfg(target_arch = "x86_64")]
+        if products == Products::Bf16 {
+            return Self { lines: Lines::Pairs(pairs::pack_lines(rows, outputs)), inputs, outputs };
+        }
         let mut lines = vec![[0f32; PANEL]; inputs * outputs.div_ceil(PANEL)];
         for (at, panel) in lines.chunks_exact_mut(inputs.max(1)).enumerate() {
             for (line, row) in panel.iter_mut().zip(rows) {
@@ -131,17 +162,32 @@ impl Packed {
         Self { lines: Lines::F32(lines), inputs, outputs }
     }
 
+    /// What a product with it multiplies.
+    pub(super) fn products(&self) -> Products {
+        match &self.lines {
+            #[cfg(target_arch = "x86_64")]
+            Lines::Pairs(_) => Products::Bf16,
+            _ => Products::F32,
+        }
+    }
+
     pub(super) fn inputs(&self) -> usize {
         self.inputs
     }
 
     /// The inverse of [`Packed::from_rows`], in f32.
     pub(super) fn to_rows(&self) -> Vec<f32> {
-        let place = |n: usize, k: usize| (n / PANEL * self.inputs + k, n % PANEL);
-        let value = |n: usize, k: usize| match (&self.lines, place(n, k)) {
-            (Lines::F32(lines), (line, column)) => lines[line][column],
-            (Lines::Bf16(lines), (line, column)) => lines[line][column].wide(),
-            (Lines::F16(lines), (line, column)) => lines[line][column].wide(),
+        let value = |n: usize, k: usize| {
+            let (line, column) = (n / PANEL * self.inputs + k, n % PANEL);
+            match &self.lines {
+                Lines::F32(lines) => lines[line][column],
+                Lines::Bf16(lines) => lines[line][column].wide(),
+                Lines::F16(lines) => lines[line][column].wide(),
+                #[cfg(target_arch = "x86_64")]
+                Lines::Pairs(lines) => {
+                    lines[n / PANEL * self.inputs.div_ceil(2) + k / 2].0[column][k % 2].wide()
+                }
+            }
         };
         (0..self.outputs).flat_map(|n| (0..self.inputs).map(move |k| value(n, k))).collect()
     }
@@ -152,6 +198,8 @@ impl Packed {
             Lines::F32(lines) => self.dispatch(lines, x, out),
             Lines::Bf16(lines) => self.dispatch(lines, x, out),
             Lines::F16(lines) => self.dispatch(lines, x, out),
+            #[cfg(target_arch = "x86_64")]
+            Lines::Pairs(lines) => pairs::product(lines, self.inputs, self.outputs, x, out),
         }
     }
 
@@ -303,21 +351,28 @@ mod tests {
         all
     }
 
-    fn check<E: Element>(count: usize, weight: &Tensor, lines: fn(&Packed) -> &[[E; PANEL]]) {
-        let (outputs, inputs) = weight.dims2().unwrap();
-        let x = random(&[count, inputs], 1).flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let packed = Packed::from_rows(weight).unwrap();
-        let weight = weight.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        for out in products(&packed, lines(&packed), &x, count) {
-            for (at, out) in out.iter().enumerate() {
-                let (row, column) = (at / outputs, at % outputs);
-                let exact: f64 = (0..inputs)
-                    .map(|k| f64::from(x[row * inputs + k]) * f64::from(weight[column * inputs + k]))
-                    .sum();
-                assert!((f64::from(*out) - exact).abs() < 1e-4, "{count} {inputs} {outputs}: {out} {exact}");
-            }
+    fn values(x: &Tensor) -> Vec<f32> {
+        x.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    fn check<E: Element>(count: usize, packed: &Packed, lines: &[[E; PANEL]], weight: &Tensor) {
+        let (x, weight) = (values(&random(&[count, packed.inputs], 1)), values(weight));
+        for out in products(packed, lines, &x, count) {
+            near(packed, &x, &weight, &out);
         }
         assert_eq!(packed.to_rows(), weight);
+    }
+
+    /// `weight` is transposed, as it is stored.
+    fn near(packed: &Packed, x: &[f32], weight: &[f32], out: &[f32]) {
+        let (inputs, outputs) = (packed.inputs, packed.outputs);
+        for (at, out) in out.iter().enumerate() {
+            let (row, column) = (at / outputs, at % outputs);
+            let exact: f64 = (0..inputs)
+                .map(|k| f64::from(x[row * inputs + k]) * f64::from(weight[column * inputs + k]))
+                .sum();
+            assert!((f64::from(*out) - exact).abs() < 1e-4, "{row} {column} of {packed:?}: {out} {exact}");
+        }
     }
 
     /// The last: several tiles, blocks of lines and panels, none of them full at its end.
@@ -328,11 +383,9 @@ mod tests {
     fn every_shape_on_every_processor_is_the_product() {
         for (count, inputs, outputs) in SHAPES {
             let weight = random(&[outputs, inputs], 2);
-            let lines: fn(&Packed) -> &[_] = |packed| match &packed.lines {
-                Lines::F32(lines) => lines.as_slice(),
-                _ => panic!("an f32 weight is kept as another type"),
-            };
-            check::<f32>(count, &weight, lines);
+            let packed = Packed::from_rows(&weight).unwrap();
+            let Lines::F32(lines) = &packed.lines else { panic!("an f32 weight is kept as another type") };
+            check::<f32>(count, &packed, lines, &weight);
         }
     }
 
@@ -341,14 +394,60 @@ mod tests {
         for (count, inputs, outputs) in SHAPES {
             // f16 has subnormals below 6e-5.
             let weight = (random(&[outputs, inputs], 2) * 1e-4).unwrap();
-            check::<bf16>(count, &weight.to_dtype(DType::BF16).unwrap(), |packed| match &packed.lines {
-                Lines::Bf16(lines) => lines.as_slice(),
-                _ => panic!("a bf16 weight is kept as another type"),
-            });
-            check::<f16>(count, &weight.to_dtype(DType::F16).unwrap(), |packed| match &packed.lines {
-                Lines::F16(lines) => lines.as_slice(),
-                _ => panic!("an f16 weight is kept as another type"),
-            });
+            let small = weight.to_dtype(DType::BF16).unwrap();
+            let rows: Vec<bf16> = small.flatten_all().unwrap().to_vec1().unwrap();
+            // As processors keep it that have no instruction for it.
+            let lines = Lines::Bf16(pack(rows.chunks_exact(inputs), bf16::ZERO, inputs));
+            let packed = Packed { lines, inputs, outputs };
+            let Lines::Bf16(lines) = &packed.lines else { panic!("it was just made") };
+            check::<bf16>(count, &packed, lines, &small);
+            let small = weight.to_dtype(DType::F16).unwrap();
+            let packed = Packed::from_rows(&small).unwrap();
+            let Lines::F16(lines) = &packed.lines else { panic!("an f16 weight is kept as another type") };
+            check::<f16>(count, &packed, lines, &small);
+        }
+    }
+
+    /// Nothing is compared where the processor has no instruction for it.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn products_of_bf16_are_those_of_the_rounded_sides() {
+        for (count, inputs, outputs) in SHAPES.into_iter().filter(|_| pairs::here()) {
+            let rounded = |x: &Tensor| x.to_dtype(DType::BF16).unwrap();
+            let (x, weight) = (random(&[count, inputs], 1), random(&[outputs, inputs], 2));
+            let (x, turned) = (values(&x), values(&weight.t().unwrap().contiguous().unwrap()));
+            let plain = values(&weight);
+            let of_transposed =
+                Packed::of_transposed(&plain.chunks_exact(inputs).collect::<Vec<_>>(), Products::Bf16);
+            let of_lines =
+                Packed::of_lines(&turned.chunks_exact(outputs).collect::<Vec<_>>(), Products::Bf16);
+            let exact_x = values(&rounded(&Tensor::new(x.as_slice(), &candle_core::Device::Cpu).unwrap()));
+            let exact_weight = values(&rounded(&weight));
+            for packed in [Packed::from_rows(&rounded(&weight)).unwrap(), of_transposed, of_lines] {
+                assert_eq!(packed.products(), Products::Bf16);
+                let mut out = vec![f32::NAN; count * outputs];
+                packed.product(&x, &mut out);
+                near(&packed, &exact_x, &exact_weight, &out);
+                assert_eq!(packed.to_rows(), exact_weight);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_stays_so_in_bf16() {
+        let weight = random(&[40, 70], 1).to_dtype(DType::BF16).unwrap();
+        let packed = Packed::from_rows(&weight).unwrap();
+        for bad in [f32::NAN, f32::INFINITY] {
+            for place in [0, 33, 69] {
+                let (mut x, mut out) = (vec![1f32; 3 * 70], vec![0f32; 3 * 40]);
+                x[70 + place] = bad;
+                packed.product(&x, &mut out);
+                assert!(out[40..80].iter().all(|value| !value.is_finite()), "{bad} at {place}");
+                assert!(
+                    out[..40].iter().chain(&out[80..]).all(|value| value.is_finite()),
+                    "{bad} at {place}"
+                );
+            }
         }
     }
 

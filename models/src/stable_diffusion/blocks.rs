@@ -174,7 +174,8 @@ impl Attention {
     }
 
     fn forward(&self, x: &Tensor, keys: &Tensor, values: &Tensor) -> Result<Tensor> {
-        self.out.forward(&attention(&self.queries.forward(x)?, keys, values, self.heads, false)?)
+        let (queries, products) = (self.queries.forward(x)?, self.out.products());
+        self.out.forward(&attention(&queries, keys, values, self.heads, false, products)?)
     }
 }
 

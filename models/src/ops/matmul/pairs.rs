@@ -1,0 +1,212 @@
+//! Products of bf16 by the processor's own instruction (AVX512_BF16's VDPBF16PS): two products of a pair and their sum in f32 at a time,
+//! twice what f32 has. What is multiplied with such weights is rounded to bf16 too, as torch does it; sums stay f32.
+
+use std::arch::x86_64::{
+    __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_set1_epi32,
+    _mm512_setzero_ps,
+};
+use std::cell::RefCell;
+
+use half::bf16;
+use pulp::bytemuck;
+
+use super::{LINES, PANEL};
+
+/// Rows of a tile, and its vectors: 24 sums in the processor's 32 registers.
+const ROWS: usize = 12;
+
+thread_local! {
+    static COLUMNS: RefCell<Vec<[u32; ROWS]>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Two lines of a panel, the values of a column side by side; a vector of them lies in one line of the cache.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Pair(pub [[bf16; 2]; PANEL]);
+
+/// Whether this processor has the instruction.
+pub(super) fn here() -> bool {
+    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")
+}
+
+/// The rows of the transposed matrix, each [inputs], in panels of [inputs / 2, rounded up].
+pub(super) fn pack(rows: &[bf16], inputs: usize) -> Vec<Pair> {
+    let (outputs, pairs) = (rows.len() / inputs, inputs.div_ceil(2));
+    let mut lines = vec![Pair([[bf16::ZERO; 2]; PANEL]); pairs * outputs.div_ceil(PANEL)];
+    for (n, row) in rows.chunks_exact(inputs).enumerate() {
+        let (panel, column) = (n / PANEL, n % PANEL);
+        for (line, pair) in lines[panel * pairs..][..pairs].iter_mut().zip(row.chunks(2)) {
+            line.0[column][..pair.len()].copy_from_slice(pair);
+        }
+    }
+    lines
+}
+
+/// The same from the matrix by its lines, each [outputs].
+pub(super) fn pack_lines(rows: &[&[f32]], outputs: usize) -> Vec<Pair> {
+    let pairs = rows.len().div_ceil(2);
+    let mut lines = vec![Pair([[bf16::ZERO; 2]; PANEL]); pairs * outputs.div_ceil(PANEL)];
+    for (at, panel) in lines.chunks_exact_mut(pairs.max(1)).enumerate() {
+        for (line, rows) in panel.iter_mut().zip(rows.chunks(2)) {
+            for (half, row) in rows.iter().enumerate() {
+                for (column, x) in line.0.iter_mut().zip(&row[at * PANEL..]) {
+                    column[half] = bf16::from_bits(rounded(*x) as u16);
+                }
+            }
+        }
+    }
+    lines
+}
+
+/// The same from the transposed matrix by its rows, each [inputs].
+pub(super) fn pack_transposed(rows: &[&[f32]], inputs: usize) -> Vec<Pair> {
+    let pairs = inputs.div_ceil(2);
+    let mut lines = vec![Pair([[bf16::ZERO; 2]; PANEL]); pairs * rows.len().div_ceil(PANEL)];
+    for (n, row) in rows.iter().enumerate() {
+        let (panel, column) = (n / PANEL, n % PANEL);
+        for (line, x) in lines[panel * pairs..][..pairs].iter_mut().zip(row.chunks(2)) {
+            for (half, x) in x.iter().enumerate() {
+                line.0[column][half] = bf16::from_bits(rounded(*x) as u16);
+            }
+        }
+    }
+    lines
+}
+
+/// `x` [rows, inputs] times the matrix [inputs, outputs] into `out` [rows, outputs], where [`here`].
+pub(super) fn product(all: &[Pair], inputs: usize, outputs: usize, x: &[f32], out: &mut [f32]) {
+    assert!(here(), "matrices are packed in pairs only where the processor multiplies them");
+    // SAFETY: the processor has what `run` is compiled for.
+    #[allow(unsafe_code, reason = "instructions that not every processor has are unsafe to call")]
+    unsafe {
+        run(all, inputs, outputs, x, out);
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn run(all: &[Pair], inputs: usize, outputs: usize, x: &[f32], out: &mut [f32]) {
+    let (count, pairs) = (out.len() / outputs, inputs.div_ceil(2));
+    let tiles = count.div_ceil(ROWS);
+    let mut buffer = COLUMNS.take();
+    buffer.resize((tiles * LINES).max(buffer.len()), [0; ROWS]);
+    for begin in (0..pairs).step_by(LINES) {
+        let lines = begin..(begin + LINES).min(pairs);
+        let depth = lines.len();
+        for (at, columns) in buffer.chunks_exact_mut(depth).take(tiles).enumerate() {
+            turn(x, inputs, at * ROWS, begin, columns);
+        }
+        for (at, panel) in all.chunks_exact(pairs).enumerate() {
+            let (panel, column) = (&panel[lines.clone()], at * PANEL);
+            for (at, columns) in buffer.chunks_exact(depth).take(tiles).enumerate() {
+                let row = at * ROWS;
+                let mut tile = [[_mm512_setzero_ps(); 2]; ROWS];
+                add_tile(columns, panel, &mut tile);
+                store(&tile[..ROWS.min(count - row)], row, column, outputs, begin > 0, out);
+            }
+        }
+    }
+    COLUMNS.set(buffer);
+}
+
+/// Pairs of columns of some rows of `x` from `first` on, side by side, from the pair `begin` on. Past the last row, the last row is taken
+/// again; past the last column is 0.
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn turn(x: &[f32], inputs: usize, first: usize, begin: usize, columns: &mut [[u32; ROWS]]) {
+    let last = x.len() / inputs - 1;
+    let width = (inputs - 2 * begin).min(2 * columns.len());
+    for i in 0..ROWS {
+        let row = &x[(first + i).min(last) * inputs + 2 * begin..][..width];
+        let (vectors, rest) = row.as_chunks::<32>();
+        for (columns, vectors) in columns.chunks_exact_mut(16).zip(vectors) {
+            let pairs = pairs_of(vectors);
+            for k in 0..16 {
+                columns[k][i] = pairs[k];
+            }
+        }
+        for (column, pair) in columns[vectors.len() * 16..].iter_mut().zip(rest.chunks(2)) {
+            column[i] = rounded(pair[0]) | pair.get(1).map_or(0, |value| rounded(*value) << 16);
+        }
+    }
+}
+
+/// 32 values side by side, rounded.
+#[target_feature(enable = "avx512f,avx512bf16")]
+#[inline]
+fn pairs_of(values: &[f32; 32]) -> [u32; 16] {
+    let [low, high]: [__m512; 2] = bytemuck::cast(*values);
+    // SAFETY: both are 512 bits, any of which are numbers.
+    #[allow(unsafe_code, reason = "std has no such cast")]
+    unsafe {
+        std::mem::transmute(_mm512_cvtne2ps_pbh(high, low))
+    }
+}
+
+/// The nearest bf16, the even one of two that are as near; what is not a number stays none.
+#[inline(always)]
+fn rounded(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let nearest = (bits.wrapping_add(0x7fff + (bits >> 16 & 1))) >> 16;
+    if x.is_nan() { 0x7fc0 } else { nearest }
+}
+
+/// Adds the product of some rows, given by pairs of their columns, and a panel to `total`, which nothing indexes before: see the module
+/// above.
+#[target_feature(enable = "avx512f,avx512bf16")]
+#[inline]
+fn add_tile(columns: &[[u32; ROWS]], panel: &[Pair], total: &mut [[__m512; 2]; ROWS]) {
+    let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+    for (column, line) in columns.iter().zip(panel) {
+        let bits: [[u16; 2]; PANEL] = std::array::from_fn(|k| line.0[k].map(bf16::to_bits));
+        let vectors: [__m512i; 2] = bytemuck::cast(bits);
+        let vectors = [pairs(vectors[0]), pairs(vectors[1])];
+        for i in 0..ROWS {
+            let x = pairs(_mm512_set1_epi32(column[i].cast_signed()));
+            sums[i][0] = _mm512_dpbf16_ps(sums[i][0], x, vectors[0]);
+            sums[i][1] = _mm512_dpbf16_ps(sums[i][1], x, vectors[1]);
+        }
+    }
+    for i in 0..ROWS {
+        total[i][0] = _mm512_add_ps(total[i][0], sums[i][0]);
+        total[i][1] = _mm512_add_ps(total[i][1], sums[i][1]);
+    }
+}
+
+/// The same bits as 32 numbers.
+#[inline(always)]
+fn pairs(bits: __m512i) -> __m512bh {
+    // SAFETY: both are 512 bits, any of which are numbers.
+    #[allow(unsafe_code, reason = "std has no such cast")]
+    unsafe {
+        std::mem::transmute(bits)
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bf16")]
+#[inline]
+fn store(tile: &[[__m512; 2]], row: usize, column: usize, outputs: usize, add: bool, out: &mut [f32]) {
+    let width = PANEL.min(outputs - column);
+    for (i, values) in tile.iter().enumerate() {
+        let values: &[f32; PANEL] = bytemuck::cast_ref(values);
+        let out = &mut out[(row + i) * outputs + column..][..width];
+        if add {
+            out.iter_mut().zip(values).for_each(|(out, value)| *out += value);
+        } else {
+            out.copy_from_slice(&values[..width]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_is_halfs() {
+        let some =
+            [0.0f32, -0.0, 1.0, -1.5, 1.00390625, 1.01171875, 3.4e38, f32::MAX, 1e-40, f32::INFINITY, -1e-3];
+        for x in some.into_iter().chain((0..10_000).map(|k| f32::from_bits(k * 429_496 + 3))) {
+            let (ours, halfs) = (bf16::from_bits(rounded(x) as u16), bf16::from_f32(x));
+            assert!(ours == halfs || ours.is_nan() && halfs.is_nan(), "{x}: {ours} {halfs}");
+        }
+    }
+}
