@@ -1,5 +1,5 @@
-"""CLIP, EVA02, ConvNeXt, Stable Diffusion's UNet and the preparation of pictures beside transformers, open_clip, diffusers, Pillow and OpenCV, on networks of full
-size with random weights: the arithmetic is that of the published ones. Rows of reports/bench.json."""
+"""CLIP, EVA02, ConvNeXt, Stable Diffusion's UNet and the preparation of pictures beside transformers, open_clip, diffusers, Pillow and
+OpenCV, on networks of full size with random weights: the arithmetic is that of the published ones. Rows of reports/bench.json."""
 
 import argparse
 import io
@@ -198,52 +198,78 @@ def encoder_rows(name, found, peers, library):
     return rows
 
 
-def main():
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--ours", required=True)
-    arguments.add_argument("--work", required=True, type=pathlib.Path, help="where networks of random weights are kept")
-    arguments.add_argument("--report", required=True, type=pathlib.Path)
-    arguments.add_argument("--without-unet", action="store_true")
-    arguments.add_argument("--without-open-clip", action="store_true")
-    arguments = arguments.parse_args()
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    from PIL import Image
-
-    say(f"making networks of random weights in {arguments.work} (9 GB), unless they are there")
-    paths = pictures(arguments.work / "pictures")
-    decoded = [Image.open(path).convert("RGB") for path in paths]
+def clips(arguments, paths, decoded):
+    """Rows of the preparation of pictures and of transformers' encoders."""
     folders = {name: make_clip(arguments.work / name, vision) for name, vision in CLIPS.items()}
-    published = pathlib.Path(__file__).parent.parent / "models/tests/reference/published"
-    open_clips = {} if arguments.without_open_clip else {
-        name: open_clip_models.make(arguments.work / name, published / name, "cpu") for name in OPEN_CLIPS}
-    sd = None if arguments.without_unet else make_sd(arguments.work / "sd21")
-    say("our networks (16 minutes on two cores)")
-    found = ours(arguments.ours, {"pictures": [str(path) for path in paths], "encoders": [str(folder) for folder in folders.values()],
-                                  "sd": str(sd) if sd else None, "latents": LATENTS})
-    few = ours(arguments.ours, {"pictures": [str(path) for path in paths[:FEW_PICTURES]], "preparation": False,
-                                "encoders": [str(folder) for folder in open_clips.values()]})
+    say("our CLIP (4 minutes on two cores)")
+    found = ours(arguments.ours, {"pictures": [str(path) for path in paths], "encoders": [str(folder) for folder in folders.values()]})
+    say("Pillow, OpenCV and transformers (2 minutes)")
     rows = []
-    say("Pillow, OpenCV, transformers, open_clip and diffusers (6 minutes)")
     for peer, rates in peers_preparation(paths).items():
         for what, label in (("decode", "decode 512 x 512 PNG and JPEG"), ("preprocess", "resize to 224, crop, normalise")):
             rows.append(row(f"pictures: {label}, one thread", "pictures/s", found["preparation"][what], rates[what], peer))
     for name, folder in folders.items():
         peers = {dtype: transformers_clip(folder, decoded, dtype) for dtype in ("f32", "bf16")}
         rows += encoder_rows(name, found[name], peers, "transformers")
-    for name, folder in open_clips.items():
+    return rows + [memory_row(", ".join(CLIPS), found)]
+
+
+def open_clips(arguments, paths, decoded):
+    """Rows of open_clip's encoders."""
+    published = pathlib.Path(__file__).parent.parent / "models/tests/reference/published"
+    folders = {name: open_clip_models.make(arguments.work / name, published / name, "cpu") for name in OPEN_CLIPS}
+    say("our EVA02, OpenCLIP and ConvNeXt (9 minutes)")
+    ways = [("openvino", "f32"), ("openvino-bf16", "f32"), ("onnx", "f32"), ("candle", "f32"), ("candle", "bf16")]
+    found = ours(arguments.ours, {"pictures": [str(path) for path in paths[:FEW_PICTURES]], "preparation": False, "ways": ways,
+                                  "encoders": [str(folder) for folder in folders.values()]})
+    say("open_clip (5 minutes)")
+    rows = []
+    for name, folder in folders.items():
         peers = {dtype: open_clip_encoder(folder, decoded[:FEW_PICTURES], dtype) for dtype in ("f32", "bf16")}
-        rows += encoder_rows(name, few[name], peers, "open_clip")
-    if sd:
-        peers = diffusers_unet(sd, "f32") | diffusers_unet(sd, "bf16")
-        for way, seconds in found["unet"].items():
-            side = way.split()[1]
-            for peer in ("f32", "bf16"):
-                rows.append(row(f"SD2.1 UNet, latents {side} x {side}, batch 2, {way.split()[0]}", "s/step", seconds,
-                                peers[f"{peer} {side}"], f"diffusers (torch, {peer})", higher=False))
-    for what, of in (("clip-vit and SD2.1 UNet", found),) + ((("eva02-l-14, vit-h-14 and convnext-xxlarge", few),) if open_clips else ()):
-        rows.append({"name": f"{what} at full size: the most memory of one process", "unit": "GiB",
-                     "ours": round(of["peak_bytes"] / 2**30, 2), "peer": None, "peer_name": None, "ratio": None})
-    report(arguments.report, rows, of_models)
+        rows += encoder_rows(name, found[name], peers, "open_clip")
+    return rows + [memory_row(", ".join(OPEN_CLIPS), found)]
+
+
+def unet(arguments):
+    """Rows of Stable Diffusion's UNet."""
+    folder = make_sd(arguments.work / "sd21")
+    say("our UNet and diffusers' (2 minutes)")
+    found = ours(arguments.ours, {"pictures": [], "encoders": [], "sd": str(folder), "latents": LATENTS})
+    peers = diffusers_unet(folder, "f32") | diffusers_unet(folder, "bf16")
+    rows = []
+    for way, seconds in found["unet"].items():
+        side = way.split()[1]
+        for peer in ("f32", "bf16"):
+            rows.append(row(f"SD2.1 UNet, latents {side} x {side}, batch 2, {way.split()[0]}", "s/step", seconds,
+                            peers[f"{peer} {side}"], f"diffusers (torch, {peer})", higher=False))
+    return rows + [memory_row("SD2.1 UNet", found)]
+
+
+def memory_row(what, found):
+    return {"name": f"{what} at full size: the most memory of one process", "unit": "GiB", "ours": round(found["peak_bytes"] / 2**30, 2),
+            "peer": None, "peer_name": None, "ratio": None}
+
+
+PARTS = {"clip": ("pictures:", *CLIPS, "clip-vit and"), "open-clip": OPEN_CLIPS, "unet": ("SD2.1 UNet",)}
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--ours", required=True)
+    arguments.add_argument("--work", required=True, type=pathlib.Path, help="where networks of random weights are kept")
+    arguments.add_argument("--report", required=True, type=pathlib.Path)
+    arguments.add_argument("--only", choices=PARTS, nargs="*", default=list(PARTS))
+    arguments = arguments.parse_args()
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from PIL import Image
+
+    say(f"making networks of random weights in {arguments.work} (9 GB in all), unless they are there")
+    paths = pictures(arguments.work / "pictures")
+    decoded = [Image.open(path).convert("RGB") for path in paths]
+    parts = {"clip": lambda: clips(arguments, paths, decoded), "open-clip": lambda: open_clips(arguments, paths, decoded),
+             "unet": lambda: unet(arguments)}
+    for part in arguments.only:
+        report(arguments.report, parts[part](), lambda name: name.startswith(PARTS[part]))
 
 
 def report(path, rows, ours):
@@ -253,10 +279,6 @@ def report(path, rows, ours):
     for one in rows:
         one = {key: "–" if value is None else value for key, value in one.items()}
         print("{name:64} {ours:>9} {unit:11} {peer:>9}  {ratio:>6}  {peer_name}".format(**one))
-
-
-def of_models(name):
-    return name.startswith(("pictures:", "SD2.1 UNet", "clip-vit", *OPEN_CLIPS))
 
 
 if __name__ == "__main__":

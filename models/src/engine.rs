@@ -2,6 +2,7 @@
 //! and no network.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use crate::ModelError;
@@ -79,13 +80,25 @@ const BY_SPEED_ON_GPU: [Engine; 3] = [Engine::Candle, Engine::OpenVino, Engine::
 /// The network on the wanted engine, or, for [`Engine::Auto`], on the first of those by speed that loads. Only one that computes what
 /// candle does is given.
 pub(crate) fn load<P: Probe>(
+    folder: &Path,
     what: &str,
     wanted: Engine,
     probe: &P,
     network: impl FnMut(Engine) -> Result<P::Network, ModelError>,
 ) -> Result<(P::Network, Choice), ModelError> {
     let by_speed = if device::preferred().is_cpu() { BY_SPEED } else { BY_SPEED_ON_GPU };
-    first_of(by_speed, what, wanted, probe, network)
+    first_of(by_speed, what, wanted, probe, |engine| available(folder, engine), network)
+}
+
+/// Whether the libraries of an engine other than candle are here, before a network is read for it.
+#[cfg(feature = "onnx")]
+fn available(folder: &Path, engine: Engine) -> Result<(), ModelError> {
+    crate::onnx::available(folder, engine)
+}
+
+#[cfg(not(feature = "onnx"))]
+fn available(_: &Path, _: Engine) -> Result<(), ModelError> {
+    Err(ModelError::OnnxRuntime("this build lacks the onnx feature".to_owned()))
 }
 
 fn first_of<P: Probe>(
@@ -93,11 +106,21 @@ fn first_of<P: Probe>(
     what: &str,
     wanted: Engine,
     probe: &P,
+    available: impl Fn(Engine) -> Result<(), ModelError>,
     mut network: impl FnMut(Engine) -> Result<P::Network, ModelError>,
 ) -> Result<(P::Network, Choice), ModelError> {
+    let mut expected = None;
     let mut load = |engine| {
-        let loaded = network(engine)?;
-        self_check::checked(loaded, engine, probe, || network(Engine::Candle))
+        if engine == Engine::Candle {
+            return network(engine);
+        }
+        available(engine)?;
+        // One network is dropped before the next is read: a large one may have room once only.
+        let expected = match &mut expected {
+            Some(expected) => expected,
+            none => none.insert(probe.vectors(&mut network(Engine::Candle)?)?),
+        };
+        self_check::checked(network(engine)?, engine, probe, expected)
     };
     if wanted != Engine::Auto {
         let choice = Choice { engine: wanted, reason: "it is configured".to_owned() };
@@ -136,8 +159,8 @@ mod tests {
         network: impl FnMut(Engine) -> Result<Lanes, ModelError>,
     ) -> Result<Choice, ModelError> {
         let tokenizer = self_check::tests::tokenizer();
-        first_of(BY_SPEED, "a model", wanted, &self_check::Texts(&tokenizer), network)
-            .map(|(_, choice)| choice)
+        let texts = self_check::Texts(&tokenizer);
+        first_of(BY_SPEED, "a model", wanted, &texts, |_| Ok(()), network).map(|(_, choice)| choice)
     }
 
     #[test]
@@ -145,10 +168,30 @@ mod tests {
         let mut tried = Vec::new();
         let failing = |engine| {
             tried.push(engine);
-            Err(ModelError::OnnxRuntime("no library".to_owned()))
+            match engine {
+                Engine::Candle => Ok(self_check::tests::turned(0.0)),
+                _ => Err(ModelError::OnnxRuntime("no session".to_owned())),
+            }
         };
-        found(Engine::Auto, failing).unwrap_err();
-        assert_eq!(tried, [Engine::OpenVino, Engine::Onnx, Engine::Candle]);
+        assert_eq!(found(Engine::Auto, failing).unwrap().engine, Engine::Candle);
+        // Candle's vectors are made once for all that are compared with them.
+        assert_eq!(tried, [Engine::Candle, Engine::OpenVino, Engine::Onnx, Engine::Candle]);
+    }
+
+    #[test]
+    fn no_network_is_read_for_an_engine_whose_libraries_are_not_here() {
+        let (mut read, tokenizer) = (Vec::new(), self_check::tests::tokenizer());
+        let texts = self_check::Texts(&tokenizer);
+        let absent = |engine| Err(ModelError::OnnxRuntime(format!("no library of {engine}")));
+        let network = |engine| {
+            read.push(engine);
+            Ok(self_check::tests::turned(0.0))
+        };
+        let (_, choice) = first_of(BY_SPEED, "a model", Engine::Auto, &texts, absent, network).unwrap();
+        assert!(choice.reason.contains("no library of onnx"), "{}", choice.reason);
+        assert_eq!(read, [Engine::Candle]);
+        let wanted = first_of(BY_SPEED, "a model", Engine::OpenVino, &texts, absent, |_| unreachable!());
+        assert!(wanted.unwrap_err().to_string().contains("no library of openvino"));
     }
 
     #[test]

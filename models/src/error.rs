@@ -23,6 +23,8 @@ pub enum ModelError {
     VaeTiles(String),
     #[error("ONNX Runtime cannot be used: {0}; run models/tools/fetch_minilm.sh or choose the candle engine")]
     OnnxRuntime(String),
+    #[error("{what} holds 2 GiB of weights at most, not {bytes} bytes; choose the onnx or the candle engine")]
+    GraphTooLarge { what: &'static str, bytes: usize },
     #[error(
         "{engine} computes wrong vectors here: their cosine to candle's is {cosine}, where {least} is the least; choose another \
          [models] engine, auto finds one"

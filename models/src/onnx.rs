@@ -1,4 +1,5 @@
-//! Networks on ONNX Runtime: their graphs are built from the weights, so a model folder needs no .onnx file, and run by ONNX Runtime's own kernels or by OpenVINO, whose libraries are found and loaded at start.
+//! Networks on ONNX Runtime: their graphs are built from the weights, so a model folder needs no .onnx file, and run by ONNX
+//! Runtime's own kernels or by OpenVINO, whose libraries are found and loaded at start.
 
 mod bert;
 mod clip_text;
@@ -17,10 +18,25 @@ pub(crate) use clip_vision::{clip_vision, clip_vision_tokens};
 pub(crate) use graph::{CHANNELS_FIRST, CHANNELS_LAST, Graph, Value};
 pub(crate) use layer::{Shape, post_norm_attention, post_norm_feed_forward};
 pub(crate) use proto::{FLOAT, INT64, Size, ValueInfo};
-pub(crate) use session::{Ids, Session};
+pub(crate) use session::{Ids, Session, unit_rows};
 pub(crate) use vision::{OnnxVision, PIXELS};
 
+use std::path::Path;
+
+use ort::ep::{ExecutionProvider, OpenVINO};
+
 use crate::ModelError;
+use crate::engine::Engine;
+
+/// Whether the libraries of an engine are found from a model's folder.
+pub(crate) fn available(folder: &Path, engine: Engine) -> Result<(), ModelError> {
+    library::environment(folder)?;
+    let openvino = matches!(engine, Engine::OpenVino | Engine::OpenVinoBf16);
+    if openvino && !OpenVINO::is_available().map_err(failed)? {
+        return Err(failed("its library here comes without OpenVINO"));
+    }
+    Ok(())
+}
 
 fn failed(error: impl std::fmt::Display) -> ModelError {
     ModelError::OnnxRuntime(error.to_string())

@@ -2,19 +2,17 @@
 
 use std::path::Path;
 
-use tokenizers::Tokenizer;
-
 use crate::error::ModelError;
+use crate::tokenizer;
 
-/// Counts a text's tokens as the tokenizer.json in `folder` has them, however many they are, without the special ones.
+/// Counts a text's tokens as the tokenizer in `folder` has them, however many they are, without the special ones.
 ///
 /// # Errors
-/// [`ModelError::Broken`](crate::ModelError) where there is none that can be read.
+/// [`ModelError::Broken`](crate::ModelError) or [`ModelError::Missing`](crate::ModelError) where there is none that can be read.
 pub fn token_counter(folder: &Path) -> Result<impl Fn(&str) -> usize + Send + Sync + 'static, ModelError> {
-    let path = folder.join("tokenizer.json");
-    let mut tokenizer = Tokenizer::from_file(&path).map_err(|error| ModelError::broken(&path, error))?;
+    let mut tokenizer = tokenizer::of_folder(folder)?;
     tokenizer.with_padding(None);
-    tokenizer.with_truncation(None).map_err(|error| ModelError::broken(&path, error))?;
+    tokenizer.with_truncation(None).map_err(|error| ModelError::broken(folder, error))?;
     // A text that cannot be tokenised is no prompt either: no bound lets it pass.
     Ok(move |text: &str| tokenizer.encode_fast(text, false).map_or(usize::MAX, |tokens| tokens.len()))
 }

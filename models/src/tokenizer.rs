@@ -41,6 +41,13 @@ struct Settings {
     tokenize_chinese_chars: Option<bool>,
 }
 
+impl Settings {
+    fn read(folder: &Path) -> Result<Self, ModelError> {
+        let path = folder.join("tokenizer_config.json");
+        if path.is_file() { files::read_json(&path) } else { Ok(Self::default()) }
+    }
+}
+
 /// A special token is written as its text or as an object that holds it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
@@ -67,9 +74,7 @@ const WORDS: &str =
 impl TextTokenizer {
     /// The tokenizer in `folder`; texts are cut at `positions` tokens, or earlier where tokenizer_config.json says.
     pub(crate) fn load(folder: &Path, positions: usize) -> Result<Self, ModelError> {
-        let settings = folder.join("tokenizer_config.json");
-        let settings: Settings =
-            if settings.is_file() { files::read_json(&settings)? } else { Settings::default() };
+        let settings = Settings::read(folder)?;
         let mut tokenizer = tokenizer(folder, &settings)?;
         let wanted = settings.model_max_length.filter(|length| *length >= 1.0 && *length < 1e6);
         let max_length = wanted.map_or(positions, |length| positions.min(length as usize));
@@ -94,6 +99,11 @@ impl TextTokenizer {
         ids.iter_mut().for_each(|ids| ids.resize(self.max_length, self.pad));
         Ok(ids)
     }
+}
+
+/// The tokenizer in `folder`, as it is.
+pub(crate) fn of_folder(folder: &Path) -> Result<Tokenizer, ModelError> {
+    tokenizer(folder, &Settings::read(folder)?)
 }
 
 fn tokenizer(folder: &Path, settings: &Settings) -> Result<Tokenizer, ModelError> {

@@ -7,6 +7,7 @@ mod claim_check;
 mod command_line;
 mod dead_letters;
 mod demo;
+mod encoders;
 mod generate;
 mod index_admin;
 mod index_build;

@@ -10,7 +10,7 @@ use super::VisionNetwork;
 use super::blip2::{Blip2Config, Blip2Text, Blip2Vision};
 use super::open_clip::OpenClipConfig;
 use super::text_tower::CausalText;
-use crate::clip::{ClipConfig, VisionConfig, VisionTransformer};
+use crate::clip::{ClipConfig, TextConfig, VisionConfig, VisionTransformer};
 use crate::ops::Linear;
 use crate::picture::Preprocessor;
 use crate::positions::Resampling;
@@ -148,12 +148,12 @@ impl Family {
     pub(super) fn clip_text(
         &self,
         weights: &VarBuilder<'static>,
-    ) -> Option<(ClipConfig, VarBuilder<'static>)> {
+    ) -> Option<(&TextConfig, VarBuilder<'static>)> {
         match self {
-            Self::Clip(config) => Some((config.clone(), weights.clone())),
+            Self::Clip(config) => Some((&config.text_config, weights.clone())),
             Self::OpenClip(config) => {
                 let names = OpenClipNames { custom_text: config.custom_text };
-                Some((config.as_clip(), renamed(weights, names)))
+                Some((&config.text, renamed(weights, names)))
             }
             Self::Blip2(_) => None,
         }
@@ -191,7 +191,9 @@ impl Family {
             (Self::Blip2(config), _) => {
                 super::blip2::graph::OnnxBlip2Text::load(folder, config, weights, engine)
             }
-            (_, Some((config, renamed))) => crate::onnx::OnnxClipText::load(folder, &config, renamed, engine),
+            (_, Some((config, renamed))) => {
+                crate::onnx::OnnxClipText::load(folder, (config, self.dims()), renamed, engine)
+            }
             (_, None) => Err(ModelError::unsupported(folder, "a folder without a text tower")),
         }
     }
@@ -199,7 +201,7 @@ impl Family {
     /// The text tower on candle.
     pub(super) fn text(&self, weights: &VarBuilder<'static>) -> CandleResult<Box<dyn TextNetwork>> {
         match (self, self.clip_text(weights)) {
-            (_, Some((config, renamed))) => Ok(Box::new(CausalText::load(&renamed, &config)?)),
+            (_, Some((config, renamed))) => Ok(Box::new(CausalText::load(&renamed, config, self.dims())?)),
             (Self::Blip2(config), None) => Ok(Box::new(Blip2Text::load(weights, config)?)),
             (_, None) => candle_core::bail!("there is no text tower"),
         }

@@ -13,7 +13,7 @@ use super::eva::{Eva, EvaArgs};
 use super::family::ProjectedVision;
 use super::timm::{Projection, Trunk};
 use crate::ModelError;
-use crate::clip::{ClipConfig, TextConfig, VisionConfig};
+use crate::clip::{TextConfig, VisionConfig};
 use crate::files::{self, Fixed};
 use crate::ops::Activation;
 use crate::picture::{Preprocessor, TorchvisionSettings};
@@ -182,15 +182,6 @@ impl OpenClipConfig {
 
     pub(super) fn preprocessor(&self, path: &Path) -> Result<Preprocessor, ModelError> {
         Preprocessor::torchvision(path, &self.preprocess, self.image_size)
-    }
-
-    /// The towers that are CLIP's, as transformers would write them down.
-    pub(super) fn as_clip(&self) -> ClipConfig {
-        let vision_config = match &self.visual {
-            Visual::Transformer(config) => config.clone(),
-            _ => VisionConfig::default(),
-        };
-        ClipConfig { text_config: self.text.clone(), vision_config, projection_dim: self.embed_dim }
     }
 
     pub(super) fn vision(

@@ -8,7 +8,7 @@ use candle_nn::VarBuilder;
 
 use super::family::Family;
 use super::unit_rows;
-use crate::clip::{ClipConfig, TextTransformer};
+use crate::clip::{TextConfig, TextTransformer};
 use crate::engine::{self, Choice, Engine};
 use crate::ops::Linear;
 use crate::self_check::Texts;
@@ -41,7 +41,7 @@ impl TextTower {
         let tokenizer = TextTokenizer::load(folder, positions)?;
         let what = format!("{} text", family.name());
         let (lanes, choice) =
-            engine::load(&what, engine, &Texts(&tokenizer), |engine| lanes(folder, &family, engine))?;
+            engine::load(folder, &what, engine, &Texts(&tokenizer), |engine| lanes(folder, &family, engine))?;
         let count = lanes.len();
         let revision = Revision::of_folder(folder)?;
         let loaded = Self { tokenizer, lanes: Mutex::new(lanes), choice, dims: family.dims(), revision };
@@ -107,11 +107,10 @@ pub(super) struct CausalText {
 }
 
 impl CausalText {
-    pub(super) fn load(weights: &VarBuilder, config: &ClipConfig) -> candle_core::Result<Self> {
-        let text = &config.text_config;
+    pub(super) fn load(weights: &VarBuilder, config: &TextConfig, dims: usize) -> candle_core::Result<Self> {
         Ok(Self {
-            transformer: TextTransformer::load(weights.clone(), text)?,
-            projection: Linear::load(weights.pp("text_projection"), text.hidden_size, config.projection_dim)?,
+            transformer: TextTransformer::load(weights.clone(), config)?,
+            projection: Linear::load(weights.pp("text_projection"), config.hidden_size, dims)?,
         })
     }
 }

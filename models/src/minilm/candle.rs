@@ -24,7 +24,13 @@ impl std::fmt::Debug for CandleBert {
 impl CandleBert {
     pub(super) fn load(folder: &Path) -> Result<Self, ModelError> {
         let device = device::preferred();
-        let config: Config = files::read_json(&folder.join("config.json"))?;
+        let path = folder.join("config.json");
+        let config: Config = files::read_json(&path)?;
+        let (width, heads) = (config.hidden_size, config.num_attention_heads);
+        if heads == 0 || !width.is_multiple_of(heads) {
+            let what = format!("{heads} attention heads do not share a width of {width}");
+            return Err(ModelError::broken(path, what));
+        }
         let weights = weights::load(folder, &device)?;
         let model = BertModel::load(weights, &config).map_err(|error| ModelError::broken(folder, error))?;
         let model = device::loaded(model, &device)?;

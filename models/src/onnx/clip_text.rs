@@ -8,12 +8,11 @@ use super::graph::{Graph, Value};
 use super::layer::{Shape, layer};
 use super::model::Model;
 use super::proto::{FLOAT, INT64, Size, ValueInfo};
-use super::session::{Ids, Session};
+use super::session::{Ids, Session, unit_rows};
 use crate::ModelError;
-use crate::clip::{ClipConfig, TextConfig, end_position};
+use crate::clip::{TextConfig, end_position};
 use crate::encoder::PADDING;
 use crate::engine::Engine;
-use crate::metrics::normalise;
 use crate::texts::{Lanes, TextNetwork};
 
 #[derive(Debug)]
@@ -27,13 +26,13 @@ impl OnnxClipText {
     /// Weights under transformers' names on one of the engines of ONNX Runtime.
     pub(crate) fn load(
         folder: &Path,
-        config: &ClipConfig,
+        (config, dims): (&TextConfig, usize),
         weights: VarBuilder<'static>,
         engine: Engine,
     ) -> Result<Lanes, ModelError> {
-        let model = Self::model(folder, config, weights, engine == Engine::Int8)?;
+        let model = Self::model(folder, (config, dims), weights, engine == Engine::Int8)?;
         let network = |session| {
-            let (dims, eos) = (config.projection_dim, config.text_config.eos_token_id);
+            let eos = config.eos_token_id;
             Box::new(Self { session, dims, eos }) as Box<dyn TextNetwork>
         };
         Session::lanes(folder, model, engine, network)
@@ -43,23 +42,22 @@ impl OnnxClipText {
     /// the batch, in; text_embeds [batch, dims] out.
     fn model(
         folder: &Path,
-        config: &ClipConfig,
+        (config, dims): (&TextConfig, usize),
         weights: VarBuilder<'static>,
         int8: bool,
     ) -> Result<Model, ModelError> {
         let mut graph = Graph::new(weights, int8);
         let broken = |error| ModelError::broken(folder, error);
-        let text = &config.text_config;
-        let hidden = network(&mut graph, text).map_err(broken)?;
-        let flat = graph.integers(&[-1, text.hidden_size as i64]);
+        let hidden = network(&mut graph, config).map_err(broken)?;
+        let flat = graph.integers(&[-1, config.hidden_size as i64]);
         let flat = graph.add("Reshape", &[&hidden, &flat], vec![]);
         let pooled = graph.add("Gather", &[&flat, "ends"], vec![]);
-        let projected = graph.multiply(&pooled, "text_projection", text.hidden_size, config.projection_dim);
+        let projected = graph.multiply(&pooled, "text_projection", config.hidden_size, dims);
         graph.output(&projected.map_err(broken)?, "text_embeds");
         let (batch, length) = (Size::Named("batch"), Size::Named("length"));
         let ids = ValueInfo::new("input_ids", INT64, &[batch, length]);
         let ends = ValueInfo::new("ends", INT64, &[batch]);
-        let embeds = ValueInfo::new("text_embeds", FLOAT, &[batch, Size::Fixed(config.projection_dim)]);
+        let embeds = ValueInfo::new("text_embeds", FLOAT, &[batch, Size::Fixed(dims)]);
         Ok(graph.finish(vec![ids, ends], vec![embeds]))
     }
 }
@@ -92,10 +90,6 @@ impl TextNetwork for OnnxClipText {
         let end = |(row, ids): (usize, &&[u32])| (row * batch.length + end_position(ids, self.eos)) as i64;
         let ends = Ids::places(ids.iter().enumerate().map(end).collect())?;
         let (inputs, dims) = ([("input_ids", batch.tokens()?), ("ends", ends)], self.dims);
-        self.session.run(inputs, |embeds| {
-            let mut rows: Vec<Vec<f32>> = embeds.chunks_exact(dims).map(<[f32]>::to_vec).collect();
-            rows.iter_mut().for_each(|row| normalise(row));
-            rows
-        })
+        self.session.run(inputs, |embeds| unit_rows(embeds, dims))
     }
 }

@@ -1,4 +1,4 @@
-//! An ONNX graph under construction: the layers of transformers as the operators that ONNX Runtime and OpenVINO know
+//! An ONNX graph under construction: layers as the operators that ONNX Runtime and OpenVINO know
 //! how to fuse. Values are named; a layer takes names and gives the name of its result. It knows no network.
 
 use std::collections::BTreeMap;
@@ -95,7 +95,9 @@ impl Graph {
     }
 
     fn constant(&mut self, name: &str, dims: &[usize], values: Values) -> Value {
-        self.constants.entry(name.to_owned()).or_insert(Constant { dims: dims.to_vec(), values });
+        let constant = Constant { dims: dims.to_vec(), values };
+        let known = self.constants.entry(name.to_owned()).or_insert(constant);
+        debug_assert_eq!(known.dims, dims, "{name} is two constants");
         name.to_owned()
     }
 

@@ -11,6 +11,9 @@ use super::failed;
 use super::proto::{self, EXTERNAL, Entry, FLOAT, INT8, INT64};
 use crate::ModelError;
 
+/// What a message of protobuf holds at most, less some room for the graph.
+pub(super) const MESSAGE: usize = (2 << 30) - (1 << 20);
+
 /// Constants of so many bytes lie beside the graph. What shapes are made of must be within it.
 const BESIDE: usize = 4096;
 
@@ -45,13 +48,20 @@ impl Model {
         self.constants.values().map(Constant::bytes).sum()
     }
 
+    /// Whether an input has a size that is known only when the graph runs.
+    pub(super) fn has_open_sizes(&self) -> bool {
+        let inputs = self.network.graph.iter().flat_map(|graph| &graph.input);
+        let types = inputs.filter_map(|input| input.r#type.as_ref()?.tensor_type.as_ref()?.shape.as_ref());
+        types.flat_map(|shape| &shape.dim).any(|size| size.dim_value.is_none())
+    }
+
     /// The ONNX file.
     ///
     /// # Errors
     /// More than protobuf allows a message.
     pub(super) fn into_file(self) -> Result<Vec<u8>, ModelError> {
-        if self.bytes() > i32::MAX as usize - (1 << 20) {
-            return Err(failed(format!("an ONNX file holds 2 GiB at most, not {}", self.bytes())));
+        if self.bytes() > MESSAGE {
+            return Err(ModelError::GraphTooLarge { what: "an ONNX file", bytes: self.bytes() });
         }
         let Self { mut network, constants } = self;
         let graph = network.graph.get_or_insert_default();

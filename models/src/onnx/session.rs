@@ -4,20 +4,22 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ort::environment::Environment;
-use ort::ep::{ArbitrarilyConfigurableExecutionProvider, ExecutionProvider, OpenVINO};
+use ort::ep::{ArbitrarilyConfigurableExecutionProvider, OpenVINO};
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::value::PrimitiveTensorElementType;
 use ort::value::{DynTensor, DynValue, Tensor};
 
-use super::model::Model;
+use super::model::{MESSAGE, Model};
 use super::{failed, library};
 use crate::ModelError;
 use crate::engine::Engine;
+use crate::metrics::normalise;
 
 #[derive(Debug)]
 pub(crate) struct Session(ort::session::Session);
 
-/// What all lanes of a network may hold of its weights, in bytes, where one does not hold more alone.
+/// What the engines of all lanes of a network may hold of its weights, in bytes, where one does not hold more alone. What they were given
+/// is there once more, for all of them together.
 const LANES_BYTES: usize = 512 << 20;
 
 /// How many lanes a graph of so many bytes has, and the threads of each: a lane for each thread while the weights allow it. All have as
@@ -36,6 +38,13 @@ impl Session {
         engine: Engine,
         network: impl Fn(Self) -> N,
     ) -> Result<Vec<N>, ModelError> {
+        let openvino = matches!(engine, Engine::OpenVino | Engine::OpenVinoBf16);
+        if openvino && model.bytes() > MESSAGE && model.has_open_sizes() {
+            return Err(ModelError::GraphTooLarge {
+                what: "OpenVINO's copy of a graph of any length",
+                bytes: model.bytes(),
+            });
+        }
         let environment = library::environment(folder)?;
         let all = std::thread::available_parallelism().map_or(1, usize::from);
         let (lanes, threads) = lanes_and_threads(all, model.bytes());
@@ -78,9 +87,6 @@ impl Session {
 /// OpenVINO does all of the graph, or the session fails. It fuses by itself what ONNX Runtime would only hide from it.
 /// Threads are not pinned to cores: several services may share them.
 fn openvino(builder: SessionBuilder, precision: &str, threads: usize) -> Result<SessionBuilder, ModelError> {
-    if !OpenVINO::is_available().map_err(failed)? {
-        return Err(ModelError::OnnxRuntime("its library here comes without OpenVINO".to_owned()));
-    }
     let settings = serde_json::json!({"CPU": {
         "INFERENCE_PRECISION_HINT": precision,
         "PERFORMANCE_HINT": "LATENCY",
@@ -91,6 +97,13 @@ fn openvino(builder: SessionBuilder, precision: &str, threads: usize) -> Result<
     let builder = builder.with_optimization_level(GraphOptimizationLevel::Disable).map_err(failed)?;
     let builder = builder.with_disable_cpu_fallback().map_err(failed)?;
     builder.with_execution_providers([provider.build().error_on_failure()]).map_err(failed)
+}
+
+/// Rows of `dims` values, each of length 1.
+pub(crate) fn unit_rows(values: &[f32], dims: usize) -> Vec<Vec<f32>> {
+    let mut rows: Vec<Vec<f32>> = values.chunks_exact(dims).map(<[f32]>::to_vec).collect();
+    rows.iter_mut().for_each(|row| normalise(row));
+    rows
 }
 
 /// Values as an input of a graph.

@@ -3,21 +3,16 @@
 use std::path::Path;
 
 use super::graph::Graph;
+use super::model::MESSAGE;
 use super::proto::{FLOAT, Size, ValueInfo};
-use super::session::{Session, tensor};
+use super::session::{Session, tensor, unit_rows};
 use crate::ModelError;
 use crate::engine::Engine;
 use crate::lanes;
-use crate::metrics::normalise;
 use crate::picture::Pixels;
 
 /// Pictures in a batch, at most.
 const PICTURES: usize = 8;
-
-/// With more bytes of weights pictures go one by one. OpenVINO reads weights where they lie only where the graph leaves no size open;
-/// elsewhere it has them copied into a message of protobuf, which holds 2 GiB at most. It is no matter of speed: smaller networks are a
-/// little slower one by one in bf16, and a little faster in f32.
-const ALONE: usize = (2 << 30) - (1 << 20);
 
 /// The input of a vision tower's graph: pictures [batch, side, side, 3].
 pub(crate) const PIXELS: &str = "pixels";
@@ -34,13 +29,27 @@ impl OnnxVision {
     /// A graph that makes of [`PIXELS`] of a side the vectors `embeds` [batch, dims], on one of the engines of ONNX Runtime.
     pub(crate) fn load(
         folder: &Path,
+        graph: Graph,
+        embeds: &str,
+        sizes: (usize, usize),
+        engine: Engine,
+    ) -> Result<Self, ModelError> {
+        // OpenVINO reads weights where they lie only where the graph leaves no size open; elsewhere it has them copied into a message. It is no
+        // matter of speed: smaller networks are a little slower one by one in bf16, and a little faster in f32.
+        let alone = graph.bytes() > MESSAGE;
+        Self::load_for(folder, graph, embeds, sizes, engine, alone)
+    }
+
+    /// For pictures `alone`, or several together.
+    fn load_for(
+        folder: &Path,
         mut graph: Graph,
         embeds: &str,
         (side, dims): (usize, usize),
         engine: Engine,
+        alone: bool,
     ) -> Result<Self, ModelError> {
         graph.output(embeds, "image_embeds");
-        let alone = graph.bytes() > ALONE;
         let batch = if alone { Size::Fixed(1) } else { Size::Named("batch") };
         let pictures = [batch, Size::Fixed(side), Size::Fixed(side), Size::Fixed(3)];
         let inputs = vec![ValueInfo::new(PIXELS, FLOAT, &pictures)];
@@ -66,9 +75,64 @@ fn embed_batch(session: &mut Session, batch: &[&Pixels], dims: usize) -> Result<
     let Some(first) = batch.first() else { return Ok(Vec::new()) };
     let values: Vec<f32> = batch.iter().flat_map(|pixels| &pixels.values).copied().collect();
     let pixels = tensor([batch.len(), first.height, first.width, 3], values)?;
-    session.run([(PIXELS, pixels)], |embeds| {
-        let mut rows: Vec<Vec<f32>> = embeds.chunks_exact(dims).map(<[f32]>::to_vec).collect();
-        rows.iter_mut().for_each(|row| normalise(row));
-        rows
-    })
+    session.run([(PIXELS, pixels)], |embeds| unit_rows(embeds, dims))
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device, Tensor};
+    use candle_nn::VarBuilder;
+
+    use super::*;
+    use crate::metrics::cosine;
+    use crate::ops::testing::random;
+
+    const SIDE: usize = 20;
+    const INNER: usize = 4000;
+    const DIMS: usize = 2500;
+
+    /// Two layers of 19 and 40 MB: OpenVINO leaves weights of 32 MB where they lie, if it may.
+    fn weights() -> VarBuilder<'static> {
+        let tensors = [("up", [INNER, SIDE * SIDE * 3], 1), ("down", [DIMS, INNER], 2)];
+        let tensors = tensors.map(|(name, shape, seed)| (format!("{name}.weight"), random(&shape, seed)));
+        VarBuilder::from_tensors(tensors.into_iter().collect(), DType::F32, &Device::Cpu)
+    }
+
+    fn graph(weights: &VarBuilder<'static>) -> (Graph, String) {
+        let mut graph = Graph::new(weights.clone(), false);
+        let flat = graph.integers(&[-1, (SIDE * SIDE * 3) as i64]);
+        let flat = graph.add("Reshape", &[PIXELS, &flat], vec![]);
+        let up = graph.linear(&flat, "up", SIDE * SIDE * 3, INNER).unwrap();
+        let embeds = graph.linear(&up, "down", INNER, DIMS).unwrap();
+        (graph, embeds)
+    }
+
+    #[test]
+    fn pictures_alone_and_together_are_what_the_weights_make_of_them() {
+        let weights = weights();
+        let pixels: Vec<f32> = random(&[11, SIDE * SIDE * 3], 3).flatten_all().unwrap().to_vec1().unwrap();
+        let matrix = |name: &str, shape| weights.get(shape, name).unwrap().t().unwrap();
+        let exact = Tensor::from_slice(&pixels, (11, SIDE * SIDE * 3), &Device::Cpu).unwrap();
+        let exact = exact.matmul(&matrix("up.weight", (INNER, SIDE * SIDE * 3))).unwrap();
+        let exact = exact.matmul(&matrix("down.weight", (DIMS, INNER))).unwrap().to_vec2::<f32>().unwrap();
+        let pictures: Vec<Pixels> = pixels
+            .chunks_exact(SIDE * SIDE * 3)
+            .map(|values| Pixels { values: values.to_vec(), height: SIDE, width: SIDE })
+            .collect();
+        let pictures: Vec<&Pixels> = pictures.iter().collect();
+        let openvino = cfg!(all(target_os = "linux", target_arch = "x86_64"));
+        for engine in [Engine::Onnx, Engine::OpenVino].into_iter().take(1 + usize::from(openvino)) {
+            for alone in [true, false] {
+                let (graph, embeds) = graph(&weights);
+                let place = tempfile::tempdir().unwrap();
+                let sizes = (SIDE, DIMS);
+                let loaded = OnnxVision::load_for(place.path(), graph, &embeds, sizes, engine, alone);
+                let vectors = loaded.unwrap().embed(&pictures).unwrap();
+                assert_eq!(vectors.len(), exact.len());
+                for (vector, exact) in vectors.iter().zip(&exact) {
+                    assert!(cosine(vector, exact) > 0.99999, "{engine} {alone}");
+                }
+            }
+        }
+    }
 }

@@ -57,6 +57,7 @@ impl Element for f16 {
 pub(crate) enum Products {
     F32,
     /// Both sides rounded to bf16, which this processor has an instruction for.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     Bf16,
 }
 
@@ -96,6 +97,17 @@ fn pack<'a, E: Element + 'a>(
         let (panel, column) = (n / PANEL, n % PANEL);
         for (line, &value) in lines[panel * inputs..][..inputs].iter_mut().zip(row) {
             line[column] = value;
+        }
+    }
+    lines
+}
+
+/// The lines of the matrix, each [outputs].
+fn pack_lines(rows: &[&[f32]], outputs: usize) -> Vec<[f32; PANEL]> {
+    let mut lines = vec![[0f32; PANEL]; rows.len() * outputs.div_ceil(PANEL)];
+    for (at, panel) in lines.chunks_exact_mut(rows.len().max(1)).enumerate() {
+        for (line, row) in panel.iter_mut().zip(rows) {
+            line.iter_mut().zip(&row[at * PANEL..]).for_each(|(value, x)| *value = *x);
         }
     }
     lines
@@ -149,17 +161,12 @@ impl Packed {
     /// From the matrix by its lines, each [outputs].
     pub(super) fn of_lines(rows: &[&[f32]], products: Products) -> Self {
         let (inputs, outputs) = (rows.len(), rows.first().map_or(0, |row| row.len()));
-        #[cfg(target_arch = "x86_64")]
-        if products == Products::Bf16 {
-            return Self { lines: Lines::Pairs(pairs::pack_lines(rows, outputs)), inputs, outputs };
-        }
-        let mut lines = vec![[0f32; PANEL]; inputs * outputs.div_ceil(PANEL)];
-        for (at, panel) in lines.chunks_exact_mut(inputs.max(1)).enumerate() {
-            for (line, row) in panel.iter_mut().zip(rows) {
-                line.iter_mut().zip(&row[at * PANEL..]).for_each(|(value, x)| *value = *x);
-            }
-        }
-        Self { lines: Lines::F32(lines), inputs, outputs }
+        let lines = match products {
+            #[cfg(target_arch = "x86_64")]
+            Products::Bf16 => Lines::Pairs(pairs::pack_lines(rows, outputs)),
+            _ => Lines::F32(pack_lines(rows, outputs)),
+        };
+        Self { lines, inputs, outputs }
     }
 
     /// What a product with it multiplies.

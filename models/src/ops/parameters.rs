@@ -1,5 +1,5 @@
 //! The parameters of layers in the precision they compute in. Matrices keep the precision that was asked for; on the
-//! processor all else, and every sum, is f32.
+//! processor all else, and every sum, is f32; products round to bf16 where it has an instruction for them.
 
 use candle_core::{DType, Result, Shape, Tensor};
 use candle_nn::{Init, LayerNorm, VarBuilder};

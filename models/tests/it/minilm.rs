@@ -130,8 +130,10 @@ fn a_configuration_that_does_not_fit_the_weights_is_named() {
     let wrong = ["\"intermediate_size\": 1000", "\"num_attention_heads\": 0", "\"num_attention_heads\": 7"];
     for ((said, wrong), named) in said.into_iter().zip(wrong).zip(["1000", "0 attention", "7 attention"]) {
         std::fs::write(to.path().join("config.json"), config.replace(said, wrong)).unwrap();
-        let error = MiniLm::load(to.path(), Engine::Onnx).unwrap_err().to_string();
-        assert!(error.contains(&to.path().display().to_string()) && error.contains(named), "{error}");
+        for engine in [Engine::Candle, Engine::Onnx] {
+            let error = MiniLm::load(to.path(), engine).unwrap_err().to_string();
+            assert!(error.contains(&to.path().display().to_string()) && error.contains(named), "{error}");
+        }
     }
 }
 

@@ -90,6 +90,32 @@ fn bf16_costs_minilm_less_than_a_ten_thousandth_of_cosine() {
     assert!(sum / texts.len() as f64 > 0.9999, "the mean cosine is {}", sum / texts.len() as f64);
 }
 
+/// All but one that multiplies every rounding, being untrained with norms behind its layers: it must be refused.
+#[cfg(feature = "onnx")]
+#[test]
+fn towers_run_in_8_bits_or_are_refused() {
+    let pictures: Vec<_> = pictures(".png").into_iter().map(|(_, picture)| picture).collect();
+    for (name, library, _) in ENCODERS {
+        let (folder, reference) = (common::reference_folder().join(name), Reference::read(name));
+        let tower =
+            VisionTower::load(&folder, &VisionSettings { engine: Engine::Int8, ..Default::default() });
+        if name == "encoders/eva02-e" {
+            let error = tower.unwrap_err().to_string();
+            assert!(error.contains("int8 computes wrong vectors here"), "{error}");
+            continue;
+        }
+        let tower = tower.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let pixels: Vec<_> = pictures.iter().map(|picture| tower.preprocess(picture)).collect();
+        let ours = tower.embed(&pixels.iter().collect::<Vec<_>>()).unwrap();
+        let theirs = reference.rows(&format!("vision-{}", tower.side()));
+        let finding = Finding::of(name, library, &ours, &theirs, Tolerance::Cosine(0.99));
+        assert!(finding.pass && finding.max_abs > 1e-3, "8 bits are near f32, and not f32: {finding:?}");
+        if reference.has("text") {
+            TextTower::load(&folder, Engine::Int8).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+}
+
 fn clip_text(engine: Engine) -> Finding {
     let folder = common::checkpoint("clip");
     let reference = Reference::read("clip");

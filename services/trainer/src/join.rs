@@ -1,6 +1,6 @@
 //! Pairs of an image vector and its prompt's MiniLM vector, joined from the topics by prompt_id.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use unprompt_schemas::Uuid;
 use unprompt_schemas::codec::Codec;
@@ -27,6 +27,8 @@ pub struct Joined {
     pub pairs: Vec<Pair>,
     /// `name@revision` of the MiniLM that made the prompt vectors.
     pub minilm: String,
+    /// The encoders of pictures that have no vector of the one that was asked for.
+    pub others: Vec<String>,
 }
 
 /// Image vectors by image_id: a picture encoded twice counts once.
@@ -34,18 +36,27 @@ type Images = HashMap<Uuid, (Uuid, Vec<f32>)>;
 
 /// Reads both topics to their ends; only vectors of `encoder` and prompts that have a picture are kept.
 pub(crate) async fn read(kafka: &KafkaConfig, codec: &Codec, encoder: &str) -> Result<Joined, TrainError> {
-    let mut images = Images::new();
-    read_records(kafka, codec, |embedding| collect_image(&mut images, encoder, embedding)).await?;
+    let (mut images, mut others) = (Images::new(), BTreeSet::new());
+    read_records(kafka, codec, |embedding| collect_image(&mut images, &mut others, encoder, embedding))
+        .await?;
     let mut prompts: HashMap<Uuid, Option<PromptEmbedding>> =
         images.values().map(|(id, _)| (*id, None)).collect();
     read_records(kafka, codec, |embedding| collect_prompt(&mut prompts, embedding)).await?;
-    Ok(join(images, prompts))
+    Ok(Joined { others: others.into_iter().collect(), ..join(images, prompts) })
 }
 
-fn collect_image(images: &mut Images, encoder: &str, embedding: ImageEmbedding) {
+fn collect_image(
+    images: &mut Images,
+    others: &mut BTreeSet<String>,
+    encoder: &str,
+    mut embedding: ImageEmbedding,
+) {
     let Some(prompt_id) = embedding.prompt_id else { return };
-    if let Some(vector) = embedding.vectors.into_iter().find(|vector| vector.model == encoder) {
-        images.insert(embedding.image_id, (prompt_id, vector.values));
+    match embedding.vectors.iter().position(|vector| vector.model == encoder) {
+        Some(at) => {
+            images.insert(embedding.image_id, (prompt_id, embedding.vectors.swap_remove(at).values));
+        }
+        None => others.extend(embedding.vectors.into_iter().map(|vector| vector.model)),
     }
 }
 
@@ -68,7 +79,7 @@ fn join(images: Images, prompts: HashMap<Uuid, Option<PromptEmbedding>>) -> Join
             prompt: prompt.minilm.values.clone(),
         })
     });
-    Joined { pairs: pairs.collect(), minilm }
+    Joined { pairs: pairs.collect(), minilm, others: Vec::new() }
 }
 
 impl Joined {
@@ -98,7 +109,7 @@ mod tests {
                 prompt: Vec::new(),
             })
             .collect();
-        let joined = Joined { pairs, minilm: String::new() };
+        let joined = Joined { pairs, minilm: String::new(), others: Vec::new() };
         let (train, validation) = joined.split(0.25);
         assert!((430..570).contains(&validation.len()), "a quarter of 2000, but {}", validation.len());
         let held: std::collections::HashSet<_> = validation.iter().map(|pair| pair.prompt_id).collect();

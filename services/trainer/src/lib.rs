@@ -49,9 +49,18 @@ pub struct Settings {
 #[allow(missing_docs)]
 pub enum TrainError {
     #[error(
-        "{pairs} pictures with a known prompt ({train} to train on, {validation} to validate on), at least {needed} of each are needed; publish prompts with seeds and wait until their pictures are encoded"
+        "{pairs} pictures with a known prompt and a vector of {encoder} ({train} to train on, {validation} to validate on), at least {needed} of each are needed; publish prompts with seeds and wait until their pictures are encoded{}",
+        of_others(others)
     )]
-    TooFewPairs { pairs: usize, train: usize, validation: usize, needed: usize },
+    TooFewPairs {
+        encoder: String,
+        pairs: usize,
+        train: usize,
+        validation: usize,
+        needed: usize,
+        /// What other pictures have vectors of.
+        others: Vec<String>,
+    },
     #[error("the share kept for validation is {0}; choose one above 0 and below 1")]
     ValidationShare(f64),
     #[error("{path}: {error}; make the folder writable or choose another with --out")]
@@ -89,7 +98,7 @@ pub async fn train(
     }
     let joined = join::read(kafka, codec, &settings.encoder).await?;
     let (train, validation) = joined.split(settings.validation);
-    check_enough(&joined, &train, &validation)?;
+    check_enough(settings, &joined, &train, &validation)?;
     tracing::info!(train = train.len(), validation = validation.len(), "pairs joined");
     let (ridge, strength) = fit(&train, &validation)?;
     let learned = Validation::learn(index, &ridge, &validation, settings.k).await?;
@@ -102,12 +111,29 @@ pub async fn train(
     Ok(Trained { head, train: train.len(), validation: validation.len() })
 }
 
-fn check_enough(joined: &Joined, train: &[&Pair], validation: &[&Pair]) -> Result<(), TrainError> {
+fn of_others(others: &[String]) -> String {
+    match others {
+        [] => String::new(),
+        _ => format!(
+            "; there are pictures with vectors of {} instead: set [models] clip and clip_side to theirs, or encode the pictures again",
+            others.join(", ")
+        ),
+    }
+}
+
+fn check_enough(
+    settings: &Settings,
+    joined: &Joined,
+    train: &[&Pair],
+    validation: &[&Pair],
+) -> Result<(), TrainError> {
     const NEEDED: usize = 20;
     if train.len() >= NEEDED && validation.len() >= NEEDED {
         return Ok(());
     }
     Err(TrainError::TooFewPairs {
+        encoder: settings.encoder.clone(),
+        others: joined.others.clone(),
         pairs: joined.pairs.len(),
         train: train.len(),
         validation: validation.len(),

@@ -7,11 +7,11 @@ use candle_nn::VarBuilder;
 
 use super::{Blip2Config, QFormerConfig, Reader};
 use crate::ModelError;
+use crate::encoder::PADDING;
 use crate::engine::Engine;
-use crate::metrics::normalise;
 use crate::onnx::{
     FLOAT, Graph, INT64, Ids, Session, Shape, Size, Value, ValueInfo, clip_vision_tokens,
-    post_norm_attention, post_norm_feed_forward,
+    post_norm_attention, post_norm_feed_forward, unit_rows,
 };
 use crate::positions::Resampling;
 use crate::texts::{Lanes, TextNetwork};
@@ -84,9 +84,6 @@ pub(crate) struct OnnxBlip2Text {
     dims: usize,
 }
 
-/// What pads a batch; the mask hides it.
-const PADDING: u32 = 0;
-
 impl OnnxBlip2Text {
     pub(crate) fn load(
         folder: &Path,
@@ -129,10 +126,6 @@ impl TextNetwork for OnnxBlip2Text {
     fn embed(&mut self, ids: &[&[u32]]) -> std::result::Result<Vec<Vec<f32>>, ModelError> {
         let (batch, dims) = (Ids::padded(ids, PADDING), self.dims);
         let inputs = [("input_ids", batch.tokens()?), ("attention_mask", batch.mask(ids)?)];
-        self.session.run(inputs, |embeds| {
-            let mut rows: Vec<Vec<f32>> = embeds.chunks_exact(dims).map(<[f32]>::to_vec).collect();
-            rows.iter_mut().for_each(|row| normalise(row));
-            rows
-        })
+        self.session.run(inputs, |embeds| unit_rows(embeds, dims))
     }
 }

@@ -2,9 +2,9 @@
 
 use candle_core::Result;
 
-use super::{EPS, EvaArgs};
+use super::{EPS, EvaArgs, rotary};
 use crate::onnx::{Graph, PIXELS, Value};
-use crate::ops::{Activation, Rotary};
+use crate::ops::Activation;
 use crate::positions::{self, Resampling};
 
 /// The features of pictures of `side` pixels, [batch, width]; `name` has the trunk's tensors.
@@ -113,13 +113,7 @@ struct Turn {
 impl Turn {
     fn new(graph: &mut Graph, args: &EvaArgs, grid: usize) -> Result<Self> {
         let (width, tokens) = (args.embed_dim, grid * grid + 1);
-        let rotary = Rotary::new(
-            grid,
-            args.ref_feat_shape.unwrap_or([grid, grid]),
-            width / args.num_heads,
-            graph.weights(),
-        )?;
-        let (cosines, sines) = rotary.of_tokens(width);
+        let (cosines, sines) = rotary(graph.weights(), args, grid)?.of_tokens(width);
         let neighbours: Vec<i64> = (0..width as i64).map(|at| at ^ 1).collect();
         Ok(Self {
             cosines: graph.floats("rotary cosines", &[1, tokens, width], cosines),

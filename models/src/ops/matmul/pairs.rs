@@ -2,7 +2,7 @@
 //! twice what f32 has. What is multiplied with such weights is rounded to bf16 too, as torch does it; sums stay f32.
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_set1_epi32,
+    __m512, __m512bh, _mm512_add_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_set1_epi32,
     _mm512_setzero_ps,
 };
 use std::cell::RefCell;
@@ -134,11 +134,7 @@ fn turn(x: &[f32], inputs: usize, first: usize, begin: usize, columns: &mut [[u3
 #[inline]
 fn pairs_of(values: &[f32; 32]) -> [u32; 16] {
     let [low, high]: [__m512; 2] = bytemuck::cast(*values);
-    // SAFETY: both are 512 bits, any of which are numbers.
-    #[allow(unsafe_code, reason = "std has no such cast")]
-    unsafe {
-        std::mem::transmute(_mm512_cvtne2ps_pbh(high, low))
-    }
+    bytemuck::cast(_mm512_cvtne2ps_pbh(high, low))
 }
 
 /// The nearest bf16, the even one of two that are as near; what is not a number stays none.
@@ -157,10 +153,9 @@ fn add_tile(columns: &[[u32; ROWS]], panel: &[Pair], total: &mut [[__m512; 2]; R
     let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
     for (column, line) in columns.iter().zip(panel) {
         let bits: [[u16; 2]; PANEL] = std::array::from_fn(|k| line.0[k].map(bf16::to_bits));
-        let vectors: [__m512i; 2] = bytemuck::cast(bits);
-        let vectors = [pairs(vectors[0]), pairs(vectors[1])];
+        let vectors: [__m512bh; 2] = bytemuck::cast(bits);
         for i in 0..ROWS {
-            let x = pairs(_mm512_set1_epi32(column[i].cast_signed()));
+            let x: __m512bh = bytemuck::cast(_mm512_set1_epi32(column[i].cast_signed()));
             sums[i][0] = _mm512_dpbf16_ps(sums[i][0], x, vectors[0]);
             sums[i][1] = _mm512_dpbf16_ps(sums[i][1], x, vectors[1]);
         }
@@ -168,16 +163,6 @@ fn add_tile(columns: &[[u32; ROWS]], panel: &[Pair], total: &mut [[__m512; 2]; R
     for i in 0..ROWS {
         total[i][0] = _mm512_add_ps(total[i][0], sums[i][0]);
         total[i][1] = _mm512_add_ps(total[i][1], sums[i][1]);
-    }
-}
-
-/// The same bits as 32 numbers.
-#[inline(always)]
-fn pairs(bits: __m512i) -> __m512bh {
-    // SAFETY: both are 512 bits, any of which are numbers.
-    #[allow(unsafe_code, reason = "std has no such cast")]
-    unsafe {
-        std::mem::transmute(bits)
     }
 }
 
