@@ -17,6 +17,9 @@ pub(super) const MESSAGE: usize = (2 << 30) - (1 << 20);
 /// Constants of so many bytes lie beside the graph. What shapes are made of must be within it.
 const BESIDE: usize = 4096;
 
+/// Large constants by name, as ONNX Runtime takes them.
+pub(super) type Weights = Vec<(String, Arc<DynValue>)>;
+
 #[derive(Debug)]
 pub(super) struct Constant {
     pub dims: Vec<usize>,
@@ -70,7 +73,7 @@ impl Model {
     }
 
     /// The graph as a file that has its small constants only, and the large ones by name.
-    pub(super) fn into_parts(self) -> Result<(Vec<u8>, Vec<(String, Arc<DynValue>)>), ModelError> {
+    pub(super) fn into_parts(self) -> Result<(Vec<u8>, Weights), ModelError> {
         let Self { mut network, constants } = self;
         let graph = network.graph.get_or_insert_default();
         let mut beside = Vec::new();

@@ -7,9 +7,9 @@ use ort::environment::Environment;
 use ort::ep::{ArbitrarilyConfigurableExecutionProvider, OpenVINO};
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::value::PrimitiveTensorElementType;
-use ort::value::{DynTensor, DynValue, Tensor};
+use ort::value::{DynTensor, Tensor};
 
-use super::model::{MESSAGE, Model};
+use super::model::{MESSAGE, Model, Weights};
 use super::{failed, library};
 use crate::ModelError;
 use crate::engine::Engine;
@@ -56,7 +56,7 @@ impl Session {
     fn load(
         environment: &Environment,
         graph: &[u8],
-        weights: &[(String, Arc<DynValue>)],
+        weights: &Weights,
         engine: Engine,
         threads: usize,
     ) -> Result<Self, ModelError> {

@@ -187,9 +187,10 @@ mod tests {
 
     #[test]
     fn rounding_is_halfs() {
-        let some =
-            [0.0f32, -0.0, 1.0, -1.5, 1.00390625, 1.01171875, 3.4e38, f32::MAX, 1e-40, f32::INFINITY, -1e-3];
-        for x in some.into_iter().chain((0..10_000).map(|k| f32::from_bits(k * 429_496 + 3))) {
+        // Halfway between two, the lower and the upper of which is even.
+        let halfway = [0x3f80_8000, 0x3f81_8000].map(f32::from_bits);
+        let some = [0.0f32, -0.0, 1.0, -1.5, 3.4e38, f32::MAX, 1e-40, f32::INFINITY, -1e-3];
+        for x in some.into_iter().chain(halfway).chain((0..10_000).map(|k| f32::from_bits(k * 429_496 + 3))) {
             let (ours, halfs) = (bf16::from_bits(rounded(x) as u16), bf16::from_f32(x));
             assert!(ours == halfs || ours.is_nan() && halfs.is_nan(), "{x}: {ours} {halfs}");
         }
