@@ -13,7 +13,7 @@ use crate::self_check::{self, Probe};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Engine {
     /// The first of OpenVINO in f32, ONNX Runtime and candle that loads and is right; where there is a GPU candle, which alone uses it, comes
-    /// first. The log and `unprompt doctor` say which and why.
+    /// first, and ONNX Runtime for folders of more than 2 GiB of f32 weights. The log and `unprompt doctor` say which and why.
     #[default]
     Auto,
     /// OpenVINO in bf16 (cosine to f32 above 0.9995), for processors that multiply bf16.
@@ -77,17 +77,35 @@ const BY_SPEED: [Engine; 3] = [Engine::OpenVino, Engine::Onnx, Engine::Candle];
 /// The same where there is a GPU.
 const BY_SPEED_ON_GPU: [Engine; 3] = [Engine::Candle, Engine::OpenVino, Engine::Onnx];
 
+/// The same for weights of more than [`LARGE`] bytes. OpenVINO takes three to six times their room and half a minute to load; ONNX Runtime twice
+/// their room, and is hardly slower with them.
+const BY_SIZE: [Engine; 3] = [Engine::Onnx, Engine::OpenVino, Engine::Candle];
+
+/// 2 GiB.
+const LARGE: u64 = 2 << 30;
+
 /// The network on the wanted engine, or, for [`Engine::Auto`], on the first of those by speed that loads. Only one that computes what
 /// candle does is given.
+///
+/// `bytes` are those of the folder's weights in f32.
 pub(crate) fn load<P: Probe>(
     folder: &Path,
     what: &str,
+    bytes: u64,
     wanted: Engine,
     probe: &P,
     network: impl FnMut(Engine) -> Result<P::Network, ModelError>,
 ) -> Result<(P::Network, Choice), ModelError> {
-    let by_speed = if device::preferred().is_cpu() { BY_SPEED } else { BY_SPEED_ON_GPU };
-    first_of(by_speed, what, wanted, probe, |engine| available(folder, engine), network)
+    let order = order(bytes, device::preferred().is_cpu());
+    first_of(order, what, wanted, probe, |engine| available(folder, engine), network)
+}
+
+fn order(bytes: u64, on_cpu: bool) -> [Engine; 3] {
+    match on_cpu {
+        false => BY_SPEED_ON_GPU,
+        true if bytes > LARGE => BY_SIZE,
+        true => BY_SPEED,
+    }
 }
 
 /// Whether the libraries of an engine other than candle are here, before a network is read for it.
@@ -102,7 +120,7 @@ fn available(_: &Path, _: Engine) -> Result<(), ModelError> {
 }
 
 fn first_of<P: Probe>(
-    by_speed: [Engine; 3],
+    order: [Engine; 3],
     what: &str,
     wanted: Engine,
     probe: &P,
@@ -126,13 +144,13 @@ fn first_of<P: Probe>(
         let choice = Choice { engine: wanted, reason: "it is configured".to_owned() };
         return load(wanted).map(|network| (network, choice));
     }
-    let mut reason = format!("the first of {} that is right here", by_speed.map(Engine::name).join(", "));
-    for (at, engine) in by_speed.into_iter().enumerate() {
+    let mut reason = format!("the first of {} that is right here", order.map(Engine::name).join(", "));
+    for (at, engine) in order.into_iter().enumerate() {
         match load(engine) {
             Ok(network) => return Ok((network, Choice { engine, reason })),
-            Err(error) if at + 1 == by_speed.len() => return Err(error),
+            Err(error) if at + 1 == order.len() => return Err(error),
             Err(error) => {
-                tracing::warn!(model = what, %engine, %error, next = %by_speed[at + 1], "engine is of no use here");
+                tracing::warn!(model = what, %engine, %error, next = %order[at + 1], "engine is of no use here");
                 reason = format!("{engine} is of no use here: {error}");
             }
         }
@@ -192,6 +210,13 @@ mod tests {
         assert_eq!(read, [Engine::Candle]);
         let wanted = first_of(BY_SPEED, "a model", Engine::OpenVino, &texts, absent, |_| unreachable!());
         assert!(wanted.unwrap_err().to_string().contains("no library of openvino"));
+    }
+
+    #[test]
+    fn large_networks_go_where_they_take_least_room() {
+        assert_eq!(order(LARGE, true)[0], Engine::OpenVino);
+        assert_eq!(order(LARGE + 1, true)[0], Engine::Onnx);
+        assert_eq!(order(LARGE + 1, false)[0], Engine::Candle);
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl MiniLm {
         let limits: Sentences = files::read_json(&folder.join("sentence_bert_config.json"))?;
         let tokenizer = TextTokenizer::load(folder, limits.max_seq_length)?;
         let (lanes, choice) =
-            engine::load(folder, "minilm", engine, &Texts(&tokenizer), |engine| lanes(folder, engine))?;
+            engine::load(folder, "minilm", 0, engine, &Texts(&tokenizer), |engine| lanes(folder, engine))?;
         let revision = Revision::of_folder(folder)?;
         let loaded = Self { tokenizer, lanes, choice, revision };
         let (engine, reason, lanes) = (loaded.engine_name(), loaded.engine_reason(), loaded.lanes.len());

@@ -62,6 +62,12 @@ pub(crate) fn load_named(
     Ok(VarBuilder::from_backend(Box::new(Weights::open(folder, names)?), dtype, device.clone()))
 }
 
+/// How many values the weights in `folder` are; only what the files say of themselves is read.
+pub(crate) fn count(folder: &Path, names: &[&str]) -> Result<u64, ModelError> {
+    let weights = Weights::open(folder, names)?;
+    Ok(weights.tensors.values().map(|place| place.shape.iter().product::<usize>() as u64).sum())
+}
+
 impl Weights {
     /// Opens the files and reads what they say they hold. Shards are found by their `*.index.json`.
     ///

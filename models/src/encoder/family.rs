@@ -71,9 +71,18 @@ impl Family {
         dtype: DType,
         device: &Device,
     ) -> Result<VarBuilder<'static>, ModelError> {
+        weights::load_named(folder, self.weight_names(), dtype, device)
+    }
+
+    /// What its weights take in f32, of all towers.
+    pub(super) fn bytes(&self, folder: &Path) -> Result<u64, ModelError> {
+        Ok(4 * weights::count(folder, self.weight_names())?)
+    }
+
+    fn weight_names(&self) -> &'static [&'static str] {
         match self {
-            Self::OpenClip(_) => weights::load_named(folder, &weights::OPEN_CLIP_NAMES, dtype, device),
-            Self::Clip(_) | Self::Blip2(_) => weights::load_named(folder, &weights::NAMES, dtype, device),
+            Self::OpenClip(_) => &weights::OPEN_CLIP_NAMES,
+            Self::Clip(_) | Self::Blip2(_) => &weights::NAMES,
         }
     }
 

@@ -41,7 +41,9 @@ impl TextTower {
         let tokenizer = TextTokenizer::load(folder, positions)?;
         let what = format!("{} text", family.name());
         let (lanes, choice) =
-            engine::load(folder, &what, engine, &Texts(&tokenizer), |engine| lanes(folder, &family, engine))?;
+            engine::load(folder, &what, family.bytes(folder)?, engine, &Texts(&tokenizer), |engine| {
+                lanes(folder, &family, engine)
+            })?;
         let count = lanes.len();
         let revision = Revision::of_folder(folder)?;
         let loaded = Self { tokenizer, lanes: Mutex::new(lanes), choice, dims: family.dims(), revision };

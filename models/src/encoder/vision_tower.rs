@@ -169,7 +169,7 @@ fn network(
     let load = |engine| Network::load(folder, family, side, settings.precision, engine);
     match reason {
         Some(reason) => Ok((load(Engine::Candle)?, Choice { engine: Engine::Candle, reason })),
-        None => engine::load(folder, what, settings.engine, &Pictures { side }, load),
+        None => engine::load(folder, what, family.bytes(folder)?, settings.engine, &Pictures { side }, load),
     }
 }
 
