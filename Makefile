@@ -68,10 +68,10 @@ bench: build ## every stage and the runner, then speed beside what a user would 
 	$(CARGO) bench --locked --profile dev -p unprompt-benchmarks -p unprompt-unify --bench stages --bench runner
 	benchmarks/run --python-env $(CACHE)/bench-python --report reports/bench.json
 
-bench-models: setup ## image encoders, SD2.1's UNet, pictures, at full size beside transformers, open_clip, diffusers, Pillow, OpenCV
+bench-models: setup ## image encoders, SD2.1's UNet, pictures, at full size beside transformers, open_clip, diffusers, Pillow, OpenCV (ONLY=clip, open-clip, unet)
 	$(CARGO) build --locked -p unprompt-benchmarks -p unprompt -p unprompt-unify
 	@scripts/python-env $(CACHE)/reference-python models/tools/requirements.txt >/dev/null
-	$(CACHE)/reference-python/bin/python benchmarks/models_peers.py --ours $(TARGET)/debug/models --work $(CACHE)/bench-models --report reports/bench.json
+	$(CACHE)/reference-python/bin/python benchmarks/models_peers.py --ours $(TARGET)/debug/models --work $(CACHE)/bench-models --report reports/bench.json $(if $(ONLY),--only $(ONLY))
 
 has-gpu:
 	@nvidia-smi -L >/dev/null 2>&1 || { echo "bench-cuda: there is no NVIDIA GPU with its driver here, so nothing was measured" >&2; exit 1; }

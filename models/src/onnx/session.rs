@@ -41,7 +41,7 @@ impl Session {
         let openvino = matches!(engine, Engine::OpenVino | Engine::OpenVinoBf16);
         if openvino && model.bytes() > MESSAGE && model.has_open_sizes() {
             return Err(ModelError::GraphTooLarge {
-                what: "OpenVINO's copy of a graph of any length",
+                what: "OpenVINO's copy of a network for inputs of any size",
                 bytes: model.bytes(),
             });
         }

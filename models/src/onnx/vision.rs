@@ -15,8 +15,8 @@ use crate::picture::Pixels;
 const PICTURES: usize = 8;
 
 /// OpenVINO reads weights where they lie only where the graph leaves no size open; elsewhere it has them copied into a message. So pictures
-/// go one by one to it with more bytes than these, as they must to all beyond [`MESSAGE`]: it takes half the room, and in f32 no longer. In
-/// bf16 a batch is a quarter faster.
+/// go one by one to it with more bytes than these, as they must to all beyond [`MESSAGE`]: it takes two thirds of the room, and in f32 no more
+/// time. In bf16 a batch is a quarter faster.
 const ROOMY: usize = 512 << 20;
 
 /// The input of a vision tower's graph: pictures [batch, side, side, 3].
