@@ -77,8 +77,8 @@ const BY_SPEED: [Engine; 3] = [Engine::OpenVino, Engine::Onnx, Engine::Candle];
 /// The same where there is a GPU.
 const BY_SPEED_ON_GPU: [Engine; 3] = [Engine::Candle, Engine::OpenVino, Engine::Onnx];
 
-/// The same for weights of more than [`LARGE`] bytes. OpenVINO takes three to six times their room and half a minute to load; ONNX Runtime twice
-/// their room, and is hardly slower with them.
+/// The same for weights of more than [`LARGE`] bytes. OpenVINO takes several times their room while they are loaded; ONNX
+/// Runtime takes it twice, and is hardly slower with them.
 const BY_SIZE: [Engine; 3] = [Engine::Onnx, Engine::OpenVino, Engine::Candle];
 
 /// 2 GiB.

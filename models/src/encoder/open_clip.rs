@@ -304,3 +304,105 @@ impl TextCfg {
         })
     }
 }
+
+#[cfg(all(test, feature = "onnx"))]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::Mutex;
+
+    use candle_core::{DType, Device, Shape, Tensor};
+    use candle_nn::var_builder::SimpleBackend;
+
+    use super::*;
+    use crate::engine::Engine;
+    use crate::metrics::{cosine, normalise};
+    use crate::onnx::OnnxVision;
+    use crate::ops::testing::random;
+    use crate::picture::Pixels;
+
+    /// Weights of any name, in the shape that the first who asks wants.
+    #[derive(Default)]
+    struct Invented(Mutex<HashMap<String, Tensor>>);
+
+    impl SimpleBackend for Invented {
+        fn get(
+            &self,
+            shape: Shape,
+            name: &str,
+            _: candle_nn::Init,
+            _: DType,
+            _: &Device,
+        ) -> CandleResult<Tensor> {
+            let mut known = self.0.lock().unwrap();
+            let seed = known.len() as u64;
+            let inputs: usize = shape.dims().iter().skip(1).product();
+            let made = || random(shape.dims(), seed) * (2.0 / (inputs as f64).sqrt());
+            let tensor = match known.get(name) {
+                Some(tensor) => tensor.clone(),
+                None => made()?,
+            };
+            known.insert(name.to_owned(), tensor.clone());
+            assert_eq!(tensor.shape(), &shape, "{name}");
+            Ok(tensor)
+        }
+
+        fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> CandleResult<Tensor> {
+            let known = self.0.lock().unwrap();
+            Ok(known.get(name).unwrap_or_else(|| panic!("the graph has no {name}")).clone())
+        }
+
+        fn contains_tensor(&self, _: &str) -> bool {
+            true
+        }
+    }
+
+    /// What the published networks do not use, and their configurations can say.
+    #[test]
+    fn graphs_honour_every_setting_that_candles_networks_honour() {
+        let eva = r#""img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3"#;
+        let convnext = r#""depths": [1, 1, 1, 1], "dims": [8, 8, 12, 16]"#;
+        let (l, e, x) =
+            ("eva02_large_patch14_clip_224", "eva02_enormous_patch14_clip_224", "convnext_xxlarge");
+        for (name, args, vision) in [
+            (l, format!(r#"{eva}, "use_abs_pos_emb": false"#), r#""timm_pool": "avg""#),
+            (l, format!(r#"{eva}, "use_rot_pos_emb": false, "qkv_fused": true"#), r#""timm_proj": "mlp""#),
+            (
+                l,
+                format!(r#"{eva}, "swiglu_mlp": false, "scale_mlp": true, "scale_attn_inner": true"#),
+                r#""timm_proj": "linear""#,
+            ),
+            (
+                e,
+                format!(r#"{eva}, "qkv_bias": false, "use_post_norm": false, "mlp_ratio": 1.5"#),
+                r#""timm_pool": "token""#,
+            ),
+            (x, format!(r#"{convnext}, "ls_init_value": null, "kernel_sizes": 5"#), r#""timm_proj": "mlp""#),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("open_clip_config.json");
+            let side = if name == x { 32 } else { 16 };
+            let cfg = format!(
+                r#"{{"model_cfg": {{"embed_dim": 10, "vision_cfg": {{"timm_model_name": "{name}", "image_size": {side}, {vision}}}, "text_cfg": {{}}}}}}"#
+            );
+            std::fs::write(&path, cfg).unwrap();
+            let beside = format!(r#"{{"architecture": "{name}", "model_args": {{{args}}}}}"#);
+            std::fs::write(folder.path().join("config.json"), beside).unwrap();
+            let config = OpenClipConfig::load(&path).unwrap();
+            let weights = VarBuilder::from_backend(Box::new(Invented::default()), DType::F32, Device::Cpu);
+            let pixels = random(&[3, side, side, 3], 5);
+            let (graph, embeds) = config.vision_graph(&weights, side, false).unwrap();
+            let expected =
+                config.vision(&weights, side).unwrap().embed(&pixels).unwrap().to_vec2::<f32>().unwrap();
+            let mut network =
+                OnnxVision::load(folder.path(), graph, &embeds, (side, 10), Engine::Onnx).unwrap();
+            let pixels: Vec<Vec<f32>> = pixels.flatten_from(1).unwrap().to_vec2().unwrap();
+            let pictures = pixels.into_iter().map(|values| Pixels { values, height: side, width: side });
+            let pictures: Vec<Pixels> = pictures.collect();
+            let found = network.embed(&pictures.iter().collect::<Vec<_>>()).unwrap();
+            for (found, mut expected) in found.into_iter().zip(expected) {
+                normalise(&mut expected);
+                assert!(cosine(&found, &expected) > 0.9999, "{args} {vision}");
+            }
+        }
+    }
+}
