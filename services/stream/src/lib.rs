@@ -22,7 +22,6 @@ mod offsets;
 pub mod pass_through;
 mod pauses;
 mod producer;
-pub mod progress;
 pub mod properties;
 mod publisher;
 mod reader;

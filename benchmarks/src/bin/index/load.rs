@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use unprompt_benchmarks::vectors::prompts;
 use unprompt_index::embedded::EmbeddedIndex;
 use unprompt_index::{ConnectOptions, PromptIndex, PromptPoint, Uuid};
-use unprompt_stream::progress::Progress;
+use unprompt_jobs::Progress;
 use unprompt_tiny_world::Split;
 
 use crate::{On, memory};

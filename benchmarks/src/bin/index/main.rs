@@ -11,9 +11,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use unprompt_benchmarks::vectors::{Mixture, QUERIES, Rows, Vectors};
 use unprompt_index::{Layout, Profile, Space};
+use unprompt_jobs::Progress;
 use unprompt_models::minilm::{Engine, MiniLm};
 use unprompt_stream::config::{Log, LogFormat};
-use unprompt_stream::progress::Progress;
 
 /// Answers of a search, as many as the predictor takes a little more of.
 pub const K: usize = 100;
@@ -112,7 +112,7 @@ impl On {
 }
 
 fn main() -> anyhow::Result<()> {
-    let filter = "warn,unprompt_models=info,unprompt_stream::progress=info".into();
+    let filter = "warn,unprompt_models=info,unprompt_jobs::progress=info".into();
     unprompt_stream::telemetry::init(&Log { format: LogFormat::Text, filter })?;
     let answer = match Cli::parse().step {
         Step::Vectors(make) => vectors(&make)?,

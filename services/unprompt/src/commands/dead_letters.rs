@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
+use unprompt_jobs::Progress;
 use unprompt_schemas::dead_letter::{DeadLetter, own_headers};
 use unprompt_schemas::topics::Topic;
-use unprompt_stream::progress::Progress;
 use unprompt_stream::{
     InputRecord, KafkaConfig, Observer, OutputRecord, Present, Publisher, StreamError, TopicEnds,
     VALUE_OMITTED_HEADER, delete_records, read_to_end,

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use unprompt_corpus::CorpusError;
 use unprompt_corpus::table::{Columns, ExportRow, TableWriter};
 use unprompt_index::{Filter, Hit, IndexError, PromptIndex, PromptPoint, Space, Uuid};
-use unprompt_stream::progress::Progress;
+use unprompt_jobs::Progress;
 
 use crate::cli::Export;
 use crate::context::Context;

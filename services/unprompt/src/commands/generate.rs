@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 use unprompt_corpus::checkpoint::Checkpoint;
 use unprompt_corpus::{Clean, Corpus};
 use unprompt_generator::{Generator, Picture};
+use unprompt_jobs::Progress;
 use unprompt_schemas::identity::prompt_id;
 use unprompt_schemas::records::Prompt;
-use unprompt_stream::progress::Progress;
 use uuid::Uuid;
 
 use super::prompts::corpus::{self, Read};

@@ -52,7 +52,7 @@ fn load(cli: &Cli) -> anyhow::Result<Context> {
     let mut context = Context::load(&cli.global, up, http_port)?;
     let serves = matches!(cli.command, Command::Up(_) | Command::Serve(_));
     if !serves && cli.global.log.is_none() && std::env::var_os("UNPROMPT__LOG__FILTER").is_none() {
-        context.config.log.filter = "warn,unprompt_stream::progress=info".into();
+        context.config.log.filter = "warn,unprompt_jobs::progress=info".into();
     }
     Ok(context)
 }

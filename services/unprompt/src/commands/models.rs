@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
+use unprompt_jobs::Progress;
 use unprompt_model_store::{Manifest, Model, Pull, Pulled, Source, Sources, State};
-use unprompt_stream::progress::Progress;
 
 use crate::cli::{Models, Pin, PullModels};
 use crate::context::{Context, store};
@@ -90,7 +90,7 @@ fn pull_one(model: &Model, from: Option<PathBuf>, stop: &CancellationToken) -> a
         from,
         is_stopped: &|| stop.is_cancelled(),
         progress: &|come| progress.set(come),
-        say: &|line| tracing::info!(target: "unprompt_stream::progress", "{line}"),
+        say: &|line| tracing::info!(target: unprompt_jobs::PROGRESS_TARGET, "{line}"),
     };
     Ok(store.pull(model, &pull)?)
 }

@@ -16,7 +16,7 @@ use crate::answers::{Answer, answer_of};
 use crate::cli::Publish;
 use crate::context::Context;
 use crate::output;
-use unprompt_stream::progress::Progress;
+use unprompt_jobs::Progress;
 
 /// Pictures read and published at once.
 const CHUNK: usize = 64;

@@ -28,7 +28,7 @@ use crate::commands::publish::picture;
 use crate::commands::train::train;
 use crate::context::Context;
 use crate::stack::Stack;
-use unprompt_stream::progress::Progress;
+use unprompt_jobs::Progress;
 
 /// Time between looks at how far the services are.
 const LOOK_EVERY: Duration = Duration::from_millis(250);

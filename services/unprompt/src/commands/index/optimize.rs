@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use unprompt_index::IndexInfo;
-use unprompt_stream::progress::Progress;
+use unprompt_jobs::Progress;
 
 use crate::cli::IndexOptimize;
 use crate::context::Context;

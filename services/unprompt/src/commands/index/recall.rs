@@ -4,7 +4,7 @@ use anyhow::bail;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use unprompt_index::{RecallAt, RecallOptions, Space};
-use unprompt_stream::progress::Progress;
+use unprompt_jobs::Progress;
 
 use crate::cli::{IndexRecall, SearchSpace};
 use crate::context::Context;

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::bail;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use unprompt_stream::progress::Progress;
+use unprompt_jobs::Progress;
 
 use super::optimize;
 use crate::cli::IndexRestore;

@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 use unprompt_corpus::checkpoint::Checkpoint;
 use unprompt_corpus::report::Report;
 use unprompt_corpus::{Clean, Corpus};
+use unprompt_jobs::Progress;
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::records::Prompt;
 use unprompt_schemas::topics::Topic;
-use unprompt_stream::progress::Progress;
 use unprompt_stream::{Publisher, ensure_topics};
 
 use super::corpus::{self, Read};

@@ -7,8 +7,8 @@ use anyhow::{bail, ensure};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use unprompt_corpus::table::{Columns, ExportRow, TableWriter};
+use unprompt_jobs::Progress;
 use unprompt_schemas::identity::prompt_id;
-use unprompt_stream::progress::Progress;
 use unprompt_tiny_world::{self as tiny_world, Grammar, Scene, Split};
 
 use crate::cli::Sample;

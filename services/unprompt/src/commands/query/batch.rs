@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 use unprompt_index::{Hit, PromptIndex, SearchRequest, resolve_batch};
-use unprompt_stream::progress::Progress;
+use unprompt_jobs::Progress;
 
 use super::models::Models;
 use super::requests::{self, MAX_REQUEST_BYTES};

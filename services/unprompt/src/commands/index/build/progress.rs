@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use unprompt_corpus::Corpus;
 use unprompt_corpus::checkpoint::Checkpoint;
 use unprompt_corpus::report::Report;
-use unprompt_stream::progress::Progress;
+use unprompt_jobs::Progress;
 
 use super::embed::{Mark, Near, NearState};
 use crate::commands::prompts::corpus::{Read, read};

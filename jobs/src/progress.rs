@@ -1,4 +1,5 @@
-//! How far a long job is: a bar on a terminal, elsewhere a log line now and then. To stderr.
+//! The progress of a long job on stderr: a bar on a terminal, elsewhere a log line every few
+//! seconds.
 
 use std::io::IsTerminal;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,11 +7,14 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+/// The log target of a job's progress. A filter that admits it at level info shows the progress.
+pub const PROGRESS_TARGET: &str = "unprompt_jobs::progress";
+
 const LOG_EVERY: Duration = Duration::from_secs(5);
 const WITH_TOTAL: &str = "{msg} {wide_bar} {human_pos}/{human_len} {per_sec} eta {eta}";
 const WITHOUT_TOTAL: &str = "{spinner} {msg} {human_pos} {per_sec}";
 
-/// A job's progress. It may be shared between threads.
+/// The progress of a job. Threads may share it.
 #[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
@@ -20,10 +24,10 @@ pub struct Progress {
     counted: Mutex<Counted>,
 }
 
-/// What rates are taken of, and what is said beside them.
+/// Where the rates begin, and the note beside the position.
 #[derive(Debug)]
 struct Counted {
-    /// None while an earlier run's items are read through.
+    /// None while the items of an earlier run are read through.
     from: Option<Begin>,
     note: Option<String>,
 }
@@ -47,7 +51,7 @@ impl Begin {
 }
 
 impl Progress {
-    /// Begins a job of `total` items, or of who knows how many.
+    /// Begins a job of `total` items; None for a total that is not known.
     pub fn new(label: impl Into<String>, total: Option<u64>) -> Self {
         let label = label.into();
         let is_terminal = std::io::stderr().is_terminal();
@@ -64,20 +68,21 @@ impl Progress {
         Self { bar, label, is_terminal, logged: Mutex::new(Instant::now()), counted: Mutex::new(counted) }
     }
 
-    /// The job goes on after an earlier run, whose items are read through first: rates and the estimate begin at the first item
-    /// that this run is told to have done.
+    /// Resumes the job of an earlier run, whose items are read through first. Rates and the
+    /// estimate begin at the first item that this run counts.
     pub fn going_on(self) -> Self {
         self.counted().from = None;
         self
     }
 
-    /// Says something beside the position.
+    /// Shows `note` beside the position.
     pub fn note(&self, note: String) {
         self.bar.set_message(format!("{}: {note}", self.label));
         self.counted().note = Some(note);
     }
 
-    /// `count` items are done in all, and this run has made so many of `what` of them: prompts of bytes, say. Both have a rate.
+    /// Sets the items done in all to `count`, and shows how many of `what` this run made of them:
+    /// of bytes that are read, for example, prompts. Both have a rate.
     pub fn set_made(&self, count: u64, made: u64, what: &str) {
         self.bar.set_position(count);
         self.begin(made);
@@ -86,21 +91,21 @@ impl Progress {
         self.log_if_due();
     }
 
-    /// `count` more items are done.
+    /// Adds `count` items.
     pub fn inc(&self, count: u64) {
         self.bar.inc(count);
         self.begin(0);
         self.log_if_due();
     }
 
-    /// `count` items are done in all.
+    /// Sets the items done in all.
     pub fn set(&self, count: u64) {
         self.bar.set_position(count);
         self.begin(0);
         self.log_if_due();
     }
 
-    /// The rates begin here, unless they have begun.
+    /// Begins the rates, unless they have begun.
     fn begin(&self, made: u64) {
         let mut counted = self.counted();
         if counted.from.is_none() {
@@ -118,7 +123,7 @@ impl Progress {
         self.bar.position()
     }
 
-    /// Ends the job: the bar goes, and a last line says how much there was.
+    /// Ends the job: removes the bar, and logs how many items were done and how long they took.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
         let took_s = self.bar.elapsed().as_secs_f64();
@@ -135,34 +140,20 @@ impl Progress {
             return;
         }
         *logged = Instant::now();
+        self.log();
+    }
+
+    fn log(&self) {
         let (per_s, note) = {
             let counted = self.counted();
             (self.per_s(&counted), counted.note.clone())
         };
-        match self.bar.length() {
-            Some(total) => {
-                let left = total.saturating_sub(self.bar.position()) as f64;
-                // Before the first item there is no estimate to give.
-                let left_s = (per_s > 0.0).then(|| round(left / per_s));
-                let per_s = round(per_s);
-                tracing::info!(
-                    job = self.label,
-                    done = self.bar.position(),
-                    total,
-                    per_s,
-                    left_s,
-                    note,
-                    "under way"
-                );
-            }
-            None => tracing::info!(
-                job = self.label,
-                done = self.bar.position(),
-                per_s = round(per_s),
-                note,
-                "under way"
-            ),
-        }
+        let (done, total) = (self.bar.position(), self.bar.length());
+        // Before the first item there is no estimate to give.
+        let left = total.filter(|_| per_s > 0.0).map(|total| total.saturating_sub(done) as f64);
+        let left_s = left.map(|left| round(left / per_s));
+        let per_s = round(per_s);
+        tracing::info!(job = self.label, done, total, per_s, left_s, note, "under way");
     }
 
     fn per_s(&self, counted: &Counted) -> f64 {
