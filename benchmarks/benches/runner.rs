@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
+use unprompt_embedded_broker::EmbeddedBroker;
 use unprompt_schemas::topics::Topic;
-use unprompt_stream::embedded::EmbeddedBroker;
 use unprompt_stream::pass_through::PassThrough;
 use unprompt_stream::{
     Health, KafkaConfig, OutputRecord, Publisher, RunnerConfig, Stage, Start, Tail, ensure_topics, run_stage,

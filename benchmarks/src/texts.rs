@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use unprompt_benchmarks::{checkpoint, minilm};
+use unprompt_embedded_broker::EmbeddedBroker;
 use unprompt_models::encoder::TextTower;
 use unprompt_models::minilm::{Engine, MiniLm};
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::records::Prompt;
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::config::load_with;
-use unprompt_stream::embedded::EmbeddedBroker;
 use unprompt_stream::{
     Health, KafkaConfig, OutputRecord, Publisher, Stage, Start, Tail, ensure_topics, run_stage,
 };

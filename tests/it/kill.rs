@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
+use unprompt_embedded_broker::EmbeddedBroker;
 use unprompt_index::embedded::EmbeddedIndex;
 use unprompt_index::{ConnectOptions, Filter, PromptIndex};
 use unprompt_schemas::Uuid;
 use unprompt_schemas::topics::Topic;
-use unprompt_stream::embedded::EmbeddedBroker;
 use unprompt_stream::{InputRecord, KafkaConfig, committed_offsets};
 
 use crate::stack::{

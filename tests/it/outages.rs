@@ -5,8 +5,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use unprompt_embedded_broker::EmbeddedBroker;
 use unprompt_index::embedded::EmbeddedIndex;
-use unprompt_stream::embedded::EmbeddedBroker;
 use unprompt_stream::{KafkaConfig, list_topics};
 
 use crate::stack::{get, unprompt, wait_for};

@@ -145,9 +145,6 @@ pub enum StreamError {
     #[error("no thread could be started: {0}; the machine is out of memory or threads")]
     Thread(#[source] std::io::Error),
 
-    #[error("the embedded broker: {0}")]
-    EmbeddedBroker(String),
-
     #[error("configuration: {0}")]
     Config(String),
 

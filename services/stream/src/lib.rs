@@ -1,5 +1,4 @@
-//! Runs a stage on Kafka: batching, delivery, dead letters, configuration, telemetry, health, and a broker
-//! in this process for one machine.
+//! Runs a stage on Kafka: batching, delivery, dead letters, configuration, telemetry and health.
 //!
 //! It knows topics and bytes; it must not know what a record means, any network, or the index.
 
@@ -9,8 +8,6 @@ mod consumer;
 mod context;
 pub mod data_dir;
 mod dead_letter;
-#[cfg(feature = "embedded-broker")]
-pub mod embedded;
 mod error;
 mod events;
 mod flood;

@@ -1,9 +1,9 @@
 //! The servers that this process may host. A build without one of them says so when it is asked for.
 
+#[cfg(feature = "embedded-broker")]
+pub use unprompt_embedded_broker::EmbeddedBroker;
 #[cfg(feature = "embedded-index")]
 pub use unprompt_index::embedded::EmbeddedIndex;
-#[cfg(feature = "embedded-broker")]
-pub use unprompt_stream::embedded::EmbeddedBroker;
 
 #[cfg(not(feature = "embedded-broker"))]
 pub use absent::EmbeddedBroker;

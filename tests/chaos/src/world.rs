@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use tempfile::TempDir;
 use tokio::sync::Mutex;
+use unprompt_embedded_broker::EmbeddedBroker;
 use unprompt_index::embedded::EmbeddedIndex;
 use unprompt_schemas::topics::Prefix;
-use unprompt_stream::embedded::EmbeddedBroker;
 use unprompt_stream::{KafkaConfig, Profile, ensure_topics};
 use unprompt_test_kafka::Kafka;
 

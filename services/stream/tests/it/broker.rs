@@ -1,53 +1,11 @@
-//! The embedded broker by itself: its data, its lock, its topics.
+//! The data directory's lock, the topics, and what is said where the broker is away.
 
 use tempfile::TempDir;
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::data_dir::DataDir;
-use unprompt_stream::embedded::EmbeddedBroker;
 use unprompt_stream::{KafkaConfig, Publisher, StreamError, ensure_topics, list_topics};
 
 use crate::support::*;
-
-#[tokio::test(flavor = "multi_thread")]
-async fn records_outlive_the_broker_and_its_log_is_written_back() {
-    let dir = TempDir::new().unwrap();
-    let broker = EmbeddedBroker::start(dir.path(), 0).await.unwrap();
-    let kafka = KafkaConfig::embedded(broker.brokers());
-    ensure_topics(&kafka).await.unwrap();
-    publish(&kafka, 0..500).await;
-    broker.stop().await.unwrap();
-    let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|f| f.unwrap().file_name()).collect();
-    assert_eq!(files, ["broker.db"], "a write-ahead log is left behind");
-
-    let broker = EmbeddedBroker::start(dir.path(), 0).await.unwrap();
-    let kafka = KafkaConfig::embedded(broker.brokers());
-    assert_exactly_once(&all(&kafka, Topic::Images).await, 0..500);
-    publish(&kafka, 500..600).await;
-    assert_exactly_once(&all(&kafka, Topic::Images).await, 0..600);
-    broker.stop().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_port_in_use_is_named() {
-    let fixture = Fixture::start().await;
-    let port = fixture.embedded_broker().address().port();
-    let other = TempDir::new().unwrap();
-    let error = EmbeddedBroker::start(other.path(), port).await.unwrap_err();
-    assert!(matches!(&error, StreamError::Listen { address, .. } if address.port() == port), "{error}");
-    assert!(error.to_string().contains("0 for any"), "{error}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_data_directory_may_have_any_name() {
-    let dir = TempDir::new().unwrap();
-    let odd = dir.path().join("my data? #1 %20 ü");
-    let broker = EmbeddedBroker::start(&odd, 0).await.unwrap();
-    let kafka = KafkaConfig::embedded(broker.brokers());
-    ensure_topics(&kafka).await.unwrap();
-    broker.stop().await.unwrap();
-    assert!(odd.join("broker.db").is_file());
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "data went elsewhere");
-}
 
 #[test]
 fn a_second_process_is_told_who_has_the_data() {

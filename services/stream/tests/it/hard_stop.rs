@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use unprompt_embedded_broker::EmbeddedBroker;
 use unprompt_schemas::topics::Topic;
-use unprompt_stream::embedded::EmbeddedBroker;
 use unprompt_stream::{KafkaConfig, RunnerConfig, ensure_topics};
 
 use crate::support::*;

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
+use unprompt_embedded_broker::EmbeddedBroker;
 use unprompt_schemas::topics::{Prefix, Topic};
-use unprompt_stream::embedded::EmbeddedBroker;
 use unprompt_stream::health::{Condition, serve};
 use unprompt_stream::{Health, KafkaConfig, Profile, RunnerConfig, ensure_topics};
 

@@ -1,5 +1,4 @@
 //! What the stream crate promises, tried on the embedded broker and on Apache Kafka.
-#![cfg(feature = "embedded-broker")]
 
 mod arbitrary;
 mod broker;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use unprompt_embedded_broker::EmbeddedBroker;
 use unprompt_schemas::topics::{Prefix, Topic};
-use unprompt_stream::embedded::EmbeddedBroker;
 use unprompt_stream::{
     InputRecord, KafkaConfig, Outcome, OutputRecord, Profile, Publisher, RunnerConfig, ensure_topics,
 };

@@ -5,8 +5,8 @@ use std::time::Duration;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use unprompt_embedded_broker::EmbeddedBroker;
 use unprompt_schemas::topics::Topic;
-use unprompt_stream::embedded::EmbeddedBroker;
 use unprompt_stream::{KafkaConfig, Profile, RunnerConfig, ensure_topics};
 
 use crate::support::*;

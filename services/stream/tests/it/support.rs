@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use unprompt_embedded_broker::EmbeddedBroker;
 use unprompt_schemas::topics::{Prefix, Topic};
 use unprompt_stream::config::{Log, LogFormat};
-use unprompt_stream::embedded::EmbeddedBroker;
 use unprompt_stream::{
     BatchError, Health, InputRecord, KafkaConfig, Outcome, OutputRecord, Profile, Publisher, RunSummary,
     RunnerConfig, Signals, Stage, Start, StreamError, Tail, Traces, ensure_topics, read_to_end, run_stage,
@@ -34,7 +34,8 @@ pub const NAME: &str = "tested";
 /// A broker with the catalogue's topics, and what is promised on it.
 pub struct Fixture {
     kafka: KafkaConfig,
-    embedded: Option<(EmbeddedBroker, TempDir)>,
+    /// Held for as long as the fixture is there.
+    _embedded: Option<(EmbeddedBroker, TempDir)>,
 }
 
 impl Fixture {
@@ -44,7 +45,7 @@ impl Fixture {
         let broker = EmbeddedBroker::start(dir.path(), 0).await.unwrap();
         let kafka = KafkaConfig::embedded(broker.brokers());
         ensure_topics(&kafka).await.unwrap();
-        Self { kafka, embedded: Some((broker, dir)) }
+        Self { kafka, _embedded: Some((broker, dir)) }
     }
 
     /// The Apache Kafka that the tests share, under a prefix of this test's own: exactly once.
@@ -53,15 +54,11 @@ impl Fixture {
         let prefix = Prefix::new(&format!("{}.", uuid::Uuid::new_v4().simple())).unwrap();
         let kafka = KafkaConfig { prefix, profile: Profile::Kafka, ..KafkaConfig::embedded(brokers) };
         ensure_topics(&kafka).await.unwrap();
-        Self { kafka, embedded: None }
+        Self { kafka, _embedded: None }
     }
 
     pub fn kafka(&self) -> KafkaConfig {
         self.kafka.clone()
-    }
-
-    pub fn embedded_broker(&self) -> &EmbeddedBroker {
-        &self.embedded.as_ref().expect("this test is for the embedded broker").0
     }
 
     /// Every number came out: exactly once where that is promised, at least once elsewhere.

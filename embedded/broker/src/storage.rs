@@ -10,28 +10,26 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 use uuid::Uuid;
 
-use super::log_reader::LogReader;
-use super::quick_storage::QuickStorage;
-use super::{CLUSTER, NODE, failed};
-use crate::StreamError;
+use crate::log_reader::LogReader;
+use crate::quick_storage::QuickStorage;
+use crate::{CLUSTER, EmbeddedBrokerError, NODE};
 
 const FILE: &str = "broker.db";
 
-/// Whether the last broker on this data ended without a stop: only then is its write-ahead log still there.
-pub(super) fn was_killed(data_dir: &Path) -> bool {
+/// Whether the last broker on this data was killed: only then its write-ahead log is still there.
+pub(crate) fn was_killed(data_dir: &Path) -> bool {
     data_dir.join(format!("{FILE}-wal")).exists()
 }
 
-/// Opens (or creates) the storage, registered as the only broker, at the address clients shall use. The alias must
-/// outlive the storage, which opens connections as it needs them.
-pub(super) async fn open(
+/// Opens or creates the storage and registers the only broker, with the address for clients. The
+/// alias must outlive the storage, which opens connections as it needs them.
+pub(crate) async fn open(
     data_dir: &Path,
     address: SocketAddr,
     stop: CancellationToken,
-) -> Result<(QuickStorage, Alias), StreamError> {
-    std::fs::create_dir_all(data_dir)
-        .map_err(|source| StreamError::DataDir { path: data_dir.to_owned(), source })?;
-    let advertised = Url::parse(&format!("tcp://{address}")).map_err(failed)?;
+) -> Result<(QuickStorage, Alias), EmbeddedBrokerError> {
+    std::fs::create_dir_all(data_dir).map_err(EmbeddedBrokerError::data_dir(data_dir))?;
+    let advertised = Url::parse(&format!("tcp://{address}")).map_err(EmbeddedBrokerError::storage)?;
     let file = database(data_dir)?;
     let (url, alias) = Alias::url_of(&file)?;
     let mut builder = StorageContainer::builder();
@@ -48,48 +46,46 @@ pub(super) async fn open(
         .user_credentials_required(false)
         .build()
         .await
-        .map_err(failed)?;
+        .map_err(EmbeddedBrokerError::storage)?;
     register(&storage).await?;
-    let log = LogReader::open(&file).await.map_err(failed)?;
+    let log = LogReader::open(&file).await.map_err(EmbeddedBrokerError::storage)?;
     Ok((QuickStorage::new(storage, log), alias))
 }
 
-async fn register(storage: &ArcDynStorage) -> Result<(), StreamError> {
+async fn register(storage: &ArcDynStorage) -> Result<(), EmbeddedBrokerError> {
     let registration = BrokerRegistrationRequest {
         broker_id: NODE,
         cluster_id: CLUSTER.into(),
         incarnation_id: Uuid::new_v4(),
         rack: None,
     };
-    storage.register_broker(registration).await.map_err(failed)
+    storage.register_broker(registration).await.map_err(EmbeddedBrokerError::storage)
 }
 
-fn database(data_dir: &Path) -> Result<PathBuf, StreamError> {
-    let absolute = std::path::absolute(data_dir.join(FILE));
-    absolute.map_err(|source| StreamError::DataDir { path: data_dir.to_owned(), source })
+fn database(data_dir: &Path) -> Result<PathBuf, EmbeddedBrokerError> {
+    std::path::absolute(data_dir.join(FILE)).map_err(EmbeddedBrokerError::data_dir(data_dir))
 }
 
-/// The path that nisshi is given: the file's own, or one through a link where a URL would escape the file's own.
+/// The path that nisshi opens: the file's own, or one through a link if a URL would escape
+/// characters of it.
 #[derive(Debug)]
-pub(super) struct Alias {
+pub(crate) struct Alias {
     link: Option<PathBuf>,
 }
 
 impl Alias {
-    /// `sqlite:///` and the absolute path: nisshi strips one slash of the URL's path, and opens the rest as it is,
-    /// escapes and all.
-    fn url_of(path: &Path) -> Result<(Url, Self), StreamError> {
+    /// `sqlite:///` and the absolute path: nisshi strips one slash of the URL's path and opens the
+    /// rest, with its escapes.
+    fn url_of(path: &Path) -> Result<(Url, Self), EmbeddedBrokerError> {
         if let Some(url) = unescaped_url(path) {
             return Ok((url, Self { link: None }));
         }
         let link = std::env::temp_dir().join(format!("unprompt-{}", Uuid::new_v4()));
         let target = path.parent().unwrap_or(Path::new("/"));
-        link_directory(target, &link)
-            .map_err(|source| StreamError::DataDir { path: link.clone(), source })?;
+        link_directory(target, &link).map_err(EmbeddedBrokerError::data_dir(&link))?;
         let alias = Self { link: Some(link.clone()) };
-        let advice = "choose one whose path has only letters, digits, . _ - and /";
         let url = unescaped_url(&link.join(FILE));
-        let url = url.ok_or_else(|| failed(format!("data directory {}: {advice}", target.display())))?;
+        let url = url.ok_or_else(|| EmbeddedBrokerError::EscapedPath { path: target.to_owned() })?;
         Ok((url, alias))
     }
 }
@@ -121,10 +117,8 @@ fn link_directory(_target: &Path, _link: &Path) -> std::io::Result<()> {
 }
 
 /// Makes what the broker wrote durable: the database file, and the directory that names it.
-pub(super) fn sync(data_dir: &Path) -> Result<(), StreamError> {
+pub(crate) fn sync(data_dir: &Path) -> Result<(), EmbeddedBrokerError> {
     let sync = |path: &Path| std::fs::File::open(path).and_then(|file| file.sync_all());
     let database = database(data_dir)?;
-    sync(&database)
-        .and_then(|()| sync(data_dir))
-        .map_err(|source| StreamError::DataDir { path: data_dir.to_owned(), source })
+    sync(&database).and_then(|()| sync(data_dir)).map_err(EmbeddedBrokerError::data_dir(data_dir))
 }

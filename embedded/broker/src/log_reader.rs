@@ -1,8 +1,9 @@
 //! Reads records straight from nisshi's tables, on a connection of its own.
 //!
-//! nisshi's own fetch sums up everything from the fetch offset to the end of the partition, and asks for each record's
-//! headers one by one: reading a backlog takes quadratic time, and everything else waits for it. These two statements
-//! cost what they return, and a reader of SQLite's write-ahead log waits for nobody.
+//! nisshi's own fetch adds up the sizes of all records from the fetch offset to the end of the
+//! partition, and queries the headers of each record: reading a backlog takes quadratic time and
+//! blocks everything else. The cost of the two statements here follows from what they return, and a
+//! reader of SQLite's write-ahead log waits for nobody.
 
 use std::path::Path;
 
@@ -11,9 +12,9 @@ use libsql::{Connection, Database, Row, params};
 use nisshi_sans_io::record::{self, Header, Record, deflated, inflated};
 use nisshi_storage::{Error, OffsetStage, Result, Topition};
 
-use super::CLUSTER;
+use crate::CLUSTER;
 
-/// Records in one answer, at most.
+/// At most this many records in one answer.
 const FETCH_RECORDS: i64 = 2_000;
 
 const PARTITION: &str = "select tp.id, w.low, w.high from cluster c join topic t on t.cluster = c.id \
@@ -28,7 +29,7 @@ const HEADERS: &str = "select offset_id, k, v from header \
 
 /// Reads what nisshi wrote.
 #[derive(Clone)]
-pub(super) struct LogReader {
+pub(crate) struct LogReader {
     connection: Connection,
     /// Keeps the database open.
     _database: std::sync::Arc<Database>,
@@ -42,7 +43,7 @@ impl std::fmt::Debug for LogReader {
 
 /// A partition's row and its bounds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Partition {
+pub(crate) struct Partition {
     id: i64,
     pub low: i64,
     pub high: i64,
@@ -55,7 +56,7 @@ impl Partition {
     }
 }
 
-/// A stored record, whose headers are still to come.
+/// A stored record without its headers.
 struct Stored {
     offset: i64,
     attributes: i16,
@@ -70,7 +71,7 @@ impl LogReader {
         Ok(Self { connection, _database: std::sync::Arc::new(database) })
     }
 
-    /// None, where the topic or the partition does not exist.
+    /// The partition; None if the topic or the partition does not exist.
     pub async fn partition(&self, topition: &Topition) -> Result<Option<Partition>> {
         let params = params![CLUSTER, topition.topic(), topition.partition()];
         let mut rows = self.connection.query(PARTITION, params).await.map_err(failed)?;
@@ -79,7 +80,8 @@ impl LogReader {
         Ok(Some(Partition { id: row.get(0).map_err(failed)?, low: bound(1)?, high: bound(2)? }))
     }
 
-    /// The records from `offset` on, `max_bytes` of them or the first alone; no batch, where there are none.
+    /// The records from `offset` on: as many as fit in `max_bytes`, and at least one if there is
+    /// one.
     pub async fn fetch(
         &self,
         partition: Partition,

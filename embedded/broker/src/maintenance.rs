@@ -1,16 +1,16 @@
-//! Retention and compaction: nisshi does them when asked.
+//! Retention and compaction, which nisshi does on request.
 
 use std::time::{Duration, SystemTime};
 
 use nisshi_storage::Storage;
 use tokio_util::sync::CancellationToken;
 
-use super::quick_storage::QuickStorage;
+use crate::quick_storage::QuickStorage;
 
 const INTERVAL: Duration = Duration::from_secs(300);
 
-/// Asks for maintenance now and then, until `stop`.
-pub(super) async fn run(storage: QuickStorage, stop: CancellationToken) {
+/// Requests maintenance every [`INTERVAL`], until `stop`.
+pub(crate) async fn run(storage: QuickStorage, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,

@@ -1,6 +1,7 @@
-//! A fetch that waits at the broker until there is something to read, and not a moment longer.
+//! The long poll: a fetch waits at the broker until there is a record to read, and no longer.
 //!
-//! nisshi's own wait sleeps half of what the client allows, whatever arrives, and asks the database meanwhile.
+//! nisshi's own wait sleeps half of the time that the client allows, whatever arrives, and queries
+//! the database.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -12,19 +13,19 @@ use nisshi_storage::{Error, Storage, TopicId, Topition};
 use rama::Service;
 use tokio::time::Instant;
 
-use super::quick_storage::QuickStorage;
+use crate::quick_storage::QuickStorage;
 
-/// What nisshi gets to read with once there is something.
+/// The time that nisshi may read for once there is a record.
 const READ_BUDGET_MS: i32 = 2_000;
-/// What it gets where there is nothing: one look, and the answer says so.
+/// The time that it gets if there is none: one query, and an empty answer.
 const LOOK_BUDGET_MS: i32 = 1;
 
 /// Waits in front of nisshi's fetch service.
 #[derive(Debug)]
-pub(super) struct LongPoll<S> {
+pub(crate) struct LongPoll<S> {
     inner: S,
     storage: QuickStorage,
-    /// Names by id: clients fetch by id.
+    /// Topic names by topic id, which newer clients send instead.
     names: Mutex<HashMap<[u8; 16], String>>,
 }
 
@@ -33,7 +34,7 @@ impl<S> LongPoll<S> {
         Self { inner, storage, names: Mutex::default() }
     }
 
-    /// Whether something can be read, or is wrong, which the answer then says.
+    /// Whether the fetch can be answered: with records or with an error.
     async fn is_answerable(&self, topics: &[FetchTopic]) -> bool {
         for topic in topics {
             let Some(name) = self.name(topic).await else { return true };
@@ -62,7 +63,7 @@ impl<S> LongPoll<S> {
         Some(name)
     }
 
-    /// Waits until something can be read or `deadline` has come; whether there is something.
+    /// Waits until the fetch can be answered or `deadline` has passed; false for the deadline.
     async fn wait(&self, topics: &[FetchTopic], deadline: Instant) -> bool {
         let mut bell = self.storage.listen();
         loop {

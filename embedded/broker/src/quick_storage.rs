@@ -1,6 +1,5 @@
-//! nisshi's storage, with reading by [`LogReader`] and the ends of partitions in memory.
-//!
-//! Everything that writes is nisshi's own.
+//! nisshi's storage; [`LogReader`] reads, and the ends of partitions are kept in memory. nisshi
+//! writes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,12 +29,12 @@ use tokio::sync::watch;
 use url::Url;
 use uuid::Uuid;
 
-use super::log_reader::{LogReader, Partition};
-use super::watermarks::Watermarks;
+use crate::log_reader::{LogReader, Partition};
+use crate::watermarks::Watermarks;
 
-/// nisshi's storage, read quickly. Clones share it.
+/// nisshi's storage with quick reads. Clones share it.
 #[derive(Clone, Debug)]
-pub(super) struct QuickStorage {
+pub(crate) struct QuickStorage {
     inner: ArcDynStorage,
     log: LogReader,
     marks: Arc<Watermarks>,
@@ -46,14 +45,14 @@ impl QuickStorage {
         Self { inner, log, marks: Arc::new(Watermarks::new()) }
     }
 
-    /// Whether there is something to read at `offset`. A partition that is asked about is known from then on.
+    /// Whether there is a record to read at `offset`. Remembers the end of the partition.
     pub async fn has(&self, topition: &Topition, offset: i64) -> Result<bool> {
         if let Some(has) = self.marks.has(topition, offset) {
             return Ok(has);
         }
         let partition = self.partition(topition).await?;
         self.marks.know(topition, partition.high);
-        // Below the beginning there is an error to tell.
+        // An offset below the beginning is answered with an error.
         Ok(offset < partition.high)
     }
 
@@ -68,7 +67,7 @@ impl QuickStorage {
     }
 }
 
-/// nisshi's methods, but for those given whole.
+/// Implements `Storage`: the `own` methods as given, the `inner` ones by nisshi.
 macro_rules! delegate {
     (
         own { $($own:tt)* }

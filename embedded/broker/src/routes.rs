@@ -1,4 +1,4 @@
-//! What a connection is served by: nisshi's services, with the long poll in front of its fetch.
+//! The services of a connection: nisshi's, with the long poll in front of its fetch.
 
 use nisshi_broker::coordinator::group::administrator::Controller;
 use nisshi_broker::service::{auth, coordinator, storage};
@@ -12,19 +12,19 @@ use nisshi_storage::{FetchService, FetchValidationLayer};
 use rama::layer::MapErrLayer;
 use rama::{Layer as _, Service as _};
 
-use super::CLUSTER;
-use super::long_poll::LongPoll;
-use super::plain_versions::PlainVersions;
-use super::quick_storage::QuickStorage;
+use crate::CLUSTER;
+use crate::long_poll::LongPoll;
+use crate::plain_versions::PlainVersions;
+use crate::quick_storage::QuickStorage;
 
 /// The group coordinator.
-pub(super) type Groups = Controller<QuickStorage>;
+pub(crate) type Groups = Controller<QuickStorage>;
 
 type Connection =
     TcpContextService<TcpBytesService<BytesFrameService<PlainVersions<FrameRouteService<Error>>>>>;
 
 /// The services of one connection.
-pub(super) fn services(groups: Groups, quick: QuickStorage) -> Result<Connection> {
+pub(crate) fn services(groups: Groups, quick: QuickStorage) -> Result<Connection> {
     let builder = stored(FrameRouteService::<Error>::builder(), quick)?;
     let route = coordinator::services(builder, groups).and_then(auth::services)?.build()?;
     let layers = (
@@ -35,7 +35,7 @@ pub(super) fn services(groups: Groups, quick: QuickStorage) -> Result<Connection
     Ok(layers.into_layer(PlainVersions(route)))
 }
 
-/// All that the embedded broker's clients ask the storage for, transactions left out: nisshi's SQLite has none.
+/// The requests that the storage answers. Transactions are refused: nisshi's SQLite has none.
 fn stored(builder: FrameRouteBuilder<Error>, quick: QuickStorage) -> Result<FrameRouteBuilder<Error>> {
     let nisshis = [
         storage::alter_user_scram_credentials,

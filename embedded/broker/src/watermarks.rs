@@ -1,4 +1,5 @@
-//! Where every partition ends, in memory, and a bell that rings when one grows: this process is the only writer.
+//! The end of every partition, in memory, and a signal when one grows: this process is the only
+//! writer.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,12 +11,12 @@ use tokio::sync::watch;
 #[derive(Clone, Copy, Debug)]
 struct End {
     high: i64,
-    /// From here to `high` nothing is left; retention has taken it.
+    /// From here to `high` there are no records; retention deleted them.
     empty_from: i64,
 }
 
 #[derive(Debug)]
-pub(super) struct Watermarks {
+pub(crate) struct Watermarks {
     ends: Mutex<HashMap<Topition, End>>,
     grown: watch::Sender<u64>,
 }
@@ -25,22 +26,22 @@ impl Watermarks {
         Self { ends: Mutex::default(), grown: watch::Sender::new(0) }
     }
 
-    /// Rings at every growth from now on.
+    /// Signals every growth from now on.
     pub fn listen(&self) -> watch::Receiver<u64> {
         self.grown.subscribe()
     }
 
-    /// Whether there is something to read at `offset`; none, where the partition is not known yet.
+    /// Whether there is a record at or after `offset`; None for a partition that is not known yet.
     pub fn has(&self, topition: &Topition, offset: i64) -> Option<bool> {
         self.ends().get(topition).map(|end| offset < end.high && offset < end.empty_from)
     }
 
-    /// Notes where a partition ends.
+    /// Records the end of a partition.
     pub fn know(&self, topition: &Topition, high: i64) {
         self.ends().entry(topition.clone()).or_insert(End { high, empty_from: i64::MAX });
     }
 
-    /// Notes that records were written up to `high`.
+    /// Records a write up to `high`.
     pub fn grow(&self, topition: &Topition, high: i64) {
         {
             let mut ends = self.ends();
@@ -52,14 +53,14 @@ impl Watermarks {
         self.grown.send_modify(|count| *count += 1);
     }
 
-    /// Notes that from `offset` to the end nothing is left.
+    /// Records that there is nothing from `offset` to the end.
     pub fn found_empty(&self, topition: &Topition, offset: i64, high: i64) {
         if let Some(end) = self.ends().get_mut(topition).filter(|end| end.high == high) {
             end.empty_from = end.empty_from.min(offset);
         }
     }
 
-    /// Forgets all: a topic came or went.
+    /// Forgets all partitions: a topic was created or deleted.
     pub fn forget(&self) {
         self.ends().clear();
         self.grown.send_modify(|count| *count += 1);
@@ -76,26 +77,26 @@ mod tests {
 
     #[test]
     fn there_is_something_to_read_below_the_end_only() {
-        let (marks, images) = (Watermarks::new(), Topition::new("images.v1", 0));
-        assert_eq!(marks.has(&images, 0), None, "nothing is known yet");
-        marks.know(&images, 0);
-        assert_eq!(marks.has(&images, 0), Some(false));
+        let (marks, orders) = (Watermarks::new(), Topition::new("orders", 0));
+        assert_eq!(marks.has(&orders, 0), None, "nothing is known yet");
+        marks.know(&orders, 0);
+        assert_eq!(marks.has(&orders, 0), Some(false));
         let mut bell = marks.listen();
-        marks.grow(&images, 5);
+        marks.grow(&orders, 5);
         assert!(bell.has_changed().unwrap());
         bell.mark_unchanged();
-        assert_eq!((marks.has(&images, 4), marks.has(&images, 5)), (Some(true), Some(false)));
-        marks.grow(&images, 3);
-        assert_eq!(marks.has(&images, 4), Some(true), "a repeated batch does not shrink the partition");
+        assert_eq!((marks.has(&orders, 4), marks.has(&orders, 5)), (Some(true), Some(false)));
+        marks.grow(&orders, 3);
+        assert_eq!(marks.has(&orders, 4), Some(true), "a repeated batch does not shrink the partition");
     }
 
     #[test]
     fn what_retention_took_is_not_waited_for() {
-        let (marks, images) = (Watermarks::new(), Topition::new("images.v1", 0));
-        marks.grow(&images, 5);
-        marks.found_empty(&images, 2, 5);
-        assert_eq!((marks.has(&images, 1), marks.has(&images, 2)), (Some(true), Some(false)));
-        marks.grow(&images, 6);
-        assert_eq!(marks.has(&images, 2), Some(true));
+        let (marks, orders) = (Watermarks::new(), Topition::new("orders", 0));
+        marks.grow(&orders, 5);
+        marks.found_empty(&orders, 2, 5);
+        assert_eq!((marks.has(&orders, 1), marks.has(&orders, 2)), (Some(true), Some(false)));
+        marks.grow(&orders, 6);
+        assert_eq!(marks.has(&orders, 2), Some(true));
     }
 }

@@ -1,12 +1,12 @@
-//! An answer to ApiVersions without tagged fields: nisshi sends four that say nothing, and librdkafka 2.0, which Debian 12's
-//! kcat uses, fails on them with a read underflow and gives the broker up.
+//! Answers to ApiVersions without tagged fields. nisshi sends four empty ones; librdkafka 2.0,
+//! which kcat of Debian 12 uses, fails on them with a read underflow and gives the broker up.
 
 use nisshi_sans_io::{Body, Frame, FrameInput};
 use rama::Service;
 
-/// Takes what is tagged out of `inner`'s answers to ApiVersions, and lets all others pass.
+/// Removes the tagged fields of `inner`'s answers to ApiVersions, and passes all other answers on.
 #[derive(Clone, Debug)]
-pub(super) struct PlainVersions<S>(pub S);
+pub(crate) struct PlainVersions<S>(pub S);
 
 impl<S> Service<FrameInput> for PlainVersions<S>
 where

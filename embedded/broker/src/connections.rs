@@ -1,4 +1,4 @@
-//! The accept loop: a task a connection, all of them ended when the broker stops.
+//! The accept loop: one task per connection; all end when the broker stops.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -13,15 +13,15 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::quick_storage::QuickStorage;
-use super::routes::{Groups, services};
+use crate::quick_storage::QuickStorage;
+use crate::routes::{Groups, services};
 
-/// Pause after an accept that failed for want of resources.
+/// Pause after an accept that failed for lack of resources.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// Serves connections until `stop`, then ends those that are left. A request in hand when its connection ends
-/// is rolled back whole and unacknowledged: its client sends it again.
-pub(super) async fn accept(listener: TcpListener, storage: QuickStorage, stop: &CancellationToken) {
+/// Serves connections until `stop`, then ends those that are left. A request under way is rolled
+/// back whole and not acknowledged: its client sends it again.
+pub(crate) async fn accept(listener: TcpListener, storage: QuickStorage, stop: &CancellationToken) {
     let groups = Controller::new(storage.clone(), group_coordinator());
     let mut connections = JoinSet::new();
     loop {
@@ -42,7 +42,7 @@ pub(super) async fn accept(listener: TcpListener, storage: QuickStorage, stop: &
     connections.shutdown().await;
 }
 
-/// Everyone is on this machine: nobody is waited for when a group forms.
+/// All members are on this machine: a group forms without waiting for more of them.
 fn group_coordinator() -> GroupCoordinatorConfig {
     GroupCoordinatorConfig {
         initial_rebalance_delay: Duration::from_millis(100),
