@@ -66,12 +66,6 @@ pub enum IndexError {
         "the point {id} of the collection is not a prompt: {reason}. Delete it, or use a collection of its own for it"
     )]
     ForeignPoint { id: String, reason: String },
-    /// The embedded index could not open its folder.
-    #[error("the index's folder {} cannot be used: {reason}", path.display())]
-    Folder { path: PathBuf, reason: String },
-    /// The embedded endpoint could not listen.
-    #[error("cannot listen on 127.0.0.1:{port}: {reason}; choose another port, or 0 for any")]
-    Listen { port: u16, reason: String },
 }
 
 impl IndexError {
@@ -110,8 +104,6 @@ impl IndexError {
             Self::InvalidQuery { .. } => "invalid-query",
             Self::Encoder { .. } => "encoder",
             Self::ForeignPoint { .. } => "foreign-point",
-            Self::Folder { .. } => "folder",
-            Self::Listen { .. } => "listen",
         }
     }
 

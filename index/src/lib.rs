@@ -1,12 +1,9 @@
 //! The prompt index: a collection of prompts with their MiniLM and CLIP text vectors, reached over Qdrant's gRPC.
 //!
 //! [`PromptIndex`] is the one client of the collection; it speaks to a Qdrant server and to the embedded endpoint
-//! alike. With the feature `embedded`, [`embedded::EmbeddedIndex`] serves that same gRPC API over qdrant-edge in
-//! this process. This crate knows nothing of Kafka and of networks: vectors come in and go out.
+//! alike. This crate must not know Kafka or networks: vectors come in and go out.
 
 mod client;
-#[cfg(feature = "embedded")]
-pub mod embedded;
 mod error;
 mod layout;
 mod payload;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Output;
 
 use serde_json::Value;
-use unprompt_index::embedded::EmbeddedIndex;
+use unprompt_embedded_index::EmbeddedIndex;
 use unprompt_index::{ConnectOptions, Layout, PromptIndex, PromptPoint, Uuid};
 
 use crate::stack::unprompt;

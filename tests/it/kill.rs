@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use unprompt_embedded_broker::EmbeddedBroker;
-use unprompt_index::embedded::EmbeddedIndex;
+use unprompt_embedded_index::EmbeddedIndex;
 use unprompt_index::{ConnectOptions, Filter, PromptIndex};
 use unprompt_schemas::Uuid;
 use unprompt_schemas::topics::Topic;

@@ -39,7 +39,7 @@ fn pythons_qdrant_client_lists_counts_searches_and_is_refused_as_by_a_server() {
     let address = up.qdrant.to_string();
     let found = must_succeed(python("tests/python/search_prompts.py").args([&address, "animals", "3"]));
     assert_eq!(found.lines().count(), 3, "{found}");
-    must_succeed(python("index/tools/check_with_qdrant_client.py").arg(format!("http://{address}")));
+    must_succeed(python("embedded/index/tools/check_with_qdrant_client.py").arg(format!("http://{address}")));
 }
 
 #[test]

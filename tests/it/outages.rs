@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use unprompt_embedded_broker::EmbeddedBroker;
-use unprompt_index::embedded::EmbeddedIndex;
+use unprompt_embedded_index::EmbeddedIndex;
 use unprompt_stream::{KafkaConfig, list_topics};
 
 use crate::stack::{get, unprompt, wait_for};

@@ -8,14 +8,15 @@ use unprompt_index::{
     Filter, IndexError, IndexState, Profile, PromptIndex, PromptPoint, Query, RecallOptions, SnapshotInfo,
     Space,
 };
+use unprompt_test_qdrant::{Cloud, TestEndpoint};
 
-use crate::endpoint::{CLIP_DIM, Cloud, Endpoint, layout, prompt};
+use crate::prompt_index::{CLIP_DIM, connect, layout, prompt};
 
 /// Enough for a graph: 10,000 KB of the MiniLM vectors are 6,827 prompts.
 const MANY: u64 = 7_500;
 
-async fn filled(endpoint: &Endpoint, count: u64) -> PromptIndex {
-    let index = endpoint.index().await;
+async fn filled(endpoint: &TestEndpoint, count: u64) -> PromptIndex {
+    let index = connect(endpoint).await;
     index.ensure(&layout()).await.unwrap();
     index.upsert((0..count).map(|n| prompt(n, "a", 100)).collect()).await.unwrap();
     index
@@ -42,9 +43,9 @@ fn same(one: &[PromptPoint], other: &[PromptPoint]) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collection_remembers_its_profile() {
-    let endpoint = Endpoint::start().await;
+    let endpoint = TestEndpoint::start().await;
     for profile in Profile::ALL {
-        let index = endpoint.index().await;
+        let index = connect(&endpoint).await;
         index.ensure(&layout().profile(profile)).await.unwrap();
         assert_eq!(index.profile().await, profile);
         // The configuration may say something else later; what was made stays as it is.
@@ -60,9 +61,9 @@ async fn a_collection_remembers_its_profile() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_profile_finds_what_is_near_once_its_graph_is_built() {
-    let endpoint = Endpoint::start().await;
+    let endpoint = TestEndpoint::start().await;
     for profile in Profile::ALL {
-        let index = endpoint.index().await;
+        let index = connect(&endpoint).await;
         index.ensure(&layout().profile(profile)).await.unwrap();
         let mut cloud = Cloud::new(384, 3);
         index.begin_bulk().await.unwrap();
@@ -84,8 +85,8 @@ async fn every_profile_finds_what_is_near_once_its_graph_is_built() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_graph_is_built_before_a_bulk_load_is_finished() {
-    let endpoint = Endpoint::start().await;
-    let index = endpoint.index().await;
+    let endpoint = TestEndpoint::start().await;
+    let index = connect(&endpoint).await;
     index.ensure(&layout()).await.unwrap();
     index.begin_bulk().await.unwrap();
     index.upsert((0..MANY).map(|n| prompt(n, "a", 0)).collect()).await.unwrap();
@@ -110,7 +111,7 @@ async fn no_graph_is_built_before_a_bulk_load_is_finished() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_there_already_is_passed_over() {
-    let endpoint = Endpoint::start().await;
+    let endpoint = TestEndpoint::start().await;
     let index = filled(&endpoint, 50).await;
     let mut points: Vec<_> = (40..60).map(|n| prompt(n, "a", 100)).collect();
     assert_eq!(index.upsert_missing(points.clone()).await.unwrap(), 10);
@@ -125,7 +126,7 @@ async fn what_is_there_already_is_passed_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_brings_everything_back_elsewhere() {
-    let (endpoint, folder) = (Endpoint::start().await, tempfile::tempdir().unwrap());
+    let (endpoint, folder) = (TestEndpoint::start().await, tempfile::tempdir().unwrap());
     let file = folder.path().join("prompts.parquet");
     let index = filled(&endpoint, 2500).await;
     let mut heard = Vec::new();
@@ -134,7 +135,7 @@ async fn a_snapshot_brings_everything_back_elsewhere() {
     assert_eq!(heard, [1000, 2000, 2500]);
     assert_eq!(SnapshotInfo::read(&file).unwrap(), info);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "only the snapshot is left");
-    let elsewhere = endpoint.index().await;
+    let elsewhere = connect(&endpoint).await;
     let restored = elsewhere.restore(&file, Some(Profile::SmallMemory), |_, _| {}).await.unwrap();
     assert_eq!((restored.points, restored.already_there), (2500, 0));
     assert_eq!(elsewhere.profile().await, Profile::SmallMemory);
@@ -149,7 +150,7 @@ async fn a_snapshot_brings_everything_back_elsewhere() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restore_that_was_cut_off_goes_on() {
-    let (endpoint, folder) = (Endpoint::start().await, tempfile::tempdir().unwrap());
+    let (endpoint, folder) = (TestEndpoint::start().await, tempfile::tempdir().unwrap());
     let file = folder.path().join("prompts.parquet");
     let index = filled(&endpoint, 2500).await;
     index.snapshot(&file, |_| {}).await.unwrap();
@@ -171,7 +172,7 @@ async fn refusal(index: &PromptIndex, file: &Path) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_snapshot_is_refused_by_name_before_anything_is_written() {
-    let (endpoint, folder) = (Endpoint::start().await, tempfile::tempdir().unwrap());
+    let (endpoint, folder) = (TestEndpoint::start().await, tempfile::tempdir().unwrap());
     let file = folder.path().join("prompts.parquet");
     let index = filled(&endpoint, 300).await;
     index.snapshot(&file, |_| {}).await.unwrap();
@@ -197,11 +198,11 @@ async fn a_damaged_snapshot_is_refused_by_name_before_anything_is_written() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_of_another_encoder_is_refused() {
-    let (endpoint, folder) = (Endpoint::start().await, tempfile::tempdir().unwrap());
+    let (endpoint, folder) = (TestEndpoint::start().await, tempfile::tempdir().unwrap());
     let file = folder.path().join("prompts.parquet");
     let index = filled(&endpoint, 10).await;
     index.snapshot(&file, |_| {}).await.unwrap();
-    let other = endpoint.index().await;
+    let other = connect(&endpoint).await;
     other.ensure(&unprompt_index::Layout { encoder: "other@1".into(), ..layout() }).await.unwrap();
     let error = other.restore(&file, None, |_, _| {}).await.unwrap_err();
     assert!(matches!(error, IndexError::OtherEncoder { .. }), "{error}");
@@ -214,7 +215,7 @@ async fn a_snapshot_of_another_encoder_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_that_cannot_be_written_says_so_and_leaves_nothing() {
-    let (endpoint, folder) = (Endpoint::start().await, tempfile::tempdir().unwrap());
+    let (endpoint, folder) = (TestEndpoint::start().await, tempfile::tempdir().unwrap());
     let index = filled(&endpoint, 3).await;
     let error = index.snapshot(&folder.path().join("no/such/folder.parquet"), |_| {}).await.unwrap_err();
     assert!(matches!(error, IndexError::Snapshot { .. }) && error.to_string().contains("cannot be written"));
@@ -227,7 +228,7 @@ async fn a_snapshot_that_cannot_be_written_says_so_and_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stats_count_prompts_by_source_and_name_the_indexes() {
-    let endpoint = Endpoint::start().await;
+    let endpoint = TestEndpoint::start().await;
     let index = filled(&endpoint, 30).await;
     index.upsert((0..10).map(|n| prompt(n, "b", 100)).collect()).await.unwrap();
     let stats = index.stats().await.unwrap();
@@ -250,7 +251,7 @@ async fn stats_count_prompts_by_source_and_name_the_indexes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_profile_can_be_changed_without_loading_again() {
-    let endpoint = Endpoint::start().await;
+    let endpoint = TestEndpoint::start().await;
     let index = filled(&endpoint, 200).await;
     let before = everything(&index).await;
     index.change_profile(Profile::SmallMemory).await.unwrap();

@@ -2,16 +2,8 @@
 //! UNPROMPT_TEST_QDRANT names (`http://host:6334`). What only the embedded endpoint promises runs on that one alone.
 
 mod administration;
-mod collections;
-mod durability;
-mod endpoint;
-mod errors;
-mod faults;
-mod groups;
+mod embedded;
 mod measure;
-mod optimising;
-mod points;
+mod prompt_index;
 mod prompts;
-mod python;
-mod queries;
 mod searching;

@@ -1,11 +1,12 @@
 //! Not a test: prints the figures that the README quotes.
-//! `cargo test -p unprompt-index --features embedded --test it measure -- --ignored --nocapture`
+//! `cargo test -p unprompt-index --test it measure -- --ignored --nocapture`
 
 use std::time::{Duration, Instant};
 
 use unprompt_index::{Filter, Layout, Profile, PromptIndex, PromptPoint, Query, RecallOptions, Space};
+use unprompt_test_qdrant::{Cloud, TestEndpoint};
 
-use crate::endpoint::{Cloud, Endpoint, prompt};
+use crate::prompt_index::{connect, prompt};
 
 /// How many prompts `measure_profiles` loads, and of which profiles: `UNPROMPT_MEASURE=200000,small-memory`.
 const MEASURE: &str = "UNPROMPT_MEASURE";
@@ -67,8 +68,8 @@ async fn recall(index: &PromptIndex, queries: &[Query]) -> f64 {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "prints figures, checks nothing"]
 async fn measure() {
-    let endpoint = Endpoint::start().await;
-    let index = endpoint.index().await;
+    let endpoint = TestEndpoint::start().await;
+    let index = connect(&endpoint).await;
     index.ensure(&Layout::new("measured@1", DIM, "minilm@1")).await.unwrap();
     let mut cloud = Cloud::new(DIM, 7);
     let points = points(&mut cloud);
@@ -128,8 +129,8 @@ async fn load(index: &PromptIndex, cloud: &mut Cloud, count: u64) {
 
 async fn measure_profile(profile: Profile, count: u64) {
     println!("{profile}, {}", memory());
-    let endpoint = Endpoint::start().await;
-    let index = endpoint.index().await;
+    let endpoint = TestEndpoint::start().await;
+    let index = connect(&endpoint).await;
     index.ensure(&Layout::new("measured@1", 512, "minilm@1").profile(profile)).await.unwrap();
     index.begin_bulk().await.unwrap();
     load(&index, &mut Cloud::new(DIM, 7), count).await;

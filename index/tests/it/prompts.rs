@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use unprompt_index::{Filter, IndexError, IndexState, Layout, Query, Space, Uuid};
+use unprompt_test_qdrant::TestEndpoint;
 
-use crate::endpoint::{CLIP_DIM, Endpoint, layout, prompt};
+use crate::prompt_index::{CLIP_DIM, connect, layout, prompt};
 
 fn id(number: u64) -> Uuid {
     prompt(number, "", 0).prompt_id
@@ -13,8 +14,8 @@ fn id(number: u64) -> Uuid {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ensuring_makes_the_collection_behind_the_alias_once() {
-    let endpoint = Endpoint::start().await;
-    let index = endpoint.index().await;
+    let endpoint = TestEndpoint::start().await;
+    let index = connect(&endpoint).await;
     let first = index.ensure(&layout()).await.unwrap();
     let second = index.ensure(&layout()).await.unwrap();
     assert!(first.created && !second.created);
@@ -32,8 +33,8 @@ async fn ensuring_makes_the_collection_behind_the_alias_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_encoder_is_refused_with_what_to_do() {
-    let endpoint = Endpoint::start().await;
-    let index = endpoint.index().await;
+    let endpoint = TestEndpoint::start().await;
+    let index = connect(&endpoint).await;
     index.ensure(&layout()).await.unwrap();
     let error = index.ensure(&Layout { encoder: "vit-h@99".into(), ..layout() }).await.unwrap_err();
     assert!(
@@ -46,8 +47,8 @@ async fn another_encoder_is_refused_with_what_to_do() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_dimension_or_sentence_encoder_is_refused() {
-    let endpoint = Endpoint::start().await;
-    let index = endpoint.index().await;
+    let endpoint = TestEndpoint::start().await;
+    let index = connect(&endpoint).await;
     index.ensure(&layout()).await.unwrap();
     for other in
         [Layout { clip_dim: CLIP_DIM + 1, ..layout() }, Layout { minilm: "other@1".into(), ..layout() }]
@@ -60,8 +61,8 @@ async fn another_dimension_or_sentence_encoder_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_encoder_is_filled_beside_and_switched_to() {
-    let endpoint = Endpoint::start().await;
-    let index = endpoint.index().await;
+    let endpoint = TestEndpoint::start().await;
+    let index = connect(&endpoint).await;
     index.ensure(&layout()).await.unwrap();
     index.upsert(vec![prompt(1, "a", 5)]).await.unwrap();
     let next = Layout { encoder: "tiny-clip@next".into(), ..layout() };
@@ -76,8 +77,8 @@ async fn a_new_encoder_is_filled_beside_and_switched_to() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_collection_the_error_says_who_makes_it() {
-    let endpoint = Endpoint::start().await;
-    let index = endpoint.index().await;
+    let endpoint = TestEndpoint::start().await;
+    let index = connect(&endpoint).await;
     let error = index.count(&Filter::default()).await.unwrap_err();
     assert!(matches!(error, IndexError::NoCollection { .. }), "{error}");
     endpoint.stop().await;
@@ -85,8 +86,8 @@ async fn without_a_collection_the_error_says_who_makes_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn writing_a_prompt_again_unites_sources_and_keeps_the_earliest_time() {
-    let endpoint = Endpoint::start().await;
-    let index = endpoint.index().await;
+    let endpoint = TestEndpoint::start().await;
+    let index = connect(&endpoint).await;
     index.ensure(&layout()).await.unwrap();
     index.upsert(vec![prompt(1, "b", 500), prompt(1, "c", 400)]).await.unwrap();
     let mut again = prompt(1, "a", 900);
@@ -103,8 +104,8 @@ async fn writing_a_prompt_again_unites_sources_and_keeps_the_earliest_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_chunks_arrive_whole() {
-    let endpoint = Endpoint::start().await;
-    let index = endpoint.index().await;
+    let endpoint = TestEndpoint::start().await;
+    let index = connect(&endpoint).await;
     index.ensure(&layout()).await.unwrap();
     index.upsert((0..1500).map(|n| prompt(n, "a", 0)).collect()).await.unwrap();
     assert_eq!(index.count(&Filter::default()).await.unwrap(), 1500);
@@ -117,8 +118,8 @@ async fn many_chunks_arrive_whole() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_vector_is_refused_before_anything_is_written() {
-    let endpoint = Endpoint::start().await;
-    let index = endpoint.index().await;
+    let endpoint = TestEndpoint::start().await;
+    let index = connect(&endpoint).await;
     index.ensure(&layout()).await.unwrap();
     let mut bad = prompt(2, "a", 0);
     bad.minilm.pop();
@@ -130,8 +131,8 @@ async fn a_wrong_vector_is_refused_before_anything_is_written() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_search_finds_the_prompt_itself_first_in_either_space() {
-    let endpoint = Endpoint::start().await;
-    let index = endpoint.index().await;
+    let endpoint = TestEndpoint::start().await;
+    let index = connect(&endpoint).await;
     index.ensure(&layout()).await.unwrap();
     index.upsert((0..200).map(|n| prompt(n, "a", 0)).collect()).await.unwrap();
     for space in [Space::Clip, Space::MiniLm] {
@@ -151,8 +152,8 @@ async fn a_search_finds_the_prompt_itself_first_in_either_space() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn excluded_prompts_and_the_prompt_asked_by_are_no_answers() {
-    let endpoint = Endpoint::start().await;
-    let index = endpoint.index().await;
+    let endpoint = TestEndpoint::start().await;
+    let index = connect(&endpoint).await;
     index.ensure(&layout()).await.unwrap();
     index.upsert((0..50).map(|n| prompt(n, "a", 0)).collect()).await.unwrap();
     let like = Query::like(Space::Clip, id(3), 50);
@@ -167,8 +168,8 @@ async fn excluded_prompts_and_the_prompt_asked_by_are_no_answers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_answers_each_query_in_its_place() {
-    let endpoint = Endpoint::start().await;
-    let index = endpoint.index().await;
+    let endpoint = TestEndpoint::start().await;
+    let index = connect(&endpoint).await;
     index.ensure(&layout()).await.unwrap();
     index.upsert((0..50).map(|n| prompt(n, "a", 0)).collect()).await.unwrap();
     let queries: Vec<_> = [7, 30, 12].map(|n| Query::new(Space::Clip, prompt(n, "", 0).clip, 1)).into();
@@ -181,8 +182,8 @@ async fn a_batch_answers_each_query_in_its_place() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn filters_keep_what_they_say() {
-    let endpoint = Endpoint::start().await;
-    let index = endpoint.index().await;
+    let endpoint = TestEndpoint::start().await;
+    let index = connect(&endpoint).await;
     index.ensure(&layout()).await.unwrap();
     let points = (0..30).map(|n| prompt(n, if n < 10 { "wiki" } else { "users" }, 1000 + n as i64));
     index.upsert(points.collect()).await.unwrap();
@@ -205,8 +206,8 @@ async fn filters_keep_what_they_say() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attribute_whose_name_looks_like_a_path_is_still_found() {
-    let endpoint = Endpoint::start().await;
-    let index = endpoint.index().await;
+    let endpoint = TestEndpoint::start().await;
+    let index = connect(&endpoint).await;
     index.ensure(&layout()).await.unwrap();
     let mut odd = prompt(1, "a", 0);
     odd.attributes = BTreeMap::from([("camera.lens[0]".to_owned(), "50mm".to_owned())]);
@@ -218,8 +219,8 @@ async fn an_attribute_whose_name_looks_like_a_path_is_still_found() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_walk_through_everything_once() {
-    let endpoint = Endpoint::start().await;
-    let index = endpoint.index().await;
+    let endpoint = TestEndpoint::start().await;
+    let index = connect(&endpoint).await;
     index.ensure(&layout()).await.unwrap();
     index.upsert((0..25).map(|n| prompt(n, "a", 0)).collect()).await.unwrap();
     let (mut seen, mut from) = (Vec::new(), None);
@@ -238,8 +239,8 @@ async fn pages_walk_through_everything_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_for_the_index_ends_when_it_is_ready() {
-    let endpoint = Endpoint::start().await;
-    let index = endpoint.index().await;
+    let endpoint = TestEndpoint::start().await;
+    let index = connect(&endpoint).await;
     index.ensure(&layout()).await.unwrap();
     index.upsert(vec![prompt(1, "a", 0)]).await.unwrap();
     let info = index.optimize_wait(Duration::from_secs(30)).await.unwrap();

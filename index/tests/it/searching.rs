@@ -8,8 +8,9 @@ use rand_chacha::ChaCha8Rng;
 use unprompt_index::{
     Diversity, Encode, Filter, Hit, IndexError, PromptIndex, PromptPoint, Query, SearchRequest, Space, Uuid,
 };
+use unprompt_test_qdrant::{TestEndpoint, unit};
 
-use crate::endpoint::{Endpoint, layout, prompt, unit};
+use crate::prompt_index::{connect, layout, prompt};
 
 const WORDS: [&str; 14] = [
     "a",
@@ -30,8 +31,8 @@ const WORDS: [&str; 14] = [
 const SEPARATORS: [&str; 5] = [" ", ", ", "-", "  ", "; "];
 const SOURCES: [&str; 4] = ["wiki", "users", "diffusiondb", "coyo"];
 
-async fn filled(endpoint: &Endpoint, points: &[PromptPoint]) -> PromptIndex {
-    let index = endpoint.index().await;
+async fn filled(endpoint: &TestEndpoint, points: &[PromptPoint]) -> PromptIndex {
+    let index = connect(endpoint).await;
     index.ensure(&layout()).await.unwrap();
     index.upsert(points.to_vec()).await.unwrap();
     index
@@ -139,7 +140,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn filters_alone_and_together_answer_what_a_plain_predicate_says() {
-    let endpoint = Endpoint::start().await;
+    let endpoint = TestEndpoint::start().await;
     let points = varied(300);
     let index = filled(&endpoint, &points).await;
     let mut rng = ChaCha8Rng::seed_from_u64(11);
@@ -161,7 +162,7 @@ async fn filters_alone_and_together_answer_what_a_plain_predicate_says() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn words_phrase_and_contains_each_mean_their_own() {
-    let endpoint = Endpoint::start().await;
+    let endpoint = TestEndpoint::start().await;
     let texts = ["A red star over the sea", "star, red and blue", "a red starfish", "A RED STAR"];
     let point = |(number, text): (usize, &&str)| PromptPoint {
         text: (*text).to_owned(),
@@ -187,7 +188,7 @@ async fn words_phrase_and_contains_each_mean_their_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_threshold_keeps_what_is_as_similar_and_nothing_else() {
-    let endpoint = Endpoint::start().await;
+    let endpoint = TestEndpoint::start().await;
     let points: Vec<_> = (0..120).map(|number| prompt(number, "a", 0)).collect();
     let index = filled(&endpoint, &points).await;
     for (space, threshold) in
@@ -230,7 +231,7 @@ fn likeness(hits: &[Hit]) -> f32 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mmr_answers_differ_more_the_lower_its_lambda() {
-    let endpoint = Endpoint::start().await;
+    let endpoint = TestEndpoint::start().await;
     let points = clusters();
     let index = filled(&endpoint, &points).await;
     let plain = Query::new(Space::Clip, points[0].clip.clone(), 12).with_vectors([Space::Clip]).exact(true);
@@ -248,7 +249,7 @@ async fn mmr_answers_differ_more_the_lower_its_lambda() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn near_duplicates_stand_under_the_best_of_them_in_either_space() {
-    let endpoint = Endpoint::start().await;
+    let endpoint = TestEndpoint::start().await;
     let points = clusters();
     let index = filled(&endpoint, &points).await;
     let cluster = |id: Uuid| points.iter().position(|point| point.prompt_id == id).unwrap() / 10;
@@ -274,7 +275,7 @@ async fn near_duplicates_stand_under_the_best_of_them_in_either_space() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exact_pages_tile_without_gaps_and_repeats() {
-    let endpoint = Endpoint::start().await;
+    let endpoint = TestEndpoint::start().await;
     let points = clusters();
     let index = filled(&endpoint, &points).await;
     let whole = Query::new(Space::MiniLm, points[3].minilm.clone(), 28).exact(true);
@@ -298,7 +299,7 @@ async fn exact_pages_tile_without_gaps_and_repeats() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_of_any_queries_is_what_each_answers_alone() {
-    let endpoint = Endpoint::start().await;
+    let endpoint = TestEndpoint::start().await;
     let points = clusters();
     let index = filled(&endpoint, &points).await;
     let query = |at: usize| match at % 4 {
@@ -321,7 +322,7 @@ async fn a_batch_of_any_queries_is_what_each_answers_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_that_cannot_be_answered_is_alone_with_its_error() {
-    let endpoint = Endpoint::start().await;
+    let endpoint = TestEndpoint::start().await;
     let points: Vec<_> = (0..20).map(|number| prompt(number, "a", 0)).collect();
     let index = filled(&endpoint, &points).await;
     let good = Query::new(Space::Clip, points[3].clip.clone(), 1);
@@ -364,7 +365,7 @@ impl Encode for Numbers {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_in_json_finds_by_text_picture_vector_and_prompt() {
-    let endpoint = Endpoint::start().await;
+    let endpoint = TestEndpoint::start().await;
     let points: Vec<_> = (0..40).map(|number| prompt(number, "a", number as i64)).collect();
     let index = filled(&endpoint, &points).await;
     let like = points[7].prompt_id;

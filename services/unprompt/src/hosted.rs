@@ -1,14 +1,33 @@
 //! The servers that this process may host. A build without one of them says so when it is asked for.
 
+use std::path::Path;
+
 #[cfg(feature = "embedded-broker")]
 pub use unprompt_embedded_broker::EmbeddedBroker;
 #[cfg(feature = "embedded-index")]
-pub use unprompt_index::embedded::EmbeddedIndex;
+pub use unprompt_embedded_index::EmbeddedIndex;
 
 #[cfg(not(feature = "embedded-broker"))]
 pub use absent::EmbeddedBroker;
 #[cfg(not(feature = "embedded-index"))]
 pub use absent::EmbeddedIndex;
+
+/// Starts the embedded index. An error about a damaged folder says how the prompts get into a new one.
+#[cfg(feature = "embedded-index")]
+pub async fn start_index(folder: &Path, port: u16) -> anyhow::Result<EmbeddedIndex> {
+    use unprompt_embedded_index::EmbeddedIndexError;
+    let advice = "with `unprompt index restore` from a snapshot, or by indexing the prompts again";
+    EmbeddedIndex::start(folder, port).await.map_err(|error| match error {
+        EmbeddedIndexError::Damaged { .. } => anyhow::anyhow!("{error}: {advice}"),
+        error => error.into(),
+    })
+}
+
+/// Says that this build has no index.
+#[cfg(not(feature = "embedded-index"))]
+pub async fn start_index(folder: &Path, port: u16) -> anyhow::Result<EmbeddedIndex> {
+    EmbeddedIndex::start(folder, port).await
+}
 
 #[cfg(not(all(feature = "embedded-broker", feature = "embedded-index")))]
 mod absent {
@@ -46,4 +65,19 @@ mod absent {
 
     absent!(EmbeddedBroker, "embedded-broker", "--kafka");
     absent!(EmbeddedIndex, "embedded-index", "--qdrant");
+}
+
+#[cfg(all(test, feature = "embedded-index"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_damaged_index_says_how_the_prompts_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("catalogue.json"), "{").unwrap();
+        let error = start_index(folder.path(), 0).await.unwrap_err().to_string();
+        for part in ["catalogue.json", "move it away", "unprompt index restore"] {
+            assert!(error.contains(part), "{part:?} is not in {error:?}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use unprompt_index::{ConnectOptions, IndexError, PromptIndex};
 use unprompt_stream::data_dir::DataDir;
 
 use crate::context::Context;
-use crate::hosted::EmbeddedIndex;
+use crate::hosted::{self, EmbeddedIndex};
 
 /// Exact searches of millions and large writes may take this long.
 const TIMEOUT: Duration = Duration::from_secs(300);
@@ -64,7 +64,7 @@ impl Context {
             }
         }
         let lock = DataDir::lock(self.data_dir(), "unprompt index")?;
-        let index = EmbeddedIndex::start(&self.data_dir().join("index"), 0).await?;
+        let index = hosted::start_index(&self.data_dir().join("index"), 0).await?;
         let url = format!("http://{}", index.address());
         let client = self.connect(&url).await.context("the index that was just started does not answer")?;
         Ok(IndexAccess { client, hosted: Some((index, lock)), folder, pid: Some(std::process::id()) })

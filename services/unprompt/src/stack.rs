@@ -8,7 +8,7 @@ use unprompt_stream::{KafkaConfig, ensure_topics, health};
 use crate::cli::ServiceName;
 use crate::context::Context;
 use crate::endpoints::Endpoints;
-use crate::hosted::{EmbeddedBroker, EmbeddedIndex};
+use crate::hosted::{self, EmbeddedBroker, EmbeddedIndex};
 use crate::services::{Services, Wiring};
 use crate::waiting;
 
@@ -43,7 +43,7 @@ impl Stack {
         };
         let index = match context.config.index.url {
             Some(_) => None,
-            None => Some(EmbeddedIndex::start(&index_data, embedded.index_port).await?),
+            None => Some(hosted::start_index(&index_data, embedded.index_port).await?),
         };
         let stop = stop.child_token();
         let health = health::Health::default();

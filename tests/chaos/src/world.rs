@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 use unprompt_embedded_broker::EmbeddedBroker;
-use unprompt_index::embedded::EmbeddedIndex;
+use unprompt_embedded_index::EmbeddedIndex;
 use unprompt_schemas::topics::Prefix;
 use unprompt_stream::{KafkaConfig, Profile, ensure_topics};
 use unprompt_test_kafka::Kafka;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 use unprompt_benchmarks::vectors::prompts;
-use unprompt_index::embedded::EmbeddedIndex;
+use unprompt_embedded_index::EmbeddedIndex;
 use unprompt_index::{ConnectOptions, PromptIndex, PromptPoint, Uuid};
 use unprompt_jobs::Progress;
 use unprompt_tiny_world::Split;

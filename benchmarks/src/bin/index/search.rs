@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use unprompt_index::embedded::EmbeddedIndex;
+use unprompt_embedded_index::EmbeddedIndex;
 use unprompt_index::{Hit, PromptIndex, Query, Space};
 
 use crate::load::options;

@@ -1,0 +1,49 @@
+//! Free space on the disk. Edge writes through memory maps of files that are longer than what is in
+//! them; on a full disk such a write ends the process. So every write checks the disk first.
+
+use std::path::Path;
+
+use tonic::Status;
+
+/// Free bytes that a write needs: a log file, a chunk of each vector and of the payload, and the
+/// largest message several times over.
+const RESERVE_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Refuses where the disk of `folder` is nearly full.
+pub(crate) fn check(folder: &Path) -> Result<(), Status> {
+    match fs4::available_space(folder) {
+        Ok(available) => enough(folder, available),
+        // A file system that cannot tell is no reason not to write.
+        Err(error) => {
+            tracing::debug!(folder = %folder.display(), %error, "the free space on the disk is unknown");
+            Ok(())
+        }
+    }
+}
+
+fn enough(folder: &Path, available: u64) -> Result<(), Status> {
+    if available >= RESERVE_BYTES {
+        return Ok(());
+    }
+    Err(Status::resource_exhausted(format!(
+        "the disk of {} has {} MB free, and {} MB are needed to write; make room and write again. What was \
+         acknowledged is safe, and searches go on",
+        folder.display(),
+        available >> 20,
+        RESERVE_BYTES >> 20,
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_is_nearly_full_is_refused_with_what_to_do() {
+        let folder = Path::new("/data/index");
+        assert!(enough(folder, RESERVE_BYTES).is_ok());
+        let status = enough(folder, RESERVE_BYTES - 1).unwrap_err();
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+        assert!(status.message().contains("/data/index") && status.message().contains("make room"));
+    }
+}

@@ -1,0 +1,221 @@
+//! An open collection: qdrant-edge's shard, the thread that writes to it and the thread that
+//! optimises it.
+//!
+//! Reads run on blocking threads beside both. Only the writer updates and flushes: edge's `flush`
+//! may not run while an update is being applied.
+
+mod optimiser;
+mod queue;
+mod shape;
+mod writer;
+
+use std::num::NonZero;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::RwLock;
+use qdrant_client::qdrant::CollectionConfig;
+use qdrant_edge::{EdgeShard, OperationResult, ShardInfo, UpdateOperation};
+use tokio::sync::Semaphore;
+use tonic::Status;
+
+use self::optimiser::Optimiser;
+pub(crate) use self::shape::Shape;
+use self::writer::Writer;
+pub(crate) use self::writer::Written;
+use crate::convert::config as convert;
+use crate::{disk_space, status};
+
+/// A collection that is open.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    name: String,
+    config: RwLock<CollectionConfig>,
+    shape: Shape,
+    /// None once stopped.
+    edge: RwLock<Option<Arc<EdgeShard>>>,
+    /// Admits as many reads at once as keep the cores busy; the rest wait without a thread.
+    reads: Semaphore,
+    writer: Writer,
+    optimiser: Arc<Optimiser>,
+}
+
+/// The progress of a collection's indexing.
+#[derive(Debug, Clone)]
+pub(crate) struct Progress {
+    pub info: ShardInfo,
+    /// An optimisation runs or is due.
+    pub optimising: bool,
+    /// Why the last optimisation failed.
+    pub error: Option<String>,
+}
+
+impl Shard {
+    /// Makes a collection in the folder `at`.
+    pub fn create(name: &str, at: &Path, config: CollectionConfig) -> Result<Self, Status> {
+        disk_space::check(at.parent().unwrap_or(at))?;
+        let edge = EdgeShard::new(at, convert::to_edge(&config)?).map_err(status::of_edge)?;
+        edge.flush().map_err(status::of_edge)?;
+        Self::start(name, edge, config)
+    }
+
+    /// Opens the collection in the folder `at`, and applies what is in its log and not in its
+    /// segments. Edge keeps its own configuration beside its data; if `is_changed`, `config` takes
+    /// its place.
+    pub fn load(name: &str, at: &Path, config: CollectionConfig, is_changed: bool) -> Result<Self, Status> {
+        let began = Instant::now();
+        remove_unfinished(at);
+        let changed = is_changed.then(|| convert::to_edge(&config)).transpose()?;
+        let edge = EdgeShard::load(at, changed).map_err(status::of_edge)?;
+        edge.flush().map_err(status::of_edge)?;
+        let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(collection = name, duration_ms = ms, "opened a collection");
+        let shard = Self::start(name, edge, config)?;
+        if is_changed {
+            shard.optimiser.ask();
+        }
+        Ok(shard)
+    }
+
+    fn start(name: &str, edge: EdgeShard, config: CollectionConfig) -> Result<Self, Status> {
+        let edge = Arc::new(edge);
+        let shape = Shape::of(&config);
+        let failed =
+            |error: std::io::Error| Status::resource_exhausted(format!("cannot start a thread: {error}"));
+        let optimiser = Optimiser::start(name, &edge, shape.largest_dim()).map_err(failed)?;
+        let writer = Writer::start(name, Arc::clone(&edge), Arc::clone(&optimiser)).map_err(failed)?;
+        if let Some(flush) = writer.flusher() {
+            optimiser.flush_with(flush);
+        }
+        let cores = std::thread::available_parallelism().map_or(2, NonZero::get);
+        Ok(Self {
+            name: name.to_owned(),
+            config: RwLock::new(config),
+            shape,
+            edge: RwLock::new(Some(edge)),
+            reads: Semaphore::new(2 * cores),
+            writer,
+            optimiser,
+        })
+    }
+
+    /// The collection's own name, also if a request named an alias.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn config(&self) -> CollectionConfig {
+        self.config.read().clone()
+    }
+
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// Refuses a configuration that edge cannot have.
+    pub fn check(config: &CollectionConfig) -> Result<(), Status> {
+        convert::to_edge(config).map(|_| ())
+    }
+
+    /// Whether a change to `config` can be made while the collection is open.
+    pub fn takes_over(&self, config: &CollectionConfig) -> bool {
+        let own = self.config.read();
+        own.params == config.params && own.quantization_config == config.quantization_config
+    }
+
+    /// Takes over the parts of a configuration that an open collection can change; segments
+    /// converge to it as they are optimised.
+    pub fn reconfigure(&self, config: &CollectionConfig) -> Result<(), Status> {
+        let edge = self.edge()?;
+        let hnsw = convert::hnsw_to_edge(config.hnsw_config.unwrap_or_default())?;
+        edge.set_hnsw_config(hnsw).map_err(status::of_edge)?;
+        let optimizers = convert::optimizers_to_edge(&config.optimizer_config.unwrap_or_default());
+        edge.set_optimizers_config(optimizers).map_err(status::of_edge)?;
+        *self.config.write() = config.clone();
+        self.optimiser.ask();
+        Ok(())
+    }
+
+    /// Runs a read on a blocking thread.
+    pub async fn read<T, F>(&self, read: F) -> Result<T, Status>
+    where
+        T: Send + 'static,
+        F: FnOnce(&EdgeShard) -> OperationResult<T> + Send + 'static,
+    {
+        let edge = self.edge()?;
+        let _permit = self.reads.acquire().await.map_err(|_| status::stopped())?;
+        let answer = tokio::task::spawn_blocking(move || read(&edge)).await;
+        let answer =
+            answer.map_err(|error| Status::internal(format!("a read of the index failed: {error}")))?;
+        answer.map_err(status::of_edge)
+    }
+
+    /// Applies operations in their order. With `wait` it returns once they are durable, without it
+    /// once they wait in the queue.
+    pub async fn write(&self, operations: Vec<UpdateOperation>, wait: bool) -> Result<Written, Status> {
+        self.writer.write(operations, wait).await
+    }
+
+    /// The progress of indexing. Blocks for a moment.
+    pub fn progress(&self) -> Result<Progress, Status> {
+        let info = self.edge()?.info().map_err(status::of_edge)?;
+        let (optimising, error) = self.optimiser.state(&info);
+        Ok(Progress { info, optimising, error })
+    }
+
+    /// Applies and flushes what was accepted, ends both threads and closes the shard. Blocks.
+    /// Returns false if an optimisation or a read is still under way after `grace`; it ends by
+    /// itself.
+    pub fn stop(&self, grace: Duration) -> bool {
+        let end = Instant::now().checked_add(grace);
+        self.writer.stop();
+        self.optimiser.stop(end);
+        let edge = self.edge.write().take();
+        edge.is_none_or(|edge| release(edge, end, &self.name))
+    }
+
+    fn edge(&self) -> Result<Arc<EdgeShard>, Status> {
+        self.edge.read().clone().ok_or_else(status::stopped)
+    }
+}
+
+impl Drop for Shard {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}
+
+/// The folder in which edge builds a segment before it moves it to the others.
+const UNFINISHED: &str = "temp_segments";
+
+/// Removes the unfinished segments of an optimisation that was cut off; edge itself leaves them.
+fn remove_unfinished(at: &Path) {
+    match std::fs::remove_dir_all(at.join(UNFINISHED)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(folder = %at.display(), %error, "an unfinished segment takes space");
+        }
+        _ => {}
+    }
+}
+
+/// Closes the shard when its last reader has gone; false if one is still there at the `end`.
+fn release(mut edge: Arc<EdgeShard>, end: Option<Instant>, name: &str) -> bool {
+    loop {
+        match Arc::try_unwrap(edge) {
+            Ok(edge) => {
+                drop(edge);
+                return true;
+            }
+            Err(_) if end.is_some_and(|end| Instant::now() >= end) => {
+                tracing::warn!(
+                    collection = name,
+                    "closed while still in use; its folder is free once that ends"
+                );
+                return false;
+            }
+            Err(shared) => edge = shared,
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

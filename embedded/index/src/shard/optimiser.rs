@@ -1,0 +1,215 @@
+//! The thread that builds graphs, merges segments and drops deleted points, beside reads and
+//! writes.
+//!
+//! Edge's `optimize` blocks its caller until nothing is left to do and cannot be cancelled, but it
+//! takes the locks that updates need only for moments (the segments being rebuilt are wrapped, new
+//! points go to a fresh one). So it runs on a thread of its own: when writing pauses, or, under
+//! steady writing, every so often when enough is not indexed.
+
+use std::io;
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use qdrant_edge::{EdgeShard, ShardInfo};
+
+use super::queue::Flush;
+
+/// A pause in writing this long lets an optimisation start.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Without a pause, an optimisation starts this long after the first write that it does not cover
+/// ...
+const PATIENCE: Duration = Duration::from_secs(10);
+/// ... if the unindexed points are more than this part of the indexed ones: a large graph is not
+/// rebuilt for a few.
+const WORTHWHILE_PART: usize = 20;
+/// After an error, how long to wait before trying again.
+const AFTER_ERROR: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(super) struct Optimiser {
+    state: Mutex<State>,
+    changed: Condvar,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    dim: usize,
+    edge: Weak<EdgeShard>,
+    flush: OnceLock<Flush>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Something was written since the last optimisation began.
+    dirty: bool,
+    running: bool,
+    /// The settings have changed and a caller may wait for the result: begin at once, and be busy
+    /// until it is done.
+    asked: bool,
+    stopping: bool,
+    dirty_since: Instant,
+    last_write: Instant,
+    not_before: Instant,
+    error: Option<String>,
+}
+
+impl Optimiser {
+    pub fn start(name: &str, edge: &Arc<EdgeShard>, dim: usize) -> io::Result<Arc<Self>> {
+        let now = Instant::now();
+        // The first look finds what an earlier run left undone.
+        let state = State {
+            dirty: true,
+            running: false,
+            asked: false,
+            stopping: false,
+            dirty_since: now,
+            last_write: now,
+            not_before: now,
+            error: None,
+        };
+        let optimiser = Arc::new(Self {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            thread: Mutex::new(None),
+            dim,
+            edge: Arc::downgrade(edge),
+            flush: OnceLock::new(),
+        });
+        let own = Arc::clone(&optimiser);
+        let thread = std::thread::Builder::new().name(format!("optimise {name}")).spawn(move || own.run())?;
+        *optimiser.thread.lock() = Some(thread);
+        Ok(optimiser)
+    }
+
+    /// Sets how to flush the shard after an optimisation.
+    pub fn flush_with(&self, flush: Flush) {
+        // Set once, as the shard starts.
+        let _ = self.flush.set(flush);
+    }
+
+    /// Notes a write.
+    pub fn wrote(&self) {
+        let mut state = self.state.lock();
+        state.last_write = Instant::now();
+        if !std::mem::replace(&mut state.dirty, true) {
+            state.dirty_since = state.last_write;
+            self.changed.notify_all();
+        }
+    }
+
+    /// Looks for work at once: the settings have changed. Until that is done, work is due.
+    pub fn ask(&self) {
+        {
+            let mut state = self.state.lock();
+            state.error = None;
+            state.not_before = Instant::now();
+            state.asked = true;
+        }
+        self.wrote();
+        self.changed.notify_all();
+    }
+
+    /// Whether an optimisation runs or is due, and why the last one failed.
+    pub fn state(&self, info: &ShardInfo) -> (bool, Option<String>) {
+        let (dirty, busy, error) = {
+            let state = self.state.lock();
+            (state.dirty, state.running || state.asked, state.error.clone())
+        };
+        let due =
+            dirty && self.edge.upgrade().is_some_and(|edge| self.waiting_kb(info) >= threshold_kb(&edge));
+        (busy || due, error)
+    }
+
+    /// Ends the thread, and waits for an optimisation until `end`; None waits for ever.
+    pub fn stop(&self, end: Option<Instant>) {
+        self.state.lock().stopping = true;
+        self.changed.notify_all();
+        let Some(thread) = self.thread.lock().take() else { return };
+        while !thread.is_finished() && end.is_none_or(|end| Instant::now() < end) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        if thread.is_finished() && thread.join().is_err() {
+            tracing::error!("the index's optimising thread had ended with a panic");
+        }
+    }
+
+    fn run(&self) {
+        while self.wait_until_due() {
+            let Some(edge) = self.edge.upgrade() else { return };
+            let began = Instant::now();
+            let outcome = edge.optimize();
+            if let (Ok(true), Some(flush)) = (&outcome, self.flush.get()) {
+                // The first flush writes the new segments out; at the second edge removes those
+                // that they replace.
+                (0..2).for_each(|_| flush.flush());
+            }
+            let mut state = self.state.lock();
+            state.running = false;
+            state.error = outcome.as_ref().err().map(ToString::to_string);
+            drop(state);
+            match outcome {
+                Ok(true) => {
+                    let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    tracing::debug!(duration_ms = ms, "optimised the index");
+                }
+                Ok(false) => {}
+                Err(error) => self.failed(&error.to_string()),
+            }
+        }
+    }
+
+    fn failed(&self, error: &str) {
+        tracing::warn!(%error, "the index could not be optimised; searches stay right but get slower");
+        let mut state = self.state.lock();
+        state.dirty = true;
+        state.not_before = Instant::now() + AFTER_ERROR;
+    }
+
+    /// Waits for work and marks it as begun; false once the thread is to end.
+    fn wait_until_due(&self) -> bool {
+        let mut state = self.state.lock();
+        loop {
+            if state.stopping {
+                return false;
+            }
+            if !state.dirty {
+                self.changed.wait(&mut state);
+                continue;
+            }
+            let now = Instant::now();
+            let paused = now.duration_since(state.last_write) >= PAUSE;
+            let late = now.duration_since(state.dirty_since) >= PATIENCE;
+            if now >= state.not_before && (paused || state.asked || late && self.worthwhile(&mut state)) {
+                state.dirty = false;
+                state.asked = false;
+                state.running = true;
+                return true;
+            }
+            self.changed.wait_for(&mut state, PAUSE / 4);
+        }
+    }
+
+    /// Asks the shard without holding the lock that writers take.
+    fn worthwhile(&self, state: &mut MutexGuard<'_, State>) -> bool {
+        MutexGuard::unlocked(state, || {
+            let Some(edge) = self.edge.upgrade() else { return false };
+            let Ok(info) = edge.info() else { return false };
+            let waiting_kb = self.waiting_kb(&info);
+            let indexed_kb = self.kb(info.points_count).saturating_sub(waiting_kb);
+            waiting_kb >= threshold_kb(&edge).max(indexed_kb / WORTHWHILE_PART)
+        })
+    }
+
+    /// KB of the longest vector of all points that are in no graph.
+    fn waiting_kb(&self, info: &ShardInfo) -> usize {
+        let vectors = self.edge.upgrade().map_or(1, |edge| edge.config().vectors.len().max(1));
+        self.kb(info.points_count.saturating_sub(info.indexed_vectors_count / vectors))
+    }
+
+    fn kb(&self, points: usize) -> usize {
+        points.saturating_mul(self.dim * size_of::<f32>()) / 1024
+    }
+}
+
+fn threshold_kb(edge: &EdgeShard) -> usize {
+    edge.config().optimizers().get_indexing_threshold_kb()
+}

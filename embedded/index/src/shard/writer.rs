@@ -1,0 +1,121 @@
+//! The one thread that writes to a shard: it drains its queue, applies the jobs, flushes once, then
+//! answers all callers.
+//!
+//! Edge writes an update to its log without syncing it; `flush` syncs the log and the segments and
+//! lets the log be cut. Answering after the flush makes an acknowledged write survive a kill and a
+//! power cut; flushing once for a group makes many small writers as fast as a large one.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use qdrant_edge::{EdgeShard, UpdateOperation};
+use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
+
+use super::optimiser::Optimiser;
+use super::queue::{CAPACITY, Flush, Job};
+use crate::{disk_space, status};
+
+/// At most this many requests between two flushes.
+const GROUP: usize = 64;
+
+/// The outcome of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Written {
+    pub operation_id: u64,
+    /// Durable, rather than only accepted.
+    pub completed: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Writer {
+    queue: Mutex<Option<mpsc::Sender<Job>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    operations: AtomicU64,
+}
+
+impl Writer {
+    pub fn start(name: &str, edge: Arc<EdgeShard>, optimiser: Arc<Optimiser>) -> io::Result<Self> {
+        let (sender, receiver) = mpsc::channel(CAPACITY);
+        let builder = std::thread::Builder::new().name(format!("write {name}"));
+        let thread = builder.spawn(move || run(receiver, &edge, &optimiser))?;
+        Ok(Self {
+            queue: Mutex::new(Some(sender)),
+            thread: Mutex::new(Some(thread)),
+            operations: AtomicU64::new(0),
+        })
+    }
+
+    /// A handle by which other threads have the shard flushed.
+    pub fn flusher(&self) -> Option<Flush> {
+        self.queue.lock().as_ref().map(Flush::of)
+    }
+
+    pub async fn write(&self, operations: Vec<UpdateOperation>, wait: bool) -> Result<Written, Status> {
+        let queue = self.queue.lock().clone().ok_or_else(status::stopped)?;
+        let operation_id = self.operations.fetch_add(1, Ordering::Relaxed);
+        let (done, answer) = oneshot::channel();
+        let job = Job { operations, done: wait.then_some(done) };
+        queue.send(job).await.map_err(|_| died())?;
+        if wait {
+            answer.await.map_err(|_| died())??;
+        }
+        Ok(Written { operation_id, completed: wait })
+    }
+
+    /// Applies and flushes what was accepted, then ends the thread.
+    pub fn stop(&self) {
+        drop(self.queue.lock().take());
+        if let Some(thread) = self.thread.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the index's writing thread had ended with a panic");
+        }
+    }
+}
+
+fn died() -> Status {
+    Status::unavailable("the index's writing thread has ended; restart to replay its log")
+}
+
+fn run(mut queue: mpsc::Receiver<Job>, edge: &EdgeShard, optimiser: &Optimiser) {
+    while let Some(first) = queue.blocking_recv() {
+        let mut group = vec![first];
+        while group.len() < GROUP
+            && let Ok(next) = queue.try_recv()
+        {
+            group.push(next);
+        }
+        let wrote = group.iter().any(|job| !job.operations.is_empty());
+        write_group(group, edge);
+        if wrote {
+            optimiser.wrote();
+        }
+    }
+}
+
+fn write_group(group: Vec<Job>, edge: &EdgeShard) {
+    let write = |operations| disk_space::check(edge.path()).and_then(|()| apply(operations, edge));
+    let applied: Vec<_> = group.into_iter().map(|job| (write(job.operations), job.done)).collect();
+    let flushed = edge.flush().map_err(status::of_edge);
+    if let Err(error) = &flushed {
+        tracing::error!(%error, "the index could not be flushed; these writes are not acknowledged");
+    }
+    for (result, done) in applied {
+        let result = result.and(flushed.clone());
+        match (done, result) {
+            // A caller that has gone does not read its answer.
+            (Some(done), result) => drop(done.send(result)),
+            (None, Err(error)) => tracing::warn!(%error, "a write that nobody waits for failed"),
+            (None, Ok(())) => {}
+        }
+    }
+}
+
+/// Stops at the first failure; what came before it in the request stays applied, as on a server.
+fn apply(operations: Vec<UpdateOperation>, edge: &EdgeShard) -> Result<(), Status> {
+    operations.into_iter().try_for_each(|operation| edge.update(operation)).map_err(status::of_edge)
+}

@@ -1,0 +1,158 @@
+//! Claims about what goes wrong around the embedded endpoint: its disk fills, its files are damaged.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use qdrant_client::qdrant::{CountPointsBuilder, PointStruct, QueryPointsBuilder, UpsertPointsBuilder};
+use qdrant_client::{Payload, Qdrant, QdrantError};
+use tonic::Code;
+use unprompt_embedded_index::{EmbeddedIndex, EmbeddedIndexError};
+use unprompt_test_qdrant::{client, small, upsert};
+use unprompt_test_skipped::skipped;
+
+/// The folder of the only collection.
+fn collection(folder: &Path) -> PathBuf {
+    fs::read_dir(folder.join("collections")).unwrap().flatten().next().unwrap().path()
+}
+
+fn point(number: u64) -> PointStruct {
+    PointStruct::new(number, vec![1.0 + number as f32, 1.0, 0.0, 0.0], Payload::new())
+}
+
+async fn count(client: &Qdrant, name: &str) -> u64 {
+    client.count(CountPointsBuilder::new(name).exact(true)).await.unwrap().result.unwrap().count
+}
+
+/// A file system of its own, unmounted at the end.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    const MEGABYTES: usize = 420;
+
+    /// None where this process may not mount one.
+    fn mount() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let size = format!("size={}m", Self::MEGABYTES);
+        let mount =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder.path()).output();
+        mount.is_ok_and(|output| output.status.success()).then_some(Self(folder))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_writes_loses_nothing_and_goes_on_when_there_is_room() {
+    let Some(disk) = SmallDisk::mount() else {
+        return skipped("a small disk cannot be mounted without root");
+    };
+    let folder = disk.0.path().join("index");
+    let index = EmbeddedIndex::start(&folder, 0).await.unwrap();
+    let qdrant = client(&index.url());
+    qdrant.create_collection(small("full")).await.unwrap();
+    upsert(&qdrant, "full", (0..100).map(point).collect()).await;
+    let ballast = disk.0.path().join("ballast");
+    fs::write(&ballast, vec![1u8; 250 << 20]).unwrap();
+    let refused = qdrant.upsert_points(UpsertPointsBuilder::new("full", vec![point(100)]).wait(true)).await;
+    let Err(QdrantError::ResourceExhaustedError { status, .. } | QdrantError::ResponseError { status }) =
+        refused
+    else {
+        panic!("a write to a full disk was taken: {refused:?}");
+    };
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(status.message().contains("make room") && status.message().contains("MB free"), "{status:?}");
+    let refused = qdrant.create_collection(small("another")).await.unwrap_err();
+    assert!(refused.to_string().contains("make room"), "{refused}");
+    // What is there is found, and found again after a restart on the full disk.
+    let query = QueryPointsBuilder::new("full").query(vec![1.0, 1.0, 0.0, 0.0]).limit(1);
+    assert_eq!(qdrant.query(query).await.unwrap().result.len(), 1);
+    index.stop().await.unwrap();
+    let index = EmbeddedIndex::start(&folder, 0).await.unwrap();
+    let qdrant = client(&index.url());
+    assert_eq!(count(&qdrant, "full").await, 100);
+    fs::remove_file(ballast).unwrap();
+    upsert(&qdrant, "full", (50..150).map(point).collect()).await;
+    assert_eq!(count(&qdrant, "full").await, 150);
+    index.stop().await.unwrap();
+}
+
+/// A collection of 100 points that was stopped cleanly, in a folder.
+async fn stopped() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let index = EmbeddedIndex::start(folder.path(), 0).await.unwrap();
+    let qdrant = client(&index.url());
+    qdrant.create_collection(small("damaged")).await.unwrap();
+    upsert(&qdrant, "damaged", (0..100).map(point).collect()).await;
+    drop(qdrant);
+    index.stop().await.unwrap();
+    folder
+}
+
+/// All files below a folder, sorted.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<_> = fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path()).collect();
+    let deeper: Vec<_> = found.iter().filter(|path| path.is_dir()).flat_map(|path| files(path)).collect();
+    found.retain(|path| path.is_file());
+    found.extend(deeper);
+    found.sort();
+    found
+}
+
+/// Starts on a damaged folder: either it is refused by name with what to do, or everything is there.
+async fn refused_or_whole(folder: &Path, damage: &str) -> bool {
+    match EmbeddedIndex::start(folder, 0).await {
+        Err(error) => {
+            let (text, at) = (error.to_string(), collection(folder));
+            assert!(matches!(error, EmbeddedIndexError::Damaged { .. }), "{damage}: {text}");
+            assert!(text.contains(at.to_str().unwrap()), "{damage}: {text}");
+            assert!(text.contains("move it away"), "{damage}: {text}");
+            true
+        }
+        Ok(index) => {
+            let found = count(&client(&index.url()), "damaged").await;
+            index.stop().await.unwrap();
+            assert_eq!(found, 100, "{damage}: points are missing and nobody said so");
+            false
+        }
+    }
+}
+
+/// Flips a bit of every 64th byte.
+fn flip(file: &Path) {
+    let mut bytes = fs::read(file).unwrap();
+    bytes.iter_mut().step_by(64).for_each(|byte| *byte ^= 1);
+    fs::write(file, bytes).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truncated_or_missing_file_is_refused_by_name_or_does_no_harm() {
+    let whole = stopped().await;
+    let names: Vec<_> =
+        files(whole.path()).into_iter().filter(|file| file.starts_with(collection(whole.path()))).collect();
+    let mut refused = 0;
+    for file in &names {
+        for damage in ["emptied", "removed", "flipped"] {
+            let is_log = file.parent().is_some_and(|parent| parent.ends_with("wal"));
+            if damage == "flipped" && !is_log {
+                continue; // only the log has checksums
+            }
+            let copy = tempfile::tempdir().unwrap();
+            let output = Command::new("cp").arg("-r").arg(whole.path().join(".")).arg(copy.path()).status();
+            assert!(output.unwrap().success());
+            let place = copy.path().join(file.strip_prefix(whole.path()).unwrap());
+            match damage {
+                "emptied" => fs::write(&place, "").unwrap(),
+                "removed" => fs::remove_file(&place).unwrap(),
+                _ => flip(&place),
+            }
+            let damage = format!("{damage} {}", place.display());
+            refused += usize::from(refused_or_whole(copy.path(), &damage).await);
+        }
+    }
+    assert!(refused > 0, "no damage to any of {} files was noticed", names.len());
+}
