@@ -6,7 +6,7 @@ use tokio::runtime::Handle;
 use unprompt_index::{IndexError, Layout, MINILM_DIM, PromptIndex, PromptPoint};
 use unprompt_schemas::Uuid;
 use unprompt_schemas::codec::Codec;
-use unprompt_schemas::records::PromptEmbedding;
+use unprompt_schemas::records::{NamedVector, PromptEmbedding};
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::{BatchError, InputRecord, Outcome, Refusal, Stage};
 
@@ -49,15 +49,8 @@ impl Indexer {
     /// A vector of another model must never be compared with this collection's.
     fn check(&self, embedding: &PromptEmbedding) -> Result<(), Refusal> {
         let layout = &self.layout;
-        check_vector(
-            "clip",
-            &embedding.clip.model,
-            &layout.encoder,
-            embedding.clip.values.len(),
-            layout.clip_dim,
-        )?;
-        let minilm = &embedding.minilm;
-        check_vector("minilm", &minilm.model, &layout.minilm, minilm.values.len(), MINILM_DIM)
+        check_vector("clip", &embedding.clip, &layout.encoder, layout.clip_dim)?;
+        check_vector("minilm", &embedding.minilm, &layout.minilm, MINILM_DIM)
     }
 
     /// Runs of upserts and of deletes in the order of their records: a prompt deleted and published again is there.
@@ -91,7 +84,8 @@ impl Indexer {
     }
 }
 
-fn check_vector(name: &str, model: &str, wanted: &str, len: usize, dim: usize) -> Result<(), Refusal> {
+fn check_vector(name: &str, vector: &NamedVector, wanted: &str, dim: usize) -> Result<(), Refusal> {
+    let (model, len) = (&vector.model, vector.values.len());
     if model != wanted {
         let reason = format!(
             "the {name} vector is of {model}, the collection of {wanted}; run the text-encoder with {wanted}"
@@ -102,6 +96,13 @@ fn check_vector(name: &str, model: &str, wanted: &str, len: usize, dim: usize) -
         return Err(Refusal::record(
             "dimension",
             format!("the {name} vector has {len} values, the collection {dim}"),
+        ));
+    }
+    // The index refuses it too, but for the whole batch.
+    if !vector.values.iter().all(|value| value.is_finite()) {
+        return Err(Refusal::record(
+            "not-finite",
+            format!("the {name} vector holds a value that is not finite"),
         ));
     }
     Ok(())

@@ -1,0 +1,199 @@
+//! The indexer as a plain type on a real index: what a batch of records leaves there.
+
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use unprompt_embedded_index::EmbeddedIndex;
+use unprompt_index::{ConnectOptions, Layout, MINILM_DIM, PromptIndex, PromptPoint};
+use unprompt_indexer::Indexer;
+use unprompt_schemas::Uuid;
+use unprompt_schemas::codec::Codec;
+use unprompt_schemas::identity::prompt_id;
+use unprompt_schemas::records::{NamedVector, PromptEmbedding};
+use unprompt_schemas::topics::Topic;
+use unprompt_stream::{BatchError, InputRecord, Outcome, Stage as _};
+
+const ENCODER: &str = "tiny-clip@0123456789ab";
+const MINILM: &str = "all-MiniLM-L6-v2@1";
+const CLIP_DIM: usize = 16;
+
+/// An indexer and the index that it writes to.
+struct Fixture {
+    runtime: Runtime,
+    endpoint: EmbeddedIndex,
+    index: PromptIndex,
+    indexer: Indexer,
+    _folder: TempDir,
+}
+
+impl Fixture {
+    fn start() -> Self {
+        let (runtime, folder) = (Runtime::new().unwrap(), tempfile::tempdir().unwrap());
+        let endpoint = runtime.block_on(EmbeddedIndex::start(folder.path(), 0)).unwrap();
+        let url = endpoint.url();
+        let index = runtime.block_on(PromptIndex::connect(&url, ConnectOptions::default())).unwrap();
+        let (layout, handle) = (Layout::new(ENCODER, CLIP_DIM, MINILM), runtime.handle().clone());
+        let indexer = Indexer::open(index.clone(), layout, Codec::single_object(), handle).unwrap();
+        Self { runtime, endpoint, index, indexer, _folder: folder }
+    }
+
+    fn process(&mut self, batch: &[InputRecord]) -> Vec<Outcome> {
+        self.indexer.process(batch).unwrap()
+    }
+
+    /// The prompt as the index holds it.
+    fn prompt(&self, text: &str) -> Option<PromptPoint> {
+        self.runtime.block_on(self.index.get(&[prompt_id(text)], true)).unwrap().pop()
+    }
+}
+
+/// A vector of length 1 along one axis.
+fn vector(model: &str, dim: usize, axis: usize) -> NamedVector {
+    let values = (0..dim).map(|at| f32::from(u8::from(at == axis))).collect();
+    NamedVector { model: model.into(), values }
+}
+
+fn embedding(text: &str) -> PromptEmbedding {
+    PromptEmbedding {
+        prompt_id: prompt_id(text),
+        text: text.into(),
+        source: "test".into(),
+        created_at_ms: 500,
+        minilm: vector(MINILM, MINILM_DIM, 0),
+        clip: vector(ENCODER, CLIP_DIM, 0),
+        ..PromptEmbedding::default()
+    }
+}
+
+fn record(key: Uuid, value: Option<Vec<u8>>) -> InputRecord {
+    InputRecord {
+        topic: Topic::PromptEmbeddings,
+        topic_name: "prompt-embeddings.v1".into(),
+        partition: 0,
+        offset: 0,
+        timestamp_ms: 500,
+        key: Some(key.to_string().into_bytes()),
+        value,
+        headers: Vec::new(),
+    }
+}
+
+fn upsert(embedding: &PromptEmbedding) -> InputRecord {
+    let value = Codec::single_object().encode("prompt-embeddings.v1", embedding).unwrap();
+    record(embedding.prompt_id, Some(value))
+}
+
+fn delete(text: &str) -> InputRecord {
+    record(prompt_id(text), None)
+}
+
+/// The code of each rejection; none where the record was taken.
+fn codes(outcomes: &[Outcome]) -> Vec<Option<&str>> {
+    let code = |outcome: &Outcome| match outcome {
+        Outcome::Outputs(outputs) => {
+            assert!(outputs.is_empty(), "the indexer writes to no topic: {outputs:?}");
+            None
+        }
+        Outcome::Rejected(rejection) => Some(rejection.code),
+    };
+    outcomes.iter().map(code).collect()
+}
+
+#[test]
+fn upserts_and_deletes_of_one_batch_take_effect_in_their_order() {
+    let mut fixture = Fixture::start();
+    let old = PromptEmbedding { source: "old".into(), ..embedding("made anew") };
+    let batch = [
+        upsert(&embedding("removed")),
+        delete("made late"),
+        delete("removed"),
+        upsert(&embedding("made late")),
+        upsert(&old),
+        delete("made anew"),
+        upsert(&embedding("made anew")),
+        delete("never there"),
+    ];
+    assert_eq!(codes(&fixture.process(&batch)), [None; 8]);
+    assert_eq!(fixture.prompt("removed"), None);
+    assert!(fixture.prompt("made late").is_some());
+    assert_eq!(fixture.prompt("made anew").unwrap().sources, ["test"], "the delete forgot the old source");
+    assert_eq!(fixture.prompt("never there"), None);
+}
+
+#[test]
+fn a_prompt_that_is_twice_in_a_batch_is_one_point_with_the_last_vectors_and_both_sources() {
+    let mut fixture = Fixture::start();
+    let last = PromptEmbedding {
+        source: "second".into(),
+        created_at_ms: 900,
+        minilm: vector(MINILM, MINILM_DIM, 7),
+        ..embedding("a red star")
+    };
+    assert_eq!(codes(&fixture.process(&[upsert(&embedding("a red star")), upsert(&last)])), [None; 2]);
+    let point = fixture.prompt("a red star").unwrap();
+    assert_eq!(point.sources, ["second", "test"]);
+    assert_eq!((point.created_at_ms, point.minilm), (500, last.minilm.values));
+    assert_eq!(fixture.runtime.block_on(fixture.index.count(&Default::default())).unwrap(), 1);
+}
+
+#[test]
+fn a_batch_that_is_done_again_changes_nothing() {
+    let mut fixture = Fixture::start();
+    let batch = [upsert(&embedding("a red star")), delete("a blue house"), upsert(&embedding("a cat"))];
+    fixture.process(&batch);
+    let first = [fixture.prompt("a red star"), fixture.prompt("a cat")];
+    fixture.process(&batch);
+    assert_eq!([fixture.prompt("a red star"), fixture.prompt("a cat")], first);
+}
+
+#[test]
+fn vectors_that_do_not_fit_the_collection_are_rejected_and_their_neighbours_are_indexed() {
+    let mut fixture = Fixture::start();
+    let batch = [
+        upsert(&embedding("before")),
+        upsert(&PromptEmbedding { minilm: vector(MINILM, MINILM_DIM - 1, 0), ..embedding("short minilm") }),
+        upsert(&PromptEmbedding { clip: vector(ENCODER, CLIP_DIM + 1, 0), ..embedding("long clip") }),
+        upsert(&PromptEmbedding { clip: vector("other@1", CLIP_DIM, 0), ..embedding("other clip") }),
+        upsert(&PromptEmbedding { minilm: vector("other@1", MINILM_DIM, 0), ..embedding("other minilm") }),
+        upsert(&embedding("after")),
+    ];
+    let outcomes = fixture.process(&batch);
+    let (dimension, other) = (Some("dimension"), Some("other-model"));
+    assert_eq!(codes(&outcomes), [None, dimension, dimension, other, other, None]);
+    let Outcome::Rejected(rejection) = &outcomes[1] else { panic!("{outcomes:?}") };
+    assert!(rejection.reason.contains("minilm") && rejection.reason.contains("383"), "{rejection:?}");
+    assert!(fixture.prompt("before").is_some() && fixture.prompt("after").is_some());
+    assert_eq!(fixture.runtime.block_on(fixture.index.count(&Default::default())).unwrap(), 2);
+}
+
+#[test]
+fn a_vector_with_a_value_that_is_no_number_is_rejected_and_does_not_stop_the_service() {
+    let mut fixture = Fixture::start();
+    let (mut minilm, mut clip) = (embedding("nan"), embedding("infinite"));
+    minilm.minilm.values[3] = f32::NAN;
+    clip.clip.values[0] = f32::INFINITY;
+    let outcomes = fixture.process(&[upsert(&minilm), upsert(&clip), upsert(&embedding("good"))]);
+    assert_eq!(codes(&outcomes), [Some("not-finite"), Some("not-finite"), None]);
+    assert!(fixture.prompt("good").is_some());
+    assert_eq!((fixture.prompt("nan"), fixture.prompt("infinite")), (None, None));
+}
+
+#[test]
+fn a_value_that_is_no_avro_and_a_delete_without_an_id_are_rejected_alone() {
+    let mut fixture = Fixture::start();
+    let garbage = record(prompt_id("x"), Some(b"this is no Avro".to_vec()));
+    let nameless = InputRecord { key: Some(b"not an id".to_vec()), ..delete("x") };
+    let keyless = InputRecord { key: None, ..delete("x") };
+    let outcomes = fixture.process(&[garbage, nameless, upsert(&embedding("good")), keyless]);
+    let codes = codes(&outcomes);
+    assert!(codes[0].is_some(), "{outcomes:?}");
+    assert_eq!(codes[1..], [Some("delete-without-id"), None, Some("delete-without-id")]);
+    assert!(fixture.prompt("good").is_some());
+}
+
+#[test]
+fn a_batch_waits_for_an_index_that_is_away() {
+    let Fixture { runtime, endpoint, mut indexer, _folder, .. } = Fixture::start();
+    runtime.block_on(endpoint.stop()).unwrap();
+    let outcome = indexer.process(&[upsert(&embedding("a red star"))]);
+    assert!(matches!(outcome, Err(BatchError::Transient(_))), "{outcome:?}");
+}
