@@ -5,6 +5,7 @@ mod bad_pictures;
 mod chaos;
 mod claim_check;
 mod command_line;
+mod data_directory;
 mod dead_letters;
 mod demo;
 mod encoders;

@@ -61,23 +61,24 @@ impl Up {
 
     /// The same, without waiting until the services are ready.
     pub fn start_unready(data_dir: &Path, environment: &[(&str, &str)]) -> Self {
+        Self::spawn(unprompt().envs(environment.iter().copied()), data_dir)
+    }
+
+    /// The same as [`Self::start_with`], with `folder` as the working folder of the process.
+    pub fn start_in(folder: &Path, data_dir: &Path, environment: &[(&str, &str)]) -> Self {
+        let mut command = unprompt();
+        let mut up = Self::spawn(command.current_dir(folder).envs(environment.iter().copied()), data_dir);
+        up.wait_ready();
+        up
+    }
+
+    fn spawn(command: &mut Command, data_dir: &Path) -> Self {
         // What a killed process left would be taken for the new one's.
         let _ = std::fs::remove_file(data_dir.join("endpoints.json"));
-        let child = unprompt()
-            .args([
-                "up",
-                "--broker-port",
-                "0",
-                "--index-port",
-                "0",
-                "--http-port",
-                "0",
-                "--log",
-                "warn",
-                "--data-dir",
-            ])
+        let child = command
+            .args(["up", "--broker-port", "0", "--index-port", "0", "--http-port", "0"])
+            .args(["--log", "warn", "--data-dir"])
             .arg(data_dir)
-            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .spawn()
             .expect("the binary starts");
