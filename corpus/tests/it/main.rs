@@ -4,7 +4,6 @@ mod cleaning;
 mod damage;
 mod formats;
 mod hostile;
-mod measure;
 mod near;
 mod published;
 mod remote;

@@ -5,13 +5,13 @@ use unprompt_corpus::near::NearDuplicates;
 
 use crate::samples::folder;
 
-pub const DIM: usize = 384;
+const DIM: usize = 384;
 
 /// Numbers that are the same for ever, about normal.
-pub struct Noise(u64);
+struct Noise(u64);
 
 impl Noise {
-    pub fn new(seed: u64) -> Self {
+    fn new(seed: u64) -> Self {
         Self(seed)
     }
 
@@ -24,12 +24,12 @@ impl Noise {
         (0..6).map(|_| self.uniform()).sum::<f32>() - 3.0
     }
 
-    pub fn unit(&mut self) -> Vec<f32> {
+    fn unit(&mut self) -> Vec<f32> {
         unit((0..DIM).map(|_| self.normal()).collect())
     }
 
     /// A vector whose cosine with `centre` is `cosine`.
-    pub fn near(&mut self, centre: &[f32], cosine: f32) -> Vec<f32> {
+    fn near(&mut self, centre: &[f32], cosine: f32) -> Vec<f32> {
         let other = self.unit();
         let along = dot(centre, &other);
         let across = unit(other.iter().zip(centre).map(|(other, centre)| other - along * centre).collect());
@@ -44,12 +44,12 @@ fn unit(mut vector: Vec<f32>) -> Vec<f32> {
     vector
 }
 
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 /// Vectors in clusters as prompts are, where many are near one before.
-pub fn cloud(count: usize, seed: u64) -> Vec<Vec<f32>> {
+fn cloud(count: usize, seed: u64) -> Vec<Vec<f32>> {
     let mut noise = Noise::new(seed);
     let centres: Vec<_> = (0..1 + count / 20).map(|_| noise.unit()).collect();
     (0..count)

@@ -3,7 +3,6 @@
 
 mod administration;
 mod embedded;
-mod measure;
 mod prompt_index;
 mod prompts;
 mod searching;

@@ -65,7 +65,8 @@ async fn fill(on: &On, index: &PromptIndex) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn slab(on: &On, first: usize, texts: Vec<String>) -> anyhow::Result<Vec<PromptPoint>> {
+/// Prompts from `first` on, with their vectors.
+pub fn slab(on: &On, first: usize, texts: Vec<String>) -> anyhow::Result<Vec<PromptPoint>> {
     let vectors = on.vectors();
     let (minilm, clip) = (vectors.minilm.read(first, texts.len())?, vectors.clip.read(first, texts.len())?);
     let points = texts.into_iter().zip(minilm.into_iter().zip(clip)).enumerate();

@@ -5,8 +5,10 @@ mod inside;
 mod load;
 mod memory;
 mod search;
+mod writes;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use unprompt_benchmarks::vectors::{Mixture, QUERIES, Rows, Vectors};
@@ -32,6 +34,8 @@ enum Step {
     Load(On),
     /// Search over gRPC, as services do
     Search(On),
+    /// Write a new collection as the indexer does, and count in it
+    Writes(On),
     /// Search qdrant-edge in this process, without gRPC, payloads and vectors in the answers
     Inside(On),
 }
@@ -118,6 +122,7 @@ fn main() -> anyhow::Result<()> {
         Step::Vectors(make) => vectors(&make)?,
         Step::Load(on) => runtime()?.block_on(load::run(&on))?,
         Step::Search(on) => runtime()?.block_on(search::run(&on))?,
+        Step::Writes(on) => runtime()?.block_on(writes::run(&on))?,
         Step::Inside(on) => inside::run(&on)?,
     };
     use std::io::Write as _;
@@ -140,6 +145,11 @@ fn vectors(make: &Make) -> anyhow::Result<serde_json::Value> {
     }
     progress.finish();
     Ok(serde_json::json!({"count": count}))
+}
+
+/// The time in milliseconds that this part of `times`, which are sorted, did not exceed.
+pub fn percentile_ms(times: &[Duration], part: f64) -> f64 {
+    times[((times.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e3
 }
 
 /// The share of the right answers that were found.

@@ -7,7 +7,7 @@ use unprompt_embedded_index::EmbeddedIndex;
 use unprompt_index::{Hit, PromptIndex, Query, Space};
 
 use crate::load::options;
-use crate::{K, On, memory, recall};
+use crate::{K, On, memory, percentile_ms, recall};
 
 pub async fn run(on: &On) -> anyhow::Result<Value> {
     let server = EmbeddedIndex::start(&on.folder, 0).await?;
@@ -23,10 +23,10 @@ pub async fn run(on: &On) -> anyhow::Result<Value> {
         one_after_another(&index, &warm_up).await?;
         let (found, mut times) = one_after_another(&index, &queries).await?;
         times.sort_unstable();
-        let ms = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e3;
         let one = queries.len() as f64 / times.iter().sum::<Duration>().as_secs_f64();
         let row = json!({
-            "recall": recall(&on.truth(space)?, &found), "p50_ms": ms(0.5), "p99_ms": ms(0.99),
+            "recall": recall(&on.truth(space)?, &found),
+            "p50_ms": percentile_ms(&times, 0.5), "p99_ms": percentile_ms(&times, 0.99),
             "queries_per_s": {"1": one, "2": two_clients(&index, &queries).await?},
         });
         spaces.insert(space.name().into(), row);
