@@ -7,7 +7,7 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use unprompt_embedded_broker::EmbeddedBroker;
 use unprompt_schemas::topics::Topic;
-use unprompt_stream::pass_through::PassThrough;
+use unprompt_stream::pass_through::{self, PassThrough};
 use unprompt_stream::{
     Health, KafkaConfig, OutputRecord, Publisher, RunnerConfig, Stage, Start, Tail, ensure_topics, run_stage,
 };
@@ -43,7 +43,7 @@ fn runner(c: &mut Criterion) {
     let (stage_kafka, stage_stop) = (kafka.clone(), stop.clone());
     let running = runtime.spawn(async move {
         let load = || Ok::<_, String>(Box::new(PassThrough) as Box<dyn Stage>);
-        run_stage(&stage_kafka, RunnerConfig::default(), "pass-through", load, stage_stop, Health::default())
+        run_stage(&stage_kafka, RunnerConfig::default(), pass_through::SERVICE, load, stage_stop, Health::default())
             .await
     });
     let publisher = runtime.block_on(async { Publisher::new(&kafka) }).unwrap();

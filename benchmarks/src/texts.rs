@@ -14,9 +14,8 @@ use unprompt_models::minilm::{Engine, MiniLm};
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::records::Prompt;
 use unprompt_schemas::topics::Topic;
-use unprompt_stream::config::load_with;
 use unprompt_stream::{
-    Health, KafkaConfig, OutputRecord, Publisher, Stage, Start, Tail, ensure_topics, run_stage,
+    Health, KafkaConfig, OutputRecord, Publisher, RunnerConfig, Stage, Start, Tail, ensure_topics, run_stage,
 };
 use unprompt_text_encoder::TextEncoder;
 
@@ -62,9 +61,9 @@ async fn in_turns(
     ensure_topics(&kafka).await?;
     let (stop, running) = (CancellationToken::new(), kafka.clone());
     let (stage_stop, runner) =
-        (stop.clone(), load_with(None, [], json!({}))?.runner.for_service("text-encoder"));
+        (stop.clone(), RunnerConfig { batch_records: 512, ..RunnerConfig::default() });
     let service = tokio::spawn(async move {
-        run_stage(&running, runner, "text-encoder", load, stage_stop, Health::default()).await
+        run_stage(&running, runner, unprompt_text_encoder::SERVICE, load, stage_stop, Health::default()).await
     });
     let publisher = Publisher::new(&kafka)?;
     let mut tail = Tail::new(&kafka, &[Topic::PromptEmbeddings], Start::End).await?;

@@ -13,7 +13,7 @@ mod query;
 mod snapshot_file;
 
 pub use client::{
-    ConnectOptions, Ensured, FieldIndex, IndexInfo, IndexState, IndexStats, PromptIndex, RecallAt,
+    ConnectOptions, Endpoint, Ensured, FieldIndex, IndexInfo, IndexState, IndexStats, PromptIndex, RecallAt,
     RecallOptions, Restored, SnapshotInfo, SourceCount,
 };
 pub use error::IndexError;

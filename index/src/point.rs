@@ -132,6 +132,13 @@ pub struct Hit {
     pub clip: Option<Vec<f32>>,
 }
 
+impl Hit {
+    /// Its similarity and its MiniLM vector \[384\], which is empty where the query did not ask for it.
+    pub fn similarity_and_minilm(&self) -> (f32, &[f32]) {
+        (self.similarity, self.minilm.as_deref().unwrap_or_default())
+    }
+}
+
 impl From<Hit> for PromptPoint {
     fn from(hit: Hit) -> Self {
         Self {

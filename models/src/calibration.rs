@@ -63,12 +63,15 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// Fits the forecast on held-out predictions and the cosines they reached; at least 10 of them.
+    /// Predictions that [`Calibration::fit`] needs, at least.
+    pub const MIN_PREDICTIONS: usize = 2 * FOLDS;
+
+    /// Fits the forecast on held-out predictions and the cosines they reached, [`Self::MIN_PREDICTIONS`] or more of them.
     pub fn fit(evidence: &[Evidence], reached: &[f32]) -> Result<Self, ModelError> {
-        if evidence.len() < 2 * FOLDS || evidence.len() != reached.len() {
+        if evidence.len() < Self::MIN_PREDICTIONS || evidence.len() != reached.len() {
             return Err(ModelError::TooFewSamples(format!(
                 "a calibration needs at least {} predictions, each with its cosine; there are {} with {} cosines",
-                2 * FOLDS,
+                Self::MIN_PREDICTIONS,
                 evidence.len(),
                 reached.len()
             )));

@@ -1,5 +1,5 @@
 //! The networks and the arithmetic of Unprompt: MiniLM, image encoders, Stable Diffusion 2, picture preprocessing, heads,
-//! blend and calibration. It reads model folders in the layouts the field uses (diffusers, transformers,
+//! the one recipe of a prediction. It reads model folders in the layouts the field uses (diffusers, transformers,
 //! sentence-transformers) and knows nothing of Kafka, Qdrant or Tokio.
 
 mod batches;
@@ -9,12 +9,12 @@ mod clip;
 mod device;
 pub mod encoder;
 mod engine;
+mod engine_selection;
 pub mod error;
 pub mod files;
 #[cfg(test)]
 mod full_size;
 pub mod head;
-mod lanes;
 pub mod metrics;
 pub mod minilm;
 mod named;
@@ -23,12 +23,15 @@ mod onnx;
 mod ops;
 pub mod picture;
 mod positions;
+pub mod recipe;
 mod self_check;
+pub mod settings;
 pub mod stable_diffusion;
 mod texts;
 pub mod token_count;
 mod tokenizer;
 mod weights;
+mod workers;
 
 pub use error::ModelError;
 pub use files::Revision;

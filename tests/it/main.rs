@@ -14,6 +14,7 @@ mod index_admin;
 mod index_build;
 mod kill;
 mod models;
+mod one_recipe;
 mod other_clients;
 mod outages;
 mod prompts_import;

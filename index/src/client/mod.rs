@@ -49,6 +49,24 @@ impl Default for ConnectOptions {
     }
 }
 
+/// Where the index answers, and how to talk to it.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// Of Qdrant's gRPC, such as `http://127.0.0.1:6334`.
+    pub url: String,
+    pub options: ConnectOptions,
+}
+
+impl Endpoint {
+    /// Connects; the index must answer.
+    ///
+    /// # Errors
+    /// As [`PromptIndex::connect`].
+    pub async fn connect(&self) -> Result<PromptIndex, IndexError> {
+        PromptIndex::connect(&self.url, self.options.clone()).await
+    }
+}
+
 /// A key that cannot be printed.
 mod secret {
     /// Qdrant's API key; prints as stars.

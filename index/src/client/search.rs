@@ -77,6 +77,18 @@ impl PromptIndex {
         Ok(answers)
     }
 
+    /// The prompts nearest to each query, best first, every one with its MiniLM vector \[384\]; all of them or an error.
+    ///
+    /// # Errors
+    /// [`IndexError::ForeignPoint`] for a point without that vector: a prediction must not leave it out silently.
+    pub async fn nearest(&self, queries: Vec<Query>) -> Result<Vec<Vec<Hit>>, IndexError> {
+        let queries: Vec<Query> =
+            queries.into_iter().map(|query| query.with_vectors([Space::MiniLm])).collect();
+        let answers = self.search_batch(&queries).await?;
+        answers.iter().flatten().try_for_each(has_minilm)?;
+        Ok(answers)
+    }
+
     /// The answers to several queries, in their order, where a query that cannot be answered does not keep the
     /// others from it.
     ///
@@ -156,6 +168,10 @@ impl PromptIndex {
             let hits: Result<Vec<Hit>, _> = result.result.into_iter().map(payload::to_hit).collect();
             hits.map(|hits| of_page(hits, query))
         };
+        if answer.result.len() != queries.len() {
+            let reason = format!("{} answers came for {} queries", answer.result.len(), queries.len());
+            return Err(IndexError::Client { operation: "search", reason });
+        }
         answer.result.into_iter().zip(queries).map(hits).collect()
     }
 
@@ -204,6 +220,16 @@ impl PromptIndex {
             }
             other => other,
         }
+    }
+}
+
+fn has_minilm(hit: &Hit) -> Result<(), IndexError> {
+    match hit.minilm {
+        Some(_) => Ok(()),
+        None => Err(IndexError::ForeignPoint {
+            id: hit.prompt_id.to_string(),
+            reason: "it has no minilm vector".into(),
+        }),
     }
 }
 

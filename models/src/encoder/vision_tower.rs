@@ -1,4 +1,5 @@
-//! The vision tower as users meet it: pictures in, unit vectors out, in one space with the text tower's.
+//! The vision tower of an image encoder: pictures in, unit vectors out, in one space with the text
+//! tower's.
 
 use std::fmt;
 use std::path::Path;
@@ -8,21 +9,22 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 
-use super::family::Family;
-use super::{VisionNetwork, name_at, unit_rows};
+use super::architecture::{Architecture, VisionNetwork, unit_rows};
+use super::folder::{name_at, of_folder};
 use crate::device::{self, Precision};
-use crate::engine::{self, Choice, Engine};
+use crate::engine::Engine;
+use crate::engine_selection::{self, EngineChoice};
 use crate::picture::{Pixels, Preprocessor};
 use crate::self_check::Probe;
 use crate::{ModelError, Revision};
 
-/// How a vision tower is run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// The settings of a vision tower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct VisionSettings {
-    /// The side in pixels that pictures are brought to, where it is not the one the network was trained with: its positions are
-    /// interpolated.
+    /// The side in pixels to which pictures are resized, if it is not the trained one: positions
+    /// are interpolated.
     pub side: Option<usize>,
-    /// Of the matrices on candle; the other engines have their own.
+    /// The precision of matrices on candle; the other engines have their own.
     pub precision: Precision,
     pub engine: Engine,
 }
@@ -32,7 +34,7 @@ pub struct VisionSettings {
 pub struct VisionTower {
     preprocessor: Preprocessor,
     network: Network,
-    choice: Choice,
+    choice: EngineChoice,
     dims: usize,
     side: usize,
     vector_name: String,
@@ -46,7 +48,7 @@ enum Network {
         device: Device,
         dtype: DType,
     },
-    /// A session of ONNX Runtime works for one caller at a time.
+    /// A session of ONNX Runtime serves one caller at a time.
     #[cfg(feature = "onnx")]
     Onnx(Mutex<crate::onnx::OnnxVision>),
 }
@@ -61,29 +63,32 @@ impl fmt::Debug for Network {
     }
 }
 
-/// Pictures in a batch on a processor.
+/// Pictures in a batch on a CPU.
 const PICTURES: usize = 16;
-/// The same on a GPU.
+/// Pictures in a batch on a GPU.
 const PICTURES_ON_GPU: usize = 64;
 
 impl VisionTower {
     /// Loads the vision tower of a folder.
     ///
     /// # Errors
-    /// A folder of another network, with files that are missing or broken, or a side that the network's patches do not fill.
+    /// A folder of another network, missing or broken files, or a side that is no multiple of the
+    /// network's patch.
     pub fn load(folder: &Path, settings: &VisionSettings) -> Result<Self, ModelError> {
-        let family = Family::of_folder(folder)?;
-        let side = side(&family, settings.side)?;
-        let what = format!("{} vision", family.name());
-        let (network, choice) = network(folder, &family, side, settings, &what)?;
+        let encoder = of_folder(folder)?;
+        let side = side(encoder.as_ref(), settings.side)?;
+        let what = format!("{} vision", encoder.name());
+        let (network, choice) = network(folder, encoder.as_ref(), side, settings, &what)?;
         let revision = Revision::of_folder(folder)?;
+        let preprocessor = encoder.preprocessor(folder)?;
+        let preprocessor = settings.side.map_or(preprocessor.clone(), |side| preprocessor.with_side(side));
         let loaded = Self {
-            preprocessor: family.preprocessor(folder, settings.side)?,
+            preprocessor,
             network,
             choice,
-            dims: family.dims(),
+            dims: encoder.dims(),
             side,
-            vector_name: name_at(&revision, settings.side, family.side()),
+            vector_name: name_at(&revision, settings.side, encoder.side()),
             revision,
         };
         let (engine, reason) = (loaded.engine_name(), loaded.engine_reason());
@@ -91,7 +96,7 @@ impl VisionTower {
         Ok(loaded)
     }
 
-    /// The picture as the network takes it, by the folder's configuration.
+    /// Preprocesses a picture by the folder's configuration.
     pub fn preprocess(&self, picture: &RgbImage) -> Pixels {
         self.preprocessor.run(picture)
     }
@@ -122,7 +127,7 @@ impl VisionTower {
         self.side
     }
 
-    /// What its vectors are called, as [`super::vector_name`] has it.
+    /// The name of its vector space ([`super::vector_name`]).
     pub fn vector_name(&self) -> &str {
         &self.vector_name
     }
@@ -132,19 +137,19 @@ impl VisionTower {
         &self.revision
     }
 
-    /// What runs the network, as [`Engine::name`] has it.
+    /// The name of the engine that runs the network ([`Engine::name`]).
     pub fn engine_name(&self) -> &'static str {
         self.choice.engine.name()
     }
 
-    /// Why that runs it.
+    /// The reason why that engine was selected.
     pub fn engine_reason(&self) -> &str {
         &self.choice.reason
     }
 }
 
-fn side(family: &Family, wanted: Option<usize>) -> Result<usize, ModelError> {
-    let (side, patch) = (wanted.unwrap_or(family.side()), family.patch());
+fn side(encoder: &dyn Architecture, wanted: Option<usize>) -> Result<usize, ModelError> {
+    let (side, patch) = (wanted.unwrap_or(encoder.side()), encoder.patch());
     match side >= patch && (wanted.is_none() || side.is_multiple_of(patch)) {
         true => Ok(side),
         false => Err(ModelError::Parameters(format!(
@@ -155,28 +160,35 @@ fn side(family: &Family, wanted: Option<usize>) -> Result<usize, ModelError> {
 
 fn network(
     folder: &Path,
-    family: &Family,
+    encoder: &dyn Architecture,
     side: usize,
     settings: &VisionSettings,
     what: &str,
-) -> Result<(Network, Choice), ModelError> {
+) -> Result<(Network, EngineChoice), ModelError> {
     let reason = match (settings.engine, settings.precision) {
         (Engine::Auto, Precision::F16 | Precision::Bf16) => {
             Some(format!("only candle keeps weights in {}", settings.precision))
         }
         _ => None,
     };
-    let load = |engine| Network::load(folder, family, side, settings.precision, engine);
+    let load = |engine| Network::load(folder, encoder, side, settings.precision, engine);
     match reason {
-        Some(reason) => Ok((load(Engine::Candle)?, Choice { engine: Engine::Candle, reason })),
-        None => engine::load(folder, what, family.bytes(folder)?, settings.engine, &Pictures { side }, load),
+        Some(reason) => Ok((load(Engine::Candle)?, EngineChoice { engine: Engine::Candle, reason })),
+        None => engine_selection::load(
+            folder,
+            what,
+            encoder.bytes(folder)?,
+            settings.engine,
+            &Pictures { side },
+            load,
+        ),
     }
 }
 
 impl Network {
     fn load(
         folder: &Path,
-        family: &Family,
+        encoder: &dyn Architecture,
         side: usize,
         precision: Precision,
         engine: Engine,
@@ -184,19 +196,19 @@ impl Network {
         match engine {
             Engine::Candle => {
                 let (device, dtype) = (device::preferred(), precision.dtype());
-                let weights = family.weights(folder, dtype, &device)?;
+                let weights = encoder.weights(folder, dtype, &device)?;
                 let network =
-                    family.vision(&weights, side).map_err(|error| ModelError::broken(folder, error))?;
+                    encoder.vision(&weights, side).map_err(|error| ModelError::broken(folder, error))?;
                 let dtype = if device.is_cpu() { DType::F32 } else { dtype };
                 let network = device::loaded(network, &device)?;
                 Ok(Self::Candle { network, device, dtype })
             }
             #[cfg(feature = "onnx")]
             engine => {
-                let weights = family.weights(folder, DType::F32, &Device::Cpu)?;
-                let graph = family.vision_graph(&weights, side, engine == Engine::Int8);
+                let weights = encoder.weights(folder, DType::F32, &Device::Cpu)?;
+                let graph = encoder.vision_graph(&weights, side, engine == Engine::Int8);
                 let (graph, embeds) = graph.map_err(|error| ModelError::broken(folder, error))?;
-                let sizes = (side, family.dims());
+                let sizes = (side, encoder.dims());
                 let loaded = crate::onnx::OnnxVision::load(folder, graph, &embeds, sizes, engine)?;
                 Ok(Self::Onnx(Mutex::new(loaded)))
             }
@@ -218,14 +230,14 @@ impl Network {
                 }
                 Ok(vectors)
             }
-            // A network keeps nothing from one call to the next, so a panic elsewhere has not spoiled it.
+            // A network keeps no state between calls, so it is usable after a panic.
             #[cfg(feature = "onnx")]
             Self::Onnx(network) => network.lock().unwrap_or_else(PoisonError::into_inner).embed(pictures),
         }
     }
 }
 
-/// What engines are compared on: a gradient, hard edges, noise.
+/// The pictures on which engines are compared: a gradient, hard edges, noise.
 struct Pictures {
     side: usize,
 }

@@ -1,7 +1,8 @@
-//! Decodes PNG, JPEG and WebP. Size is checked on the bytes and on the header before any pixel is decoded.
+//! Decodes PNG, JPEG and WebP. Size is checked on the bytes and on the header before any pixel is
+//! decoded.
 //!
-//! Colours are those of Pillow's `convert("RGB")`: alpha is dropped, palettes are expanded, of 16 bits the upper 8
-//! count. Unlike it, the EXIF orientation is applied.
+//! Colours equal those of Pillow's `convert("RGB")`: alpha is dropped, palettes are expanded, and
+//! of 16 bits the upper 8 are used. Unlike Pillow, the EXIF orientation is applied.
 
 use std::io::Cursor;
 
@@ -11,8 +12,9 @@ use image::codecs::webp::WebPDecoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, RgbImage};
 
-/// What a picture may be at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a picture may be at most: `[images]` of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Encoded.
     pub max_bytes: usize,
@@ -20,15 +22,15 @@ pub struct Limits {
     pub max_pixels: u64,
 }
 
-/// What decoding takes for a pixel, at most: four channels of 16 bits, twice over.
+/// The most bytes of a pixel while it is decoded: four channels of 16 bits, twice.
 const PIXEL_BYTES: u64 = 16;
-/// What it takes beside: the decoders' tables, a colour profile.
+/// Bytes besides the pixels: the decoders' tables, a colour profile.
 const BESIDE_BYTES: u64 = 16 * 1024 * 1024;
 
 impl Limits {
-    /// The most memory that decoding holds at once, beside the encoded picture that it is given.
+    /// The most memory of decoding, besides the encoded picture.
     pub fn memory_bytes(&self) -> u64 {
-        // The JPEG decoder keeps a copy of what it decodes.
+        // The JPEG decoder keeps a copy of the encoded picture.
         memory_bytes(self.max_pixels).saturating_add(self.max_bytes as u64)
     }
 }
@@ -82,7 +84,8 @@ impl PictureError {
     }
 }
 
-/// Width times height by the picture's header, read before anything is decoded; nothing where there is none that is understood.
+/// Width times height by the picture's header, before anything is decoded; none if no header is
+/// understood.
 pub fn pixels(bytes: &[u8]) -> Option<u64> {
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?;
     reader.limits(allocation(0));
@@ -112,7 +115,7 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, PictureError> {
 
 fn decode_png(bytes: &[u8], limits: &Limits) -> Result<RgbImage, PictureError> {
     const FORMAT: &str = "PNG";
-    // The header comes first in the file, so that the size is known before the decoder reads on.
+    // The header comes first in the file, so the size is known before the decoder reads the rest.
     let mut pixels = 0;
     if let Some(header) = bytes.get(16..24) {
         let side =
@@ -132,7 +135,7 @@ fn decode_jpeg(bytes: &[u8], limits: &Limits) -> Result<RgbImage, PictureError> 
     let decoder = JpegDecoder::new(Cursor::new(bytes)).map_err(|error| failed(FORMAT, &error))?;
     let (width, height) = decoder.dimensions();
     check_pixels(width, height, limits)?;
-    // The decoder fills what is missing with grey, so the end of the last scan is looked for here.
+    // The decoder fills missing parts with grey, so the end of the last scan is checked here.
     let (scan, end) = (last(bytes, [0xff, 0xda]), last(bytes, [0xff, 0xd9]));
     if end.is_none() || end < scan {
         return Err(PictureError::Truncated { format: FORMAT });
@@ -168,7 +171,7 @@ fn finish(
     Ok(to_rgb(picture))
 }
 
-/// What a decoder may allocate.
+/// The limits of a decoder's allocations.
 fn allocation(pixels: u64) -> image::Limits {
     let mut allocation = image::Limits::default();
     allocation.max_alloc = Some(memory_bytes(pixels));

@@ -2,6 +2,8 @@
 //!
 //! It knows prompts.v1, images.v1 and a diffusers folder; it must not know encoders or the index.
 
+mod settings;
+
 use std::io::Cursor;
 use std::path::Path;
 
@@ -15,7 +17,30 @@ use unprompt_schemas::codec::Codec;
 use unprompt_schemas::identity::{generated_image_id, prompt_id};
 use unprompt_schemas::records::Prompt;
 use unprompt_schemas::topics::Topic;
-use unprompt_stream::{BatchError, InputRecord, Outcome, OutputRecord, Refusal, Rejection, Stage};
+use unprompt_stream::{
+    BatchError, InputRecord, Outcome, OutputRecord, Parsed, ParsedBatch, Refusal, Rejection, Service, Stage,
+    StageWiring,
+};
+
+pub use settings::{GeneratorSection, Settings};
+
+/// What the generator is to the rest of the system.
+///
+/// A picture comes into being when it is drawn, however old its prompt is: with its prompt's time it would be old when it is born, and
+/// deleted.
+pub const SERVICE: Service =
+    Service { keeps_time: false, ..Service::new("generator", &[Topic::Prompts], &[Topic::Images]) };
+
+/// The defaults of its configuration, as TOML with comments for its readers.
+pub const DEFAULTS: &str = include_str!("default.toml");
+
+/// Loads the stage.
+///
+/// # Errors
+/// A folder that cannot be loaded.
+pub fn build(settings: &Settings, wiring: &StageWiring) -> Result<Generator, ModelError> {
+    Generator::open(settings, wiring.codec.clone())
+}
 
 /// Draws pictures; see [`Generator::load`].
 #[derive(Debug)]
@@ -28,6 +53,15 @@ pub struct Generator {
 }
 
 impl Generator {
+    /// Loads what `settings` name.
+    ///
+    /// # Errors
+    /// A folder that cannot be loaded.
+    pub fn open(settings: &Settings, codec: Codec) -> Result<Self, ModelError> {
+        let section = &settings.section;
+        Self::load(&settings.model, section.precision, section.params(), section.batch, codec)
+    }
+
     /// Loads Stable Diffusion 2 from a folder in the diffusers layout.
     pub fn load(
         folder: &Path,
@@ -72,9 +106,12 @@ impl Generator {
         Ok(drawn.collect())
     }
 
-    fn parse(&self, record: &InputRecord) -> Result<Option<Prompt>, Refusal> {
-        let Some(value) = record.value.as_deref() else { return Ok(None) };
-        Ok(Some(Prompt::from_record(value, &self.codec)?))
+    /// A deleted prompt has no picture.
+    fn parse(&self, record: &InputRecord) -> Result<Parsed<Prompt>, Refusal> {
+        match record.value.as_deref() {
+            Some(value) => Ok(Parsed::Input(Prompt::from_record(value, &self.codec)?)),
+            None => Ok(Parsed::Outputs(Vec::new())),
+        }
     }
 
     /// The PNG of every request, in order, `batch` at a time.
@@ -83,7 +120,15 @@ impl Generator {
         for chunk in requests.chunks(self.batch) {
             pictures.extend(self.model.generate(chunk, &self.params)?.into_iter().map(as_png));
         }
-        Ok(pictures)
+        match pictures.len() == requests.len() {
+            true => Ok(pictures),
+            // A prompt must never get another prompt's picture.
+            false => Err(ModelError::Parameters(format!(
+                "{} pictures were drawn where {} were asked for",
+                pictures.len(),
+                requests.len()
+            ))),
+        }
     }
 
     fn picture(&self, prompt: &Prompt, seed: i64, png: Vec<u8>) -> Picture {
@@ -158,48 +203,16 @@ fn requests_of(prompt: &Prompt) -> impl Iterator<Item = GenerationRequest> + '_ 
 }
 
 impl Stage for Generator {
-    fn name(&self) -> &'static str {
-        "generator"
-    }
-
-    fn inputs(&self) -> &'static [Topic] {
-        &[Topic::Prompts]
-    }
-
-    fn outputs(&self) -> &'static [Topic] {
-        &[Topic::Images]
-    }
-
-    /// A picture comes into being now, however old its prompt is: it must not be old when it is born, and deleted.
-    fn keeps_time(&self) -> bool {
-        false
-    }
-
     fn process(&mut self, batch: &[InputRecord]) -> Result<Vec<Outcome>, BatchError> {
-        let parsed = Refusal::part(batch.iter().map(|record| self.parse(record)))?;
-        let prompts: Vec<Prompt> = parsed.iter().filter_map(|p| p.as_ref().ok()?.clone()).collect();
-        let drawn = self.draw(&prompts).map_err(|error| BatchError::Fatal(error.to_string()))?;
-        let mut drawn = drawn.into_iter();
-        let outcomes = parsed.into_iter().zip(batch).map(|(parsed, record)| match parsed {
-            Err(rejection) => Outcome::Rejected(rejection),
-            Ok(None) => Outcome::Outputs(Vec::new()),
-            Ok(Some(_)) => drawn.next().map_or_else(lost, |drawn| outcome(record, drawn)),
-        });
-        Ok(outcomes.collect())
+        let parsed = ParsedBatch::parse(batch, |record| self.parse(record))?;
+        let drawn = self.draw(parsed.inputs()).map_err(|error| BatchError::Fatal(error.to_string()))?;
+        parsed.outcomes(drawn, |record, _, drawn| {
+            Ok(drawn?.into_iter().map(|picture| output(record, picture)).collect())
+        })
     }
 }
 
-fn lost() -> Outcome {
-    Outcome::Rejected(Rejection::new("generation", "a picture was lost on its way; replay the record"))
-}
-
-fn outcome(record: &InputRecord, drawn: Result<Vec<Picture>, Rejection>) -> Outcome {
-    let output = |picture: Picture| {
-        let published = Picture { time_ms: Some(record.timestamp_ms), ..picture }.record();
-        OutputRecord { headers: with_forwarded(published.headers, record), ..published }
-    };
-    match drawn {
-        Ok(pictures) => Outcome::Outputs(pictures.into_iter().map(output).collect()),
-        Err(rejection) => Outcome::Rejected(rejection),
-    }
+fn output(record: &InputRecord, picture: Picture) -> OutputRecord {
+    let published = Picture { time_ms: Some(record.timestamp_ms), ..picture }.record();
+    OutputRecord { headers: with_forwarded(published.headers, record), ..published }
 }

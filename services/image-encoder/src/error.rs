@@ -19,9 +19,6 @@ pub enum EncoderError {
     )]
     Allow { entry: String, reason: BadUri },
 
-    #[error("{key} in [claim_check] is {value}; {wanted}")]
-    Setting { key: &'static str, value: String, wanted: &'static str },
-
     #[error(
         "no HTTP client could be made: {0}; check that the system's certificates are installed (ca-certificates)"
     )]

@@ -11,6 +11,7 @@ mod error;
 use std::path::PathBuf;
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use unprompt_models::encoder::{Pixels, VisionSettings, VisionTower};
 use unprompt_models::picture::Limits;
 use unprompt_schemas::Uuid;
@@ -18,12 +19,56 @@ use unprompt_schemas::cloudevents::{self, ImageEvent};
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::records::{ImageEmbedding, NamedVector};
 use unprompt_schemas::topics::Topic;
-use unprompt_stream::{BatchError, InputRecord, Outcome, OutputRecord, Refusal, Rejection, Stage};
+use unprompt_stream::config::Invalid;
+use unprompt_stream::service::prepare_schema;
+use unprompt_stream::{
+    BatchError, InputRecord, Needs, Outcome, OutputRecord, Parsed, ParsedBatch, Refusal, Rejection, Service,
+    Stage, StageWiring,
+};
 
 use claim_check::{ClaimCheck, Redeemed};
 use decoder::{Decoder, Views};
 
 pub use error::EncoderError;
+
+/// What the image-encoder is to the rest of the system.
+pub const SERVICE: Service = Service {
+    needs: Needs { index: false, heads: false, schema: Some(prepare_schema::<ImageEmbedding>) },
+    ..Service::new("image-encoder", &[Topic::Images], &[Topic::ImageEmbeddings])
+};
+
+/// The defaults of its configuration, as TOML with comments for its readers.
+pub const DEFAULTS: &str = include_str!("default.toml");
+
+/// Which networks encode the pictures, and which pictures are taken.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    pub encoders: Vec<EncoderFolder>,
+    /// `[images]`
+    pub images: Limits,
+    /// `[claim_check]`
+    pub claim_check: claim_check::Settings,
+}
+
+/// Finds a value of `[images]` that cannot be used.
+///
+/// # Errors
+/// The key, and what it may be.
+pub fn check_images(images: &Limits) -> Result<(), Invalid> {
+    Invalid::unless_in("images.max_bytes", images.max_bytes, 1.., "1 or more")?;
+    Invalid::unless_in("images.max_pixels", images.max_pixels, 1.., "1 or more")
+}
+
+/// Loads the stage.
+///
+/// # Errors
+/// As [`ImageEncoder::load`] and [`ClaimCheck::new`].
+pub fn build(settings: &Settings, wiring: &StageWiring) -> Result<ImageEncoder, EncoderError> {
+    let Settings { encoders, images, claim_check } = settings;
+    let claim_check = ClaimCheck::new(claim_check, images.max_bytes, wiring.runtime.clone())?;
+    Ok(ImageEncoder::load(encoders, *images, wiring.codec.clone())?.with_claim_check(claim_check))
+}
 
 /// Encodes pictures; see [`ImageEncoder::load`].
 #[derive(Debug)]
@@ -47,7 +92,8 @@ struct Decoded {
 }
 
 /// A folder that an encoder is loaded from, and how it is run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct EncoderFolder {
     pub folder: PathBuf,
     pub settings: VisionSettings,
@@ -105,22 +151,29 @@ impl ImageEncoder {
         let contents: Vec<_> = batch.iter().map(Content::of).collect();
         let mut redeemed = self.redeem(batch, &contents)?.into_iter();
         let inline: Vec<_> = contents.par_iter().map(|content| self.decode_inline(content)).collect();
-        let missing = || Err(Rejection::new("encode", "a picture was lost on its way; replay the record"));
-        let pictures = contents.into_iter().zip(inline).zip(batch).map(|((content, inline), record)| {
-            let event = content?.event;
-            let views = inline.or_else(|| redeemed.next()).unwrap_or_else(missing)?;
-            let image_id = event.image_id(&record.topic_name, record.partition, record.offset);
-            Ok(Decoded { image_id, prompt_id: event.prompt_id, views })
-        });
-        Ok(pictures.collect())
+        let mut pictures = Vec::with_capacity(batch.len());
+        for ((content, inline), record) in contents.into_iter().zip(inline).zip(batch) {
+            pictures.push(match content {
+                Err(rejection) => Err(rejection),
+                Ok(content) => {
+                    let views = inline.or_else(|| redeemed.next()).ok_or_else(lost_claim)?;
+                    views.map(|views| content.decoded(record, views))
+                }
+            });
+        }
+        Ok(pictures)
     }
 
     /// Each picture's vectors, one of each encoder.
-    fn embed(&self, views: &[&Views]) -> Result<Vec<Vec<NamedVector>>, BatchError> {
-        let mut vectors: Vec<Vec<NamedVector>> = views.iter().map(|_| Vec::new()).collect();
+    fn embed(&self, pictures: &[Decoded]) -> Result<Vec<Vec<NamedVector>>, BatchError> {
+        let mut vectors: Vec<Vec<NamedVector>> = pictures.iter().map(|_| Vec::new()).collect();
         for (at, tower) in self.decoder.towers.iter().enumerate() {
-            let pixels: Vec<&Pixels> = views.iter().filter_map(|views| views.get(at)).collect();
+            let pixels: Vec<&Pixels> = pictures.iter().filter_map(|picture| picture.views.get(at)).collect();
             let embedded = tower.embed(&pixels).map_err(|error| BatchError::Fatal(error.to_string()))?;
+            if embedded.len() != pictures.len() {
+                let (name, got, wanted) = (tower.vector_name(), embedded.len(), pictures.len());
+                return Err(BatchError::Fatal(format!("{name} gave {got} vectors for {wanted} pictures")));
+            }
             for (of_picture, values) in vectors.iter_mut().zip(embedded) {
                 of_picture.push(NamedVector { model: tower.vector_name().to_owned(), values });
             }
@@ -170,6 +223,15 @@ impl<'a> Content<'a> {
     fn is_claim(&self) -> bool {
         claim_check::is_uri_list(self.event.content_type.as_deref())
     }
+
+    fn decoded(self, record: &InputRecord, views: Views) -> Decoded {
+        let image_id = self.event.image_id(&record.topic_name, record.partition, record.offset);
+        Decoded { image_id, prompt_id: self.event.prompt_id, views }
+    }
+}
+
+fn lost_claim() -> BatchError {
+    BatchError::Fatal("a picture's URI has no outcome: a programming error".into())
 }
 
 fn position(record: &InputRecord) -> claim_check::Position {
@@ -177,31 +239,10 @@ fn position(record: &InputRecord) -> claim_check::Position {
 }
 
 impl Stage for ImageEncoder {
-    fn name(&self) -> &'static str {
-        "image-encoder"
-    }
-
-    fn inputs(&self) -> &'static [Topic] {
-        &[Topic::Images]
-    }
-
-    fn outputs(&self) -> &'static [Topic] {
-        &[Topic::ImageEmbeddings]
-    }
-
     fn process(&mut self, batch: &[InputRecord]) -> Result<Vec<Outcome>, BatchError> {
-        let decoded = self.decode(batch)?;
-        let views: Vec<_> = decoded.iter().filter_map(|d| d.as_ref().ok()).map(|d| &d.views).collect();
-        let mut vectors = self.embed(&views)?.into_iter();
-        let outcomes = decoded.into_iter().zip(batch).map(|(decoded, record)| match decoded {
-            Err(rejection) => Ok(Outcome::Rejected(rejection)),
-            Ok(decoded) => {
-                let vectors = vectors
-                    .next()
-                    .ok_or_else(|| BatchError::Fatal("an encoder returned too few vectors".into()))?;
-                Refusal::outcome(self.output(record, &decoded, vectors))
-            }
-        });
-        outcomes.collect()
+        let decoded = self.decode(batch)?.into_iter().map(|decoded| Ok(Parsed::Input(decoded?)));
+        let parsed = ParsedBatch::of(batch, decoded)?;
+        let vectors = self.embed(parsed.inputs())?;
+        parsed.outcomes(vectors, |record, decoded, vectors| self.output(record, &decoded, vectors))
     }
 }

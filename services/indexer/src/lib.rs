@@ -2,13 +2,41 @@
 //!
 //! An offset is committed only after the index has acknowledged; it must not know any network.
 
+mod settings;
+
 use tokio::runtime::Handle;
-use unprompt_index::{IndexError, Layout, MINILM_DIM, PromptIndex, PromptPoint};
+use unprompt_index::{Endpoint, IndexError, Layout, MINILM_DIM, PromptIndex, PromptPoint};
 use unprompt_schemas::Uuid;
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::records::{NamedVector, PromptEmbedding};
 use unprompt_schemas::topics::Topic;
-use unprompt_stream::{BatchError, InputRecord, Outcome, Refusal, Stage};
+use unprompt_stream::waiting::until_opened;
+use unprompt_stream::{
+    BatchError, InputRecord, Needs, Outcome, Parsed, ParsedBatch, Refusal, Service, Stage, StageWiring,
+};
+
+pub use settings::IndexSection;
+
+/// What the indexer is to the rest of the system.
+pub const SERVICE: Service = Service {
+    needs: Needs { index: true, heads: false, schema: None },
+    ..Service::new("indexer", &[Topic::PromptEmbeddings], &[])
+};
+
+/// The defaults of its configuration, as TOML with comments for its readers.
+pub const DEFAULTS: &str = include_str!("default.toml");
+
+/// Opens the stage. An index that goes away meanwhile is waited for.
+///
+/// # Errors
+/// A collection of another layout, or an index that refuses.
+pub fn build(layout: &Layout, index: &Endpoint, wiring: &StageWiring) -> Result<Indexer, IndexError> {
+    let StageWiring { codec, runtime, stop } = wiring;
+    until_opened(SERVICE.name, "the index", runtime, stop, IndexError::is_transient, || {
+        let index = runtime.block_on(index.connect())?;
+        Indexer::open(index, layout.clone(), codec.clone(), runtime.clone())
+    })
+}
 
 /// Writes prompts into the collection of one encoder revision.
 #[derive(Debug)]
@@ -37,13 +65,13 @@ impl Indexer {
         Ok(Self { index, layout, codec, runtime })
     }
 
-    fn parse(&self, record: &InputRecord) -> Result<Change, Refusal> {
+    fn parse(&self, record: &InputRecord) -> Result<Parsed<Change>, Refusal> {
         let Some(value) = record.value.as_deref() else {
-            return key_as_id(record).map(Change::Delete);
+            return deleted(record).map(|id| Parsed::Input(Change::Delete(id)));
         };
         let embedding: PromptEmbedding = self.codec.decode(value)?;
         self.check(&embedding)?;
-        Ok(Change::Upsert(point(embedding)))
+        Ok(Parsed::Input(Change::Upsert(point(embedding))))
     }
 
     /// A vector of another model must never be compared with this collection's.
@@ -53,34 +81,35 @@ impl Indexer {
         check_vector("minilm", &embedding.minilm, &layout.minilm, MINILM_DIM)
     }
 
-    /// Runs of upserts and of deletes in the order of their records: a prompt deleted and published again is there.
-    fn write(&self, changes: Vec<Change>) -> Result<(), IndexError> {
-        let mut changes = changes.into_iter().peekable();
-        while changes.peek().is_some() {
-            let mut upserts = Vec::new();
-            while let Some(Change::Upsert(point)) =
-                changes.next_if(|change| matches!(change, Change::Upsert(_)))
-            {
-                upserts.push(point);
+    /// Writes runs of upserts and of deletes in the order of their records: a prompt deleted and published again is there.
+    async fn write(&self, changes: &[Change]) -> Result<(), IndexError> {
+        for run in changes.chunk_by(|a, b| a.upsert().is_some() == b.upsert().is_some()) {
+            let upserts: Vec<PromptPoint> = run.iter().filter_map(Change::upsert).cloned().collect();
+            let deletes: Vec<Uuid> = run.iter().filter_map(Change::delete).collect();
+            if !upserts.is_empty() {
+                self.index.upsert(upserts).await?;
             }
-            let mut deletes = Vec::new();
-            while let Some(Change::Delete(id)) = changes.next_if(|change| matches!(change, Change::Delete(_)))
-            {
-                deletes.push(id);
+            if !deletes.is_empty() {
+                self.index.delete(&deletes).await?;
             }
-            self.runtime.block_on(self.write_run(upserts, &deletes))?;
         }
         Ok(())
     }
+}
 
-    async fn write_run(&self, upserts: Vec<PromptPoint>, deletes: &[Uuid]) -> Result<(), IndexError> {
-        if !upserts.is_empty() {
-            self.index.upsert(upserts).await?;
+impl Change {
+    fn upsert(&self) -> Option<&PromptPoint> {
+        match self {
+            Self::Upsert(point) => Some(point),
+            Self::Delete(_) => None,
         }
-        if !deletes.is_empty() {
-            self.index.delete(deletes).await?;
+    }
+
+    fn delete(&self) -> Option<Uuid> {
+        match self {
+            Self::Upsert(_) => None,
+            Self::Delete(id) => Some(*id),
         }
-        Ok(())
     }
 }
 
@@ -108,9 +137,8 @@ fn check_vector(name: &str, vector: &NamedVector, wanted: &str, dim: usize) -> R
     Ok(())
 }
 
-fn key_as_id(record: &InputRecord) -> Result<Uuid, Refusal> {
-    let key = record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
-    key.and_then(|key| Uuid::parse_str(key).ok()).ok_or_else(|| {
+fn deleted(record: &InputRecord) -> Result<Uuid, Refusal> {
+    record.key_as_uuid().ok_or_else(|| {
         Refusal::record("delete-without-id", "a null value needs the prompt_id (a UUID) as the key")
     })
 }
@@ -128,32 +156,11 @@ fn point(embedding: PromptEmbedding) -> PromptPoint {
 }
 
 impl Stage for Indexer {
-    fn name(&self) -> &'static str {
-        "indexer"
-    }
-
-    fn inputs(&self) -> &'static [Topic] {
-        &[Topic::PromptEmbeddings]
-    }
-
-    fn outputs(&self) -> &'static [Topic] {
-        &[]
-    }
-
     fn process(&mut self, batch: &[InputRecord]) -> Result<Vec<Outcome>, BatchError> {
-        let mut changes = Vec::with_capacity(batch.len());
-        let mut outcomes = Vec::with_capacity(batch.len());
-        for parsed in Refusal::part(batch.iter().map(|record| self.parse(record)))? {
-            outcomes.push(match parsed {
-                Ok(change) => {
-                    changes.push(change);
-                    Outcome::Outputs(Vec::new())
-                }
-                Err(rejection) => Outcome::Rejected(rejection),
-            });
-        }
-        self.write(changes).map_err(as_batch_error)?;
-        Ok(outcomes)
+        let parsed = ParsedBatch::parse(batch, |record| self.parse(record))?;
+        self.runtime.block_on(self.write(parsed.inputs())).map_err(as_batch_error)?;
+        let written = vec![(); parsed.inputs().len()];
+        parsed.outcomes(written, |_, _, ()| Ok(Vec::new()))
     }
 }
 

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 
 use sha2::{Digest, Sha256};
-use unprompt_models::calibration::{Calibration, Evidence};
+use unprompt_models::calibration::Calibration;
 use unprompt_models::head::RidgeHead;
+use unprompt_models::recipe::TrainedHead;
 use unprompt_schemas::records::Head;
-use unprompt_stream::Rejection;
 
 /// Why an announced head is not used; the head in use stays.
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +31,7 @@ pub enum RefusedHead {
 #[derive(Debug)]
 pub(crate) struct LoadedHead {
     announced: Head,
-    ridge: RidgeHead,
-    calibration: Option<Calibration>,
+    trained: TrainedHead,
 }
 
 /// The head in use, shared between the predictor and the task that follows heads.v1.
@@ -82,17 +81,8 @@ impl LoadedHead {
         &self.announced.name
     }
 
-    pub(crate) fn blend_weight(&self) -> f32 {
-        self.announced.blend_weight as f32
-    }
-
-    /// The head's MiniLM vector, [384] of unit norm, for one image vector.
-    pub(crate) fn predict(&self, vector: &[f32]) -> Result<Vec<f32>, Rejection> {
-        self.ridge.predict(vector).map_err(|e| Rejection::new("head", e.to_string()))
-    }
-
-    pub(crate) fn expected_cosine(&self, evidence: &Evidence) -> Option<f32> {
-        self.calibration.as_ref().map(|calibration| calibration.expected_cosine(evidence))
+    pub(crate) fn trained(&self) -> &TrainedHead {
+        &self.trained
     }
 }
 
@@ -117,7 +107,8 @@ fn load(head: Head, encoder: &str) -> Result<LoadedHead, RefusedHead> {
         true => None,
         false => Some(Calibration::from_values(&head.calibration).map_err(|e| malformed(e.to_string()))?),
     };
-    Ok(LoadedHead { announced: head, ridge, calibration })
+    let trained = TrainedHead { ridge, blend_weight: head.blend_weight as f32, calibration };
+    Ok(LoadedHead { announced: head, trained })
 }
 
 fn check_content(head: &Head, path: &Path, bytes: &[u8]) -> Result<(), RefusedHead> {

@@ -3,26 +3,58 @@
 //! Each prediction blends two parts: the weighted mean of the nearest prompts' MiniLM vectors, and the regression
 //! head announced on heads.v1. It knows the index's endpoint and the head files; it must not know any picture.
 
+mod error;
+mod follow;
 mod heads;
-
-use std::str::FromStr;
-
-pub use heads::{HeadStore, RefusedHead};
+mod settings;
 
 use tokio::runtime::Handle;
-use unprompt_index::{Hit, IndexError, PromptIndex, Query, Space};
-use unprompt_models::blend::{blend, knn_vector};
-use unprompt_models::calibration::Evidence;
+use unprompt_index::{Endpoint, Hit, IndexError, PromptIndex, Query, Space};
+use unprompt_models::ModelError;
+use unprompt_models::recipe::{BLEND_NAME, Neighbour, Predicted, Recipe, SearchVector};
 use unprompt_schemas::cloudevents;
 use unprompt_schemas::codec::Codec;
-use unprompt_schemas::records::{ImageEmbedding, Neighbour, Prediction};
+use unprompt_schemas::records::{self, ImageEmbedding, Prediction};
 use unprompt_schemas::topics::Topic;
-use unprompt_stream::{BatchError, InputRecord, Outcome, OutputRecord, Refusal, Rejection, Stage};
+use unprompt_stream::service::prepare_schema;
+use unprompt_stream::waiting::until_opened;
+use unprompt_stream::{
+    BatchError, InputRecord, Needs, Outcome, OutputRecord, Parsed, ParsedBatch, Refusal, Rejection, Service,
+    Stage, StageWiring,
+};
 
 use crate::heads::LoadedHead;
 
-/// The name of how the parts are made one, written into each prediction.
-const BLEND_NAME: &str = "linear-after-normalising";
+pub use error::PredictorError;
+pub use follow::FollowedHeads;
+pub use heads::{HeadStore, RefusedHead};
+pub use settings::Settings;
+
+/// What the predictor is to the rest of the system.
+pub const SERVICE: Service = Service {
+    needs: Needs { index: true, heads: true, schema: Some(prepare_schema::<Prediction>) },
+    ..Service::new("predictor", &[Topic::ImageEmbeddings], &[Topic::Predictions])
+};
+
+/// The defaults of its configuration, as TOML with comments for its readers.
+pub const DEFAULTS: &str = include_str!("default.toml");
+
+/// Opens the stage. An index that goes away meanwhile is waited for.
+///
+/// # Errors
+/// An index that refuses.
+pub fn build(
+    settings: &Settings,
+    encoder: Encoder,
+    heads: HeadStore,
+    index: &Endpoint,
+    wiring: &StageWiring,
+) -> Result<Predictor, IndexError> {
+    let StageWiring { codec, runtime, stop } = wiring;
+    let connect = || runtime.block_on(index.connect());
+    let index = until_opened(SERVICE.name, "the index", runtime, stop, IndexError::is_transient, connect)?;
+    Ok(Predictor::new(index, heads, encoder, settings.clone(), codec.clone(), runtime.clone()))
+}
 
 /// Predicts prompts; see [`Predictor::new`].
 #[derive(Debug)]
@@ -46,50 +78,11 @@ pub struct Encoder {
     pub prompts: String,
 }
 
-/// How the neighbours are found and how many of them a prediction shows.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Neighbours that vote, 100 to 150 in the competition's recipe.
-    pub k: usize,
-    /// Neighbours written into the prediction, the first of the `k`.
-    pub neighbours: usize,
-    /// Where they are looked for.
-    pub retrieval: Retrieval,
-}
-
-/// The space that is searched for neighbours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Retrieval {
-    /// The image's vector among the prompts' CLIP text vectors.
-    Clip,
-    /// The head's output among the prompts' MiniLM vectors; CLIP's space until there is a head.
-    MiniLm,
-}
-
-impl FromStr for Retrieval {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "clip" => Ok(Self::Clip),
-            "minilm" => Ok(Self::MiniLm),
-            other => Err(format!("[predictor] retrieval is {other:?}; choose clip or minilm")),
-        }
-    }
-}
-
 /// One image vector to predict from, and where it came from.
 struct Input {
     embedding: ImageEmbedding,
-    vector: Vec<f32>,
-}
-
-/// The parts of a prediction, each of unit norm, [384].
-struct Parts {
-    knn: Option<Vec<f32>>,
-    head: Option<Vec<f32>>,
-    blended: Vec<f32>,
-    expected_cosine: Option<f32>,
+    image: Vec<f32>,
+    search: SearchVector,
 }
 
 impl Predictor {
@@ -123,70 +116,27 @@ impl Predictor {
         }
     }
 
-    fn parse(&self, record: &InputRecord) -> Result<Input, Refusal> {
+    fn parse(&self, record: &InputRecord, recipe: Recipe) -> Result<Parsed<Input>, Refusal> {
         let value = record.value.as_deref().ok_or_else(|| {
             Refusal::record("null-value", "an image embedding has no value; nothing can be predicted")
         })?;
         let mut embedding: ImageEmbedding = self.codec.decode(value)?;
         let found = embedding.vectors.iter().position(|vector| vector.model == self.encoder.pictures);
-        let vector = found.map(|at| embedding.vectors.swap_remove(at).values).ok_or_else(|| {
+        let image = found.map(|at| embedding.vectors.swap_remove(at).values).ok_or_else(|| {
             let reason = format!(
                 "no vector of {} in the record; run the image-encoder with it",
                 self.encoder.pictures
             );
             Refusal::record("no-vector-of-encoder", reason)
         })?;
-        Ok(Input { embedding, vector })
+        let search = recipe.search_vector(&image).map_err(as_rejection)?;
+        Ok(Parsed::Input(Input { embedding, image, search }))
     }
 
     /// The nearest prompts of every input, in order.
-    fn retrieve(&self, inputs: &[&Input], head: Option<&LoadedHead>) -> Result<Vec<Vec<Hit>>, IndexError> {
-        let queries: Vec<Query> = inputs.iter().map(|input| self.query(input, head)).collect();
-        self.runtime.block_on(self.index.search_batch(&queries))
-    }
-
-    fn query(&self, input: &Input, head: Option<&LoadedHead>) -> Query {
-        let from_head = match self.settings.retrieval {
-            Retrieval::MiniLm => head.and_then(|head| head.predict(&input.vector).ok()),
-            Retrieval::Clip => None,
-        };
-        let query = match from_head {
-            Some(vector) => Query::new(Space::MiniLm, vector, self.settings.k),
-            None => Query::new(Space::Clip, input.vector.clone(), self.settings.k),
-        };
-        query.with_vectors([Space::MiniLm])
-    }
-
-    fn predict(
-        &self,
-        input: &Input,
-        hits: &[Hit],
-        head: Option<&LoadedHead>,
-    ) -> Result<(Parts, Vec<f32>), Rejection> {
-        let neighbours: Vec<(f32, &[f32])> =
-            hits.iter().filter_map(|hit| Some((hit.similarity, hit.minilm.as_deref()?))).collect();
-        let (knn, weights) = match neighbours.is_empty() {
-            true => (None, Vec::new()),
-            false => {
-                let (vector, weights) = knn_vector(&neighbours);
-                (Some(vector), weights)
-            }
-        };
-        let from_head = head.map(|head| head.predict(&input.vector)).transpose()?;
-        let blended = match (&knn, &from_head, head) {
-            (Some(knn), Some(vector), Some(head)) => blend(knn, vector, head.blend_weight()),
-            (Some(knn), _, _) => knn.clone(),
-            (None, Some(vector), _) => vector.clone(),
-            (None, None, _) => {
-                return Err(Rejection::new("nothing-to-predict-from", "no neighbour and no head"));
-            }
-        };
-        let expected_cosine =
-            head.zip(knn.as_ref()).zip(from_head.as_ref()).and_then(|((head, knn), vector)| {
-                let similarities: Vec<f32> = hits.iter().map(|hit| hit.similarity).collect();
-                head.expected_cosine(&Evidence::new(knn, vector, &similarities, &weights))
-            });
-        Ok((Parts { knn, head: from_head, blended, expected_cosine }, weights))
+    fn retrieve(&self, inputs: &[Input]) -> Result<Vec<Vec<Hit>>, IndexError> {
+        let queries = inputs.iter().map(|input| query(&input.search, self.settings.k)).collect();
+        self.runtime.block_on(self.index.nearest(queries))
     }
 
     fn output(
@@ -195,8 +145,12 @@ impl Predictor {
         input: Input,
         hits: Vec<Hit>,
         head: Option<&LoadedHead>,
-    ) -> Result<OutputRecord, Refusal> {
-        let (parts, weights) = self.predict(&input, &hits, head)?;
+    ) -> Result<Vec<OutputRecord>, Refusal> {
+        let recipe = self.recipe(head);
+        let neighbours: Vec<Neighbour> = hits.iter().map(|hit| hit.similarity_and_minilm().into()).collect();
+        let predicted = recipe.predict(&input.image, &neighbours).map_err(as_rejection)?;
+        let Predicted { vector, parts, expected_cosine } =
+            predicted.ok_or_else(|| Rejection::new("nothing-to-predict-from", "no neighbour and no head"))?;
         let embedding = input.embedding;
         let prediction = Prediction {
             image_id: embedding.image_id,
@@ -204,11 +158,11 @@ impl Predictor {
             source_topic: embedding.source_topic,
             source_partition: embedding.source_partition,
             source_offset: embedding.source_offset,
-            vector: parts.blended,
+            vector,
             knn_vector: parts.knn,
             head_vector: parts.head,
-            neighbours: shown(hits, weights, self.settings.neighbours),
-            expected_cosine: parts.expected_cosine,
+            neighbours: shown(hits, parts.weights, self.settings.neighbours),
+            expected_cosine,
             encoder: self.encoder.pictures.clone(),
             head: head.map(|head| head.name().to_owned()),
             index: self.collection.clone().unwrap_or_default(),
@@ -216,13 +170,29 @@ impl Predictor {
             created_at_ms: embedding.created_at_ms,
         };
         let value = self.codec.encode(&record.topic_name_of(Topic::Predictions), &prediction);
-        Ok(OutputRecord {
+        Ok(vec![OutputRecord {
             topic: Topic::Predictions,
             key: Some(prediction.image_id.to_string().into_bytes()),
             value: Some(value?),
             headers: cloudevents::forwarded(&record.headers),
-        })
+        }])
     }
+
+    fn recipe<'a>(&self, head: Option<&'a LoadedHead>) -> Recipe<'a> {
+        Recipe { retrieval: self.settings.retrieval, head: head.map(LoadedHead::trained) }
+    }
+}
+
+fn query(search: &SearchVector, k: usize) -> Query {
+    match search {
+        SearchVector::Clip(vector) => Query::new(Space::Clip, vector.clone(), k),
+        SearchVector::MiniLm(vector) => Query::new(Space::MiniLm, vector.clone(), k),
+    }
+}
+
+/// A vector that does not fit the head or the index is the record's fault.
+fn as_rejection(error: ModelError) -> Rejection {
+    Rejection::new("head", error.to_string())
 }
 
 /// Pictures may come before the first prompt: they wait for it, uncommitted, rather than end as dead letters.
@@ -236,10 +206,10 @@ fn wait_for_prompts(hits: &[Vec<Hit>], head: Option<&LoadedHead>) -> Result<(), 
     }
 }
 
-fn shown(hits: Vec<Hit>, weights: Vec<f32>, count: usize) -> Vec<Neighbour> {
+fn shown(hits: Vec<Hit>, weights: Vec<f32>, count: usize) -> Vec<records::Neighbour> {
     let neighbours = hits.into_iter().zip(weights).take(count);
     neighbours
-        .map(|(hit, weight)| Neighbour {
+        .map(|(hit, weight)| records::Neighbour {
             prompt_id: hit.prompt_id,
             text: hit.text,
             similarity: hit.similarity,
@@ -249,33 +219,15 @@ fn shown(hits: Vec<Hit>, weights: Vec<f32>, count: usize) -> Vec<Neighbour> {
 }
 
 impl Stage for Predictor {
-    fn name(&self) -> &'static str {
-        "predictor"
-    }
-
-    fn inputs(&self) -> &'static [Topic] {
-        &[Topic::ImageEmbeddings]
-    }
-
-    fn outputs(&self) -> &'static [Topic] {
-        &[Topic::Predictions]
-    }
-
     fn process(&mut self, batch: &[InputRecord]) -> Result<Vec<Outcome>, BatchError> {
         self.check_collection()?;
-        let parsed = Refusal::part(batch.iter().map(|record| self.parse(record)))?;
-        let inputs: Vec<_> = parsed.iter().filter_map(|input| input.as_ref().ok()).collect();
+        // The same head from the search to the blend, whatever is announced meanwhile.
         let head = self.heads.current();
-        let hits = self.retrieve(&inputs, head.as_deref()).map_err(as_batch_error)?;
+        let recipe = self.recipe(head.as_deref());
+        let parsed = ParsedBatch::parse(batch, |record| self.parse(record, recipe))?;
+        let hits = self.retrieve(parsed.inputs()).map_err(as_batch_error)?;
         wait_for_prompts(&hits, head.as_deref())?;
-        let mut hits = hits.into_iter();
-        let outcomes = parsed.into_iter().zip(batch).map(|(input, record)| {
-            let output = input.map_err(Refusal::from).and_then(|input| {
-                self.output(record, input, hits.next().unwrap_or_default(), head.as_deref())
-            });
-            Refusal::outcome(output.map(|output| vec![output]))
-        });
-        outcomes.collect()
+        parsed.outcomes(hits, |record, input, hits| self.output(record, input, hits, head.as_deref()))
     }
 }
 

@@ -1,9 +1,9 @@
-//! Configuration: the embedded defaults, then a file, then the environment, then flags; secrets unprintable.
+//! Configuration: defaults, then a file, then the environment, then flags; errors that name key and layer; secrets unprintable.
 //!
-//! It knows every service's settings as plain values; it must not know what the services do with them.
+//! It knows the sections of this crate. Every service owns its section, and the binary composes them: see [`Sections`].
 
-mod claim_check;
 mod environment;
+mod invalid;
 mod kafka;
 mod layers;
 mod named_brokers;
@@ -15,14 +15,15 @@ mod security;
 mod telemetry;
 mod unquoted;
 
-pub use claim_check::{ClaimCheck, S3};
 pub use environment::ENVIRONMENT_PREFIX;
+pub use invalid::Invalid;
 pub use kafka::{KafkaConfig, Profile};
-pub use layers::{LOCAL_FILE, load, load_with};
+pub use layers::{LOCAL_FILE, Sections, load, load_with};
 pub use runner::{Delivery, RunnerConfig, RunnerOverrides, RunnerSection};
 pub use secret::Secret;
-pub use sections::{
-    Config, Embedded, Generator, Http, Images, Index, Log, LogFormat, Models, Predictor, Registry,
-};
+pub use sections::{Http, Log, LogFormat, Registry};
 pub use security::{Mechanism, Protocol, Security};
 pub use telemetry::{OtlpProtocol, Telemetry};
+
+/// The defaults of this crate's sections, as TOML with comments for its readers.
+pub const DEFAULTS: &str = include_str!("config/default.toml");

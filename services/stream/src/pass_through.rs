@@ -2,25 +2,16 @@
 
 use unprompt_schemas::topics::Topic;
 
-use crate::{BatchError, InputRecord, Outcome, OutputRecord, Stage};
+use crate::{BatchError, InputRecord, Outcome, OutputRecord, Service, Stage};
+
+/// The service that copies.
+pub const SERVICE: Service = Service::new("pass-through", &[Topic::Images], &[Topic::ImageEmbeddings]);
 
 /// Copies images.v1 to image-embeddings.v1, key, value and headers as they are.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PassThrough;
 
 impl Stage for PassThrough {
-    fn name(&self) -> &'static str {
-        "pass-through"
-    }
-
-    fn inputs(&self) -> &'static [Topic] {
-        &[Topic::Images]
-    }
-
-    fn outputs(&self) -> &'static [Topic] {
-        &[Topic::ImageEmbeddings]
-    }
-
     fn process(&mut self, batch: &[InputRecord]) -> Result<Vec<Outcome>, BatchError> {
         Ok(batch.iter().map(|record| Outcome::Outputs(vec![copy(record)])).collect())
     }

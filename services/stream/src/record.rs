@@ -1,5 +1,6 @@
 //! Records as stages see them: bytes, headers and a position, owned, free of any Kafka client.
 
+use unprompt_schemas::Uuid;
 use unprompt_schemas::cloudevents::Headers;
 use unprompt_schemas::topics::Topic;
 
@@ -25,6 +26,12 @@ impl InputRecord {
     pub fn topic_name_of(&self, topic: Topic) -> String {
         let prefix = self.topic_name.strip_suffix(self.topic.base_name()).unwrap_or_default();
         format!("{prefix}{}", topic.base_name())
+    }
+
+    /// The key, where it is a UUID in text: an identity of the catalogue.
+    pub fn key_as_uuid(&self) -> Option<Uuid> {
+        let key = self.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
+        key.and_then(|key| Uuid::parse_str(key).ok())
     }
 
     /// Bytes the record holds in memory: key, value and headers.

@@ -19,28 +19,12 @@ impl Refusal {
         Self::Record(Rejection::new(code, reason))
     }
 
-    /// Parts the inputs that were taken from those rejected, in order, unless the batch as a whole fails.
-    ///
-    /// # Errors
-    ///
-    /// The first refusal that concerns the batch.
-    pub fn part<T>(
-        taken: impl IntoIterator<Item = Result<T, Self>>,
-    ) -> Result<Vec<Result<T, Rejection>>, BatchError> {
-        let parted = taken.into_iter().map(|input| match input {
-            Ok(input) => Ok(Ok(input)),
-            Err(Self::Record(rejection)) => Ok(Err(rejection)),
-            Err(Self::Batch(error)) => Err(error),
-        });
-        parted.collect()
-    }
-
     /// The outcome of an input whose outputs were made or not, unless the batch as a whole fails.
     ///
     /// # Errors
     ///
     /// What a refusal says of the batch.
-    pub fn outcome(made: Result<Vec<OutputRecord>, Self>) -> Result<Outcome, BatchError> {
+    pub(crate) fn outcome(made: Result<Vec<OutputRecord>, Self>) -> Result<Outcome, BatchError> {
         match made {
             Ok(outputs) => Ok(Outcome::Outputs(outputs)),
             Err(Self::Record(rejection)) => Ok(Outcome::Rejected(rejection)),
@@ -72,23 +56,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_registry_that_refuses_us_stops_the_batch_and_a_bad_record_only_itself() {
-        let bad = Refusal::record("bad", "it is bad");
-        let parted = Refusal::part([Ok(1), Err(bad.clone()), Ok(2)]).unwrap();
-        assert_eq!((parted[0].clone(), parted[2].clone()), (Ok(1), Ok(2)));
-        assert!(parted[1].is_err());
+    fn a_registry_that_refuses_us_stops_the_batch() {
         let refused = RegistryError::Refused { what: "schema id 1".into(), reason: "401".into() };
         let refused = Refusal::from(SchemaError::from(refused));
-        assert!(matches!(Refusal::part([Ok(1), Err(refused), Err(bad)]), Err(BatchError::Fatal(_))));
+        assert!(matches!(refused, Refusal::Batch(BatchError::Fatal(_))), "{refused:?}");
     }
 
     #[test]
-    fn confluent_framing_without_a_registry_is_a_dead_letter_among_good_records() {
+    fn confluent_framing_without_a_registry_is_a_dead_letter() {
         let codec = unprompt_schemas::codec::Codec::single_object();
         let confluent = codec.decode::<unprompt_schemas::records::Prompt>(&[0, 0, 0, 0, 1]).unwrap_err();
-        let parted = Refusal::part([Ok(1), Err(confluent.into()), Ok(2)]).unwrap();
-        assert!(matches!(&parted[1], Err(Rejection { code: "registry-needed", .. })));
-        assert_eq!((parted[0].clone(), parted[2].clone()), (Ok(1), Ok(2)));
+        let refused = Refusal::from(confluent);
+        assert!(matches!(refused, Refusal::Record(Rejection { code: "registry-needed", .. })), "{refused:?}");
     }
 
     #[test]

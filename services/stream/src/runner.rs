@@ -19,7 +19,7 @@ use crate::flood::Flood;
 use crate::health::Condition;
 use crate::retry::Backoff;
 use crate::signals::ServiceSignals;
-use crate::{Signals, Stage, StreamError, topics};
+use crate::{Service, Signals, Stage, StreamError, topics};
 
 use delivery::Delivered;
 use session::{Session, SessionEnd};
@@ -54,7 +54,7 @@ pub struct RunSummary {
 
 /// Runs a stage until `shutdown`: exactly or at least once, as configured, in order within each partition.
 ///
-/// `load` builds the stage, which must call itself `name`, on a thread of its own. The topics are created where they are missing. A broker that
+/// `load` builds the stage on a thread of its own. The topics are created where they are missing. A broker that
 /// is away is waited for.
 ///
 /// # Errors
@@ -66,16 +66,16 @@ pub struct RunSummary {
 pub async fn run_stage<E: Display>(
     kafka: &KafkaConfig,
     runner: RunnerConfig,
-    name: &'static str,
+    service: Service,
     load: impl FnOnce() -> Result<Box<dyn Stage>, E> + Send + 'static,
     shutdown: CancellationToken,
     signals: impl Into<Signals>,
 ) -> Result<RunSummary, StreamError> {
     // Two runs of a service in one process differ by their prefix.
-    let signals = signals.into().of(&format!("{}{name}", kafka.prefix));
-    let ended = run(kafka, &runner, name, load, &shutdown, &signals).await;
+    let signals = signals.into().of(&format!("{}{}", kafka.prefix, service.name));
+    let ended = run(kafka, &runner, service, load, &shutdown, &signals).await;
     signals.traces.finish().await;
-    StageLoaded { service: name, loaded: false }.emit();
+    StageLoaded { service: service.name, loaded: false }.emit();
     match ended {
         Err(StreamError::Stopped(_)) => Ok(RunSummary::default()),
         Err(error) => {
@@ -89,7 +89,7 @@ pub async fn run_stage<E: Display>(
 async fn run<E: Display>(
     kafka: &KafkaConfig,
     runner: &RunnerConfig,
-    name: &'static str,
+    service: Service,
     load: impl FnOnce() -> Result<Box<dyn Stage>, E> + Send + 'static,
     shutdown: &CancellationToken,
     signals: &ServiceSignals,
@@ -102,9 +102,9 @@ async fn run<E: Display>(
         Ok::<(), StreamError>(())
     };
     let stage = async {
-        let stage = StageThread::start(name, load, runner, shutdown).await?.traced(signals.traces.clone());
+        let stage = StageThread::start(service, load, runner, shutdown).await?.traced(signals.traces.clone());
         health.set(Condition::Stage, true);
-        StageLoaded { service: stage.info.name, loaded: true }.emit();
+        StageLoaded { service: stage.service.name, loaded: true }.emit();
         Ok(stage)
     };
     let ((), stage) = tokio::try_join!(topics, stage)?;
@@ -112,7 +112,7 @@ async fn run<E: Display>(
     let mut flood = Flood::new(runner);
     // The same for every session of this run, so that each settles what the one before it left open.
     let exactly_once = runner.delivery.is_exactly_once(kafka.profile);
-    let transactional_id = exactly_once.then(|| kafka.transactional_id(name));
+    let transactional_id = exactly_once.then(|| kafka.transactional_id(service.name));
     loop {
         let before = summary.records_in;
         let starting = Session::start(kafka, runner, &stage, health, transactional_id.clone(), &mut flood);
@@ -129,7 +129,7 @@ async fn run<E: Display>(
                 if summary.records_in > before {
                     backoff.reset();
                 }
-                SessionRestarted { service: stage.info.name, reason }.emit();
+                SessionRestarted { service: stage.service.name, reason }.emit();
                 if pause(backoff.next(), shutdown).await.is_err() {
                     return Ok(summary);
                 }

@@ -1,26 +1,9 @@
 //! What a service is to the runner: a plain synchronous type, tested without a broker.
 
-use unprompt_schemas::topics::Topic;
-
 use crate::{InputRecord, OutputRecord};
 
 /// One step of the flow. It is built and runs on a thread of its own, so it may block and need not be `Sync`.
 pub trait Stage: Send + 'static {
-    /// The service's name, for example `image-encoder`. Its consumer group is `<prefix>unprompt-<name>`.
-    fn name(&self) -> &'static str;
-
-    /// The topics it reads.
-    fn inputs(&self) -> &'static [Topic];
-
-    /// The topics it writes, dead letters aside.
-    fn outputs(&self) -> &'static [Topic];
-
-    /// Whether its outputs bear the time of their input, as they do in Kafka Streams: then a record's latency counts from the one that
-    /// began it all. Not, where what it makes comes into being only now.
-    fn keeps_time(&self) -> bool {
-        true
-    }
-
     /// Processes a batch: one outcome for each input, in the same order.
     ///
     /// # Errors

@@ -2,8 +2,10 @@
 //!
 //! It knows prompts.v1, prompt-embeddings.v1 and two model folders; it must not know the index.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+use unprompt_models::ModelError;
 use unprompt_models::encoder::TextTower;
 use unprompt_models::minilm::{Engine, MiniLm};
 use unprompt_schemas::codec::Codec;
@@ -11,10 +13,40 @@ use unprompt_schemas::identity::prompt_id;
 use unprompt_schemas::records::{NamedVector, Prompt, PromptEmbedding};
 use unprompt_schemas::topics::Topic;
 use unprompt_schemas::{Uuid, cloudevents};
-use unprompt_stream::{BatchError, InputRecord, Outcome, OutputRecord, Refusal, Rejection, Stage};
+use unprompt_stream::service::prepare_schema;
+use unprompt_stream::{
+    BatchError, InputRecord, Needs, Outcome, OutputRecord, Parsed, ParsedBatch, Refusal, Service, Stage,
+    StageWiring,
+};
 
-/// A vector a text.
-type Vectors = Vec<Vec<f32>>;
+/// What the text-encoder is to the rest of the system.
+pub const SERVICE: Service = Service {
+    needs: Needs { index: false, heads: false, schema: Some(prepare_schema::<PromptEmbedding>) },
+    ..Service::new("text-encoder", &[Topic::Prompts], &[Topic::PromptEmbeddings])
+};
+
+/// The defaults of its configuration, as TOML with comments for its readers.
+pub const DEFAULTS: &str = include_str!("default.toml");
+
+/// Which networks encode the prompts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// A folder in sentence-transformers' layout.
+    pub minilm: PathBuf,
+    /// The image encoder's folder, in transformers' or open_clip's layout.
+    pub clip: PathBuf,
+    /// Runs both networks.
+    pub engine: Engine,
+}
+
+/// Loads the stage.
+///
+/// # Errors
+/// A folder that cannot be loaded.
+pub fn build(settings: &Settings, wiring: &StageWiring) -> Result<TextEncoder, ModelError> {
+    TextEncoder::load(&settings.minilm, &settings.clip, settings.engine, wiring.codec.clone())
+}
 
 /// Encodes prompts; see [`TextEncoder::load`].
 #[derive(Debug)]
@@ -24,54 +56,48 @@ pub struct TextEncoder {
     codec: Codec,
 }
 
-/// What a record of prompts.v1 turned out to be.
-enum Input {
-    Prompt { id: Uuid, prompt: Prompt },
-    Delete { id: Uuid },
+/// The vectors of one prompt.
+struct Vectors {
+    minilm: Vec<f32>,
+    clip: Vec<f32>,
 }
 
 impl TextEncoder {
     /// Loads both towers from their folders: sentence-transformers' layout for MiniLM, transformers' for CLIP.
-    pub fn load(
-        minilm: &Path,
-        clip: &Path,
-        engine: Engine,
-        codec: Codec,
-    ) -> Result<Self, unprompt_models::ModelError> {
+    pub fn load(minilm: &Path, clip: &Path, engine: Engine, codec: Codec) -> Result<Self, ModelError> {
         Ok(Self { minilm: MiniLm::load(minilm, engine)?, clip: TextTower::load(clip, engine)?, codec })
     }
 
-    fn parse(&self, record: &InputRecord) -> Result<Input, Refusal> {
-        let Some(value) = record.value.as_deref() else {
-            return Ok(Input::Delete { id: key_as_id(record)? });
-        };
-        let prompt = Prompt::from_record(value, &self.codec)?;
-        Ok(Input::Prompt { id: prompt_id(&prompt.text), prompt })
+    fn parse(&self, record: &InputRecord) -> Result<Parsed<Prompt>, Refusal> {
+        match record.value.as_deref() {
+            Some(value) => Ok(Parsed::Input(Prompt::from_record(value, &self.codec)?)),
+            None => Ok(Parsed::Outputs(vec![keyed(deleted(record)?, None, record)])),
+        }
     }
 
-    /// Both vectors of every prompt in the batch, in order. A network that fails once fails again, so that is fatal.
-    fn embed(&mut self, texts: &[&str]) -> Result<(Vectors, Vectors), BatchError> {
-        let minilm = self.minilm.embed(texts).map_err(|e| BatchError::Fatal(e.to_string()))?;
-        let clip = self.clip.embed(texts).map_err(|e| BatchError::Fatal(e.to_string()))?;
-        Ok((minilm, clip))
+    /// Both vectors of every prompt, in order. A network that fails once fails again, so that is fatal.
+    fn embed(&mut self, prompts: &[Prompt]) -> Result<Vec<Vectors>, BatchError> {
+        let texts: Vec<&str> = prompts.iter().map(|prompt| prompt.text.as_str()).collect();
+        let minilm = self.minilm.embed(&texts).map_err(|e| BatchError::Fatal(e.to_string()))?;
+        let clip = self.clip.embed(&texts).map_err(|e| BatchError::Fatal(e.to_string()))?;
+        Ok(minilm.into_iter().zip(clip).map(|(minilm, clip)| Vectors { minilm, clip }).collect())
     }
 
     fn output(
         &self,
         record: &InputRecord,
-        id: Uuid,
         prompt: Prompt,
-        minilm: Vec<f32>,
-        clip: Vec<f32>,
+        vectors: Vectors,
     ) -> Result<Vec<OutputRecord>, Refusal> {
+        let id = prompt_id(&prompt.text);
         let embedding = PromptEmbedding {
             prompt_id: id,
             text: prompt.text,
             source: prompt.source,
             attributes: prompt.attributes,
             created_at_ms: record.timestamp_ms,
-            minilm: NamedVector { model: self.minilm.revision().to_string(), values: minilm },
-            clip: NamedVector { model: self.clip.revision().to_string(), values: clip },
+            minilm: NamedVector { model: self.minilm.revision().to_string(), values: vectors.minilm },
+            clip: NamedVector { model: self.clip.revision().to_string(), values: vectors.clip },
         };
         let value = self.codec.encode(&record.topic_name_of(Topic::PromptEmbeddings), &embedding)?;
         Ok(vec![keyed(id, Some(value), record)])
@@ -79,9 +105,8 @@ impl TextEncoder {
 }
 
 /// A delete names the prompt by its id, in the key.
-fn key_as_id(record: &InputRecord) -> Result<Uuid, Refusal> {
-    let key = record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
-    key.and_then(|key| Uuid::parse_str(key).ok()).ok_or_else(|| {
+fn deleted(record: &InputRecord) -> Result<Uuid, Refusal> {
+    record.key_as_uuid().ok_or_else(|| {
         Refusal::record(
             "delete-without-id",
             "a null value deletes a prompt and needs its prompt_id (a UUID) as the key",
@@ -99,40 +124,9 @@ fn keyed(id: Uuid, value: Option<Vec<u8>>, record: &InputRecord) -> OutputRecord
 }
 
 impl Stage for TextEncoder {
-    fn name(&self) -> &'static str {
-        "text-encoder"
-    }
-
-    fn inputs(&self) -> &'static [Topic] {
-        &[Topic::Prompts]
-    }
-
-    fn outputs(&self) -> &'static [Topic] {
-        &[Topic::PromptEmbeddings]
-    }
-
     fn process(&mut self, batch: &[InputRecord]) -> Result<Vec<Outcome>, BatchError> {
-        let parsed = Refusal::part(batch.iter().map(|record| self.parse(record)))?;
-        let texts: Vec<&str> = parsed.iter().filter_map(text_of).collect();
-        let (minilm, clip) = self.embed(&texts)?;
-        let mut vectors = minilm.into_iter().zip(clip);
-        let outcomes = parsed.into_iter().zip(batch).map(|(input, record)| match input {
-            Err(rejection) => Ok(Outcome::Rejected(rejection)),
-            Ok(Input::Delete { id }) => Ok(Outcome::Outputs(vec![keyed(id, None, record)])),
-            Ok(Input::Prompt { id, prompt }) => {
-                let (minilm, clip) = vectors
-                    .next()
-                    .ok_or_else(|| BatchError::Fatal("an engine returned too few vectors".into()))?;
-                Refusal::outcome(self.output(record, id, prompt, minilm, clip))
-            }
-        });
-        outcomes.collect()
-    }
-}
-
-fn text_of(input: &Result<Input, Rejection>) -> Option<&str> {
-    match input {
-        Ok(Input::Prompt { prompt, .. }) => Some(&prompt.text),
-        _ => None,
+        let parsed = ParsedBatch::parse(batch, |record| self.parse(record))?;
+        let vectors = self.embed(parsed.inputs())?;
+        parsed.outcomes(vectors, |record, prompt, vectors| self.output(record, prompt, vectors))
     }
 }

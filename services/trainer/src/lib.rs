@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use unprompt_index::{IndexError, PromptIndex};
 use unprompt_models::ModelError;
+use unprompt_models::calibration::Calibration;
 use unprompt_models::head::{RidgeHead, Samples};
+use unprompt_models::recipe::{Retrieval, TrainedHead};
 use unprompt_schemas::SchemaError;
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::records::Head;
@@ -38,6 +40,8 @@ pub struct Settings {
     pub validation: f64,
     /// Where the head's file and card go.
     pub out: PathBuf,
+    /// The space that is searched for neighbours, as in the predictor.
+    pub retrieval: Retrieval,
     /// Neighbours that vote, as in the predictor.
     pub k: usize,
     /// Written into the record, milliseconds since the epoch.
@@ -101,12 +105,12 @@ pub async fn train(
     check_enough(settings, &joined, &train, &validation)?;
     tracing::info!(train = train.len(), validation = validation.len(), "pairs joined");
     let (ridge, strength) = fit(&train, &validation)?;
-    let learned = Validation::learn(index, &ridge, &validation, settings.k).await?;
+    let learned = Validation::learn(index, ridge, &validation, settings.retrieval, settings.k).await?;
     let mut metrics = learned.metrics();
     metrics.insert("ridge_strength".into(), strength);
     metrics.insert("train_pictures".into(), train.len() as f64);
     metrics.insert("validation_pictures".into(), validation.len() as f64);
-    let head = write(settings, &joined, &ridge, &learned, metrics)?;
+    let head = write(settings, &joined, &learned.head, metrics)?;
     announce(kafka, codec, &head).await?;
     Ok(Trained { head, train: train.len(), validation: validation.len() })
 }
@@ -156,11 +160,10 @@ fn samples<'a>(pairs: &[&'a Pair]) -> Samples<'a> {
 fn write(
     settings: &Settings,
     joined: &Joined,
-    ridge: &RidgeHead,
-    learned: &Validation,
+    trained: &TrainedHead,
     metrics: BTreeMap<String, f64>,
 ) -> Result<Head, TrainError> {
-    let bytes = ridge.to_bytes(&settings.encoder, &joined.minilm)?;
+    let bytes = trained.ridge.to_bytes(&settings.encoder, &joined.minilm)?;
     let sha256 = format!("{:x}", Sha256::digest(&bytes));
     let path = settings.out.join(format!("{}-{}.safetensors", settings.name, &sha256[..12]));
     let head = Head {
@@ -170,8 +173,8 @@ fn write(
         encoder: settings.encoder.clone(),
         minilm: joined.minilm.clone(),
         metrics,
-        blend_weight: f64::from(learned.blend_weight),
-        calibration: learned.calibration.values(),
+        blend_weight: f64::from(trained.blend_weight),
+        calibration: trained.calibration.as_ref().map(Calibration::values).unwrap_or_default(),
         created_at_ms: settings.now_ms,
     };
     write_whole(&path, &bytes)?;

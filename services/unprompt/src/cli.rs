@@ -273,11 +273,6 @@ pub enum ServiceName {
     Predictor,
 }
 
-impl ServiceName {
-    pub const ALL: [Self; 5] =
-        [Self::TextEncoder, Self::Indexer, Self::Generator, Self::ImageEncoder, Self::Predictor];
-}
-
 #[derive(Args, Debug)]
 pub struct Publish {
     /// Pictures, or folders of them (searched for .png, .jpg, .jpeg and .webp)

@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use serde_json::{Map, Value, json};
 use unprompt_image_encoder::EncoderFolder;
-use unprompt_index::{ConnectOptions, Profile, PromptIndex};
+use unprompt_index::{Endpoint, PromptIndex};
 use unprompt_model_store::{Manifest, Model, Part, Store};
-use unprompt_models::encoder::{VisionSettings, VisionTower};
-use unprompt_models::minilm::Engine;
+use unprompt_models::encoder::VisionTower;
 use unprompt_schemas::codec::Codec;
-use unprompt_stream::config::{self, Config};
+use unprompt_stream::config::load;
 use unprompt_stream::{KafkaConfig, SchemaRegistry, Traces};
 
 use crate::cli::{Global, Up};
+use crate::config::{Config, defaults};
 use crate::endpoints::Endpoints;
 use crate::registry::Registry;
 
@@ -41,7 +41,7 @@ pub struct ModelFolders {
 impl Context {
     /// Reads the layers; `up` holds the flags of commands that host servers.
     pub fn load(global: &Global, up: Option<&Up>, http_port: Option<u16>) -> anyhow::Result<Self> {
-        let config = config::load(global.config.as_deref(), flags(global, up, http_port))?;
+        let config: Config = load(&defaults(), global.config.as_deref(), flags(global, up, http_port))?;
         let kafka_given = config.kafka.is_elsewhere();
         Ok(Self {
             config,
@@ -86,20 +86,18 @@ impl Context {
         Some((format!("http://{}", up.qdrant?), up.pid))
     }
 
-    /// How a collection that is made is laid out.
-    pub fn profile(&self) -> anyhow::Result<Profile> {
-        self.config.index.profile.parse().map_err(|error| anyhow!("[index] profile: {error}"))
-    }
-
     fn running(&self) -> Option<Endpoints> {
         Endpoints::read(self.data_dir())
     }
 
+    /// Where the prompt index answers, and with which key.
+    pub fn index_endpoint(&self) -> Endpoint {
+        self.config.index.endpoint(self.qdrant_url())
+    }
+
     /// A client of the prompt index.
     pub async fn index(&self) -> anyhow::Result<PromptIndex> {
-        let api_key = self.config.index.api_key.as_ref().map(|key| key.expose().to_owned().into());
-        let options = ConnectOptions { api_key, ..ConnectOptions::default() };
-        Ok(PromptIndex::connect(&self.qdrant_url(), options).await?)
+        Ok(self.index_endpoint().connect().await?)
     }
 
     /// The traces of `unprompt-<service>`, where a collector is configured.
@@ -117,21 +115,27 @@ impl Context {
         Ok(self.registry.client(&self.config.registry)?)
     }
 
-    pub fn engine(&self) -> anyhow::Result<Engine> {
-        self.config.models.engine.parse().context("[models] engine")
+    /// What the generator draws with, and how.
+    pub fn generator(&self) -> anyhow::Result<unprompt_generator::Settings> {
+        let section = self.config.generator.clone();
+        Ok(unprompt_generator::Settings { model: self.sd2()?, section })
     }
 
-    /// How vision towers are run, at a side of theirs.
-    fn vision(&self, side: Option<usize>) -> anyhow::Result<VisionSettings> {
-        let models = &self.config.models;
-        let precision = models.precision.parse().context("[models] precision")?;
-        let engine = models.vision_engine.parse().context("[models] vision_engine")?;
-        Ok(VisionSettings { side, precision, engine })
+    /// Which networks encode the prompts.
+    pub fn text_encoder(&self) -> anyhow::Result<unprompt_text_encoder::Settings> {
+        let ModelFolders { minilm, clip } = self.models()?;
+        Ok(unprompt_text_encoder::Settings { minilm, clip, engine: self.config.models.engine })
+    }
+
+    /// Which networks encode the pictures, and which pictures are taken.
+    pub fn image_encoder(&self) -> anyhow::Result<unprompt_image_encoder::Settings> {
+        let (images, claim_check) = (self.config.images, self.config.claim_check.clone());
+        Ok(unprompt_image_encoder::Settings { encoders: self.encoders()?, images, claim_check })
     }
 
     /// The vision tower whose space pictures and prompts share.
     pub fn clip_vision(&self) -> anyhow::Result<VisionTower> {
-        Ok(VisionTower::load(&self.clip()?, &self.vision(self.config.models.clip_side)?)?)
+        Ok(VisionTower::load(&self.clip()?, &self.config.models.vision(self.config.models.clip_side))?)
     }
 
     /// All image encoders that are configured, the one above first.
@@ -143,8 +147,8 @@ impl Context {
             .iter()
             .map(|encoder| Ok((self.folder(&encoder.folder, Part::Clip)?, encoder.side)));
         let encoders = std::iter::once(Ok(first)).chain(further);
-        let settled = |(folder, side)| anyhow::Ok(EncoderFolder { folder, settings: self.vision(side)? });
-        encoders.map(|encoder| encoder.and_then(settled)).collect()
+        let settled = |(folder, side)| EncoderFolder { folder, settings: models.vision(side) };
+        encoders.map(|encoder| encoder.map(settled)).collect()
     }
 
     /// Where the models are that embed prompts.

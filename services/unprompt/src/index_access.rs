@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use unprompt_index::{ConnectOptions, IndexError, PromptIndex};
+use unprompt_index::{IndexError, PromptIndex};
 use unprompt_stream::data_dir::DataDir;
 
 use crate::context::Context;
@@ -71,8 +71,8 @@ impl Context {
     }
 
     async fn connect(&self, url: &str) -> Result<PromptIndex, IndexError> {
-        let api_key = self.config.index.api_key.as_ref().map(|key| key.expose().to_owned().into());
-        let options = ConnectOptions { api_key, timeout: TIMEOUT, ..ConnectOptions::default() };
-        PromptIndex::connect(url, options).await
+        let mut endpoint = self.config.index.endpoint(url);
+        endpoint.options.timeout = TIMEOUT;
+        endpoint.connect().await
     }
 }

@@ -3,18 +3,17 @@
 mod answers;
 mod cli;
 mod commands;
+mod config;
 mod context;
 mod demo;
 mod endpoints;
 mod evaluation;
-mod heads;
 mod hosted;
 mod index_access;
 mod output;
 mod registry;
 mod services;
 mod stack;
-mod waiting;
 
 use std::process::ExitCode;
 

@@ -1,39 +1,54 @@
 //! How each service is made from the configuration, and the set of those that run in this process.
 
-use std::path::Path;
-
 use anyhow::Context as _;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use unprompt_generator::Generator;
-use unprompt_image_encoder::ImageEncoder;
-use unprompt_image_encoder::claim_check::ClaimCheck;
-use unprompt_index::{ConnectOptions, Layout, PromptIndex};
-use unprompt_indexer::Indexer;
-use unprompt_models::minilm::Engine;
-use unprompt_models::picture::Limits;
-use unprompt_models::stable_diffusion::GenerationParams;
+use unprompt_index::{Endpoint, IndexError, Layout};
 use unprompt_models::{Revision, encoder};
-use unprompt_predictor::{Encoder, HeadStore, Predictor, Retrieval, Settings};
-use unprompt_schemas::codec::Codec;
-use unprompt_schemas::topics::Topic;
-use unprompt_stream::config::Config;
-use unprompt_stream::{KafkaConfig, Signals, Stage, health, run_stage};
-use unprompt_text_encoder::TextEncoder;
+use unprompt_predictor::{Encoder, FollowedHeads, HeadStore};
+use unprompt_schemas::SchemaError;
+use unprompt_stream::waiting::until_answered;
+use unprompt_stream::{
+    KafkaConfig, Service, Signals, Stage, StageWiring, StreamError, ensure_topics, health, run_stage,
+};
+use unprompt_text_encoder as text_encoder;
+use {
+    unprompt_generator as generator, unprompt_image_encoder as image_encoder, unprompt_indexer as indexer,
+    unprompt_predictor as predictor,
+};
 
 use crate::cli::ServiceName;
-use crate::context::{Context, ModelFolders};
-use crate::heads::Heads;
-use crate::registry;
-use crate::waiting;
+use crate::context::Context;
+
+/// All services, in the order in which they start.
+pub const ALL: [ServiceName; 5] = [
+    ServiceName::TextEncoder,
+    ServiceName::Indexer,
+    ServiceName::Generator,
+    ServiceName::ImageEncoder,
+    ServiceName::Predictor,
+];
+
+impl ServiceName {
+    /// What the service says of itself.
+    pub fn describe(self) -> &'static Service {
+        match self {
+            Self::Generator => &generator::SERVICE,
+            Self::TextEncoder => &text_encoder::SERVICE,
+            Self::ImageEncoder => &image_encoder::SERVICE,
+            Self::Indexer => &indexer::SERVICE,
+            Self::Predictor => &predictor::SERVICE,
+        }
+    }
+}
 
 /// What services are wired to.
 #[derive(Clone, Debug)]
 pub struct Wiring {
     pub context: Context,
     pub kafka: KafkaConfig,
-    pub qdrant_url: String,
+    pub index: Endpoint,
     pub health: health::Health,
 }
 
@@ -78,174 +93,148 @@ impl Services {
     }
 }
 
-async fn run(service: ServiceName, wiring: Wiring, stop: CancellationToken) -> anyhow::Result<()> {
-    let name = name_of(service);
-    let runner = wiring.context.config.runner.for_service(name);
+async fn run(name: ServiceName, wiring: Wiring, stop: CancellationToken) -> anyhow::Result<()> {
+    let service = name.describe();
     // Kafka first: one that refuses us must be told of whatever else is away.
-    if !waiting::for_topics(&[service], &wiring, &stop).await?
-        || !registry::ready(service, &wiring, &stop).await?
-        || !waiting::for_index(service, &wiring, &stop).await?
+    if !wait_for_topics(&[name], &wiring, &stop).await?
+        || !wait_for_registry(service, &wiring, &stop).await?
+        || !wait_for_index(service, &wiring, &stop).await?
     {
         return Ok(());
     }
     // Followed until it is dropped, when the service ends.
-    let heads = match service {
-        ServiceName::Predictor => match Heads::follow(&wiring, &stop).await? {
+    let heads = match service.needs.heads {
+        true => match follow_heads(&wiring, &stop).await? {
             Some(heads) => Some(heads),
             None => return Ok(()),
         },
-        _ => None,
+        false => None,
     };
     let store = heads.as_ref().map(|heads| heads.store.clone());
-    let signals = Signals { health: wiring.health.clone(), traces: wiring.context.traces(name)? };
-    let (kafka, runtime, stopping) = (wiring.kafka.clone(), Handle::current(), stop.clone());
-    let make = move || {
-        checked_stage(service, &wiring, store, runtime, &stopping).map_err(|error| format!("{error:#}"))
-    };
-    let summary = run_stage(&kafka, runner, name, make, stop, signals)
-        .await
-        .with_context(|| format!("{name} stopped"))?;
-    tracing::info!(service = name, ?summary, "service stopped");
-    heads.map_or(Ok(()), |heads| heads.check())
+    run_to_end(name, wiring, store, stop).await?;
+    heads.map_or(Ok(()), |heads| Ok(heads.check()?))
 }
 
-/// The name that its consumer group, its metrics and its section of `[runner]` bear.
-pub fn name_of(service: ServiceName) -> &'static str {
-    match service {
-        ServiceName::Generator => "generator",
-        ServiceName::TextEncoder => "text-encoder",
-        ServiceName::ImageEncoder => "image-encoder",
-        ServiceName::Indexer => "indexer",
-        ServiceName::Predictor => "predictor",
-    }
-}
-
-/// The topics that it reads, known without building it.
-pub fn inputs_of(service: ServiceName) -> &'static [Topic] {
-    match service {
-        ServiceName::Generator | ServiceName::TextEncoder => &[Topic::Prompts],
-        ServiceName::ImageEncoder => &[Topic::Images],
-        ServiceName::Indexer => &[Topic::PromptEmbeddings],
-        ServiceName::Predictor => &[Topic::ImageEmbeddings],
-    }
-}
-
-/// [`make_stage`], which must read what [`inputs_of`] says.
-fn checked_stage(
-    service: ServiceName,
-    wiring: &Wiring,
+async fn run_to_end(
+    name: ServiceName,
+    wiring: Wiring,
     heads: Option<HeadStore>,
-    runtime: Handle,
-    stop: &CancellationToken,
-) -> anyhow::Result<Box<dyn Stage>> {
-    let stage = make_stage(service, wiring, heads, runtime, stop)?;
-    anyhow::ensure!(
-        stage.inputs() == inputs_of(service),
-        "{} reads {:?}, not what is said of it elsewhere: a programming error",
-        stage.name(),
-        stage.inputs()
-    );
-    Ok(stage)
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let service = *name.describe();
+    let runner = wiring.context.config.runner.for_service(service.name);
+    let signals = Signals { health: wiring.health.clone(), traces: wiring.context.traces(service.name)? };
+    let codec = wiring.context.codec()?;
+    let stage = StageWiring { codec, runtime: Handle::current(), stop: stop.clone() };
+    let kafka = wiring.kafka.clone();
+    let load = move || build(name, &wiring, heads, &stage).map_err(|error| format!("{error:#}"));
+    let summary = run_stage(&kafka, runner, service, load, stop, signals)
+        .await
+        .with_context(|| format!("{} stopped", service.name))?;
+    tracing::info!(service = service.name, ?summary, "service stopped");
+    Ok(())
 }
 
 /// Builds a stage; this runs on the stage's own thread, because loading takes a while.
-fn make_stage(
-    service: ServiceName,
+fn build(
+    name: ServiceName,
     wiring: &Wiring,
     heads: Option<HeadStore>,
-    runtime: Handle,
-    stop: &CancellationToken,
+    stage: &StageWiring,
 ) -> anyhow::Result<Box<dyn Stage>> {
-    let (context, codec) = (&wiring.context, wiring.context.codec()?);
-    Ok(match service {
-        ServiceName::Generator => Box::new(generator(context, codec)?),
-        ServiceName::TextEncoder => Box::new(text_encoder(&context.models()?, context.engine()?, codec)?),
-        ServiceName::ImageEncoder => Box::new(image_encoder(context, codec, runtime)?),
-        ServiceName::Indexer => Box::new(indexer(wiring, &context.models()?, codec, runtime, stop)?),
+    let context = &wiring.context;
+    Ok(match name {
+        ServiceName::Generator => Box::new(generator::build(&context.generator()?, stage)?),
+        ServiceName::TextEncoder => Box::new(text_encoder::build(&context.text_encoder()?, stage)?),
+        ServiceName::ImageEncoder => Box::new(image_encoder::build(&context.image_encoder()?, stage)?),
+        ServiceName::Indexer => Box::new(indexer::build(&layout(context)?, &wiring.index, stage)?),
         ServiceName::Predictor => {
             let heads = heads.context("the predictor has no head store")?;
-            Box::new(predictor(wiring, &context.clip()?, heads, codec, runtime, stop)?)
+            let settings = &context.config.predictor;
+            Box::new(predictor::build(settings, encoder_names(context)?, heads, &wiring.index, stage)?)
         }
     })
 }
 
-/// Stable Diffusion as it is configured.
-pub fn generator(context: &Context, codec: Codec) -> anyhow::Result<Generator> {
-    let settings = &context.config.generator;
-    let precision = settings.precision.parse().context("[generator] precision")?;
-    let params = generation(&context.config)?;
-    Ok(Generator::load(&context.sd2()?, precision, params, settings.batch, codec)?)
-}
-
-fn image_encoder(context: &Context, codec: Codec, runtime: Handle) -> anyhow::Result<ImageEncoder> {
-    let config = &context.config;
-    let claim_check = ClaimCheck::new(&config.claim_check, config.images.max_bytes, runtime)?;
-    Ok(ImageEncoder::load(&context.encoders()?, limits(config), codec)?.with_claim_check(claim_check))
-}
-
-fn text_encoder(models: &ModelFolders, engine: Engine, codec: Codec) -> anyhow::Result<TextEncoder> {
-    Ok(TextEncoder::load(&models.minilm, &models.clip, engine, codec)?)
-}
-
-fn indexer(
-    wiring: &Wiring,
-    models: &ModelFolders,
-    codec: Codec,
-    runtime: Handle,
-    stop: &CancellationToken,
-) -> anyhow::Result<Indexer> {
+/// How the collection of the configured models is laid out.
+pub fn layout(context: &Context) -> anyhow::Result<Layout> {
+    let models = context.models()?;
     let (clip, minilm) = (Revision::of_folder(&models.clip)?, Revision::of_folder(&models.minilm)?);
-    let layout = Layout::new(clip.to_string(), encoder::dims(&models.clip)?, minilm.to_string())
-        .profile(wiring.context.profile()?);
-    waiting::opened(ServiceName::Indexer, &runtime, stop, || {
-        let index = runtime.block_on(connect(wiring))?;
-        Ok(Indexer::open(index, layout.clone(), codec.clone(), runtime.clone())?)
+    let layout = Layout::new(clip.to_string(), encoder::dims(&models.clip)?, minilm.to_string());
+    Ok(layout.profile(context.config.index.profile))
+}
+
+fn encoder_names(context: &Context) -> anyhow::Result<Encoder> {
+    let clip = context.clip()?;
+    Ok(Encoder {
+        pictures: encoder::vector_name(&clip, context.config.models.clip_side)?,
+        prompts: Revision::of_folder(&clip)?.to_string(),
     })
 }
 
-fn predictor(
+async fn follow_heads(wiring: &Wiring, stop: &CancellationToken) -> anyhow::Result<Option<FollowedHeads>> {
+    let (clip, side) = (wiring.context.clip()?, wiring.context.config.models.clip_side);
+    let encoder = tokio::task::spawn_blocking(move || encoder::vector_name(&clip, side)).await??;
+    Ok(FollowedHeads::start(&wiring.kafka, wiring.context.codec()?, &encoder, stop).await?)
+}
+
+/// Returns once Kafka answers and has our topics. False where `stop` came first.
+///
+/// # Errors
+/// What no waiting mends, such as credentials that are refused.
+pub async fn wait_for_topics(
+    services: &[ServiceName],
     wiring: &Wiring,
-    clip: &Path,
-    heads: HeadStore,
-    codec: Codec,
-    runtime: Handle,
     stop: &CancellationToken,
-) -> anyhow::Result<Predictor> {
-    let encoder = Encoder {
-        pictures: encoder::vector_name(clip, wiring.context.config.models.clip_side)?,
-        prompts: Revision::of_folder(clip)?.to_string(),
+) -> anyhow::Result<bool> {
+    let names: Vec<&str> = services.iter().map(|service| service.describe().name).collect();
+    names.iter().for_each(|name| not_ready_yet(name, wiring));
+    let may_pass = |error: &StreamError| matches!(error, StreamError::Unreachable { .. });
+    let ask = || ensure_topics(&wiring.kafka);
+    Ok(until_answered(&names.join(", "), "Kafka", stop, may_pass, ask).await?)
+}
+
+/// Returns once the index answers, or at once for a service that does not need it. False where `stop` came first.
+async fn wait_for_index(
+    service: &Service,
+    wiring: &Wiring,
+    stop: &CancellationToken,
+) -> anyhow::Result<bool> {
+    if !service.needs.index {
+        return Ok(true);
+    }
+    not_ready_yet(service.name, wiring);
+    let ask = || async { wiring.index.connect().await.map(drop) };
+    Ok(until_answered(service.name, "the index", stop, IndexError::is_transient, ask).await?)
+}
+
+/// Asks the schema registry for what the service will need before it takes a record. A registry that is away is waited for, one that
+/// refuses ends the start. False where `stop` came first.
+async fn wait_for_registry(
+    service: &Service,
+    wiring: &Wiring,
+    stop: &CancellationToken,
+) -> anyhow::Result<bool> {
+    let (codec, prefix) = (wiring.context.codec()?, &wiring.kafka.prefix);
+    let Some(client) = wiring.context.registry()? else { return Ok(true) };
+    let prepare = service.needs.schema;
+    let ask = || {
+        let (codec, client, prefix) = (codec.clone(), client.clone(), prefix.clone());
+        let asked = tokio::task::spawn_blocking(move || match prepare {
+            Some(prepare) => prepare(&codec, &prefix),
+            // It writes no Avro, and reads what others do.
+            None => Ok(client.check()?),
+        });
+        async { Ok(asked.await.context("asking the schema registry")??) }
     };
-    let index =
-        waiting::opened(ServiceName::Predictor, &runtime, stop, || runtime.block_on(connect(wiring)))?;
-    let predictor = &wiring.context.config.predictor;
-    let retrieval = predictor.retrieval.parse::<Retrieval>().map_err(anyhow::Error::msg)?;
-    let settings = Settings { k: predictor.k, neighbours: predictor.neighbours, retrieval };
-    Ok(Predictor::new(index, heads, encoder, settings, codec, runtime))
+    not_ready_yet(service.name, wiring);
+    let may_pass =
+        |error: &anyhow::Error| error.downcast_ref().is_some_and(|error: &SchemaError| error.is_transient());
+    let answered = until_answered(service.name, "the schema registry", stop, may_pass, ask).await;
+    answered.with_context(|| format!("{} did not start", service.name))
 }
 
-/// A client of the index, which must answer.
-pub async fn connect(wiring: &Wiring) -> anyhow::Result<PromptIndex> {
-    let api_key = wiring.context.config.index.api_key.as_ref().map(|key| key.expose().to_owned().into());
-    let options = ConnectOptions { api_key, ..ConnectOptions::default() };
-    Ok(PromptIndex::connect(&wiring.qdrant_url, options).await?)
-}
-
-/// Limits on pictures, as configured.
-pub fn limits(config: &Config) -> Limits {
-    Limits { max_bytes: config.images.max_bytes, max_pixels: config.images.max_pixels }
-}
-
-/// How pictures are drawn, as configured.
-pub fn generation(config: &Config) -> anyhow::Result<GenerationParams> {
-    let generator = &config.generator;
-    Ok(GenerationParams {
-        scheduler: generator.scheduler.parse().context("[generator] scheduler")?,
-        steps: generator.steps,
-        guidance_scale: generator.guidance_scale,
-        negative_prompt: generator.negative_prompt.clone(),
-        height: generator.height,
-        width: generator.width,
-        output: generator.output,
-        vae_tiles: generator.vae_tiles.parse().context("[generator] vae_tiles")?,
-    })
+/// Known to be not ready while it waits.
+fn not_ready_yet(name: &str, wiring: &Wiring) {
+    wiring.health.service(&format!("{}{name}", wiring.kafka.prefix));
 }

@@ -9,8 +9,7 @@ use crate::cli::ServiceName;
 use crate::context::Context;
 use crate::endpoints::Endpoints;
 use crate::hosted::{self, EmbeddedBroker, EmbeddedIndex};
-use crate::services::{Services, Wiring};
-use crate::waiting;
+use crate::services::{Services, Wiring, wait_for_topics};
 
 /// A running `unprompt up`.
 #[derive(Debug)]
@@ -56,9 +55,9 @@ impl Stack {
         };
         endpoints.write(&embedded.data_dir)?;
         let wiring = wiring(context, &endpoints, health);
-        lock.announce(&[("Kafka", wiring.kafka.brokers.clone()), ("Qdrant", wiring.qdrant_url.clone())])?;
+        lock.announce(&[("Kafka", wiring.kafka.brokers.clone()), ("Qdrant", wiring.index.url.clone())])?;
         let mut running = Services::new(wiring.clone(), stop.clone());
-        if waiting::for_topics(services, &wiring, &stop).await? {
+        if wait_for_topics(services, &wiring, &stop).await? {
             services.iter().for_each(|&service| running.spawn(service));
         }
         let context = wiring.context.clone();
@@ -79,7 +78,7 @@ impl Stack {
 
     /// What a person needs to know to use it.
     pub fn welcome(&self) -> String {
-        let (kafka, qdrant, http) = (&self.wiring.kafka, &self.wiring.qdrant_url, &self.endpoints.http);
+        let (kafka, qdrant, http) = (&self.wiring.kafka, &self.wiring.index.url, &self.endpoints.http);
         let (brokers, images) = (&kafka.brokers, kafka.prefix.name(Topic::Images));
         format!(
             "unprompt is up; Ctrl-C stops it, and the data stays in {}\n\
@@ -126,6 +125,6 @@ fn wiring(context: &Context, endpoints: &Endpoints, health: health::Health) -> W
     if let Some(address) = endpoints.qdrant {
         context.config.index.url = Some(format!("http://{address}"));
     }
-    let (kafka, qdrant_url) = (context.config.kafka.clone(), context.qdrant_url());
-    Wiring { context, kafka, qdrant_url, health }
+    let (kafka, index) = (context.config.kafka.clone(), context.index_endpoint());
+    Wiring { context, kafka, index, health }
 }

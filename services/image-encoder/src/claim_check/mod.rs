@@ -14,6 +14,7 @@ mod location;
 mod patience;
 mod policy;
 mod s3;
+mod settings;
 mod sources;
 mod uri_list;
 
@@ -22,7 +23,6 @@ use std::time::Instant;
 
 use futures::StreamExt;
 use tokio::runtime::Handle;
-use unprompt_stream::config::ClaimCheck as Settings;
 use unprompt_stream::{BatchError, Rejection};
 
 use crate::EncoderError;
@@ -33,6 +33,7 @@ use sources::Sources;
 
 pub use location::{BadUri, Location};
 pub(crate) use policy::nothing_allowed;
+pub use settings::{S3, Settings};
 pub(crate) use uri_list::is_uri_list;
 
 /// Where a claim stands: topic, partition, offset.
@@ -59,7 +60,6 @@ impl ClaimCheck {
     ///
     /// A setting that cannot be meant, or a client that cannot be made.
     pub fn new(settings: &Settings, image_bytes: usize, runtime: Handle) -> Result<Self, EncoderError> {
-        check(settings)?;
         let max_bytes = settings.max_bytes.unwrap_or(image_bytes);
         let sources = Sources::new(settings, max_bytes)?;
         Ok(Self {
@@ -134,19 +134,4 @@ fn waiting(outage: &Outage) -> String {
          [claim_check] and start again",
         outage.reason
     )
-}
-
-fn check(settings: &Settings) -> Result<(), EncoderError> {
-    let at_least_one = [
-        ("concurrency", settings.concurrency as u64),
-        ("attempts", u64::from(settings.attempts)),
-        ("timeout_ms", settings.timeout_ms),
-        ("max_bytes", settings.max_bytes.unwrap_or(1) as u64),
-    ];
-    match at_least_one.into_iter().find(|(_, value)| *value == 0) {
-        Some((key, _)) => {
-            Err(EncoderError::Setting { key, value: "0".into(), wanted: "set it to 1 or more" })
-        }
-        None => Ok(()),
-    }
 }

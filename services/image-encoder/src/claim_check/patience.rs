@@ -10,10 +10,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 use unprompt_stream::Backoff;
-use unprompt_stream::config::ClaimCheck as Settings;
 
 use super::failure::{Failure, Outage, codes};
 use super::location::Location;
+use super::settings::Settings;
 use super::sources::{Found, Sources};
 
 /// Fetches with retries, and tells an outage from a picture that is at fault.

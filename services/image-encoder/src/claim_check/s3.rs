@@ -11,14 +11,13 @@ use object_store::path::Path;
 use object_store::{ObjectStoreExt, RetryConfig};
 use reqwest::Client;
 use tokio::time::Instant;
-use unprompt_stream::config::S3;
-use url::Url;
 
 use super::failure::{Failure, codes, with_causes};
 use super::http;
 use super::limits::{Body, within};
 use super::location::{Location, Scheme};
 use super::policy::Policy;
+use super::settings::S3;
 use crate::EncoderError;
 
 /// What S3 says of credentials that are wrong or too old: no picture is to blame for that.
@@ -58,7 +57,6 @@ impl HttpConnector for Connector {
 
 impl S3Source {
     pub fn new(settings: &S3, policy: &Policy, max_bytes: usize) -> Result<Self, EncoderError> {
-        check(settings)?;
         let client = http::client().https_only(!settings.allow_http).build();
         let client = client.map_err(|error| EncoderError::HttpClient(with_causes(&error)))?;
         let places = policy.places().iter().filter(|place| place.scheme() == Scheme::S3);
@@ -100,28 +98,6 @@ impl S3Source {
         }
         body.finish()
     }
-}
-
-fn check(settings: &S3) -> Result<(), EncoderError> {
-    if settings.access_key_id.is_some() != settings.secret_access_key.is_some() {
-        return Err(EncoderError::Setting {
-            key: "s3.access_key_id",
-            value: "set without s3.secret_access_key, or the other way round".into(),
-            wanted: "set both, or neither for buckets that anybody may read",
-        });
-    }
-    let Some(endpoint) = &settings.endpoint else { return Ok(()) };
-    let wanted = match Url::parse(endpoint) {
-        Ok(url) if !url.has_host() || url.username() != "" || url.password().is_some() => {
-            "write it like https://host:9000, without credentials"
-        }
-        Ok(url) if url.scheme() == "https" || (url.scheme() == "http" && settings.allow_http) => {
-            return Ok(());
-        }
-        Ok(url) if url.scheme() == "http" => "use https, or set s3.allow_http = true",
-        _ => "write it like https://host:9000",
-    };
-    Err(EncoderError::Setting { key: "s3.endpoint", value: "not one that can be used".into(), wanted })
 }
 
 fn store(settings: &S3, bucket: &str, client: Client) -> Result<AmazonS3, EncoderError> {

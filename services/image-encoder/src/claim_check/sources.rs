@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use unprompt_stream::config::ClaimCheck as Settings;
 
 use super::failure::Failure;
 use super::file::FileSource;
@@ -11,6 +10,7 @@ use super::http::HttpSource;
 use super::location::{Location, Scheme};
 use super::policy::Policy;
 use super::s3::S3Source;
+use super::settings::Settings;
 use crate::EncoderError;
 
 /// The allowed places and the clients for them.

@@ -6,18 +6,32 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Router;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use unprompt_image_encoder::claim_check::ClaimCheck;
-use unprompt_image_encoder::{EncoderError, EncoderFolder, ImageEncoder};
+use unprompt_image_encoder::{DEFAULTS, EncoderError, EncoderFolder, ImageEncoder, claim_check};
 use unprompt_models::encoder::VisionSettings;
 use unprompt_models::picture::Limits;
 use unprompt_schemas::cloudevents::ImageEvent;
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::records::ImageEmbedding;
 use unprompt_schemas::topics::Topic;
-use unprompt_stream::config::load_with;
+use unprompt_stream::config::{Invalid, Sections, load_with};
 use unprompt_stream::{BatchError, InputRecord, Outcome, Rejection, Stage};
+
+/// The sections of the image-encoder.
+#[derive(Deserialize)]
+struct Config {
+    images: Limits,
+    claim_check: claim_check::Settings,
+}
+
+impl Sections for Config {
+    fn check(&self) -> Result<(), Invalid> {
+        self.claim_check.check()
+    }
+}
 
 pub fn clip() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny-world/checkpoints/clip")
@@ -108,12 +122,12 @@ impl Fetching {
         self.encoder = Some(self.encoder_of(claim_check).unwrap());
     }
 
-    pub fn encoder_of(&self, claim_check: Value) -> Result<ImageEncoder, EncoderError> {
+    pub fn encoder_of(&self, claim_check: Value) -> Result<ImageEncoder, Box<dyn std::error::Error>> {
         let mut section = json!({
             "allow_private_addresses": true, "retry_initial_ms": 1, "retry_max_ms": 2, "attempts": 3, "timeout_ms": 20_000,
         });
         section.as_object_mut().unwrap().extend(claim_check.as_object().unwrap().clone());
-        let config = load_with(None, [], json!({"claim_check": section})).unwrap();
+        let config: Config = load_with(DEFAULTS, None, [], json!({"claim_check": section}))?;
         let claim_check =
             ClaimCheck::new(&config.claim_check, config.images.max_bytes, self.runtime.handle().clone())?;
         Ok(encoder().with_claim_check(claim_check))

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use unprompt_schemas::topics::Prefix;
 
 use super::security::Protocol;
-use super::{Secret, Security};
+use super::{Invalid, Secret, Security};
 
 /// Which broker is at the other end: it decides timeouts, waits and what may be asked of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,21 +61,21 @@ impl KafkaConfig {
         self.profile == Profile::Kafka || self.brokers != DEFAULT_BROKERS
     }
 
-    /// What of it contradicts itself.
+    /// Finds keys that contradict each other.
     ///
     /// # Errors
     ///
     /// What is wrong, and what to do.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), Invalid> {
         let protocol = self.security.protocol;
         if self.profile == Profile::Embedded && protocol != Protocol::Plaintext {
-            return Err(format!(
+            return Err(Invalid::contradiction(format!(
                 "[kafka.security] protocol = {:?} is for a Kafka elsewhere, and none is named; give --kafka or [kafka] \
                  brokers, or set profile = \"kafka\": the embedded broker speaks plaintext, on this machine only",
                 protocol.name()
-            ));
+            )));
         }
-        self.security.check(&self.properties)
+        self.security.check(&self.properties).map_err(Invalid::contradiction)
     }
 
     /// The consumer group of a service: `<prefix>unprompt-<service>`.

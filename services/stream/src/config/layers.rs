@@ -6,8 +6,9 @@ use figment::Figment;
 use figment::error::Kind;
 use figment::providers::{Format, Serialized, Toml};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use super::Config;
+use super::Invalid;
 use super::environment::{Environment, LAYER};
 use super::named_brokers::NamedBrokers;
 use super::secret_files::SecretFiles;
@@ -17,19 +18,30 @@ use crate::StreamError;
 /// The file that is read where none is named.
 pub const LOCAL_FILE: &str = "unprompt.toml";
 
-const DEFAULTS: &str = include_str!("default.toml");
+/// The sections of a process, composed by its binary.
+pub trait Sections: DeserializeOwned {
+    /// Checks what a type cannot: ranges, and keys that contradict each other.
+    ///
+    /// # Errors
+    /// The first value that cannot be used.
+    fn check(&self) -> Result<(), Invalid>;
+}
 
-/// Reads the configuration: defaults, then `file` (or ./unprompt.toml where it exists), then the environment,
-/// then `flags`: any serialisable value of the same shape that leaves out what was not given.
+/// Reads the configuration: `defaults` (TOML), then `file` (or ./unprompt.toml where it exists), then the environment, then `flags`:
+/// any serialisable value of the same shape that leaves out what was not given.
 ///
 /// # Errors
 ///
 /// [`StreamError::Config`], naming the layer and the key.
-pub fn load(file: Option<&Path>, flags: impl Serialize) -> Result<Config, StreamError> {
+pub fn load<C: Sections>(
+    defaults: &str,
+    file: Option<&Path>,
+    flags: impl Serialize,
+) -> Result<C, StreamError> {
     // A variable that is not Unicode is not one of ours.
     let unicode = std::env::vars_os()
         .filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
-    load_with(file, unicode, flags)
+    load_with(defaults, file, unicode, flags)
 }
 
 /// [`load`] with the environment handed in.
@@ -37,17 +49,17 @@ pub fn load(file: Option<&Path>, flags: impl Serialize) -> Result<Config, Stream
 /// # Errors
 ///
 /// As [`load`].
-pub fn load_with(
+pub fn load_with<C: Sections>(
+    defaults: &str,
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
     flags: impl Serialize,
-) -> Result<Config, StreamError> {
-    let figment = with_file(Figment::from(Toml::string(DEFAULTS)), file)?
+) -> Result<C, StreamError> {
+    let figment = with_file(Figment::from(Toml::string(defaults)), file)?
         .merge(NamedBrokers(SecretFiles(Environment::new(environment))))
         .merge(NamedBrokers(Serialized::defaults(flags)));
-    let config: Config = figment.extract().map_err(|error| StreamError::Config(explain(&figment, error)))?;
-    config.kafka.check().map_err(StreamError::Config)?;
-    config.runner.check().map_err(|(key, what)| StreamError::Config(out_of_range(&figment, &key, &what)))?;
+    let config: C = figment.extract().map_err(|error| StreamError::Config(explain(&figment, error)))?;
+    config.check().map_err(|invalid| StreamError::Config(explain_invalid(&figment, &invalid)))?;
     Ok(config)
 }
 
@@ -82,7 +94,10 @@ fn explain_one(figment: &Figment, error: figment::Error) -> String {
     }
 }
 
-fn out_of_range(figment: &Figment, key: &str, what: &str) -> String {
+fn explain_invalid(figment: &Figment, Invalid { key, what }: &Invalid) -> String {
+    if key.is_empty() {
+        return what.clone();
+    }
     let layer = figment.find_metadata(key).map_or_else(|| "the defaults".to_owned(), layer_name);
     format!("{what} for key `{key}` in {layer}")
 }

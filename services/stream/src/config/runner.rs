@@ -1,11 +1,12 @@
 //! How a runner batches, bounds and retries, with overrides for each service.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-use super::Profile;
+use super::{Invalid, Profile};
 
 /// What a run promises about its outputs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,71 +34,23 @@ impl Delivery {
     }
 }
 
-/// The bounds of one runner.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RunnerConfig {
-    /// Records in a batch, at most.
-    pub batch_records: usize,
-    /// Bytes in a batch, at most, unless one record alone is larger.
-    pub batch_bytes: usize,
-    /// How long a record waits for its batch to fill, at most.
-    pub batch_time_ms: u64,
-    /// Bytes of records held at once: taken, with the stage, or awaiting acknowledgement, and outputs that are not written yet; one
-    /// record, and what the stage makes of the batches in its hand, may go over it. Kafka's client fetches half as much ahead, and
-    /// one more answer of every broker, which is no larger than that or else one record.
-    pub bytes_in_flight: usize,
-    /// Time between commits, at least.
-    pub commit_interval_ms: u64,
-    /// Delay before the first retry of a batch that failed as transient; it doubles from there.
-    pub retry_initial_ms: u64,
-    /// Delay between retries, at most.
-    pub retry_max_ms: u64,
-    /// How long revoked partitions may take to finish what is in flight before it is dropped.
-    pub revoke_drain_ms: u64,
-    /// How long a graceful stop may take to finish, flush and commit.
-    pub stop_timeout_ms: u64,
-    pub delivery: Delivery,
-    /// Records written in a transaction, at most, unless one batch alone gives more.
-    pub transaction_records: usize,
-    /// Bytes written in a transaction, at most, unless one batch alone gives more.
-    pub transaction_bytes: usize,
-    /// After this the broker aborts a transaction; for so long may a killed service hold up readers of committed records.
-    pub transaction_timeout_ms: u64,
-    /// The records whose fate is looked at for a flood of dead letters: the last so many.
-    pub dead_letter_window: usize,
-    /// A flood is at least so many dead letters among them,
-    pub dead_letter_count: usize,
-    /// and at least this share of them; above 1 nothing is a flood.
-    pub dead_letter_ratio: f64,
-}
-
-impl Default for RunnerConfig {
-    fn default() -> Self {
-        Self {
-            batch_records: 64,
-            batch_bytes: 32 << 20,
-            batch_time_ms: 1,
-            bytes_in_flight: 96 << 20,
-            commit_interval_ms: 200,
-            retry_initial_ms: 100,
-            retry_max_ms: 10_000,
-            revoke_drain_ms: 5_000,
-            stop_timeout_ms: 30_000,
-            delivery: Delivery::Auto,
-            transaction_records: 10_000,
-            transaction_bytes: 32 << 20,
-            transaction_timeout_ms: 15_000,
-            dead_letter_window: 1_000,
-            dead_letter_count: 200,
-            dead_letter_ratio: 0.5,
+/// Defines [`RunnerConfig`], its overrides and its checks from one list: documentation, name, type, default, check.
+macro_rules! bounds {
+    ($($(#[$doc:meta])* $field:ident: $kind:ty = $default:expr, $check:ident;)*) => {
+        /// The bounds of one runner.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct RunnerConfig {
+            $($(#[$doc])* pub $field: $kind,)*
         }
-    }
-}
 
-macro_rules! overrides {
-    ($($field:ident: $kind:ty),* $(,)?) => {
-        /// Any of [`RunnerConfig`]'s bounds; what is absent stays as it is.
+        impl Default for RunnerConfig {
+            fn default() -> Self {
+                Self { $($field: $default),* }
+            }
+        }
+
+        /// Any of [`RunnerConfig`]'s bounds; an absent one keeps its value.
         #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
         pub struct RunnerOverrides {
@@ -107,6 +60,14 @@ macro_rules! overrides {
         impl RunnerOverrides {
             fn over(&self, base: RunnerConfig) -> RunnerConfig {
                 RunnerConfig { $($field: self.$field.unwrap_or(base.$field)),* }
+            }
+
+            /// Finds the first bound that is out of its range.
+            fn check(&self, section: &str) -> Result<(), Invalid> {
+                $(if let Some(given) = self.$field {
+                    $check(given).map_err(|what| Invalid::new(format!("{section}.{}", stringify!($field)), what))?;
+                })*
+                Ok(())
             }
         }
 
@@ -128,77 +89,89 @@ macro_rules! overrides {
     };
 }
 
-overrides! {
-    batch_records: usize,
-    batch_bytes: usize,
-    batch_time_ms: u64,
-    bytes_in_flight: usize,
-    commit_interval_ms: u64,
-    retry_initial_ms: u64,
-    retry_max_ms: u64,
-    revoke_drain_ms: u64,
-    stop_timeout_ms: u64,
-    delivery: Delivery,
-    transaction_records: usize,
-    transaction_bytes: usize,
-    transaction_timeout_ms: u64,
-    dead_letter_window: usize,
-    dead_letter_count: usize,
-    dead_letter_ratio: f64,
+bounds! {
+    /// Records in a batch, at most.
+    batch_records: usize = 64, count;
+    /// Bytes in a batch, at most, unless one record alone is larger.
+    batch_bytes: usize = 32 << 20, count;
+    /// How long a record waits for its batch to fill, at most.
+    batch_time_ms: u64 = 1, time_ms;
+    /// Bytes of records held at once: taken, with the stage, or awaiting acknowledgement, and outputs that are not written yet. One
+    /// record, and what the stage makes of the batches in its hand, may exceed it. Kafka's client fetches half as much ahead, and
+    /// one more answer of every broker, which is no larger than that or else one record.
+    bytes_in_flight: usize = 96 << 20, count;
+    /// Time between commits, at least.
+    commit_interval_ms: u64 = 200, time_ms;
+    /// Delay before the first retry of a batch that failed as transient; it doubles from there.
+    retry_initial_ms: u64 = 100, delay_ms;
+    /// Delay between retries, at most.
+    retry_max_ms: u64 = 10_000, delay_ms;
+    /// How long revoked partitions may take to finish what is in flight before it is dropped.
+    revoke_drain_ms: u64 = 5_000, time_ms;
+    /// How long a graceful stop may take to finish, flush and commit.
+    stop_timeout_ms: u64 = 30_000, time_ms;
+    /// What the run promises about its outputs.
+    delivery: Delivery = Delivery::Auto, any;
+    /// Records written in a transaction, at most, unless one batch alone gives more.
+    transaction_records: usize = 10_000, count;
+    /// Bytes written in a transaction, at most, unless one batch alone gives more.
+    transaction_bytes: usize = 32 << 20, count;
+    /// After this the broker aborts a transaction. A killed service may hold up readers of committed records for as long.
+    transaction_timeout_ms: u64 = 15_000, transaction_ms;
+    /// The last records whose fate is looked at for a flood of dead letters.
+    dead_letter_window: usize = 1_000, count;
+    /// A flood is at least this number of dead letters among them,
+    dead_letter_count: usize = 200, any;
+    /// and at least this share of them; above 1 nothing is a flood.
+    dead_letter_ratio: f64 = 0.5, ratio;
 }
 
-/// Of a count or a size that must not be zero.
-const SOME: RangeInclusive<u64> = 1..=u64::MAX;
 /// A time of a day is as good as for ever, and can still be added to the clock.
 const DAY_MS: u64 = 86_400_000;
+
+fn any<T>(_: T) -> Result<(), String> {
+    Ok(())
+}
+
+/// A count or a size, which must not be zero.
+fn count(given: usize) -> Result<(), String> {
+    in_range(given, 1..=usize::MAX, "1 or more")
+}
+
+fn time_ms(given: u64) -> Result<(), String> {
+    in_range(given, 0..=DAY_MS, format!("0 to {DAY_MS}"))
+}
+
+fn delay_ms(given: u64) -> Result<(), String> {
+    in_range(given, 1..=DAY_MS, format!("1 to {DAY_MS}"))
+}
+
 /// What librdkafka takes of a transaction's timeout, up to [`DAY_MS`].
-const TRANSACTION_MS: RangeInclusive<u64> = 1_000..=DAY_MS;
+fn transaction_ms(given: u64) -> Result<(), String> {
+    in_range(given, 1_000..=DAY_MS, format!("1000 to {DAY_MS}"))
+}
 
-impl RunnerOverrides {
-    /// What is given of the bounds, by name, and what each may be.
-    fn ranges(&self) -> [(&'static str, Option<u64>, RangeInclusive<u64>); 13] {
-        let size = |given: Option<usize>| given.map(|size| size as u64);
-        let (time, delay) = (0..=DAY_MS, 1..=DAY_MS);
-        [
-            ("batch_records", size(self.batch_records), SOME),
-            ("batch_bytes", size(self.batch_bytes), SOME),
-            ("batch_time_ms", self.batch_time_ms, time.clone()),
-            ("bytes_in_flight", size(self.bytes_in_flight), SOME),
-            ("commit_interval_ms", self.commit_interval_ms, time.clone()),
-            ("retry_initial_ms", self.retry_initial_ms, delay.clone()),
-            ("retry_max_ms", self.retry_max_ms, delay),
-            ("revoke_drain_ms", self.revoke_drain_ms, time.clone()),
-            ("stop_timeout_ms", self.stop_timeout_ms, time),
-            ("transaction_records", size(self.transaction_records), SOME),
-            ("transaction_bytes", size(self.transaction_bytes), SOME),
-            ("transaction_timeout_ms", self.transaction_timeout_ms, TRANSACTION_MS),
-            ("dead_letter_window", size(self.dead_letter_window), SOME),
-        ]
-    }
+fn ratio(given: f64) -> Result<(), String> {
+    in_range(given, 0.0..=f64::INFINITY, "0 or more")
+}
 
-    /// The first bound that is out of its range: its key, and what it may be.
-    fn check(&self, section: &str) -> Result<(), (String, String)> {
-        for (name, given, range) in self.ranges() {
-            let Some(given) = given.filter(|given| !range.contains(given)) else { continue };
-            let allowed = match *range.end() {
-                u64::MAX => format!("{} or more", range.start()),
-                most => format!("{} to {most}", range.start()),
-            };
-            return Err((format!("{section}.{name}"), format!("{given} is out of range, give {allowed},")));
-        }
-        match self.dead_letter_ratio.filter(|ratio| ratio.is_nan() || *ratio < 0.0) {
-            Some(ratio) => Err((
-                format!("{section}.dead_letter_ratio"),
-                format!("{ratio} is out of range, give 0 or more,"),
-            )),
-            None => Ok(()),
-        }
+fn in_range<T: PartialOrd + Display>(
+    given: T,
+    range: RangeInclusive<T>,
+    allowed: impl Display,
+) -> Result<(), String> {
+    match range.contains(&given) {
+        true => Ok(()),
+        false => Err(format!("{given} is out of range, give {allowed},")),
     }
 }
 
 impl RunnerSection {
-    /// The first bound that is out of its range: its key, and what it may be.
-    pub(super) fn check(&self) -> Result<(), (String, String)> {
+    /// Finds the first bound that is out of its range.
+    ///
+    /// # Errors
+    /// The bound's key, and what it may be.
+    pub fn check(&self) -> Result<(), Invalid> {
         self.shared().check("runner")?;
         self.services.iter().try_for_each(|(name, own)| own.check(&format!("runner.services.{name}")))
     }

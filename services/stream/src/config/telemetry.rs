@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Secret;
+use super::{Invalid, Secret};
 
 /// `[telemetry]`: traces over OTLP. What is absent is left to OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_ENDPOINT`, …).
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -22,6 +22,17 @@ pub struct Telemetry {
     /// What the collector wants to be told with every request, such as `authorization`.
     #[serde(default)]
     pub headers: BTreeMap<String, Secret>,
+}
+
+impl Telemetry {
+    /// Finds a value that cannot be used.
+    ///
+    /// # Errors
+    /// The key, and what it may be.
+    pub fn check(&self) -> Result<(), Invalid> {
+        let ratio = self.sample_ratio.unwrap_or(1.0);
+        Invalid::unless_in("telemetry.sample_ratio", ratio, 0.0..=1.0, "0 to 1")
+    }
 }
 
 /// How OTLP is spoken.

@@ -113,12 +113,12 @@ impl<'a> Session<'a> {
                 MAX_BATCHES.max(2 * of_one)
             }
         };
-        let group = kafka.group(stage.info.name);
+        let group = kafka.group(stage.service.name);
         let in_flight = InFlight::new(config.bytes_in_flight);
         let bounds = Bounds { in_flight: in_flight.clone(), revoke_drain: ms(config.revoke_drain_ms) };
         Ok(Self {
             writer,
-            consumer: ConsumerHandle::start(kafka, &group, stage.info.inputs, replies.clone(), bounds)?,
+            consumer: ConsumerHandle::start(kafka, &group, stage.service.inputs, replies.clone(), bounds)?,
             batcher: Batcher::new(Limits {
                 records: config.batch_records,
                 bytes: config.batch_bytes,
@@ -198,7 +198,7 @@ impl<'a> Session<'a> {
     fn on_record(&mut self, record: InputRecord) {
         let wanted = self.stop_deadline.is_none() && self.offsets.is_assigned(Place::from(&record));
         if wanted {
-            RecordReceived { service: self.stage.info.name, bytes: record.size_bytes() }.emit();
+            RecordReceived { service: self.stage.service.name, bytes: record.size_bytes() }.emit();
             self.batcher.push(record, Instant::now());
         } else {
             self.in_flight.release([&record]);
@@ -224,7 +224,7 @@ impl<'a> Session<'a> {
         if result.is_err() {
             self.offsets.forget_requests();
         }
-        CommitEnded { service: self.stage.info.name, result }.emit();
+        CommitEnded { service: self.stage.service.name, result }.emit();
     }
 
     fn on_stage(&mut self, done: StageDone) -> Result<(), SessionEnd> {
@@ -237,7 +237,7 @@ impl<'a> Session<'a> {
                 return Ok(());
             }
             Err(StageFailure::Fatal(reason)) => {
-                let stage = self.stage.info.name.to_owned();
+                let stage = self.stage.service.name.to_owned();
                 return Err(SessionEnd::Failed(StreamError::StageFatal { stage, reason }));
             }
         };
@@ -245,9 +245,9 @@ impl<'a> Session<'a> {
         let Some(batch) = self.batches.get_mut(&done.batch) else { return Ok(()) };
         let offsets = &self.offsets;
         let holds = |record: &InputRecord| offsets.holds(done.batch, Place::from(record));
-        let records = batch.outgoing(self.stage.info.name, outcomes, holds);
+        let records = batch.outgoing(self.stage.service.name, outcomes, holds);
         batch.sends += 1;
-        let inputs = self.stage.info.keeps_time.then(|| batch.records.clone());
+        let inputs = self.stage.service.keeps_time.then(|| batch.records.clone());
         let outgoing = Outgoing { batch: done.batch, records, inputs };
         self.hold(&outgoing);
         self.write(outgoing);
@@ -263,7 +263,7 @@ impl<'a> Session<'a> {
         });
         // Good records after a flood are no reason to stop.
         let Some(reason) = reason else { return Ok(()) };
-        let service = self.stage.info.name.to_owned();
+        let service = self.stage.service.name.to_owned();
         Err(SessionEnd::Failed(StreamError::DeadLetterFlood { service, rejected, records, reason }))
     }
 
@@ -284,12 +284,12 @@ impl<'a> Session<'a> {
 
     fn no_dead_letter_fits(&self) -> SessionEnd {
         let reason = "not even a dead letter without its value fits into the dead letters' topic; raise its max.message.bytes";
-        let stage = self.stage.info.name.to_owned();
+        let stage = self.stage.service.name.to_owned();
         SessionEnd::Failed(StreamError::StageFatal { stage, reason: reason.into() })
     }
 
     fn on_delivered(&mut self, delivered: Delivered, summary: &mut RunSummary) -> Result<(), SessionEnd> {
-        let service = self.stage.info.name;
+        let service = self.stage.service.name;
         let Some(batch) = self.batches.get_mut(&delivered.batch) else { return Ok(()) };
         batch.sends -= 1;
         batch.note(&delivered);
@@ -319,9 +319,9 @@ impl<'a> Session<'a> {
         self.offsets.complete(id);
         self.in_flight.release(batch.records.iter());
         self.in_flight.release_outputs(batch.bytes_held);
-        batch.tell_rejections(self.stage.info.name);
+        batch.tell_rejections(self.stage.service.name);
         let event = BatchDelivered {
-            service: self.stage.info.name,
+            service: self.stage.service.name,
             records_in: &batch.records,
             records_out: batch.written - batch.dead_letters,
             bytes_out: batch.bytes_written,
@@ -417,7 +417,7 @@ impl<'a> Session<'a> {
         self.stop_deadline = Some(Instant::now() + ms(self.config.stop_timeout_ms));
         let dropped = self.batcher.drop_unless(|_| false);
         self.in_flight.release(&dropped);
-        tracing::info!(service = self.stage.info.name, batches = self.batches.len(), "stopping");
+        tracing::info!(service = self.stage.service.name, batches = self.batches.len(), "stopping");
     }
 
     fn has_stopped(&self, now: Instant) -> bool {
@@ -426,7 +426,7 @@ impl<'a> Session<'a> {
         let unfinished = self.committing_since.is_some() || self.batches.values().any(in_hand);
         if unfinished && deadline <= now {
             tracing::warn!(
-                service = self.stage.info.name,
+                service = self.stage.service.name,
                 "not all could be finished in time; it will be repeated"
             );
         }

@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use unprompt_schemas::topics::Topic;
 
 use super::Event;
 use crate::config::RunnerConfig;
 use crate::events::{BatchProcessed, BatchRetried};
 use crate::offsets::BatchId;
 use crate::retry::Backoff;
-use crate::{BatchError, InputRecord, Outcome, Stage, StreamError, Traces};
+use crate::{BatchError, InputRecord, Outcome, Service, Stage, StreamError, Traces};
 
 /// Batches with the stage: one it works on, one waiting for it.
 pub(super) const QUEUE: usize = 2;
@@ -44,53 +43,41 @@ pub(super) enum StageFailure {
     Interrupted,
 }
 
-/// What a stage says of itself.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct StageInfo {
-    pub name: &'static str,
-    pub inputs: &'static [Topic],
-    pub keeps_time: bool,
-}
-
 /// The loop's side of the thread. The thread ends when this is dropped and its batch is done.
 #[derive(Debug)]
 pub(super) struct StageThread {
     pub work: mpsc::Sender<Work>,
-    pub info: StageInfo,
+    pub service: Service,
     pub traces: Traces,
 }
 
 impl StageThread {
     /// Starts the thread and builds the stage on it; returns when it is built.
     pub async fn start<E: Display>(
-        name: &'static str,
+        service: Service,
         load: impl FnOnce() -> Result<Box<dyn Stage>, E> + Send + 'static,
         config: &RunnerConfig,
         shutdown: &CancellationToken,
     ) -> Result<Self, StreamError> {
         let (work, inbox) = mpsc::channel(QUEUE);
-        let (built, info) = oneshot::channel();
+        let (built, is_built) = oneshot::channel();
         let backoff = backoff(config);
         let stop = shutdown.clone();
         let body = move || match build(load) {
             Ok(stage) => {
-                let info =
-                    StageInfo { name: stage.name(), inputs: stage.inputs(), keeps_time: stage.keeps_time() };
                 // Nobody waits any more: the inbox is closed too.
-                let _ = built.send(Ok(info));
-                Worker { stage, backoff, shutdown: stop, interrupted: false }.run(inbox);
+                let _ = built.send(Ok(()));
+                Worker { service: service.name, stage, backoff, shutdown: stop, interrupted: false }
+                    .run(inbox);
             }
             Err(reason) => drop(built.send(Err(StreamError::StageLoad(reason)))),
         };
         std::thread::Builder::new().name("stage".into()).spawn(body).map_err(StreamError::Thread)?;
-        let info = tokio::select! {
-            info = info => info.map_err(|_| StreamError::StageLoad("its thread ended".into()))??,
+        tokio::select! {
+            built = is_built => built.map_err(|_| StreamError::StageLoad("its thread ended".into()))??,
             () = shutdown.cancelled() => return Err(StreamError::Stopped("the stage was loading")),
-        };
-        if info.name != name {
-            return Err(StreamError::StageLoad(format!("it calls itself {}, not {name}", info.name)));
         }
-        Ok(Self { work, info, traces: Traces::default() })
+        Ok(Self { work, service, traces: Traces::default() })
     }
 
     /// With a span for each record that it is given.
@@ -111,6 +98,7 @@ fn build<E: Display>(load: impl FnOnce() -> Result<Box<dyn Stage>, E>) -> Result
 }
 
 struct Worker {
+    service: &'static str,
     stage: Box<dyn Stage>,
     backoff: Backoff,
     shutdown: CancellationToken,
@@ -155,14 +143,13 @@ impl Worker {
                 "it gave {got} outcomes for {given} records: a programming error"
             )));
         }
-        let service = self.stage.name();
-        BatchProcessed { service, records: records.len(), took: started.elapsed() }.emit();
+        BatchProcessed { service: self.service, records: records.len(), took: started.elapsed() }.emit();
         Ok(outcomes)
     }
 
     fn wait(&mut self, reason: String) -> Result<(), StageFailure> {
         let delay = self.backoff.next();
-        BatchRetried { service: self.stage.name(), tries: self.backoff.tries(), delay, reason }.emit();
+        BatchRetried { service: self.service, tries: self.backoff.tries(), delay, reason }.emit();
         let until = Instant::now() + delay;
         while Instant::now() < until {
             if self.shutdown.is_cancelled() {

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use unprompt_stream::config::{Config, load_with};
 use unprompt_stream::{Profile, RunnerConfig, StreamError};
+
+use crate::sections::{Config, load_with};
 
 /// The layers of a test, each empty unless given.
 struct Layers {
@@ -38,7 +39,7 @@ impl Layers {
     }
 
     fn load(&self) -> Result<Config, StreamError> {
-        load_with(self.file.as_deref(), self.environment.clone(), &self.flags)
+        load_with(self.file.as_deref(), self.environment.clone(), self.flags.clone())
     }
 
     fn error(&self) -> String {
@@ -51,7 +52,7 @@ fn each_layer_goes_over_the_one_before() {
     let brokers = |layers: &Layers| layers.load().unwrap().kafka.brokers;
     let layers = Layers::none();
     assert_eq!(brokers(&layers), "127.0.0.1:9092");
-    let layers = layers.file("[kafka]\nbrokers = \"file:1\"\nprefix = \"f.\"\n[predictor]\nk = 7");
+    let layers = layers.file("[kafka]\nbrokers = \"file:1\"\nprefix = \"f.\"\n[http]\nport = 7");
     assert_eq!(brokers(&layers), "file:1");
     let layers =
         layers.variable("UNPROMPT__KAFKA__BROKERS", "environment:1").variable("KAFKA__BROKERS", "no");
@@ -59,7 +60,7 @@ fn each_layer_goes_over_the_one_before() {
     let layers = layers.flags(json!({"kafka": {"brokers": "flag:1", "profile": "kafka"}}));
     let config = layers.load().unwrap();
     assert_eq!((config.kafka.brokers.as_str(), config.kafka.profile), ("flag:1", Profile::Kafka));
-    assert_eq!((config.kafka.prefix.as_str(), config.predictor.k), ("f.", 7), "other keys of the file stay");
+    assert_eq!((config.kafka.prefix.as_str(), config.http.port), ("f.", 7), "other keys of the file stay");
 }
 
 #[test]
@@ -84,7 +85,7 @@ fn brokers_that_are_named_are_a_kafka_elsewhere_unless_their_layer_says_the_prof
         .variable("UNPROMPT__KAFKA__BROKERS", "host:9092")
         .variable("UNPROMPT__KAFKA__PROFILE", "embedded");
     assert_eq!(told(&embedded), (Profile::Embedded, true), "an embedded broker of another process");
-    let copied = Layers::none().file(include_str!("../../src/config/default.toml"));
+    let copied = Layers::none().file(unprompt_stream::config::DEFAULTS);
     assert_eq!(told(&copied), (Profile::Embedded, false), "a copy of the defaults changes nothing");
 }
 
@@ -165,7 +166,7 @@ fn a_file_that_was_named_must_exist() {
 fn secrets_are_used_but_never_shown() {
     let config = Layers::none()
         .file("[kafka.properties]\n\"sasl.password\" = \"hunter2\"\nsasl.username = \"hunter3\"")
-        .variable("UNPROMPT__INDEX__API_KEY", "hunter4")
+        .variable("UNPROMPT__REGISTRY__TOKEN", "hunter4")
         .variable("UNPROMPT__KAFKA__PROPERTIES__SSL_KEY_PASSWORD", "hunter5")
         .variable("UNPROMPT__TELEMETRY__HEADERS__AUTHORIZATION", "hunter6")
         .load()
@@ -177,6 +178,6 @@ fn secrets_are_used_but_never_shown() {
     assert_eq!(property("sasl.password"), "hunter2");
     assert_eq!(property("sasl.username"), "hunter3");
     assert_eq!(property("ssl.key.password"), "hunter5");
-    assert_eq!(config.index.api_key.unwrap().expose(), "hunter4");
+    assert_eq!(config.registry.token.unwrap().expose(), "hunter4");
     assert_eq!(config.telemetry.headers["authorization"].expose(), "hunter6");
 }

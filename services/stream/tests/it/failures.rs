@@ -88,7 +88,7 @@ async fn a_stage_that_cannot_be_built_says_why(fixture: Fixture) {
     let run = unprompt_stream::run_stage(
         &kafka,
         RunnerConfig::default(),
-        NAME,
+        service(NAME),
         load,
         stop,
         unprompt_stream::Health::default(),

@@ -15,6 +15,7 @@ mod pass_through;
 mod readers;
 mod registry;
 mod secrets;
+mod sections;
 mod security;
 mod stopping;
 mod support;

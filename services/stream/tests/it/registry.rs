@@ -15,8 +15,8 @@ use unprompt_schemas::registry::{Registry as _, RegistryError, subject};
 use unprompt_schemas::topics::{Prefix, Topic};
 use unprompt_stream::config;
 use unprompt_stream::{
-    Compatibility, InputRecord, Outcome, OutputRecord, Refusal, Registered, RunnerConfig, SchemaRegistry,
-    Secret, StreamError, read_records,
+    Compatibility, InputRecord, Outcome, OutputRecord, Parsed, ParsedBatch, Registered, RunnerConfig,
+    SchemaRegistry, Secret, StreamError, read_records,
 };
 use unprompt_test_registry::Registry;
 
@@ -302,7 +302,7 @@ fn what_of_the_configuration_cannot_be_used_is_told() {
 fn a_token_is_taken_letter_for_letter_and_never_printed() {
     let variable = |name: &str, text: &str| (format!("UNPROMPT__REGISTRY__{name}"), text.to_owned());
     let environment = [variable("URL", "http://registry:8081"), variable("TOKEN", "0123")];
-    let registry = config::load_with(None, environment, json!({})).unwrap().registry;
+    let registry = crate::sections::load_with(None, environment, json!({})).unwrap().registry;
     assert_eq!(registry.token.as_ref().map(Secret::expose), Some("0123"));
     assert!(registry.register && !format!("{registry:?}").contains("0123"), "{registry:?}");
 }
@@ -330,15 +330,12 @@ async fn a_job_passes_over_bad_records_but_not_over_a_missing_registry() {
 
 /// Copies the records that are prompts, as the services do.
 fn copy_prompts(codec: &Codec, batch: &[InputRecord]) -> Result<Vec<Outcome>, unprompt_stream::BatchError> {
-    let decoded = batch.iter().map(|record| {
+    let parsed = ParsedBatch::parse(batch, |record| {
         let prompt: Prompt = codec.decode(record.value.as_deref().unwrap_or_default())?;
-        Ok(prompt)
-    });
-    let copied = Refusal::part(decoded)?.into_iter().zip(copies(batch)).map(|(prompt, copy)| match prompt {
-        Ok(_) => copy,
-        Err(rejection) => Outcome::Rejected(rejection),
-    });
-    Ok(copied.collect())
+        Ok(Parsed::Input(prompt))
+    })?;
+    let copied = vec![(); parsed.inputs().len()];
+    parsed.outcomes(copied, |record, _, ()| Ok(vec![unprompt_stream::pass_through::copy(record)]))
 }
 
 /// Given a registry that is killed, then records whose schema only it knows wait, and are processed when it is back.

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use serde_json::json;
 use tempfile::TempDir;
-use unprompt_stream::config::{Config, load_with};
 use unprompt_stream::{StreamError, ensure_topics};
+
+use crate::sections::{Config, load_with};
 
 /// A folder for a configuration and the files that it names.
 struct Folder(TempDir);
@@ -43,9 +44,9 @@ fn password(config: Config) -> String {
 fn a_secret_may_stand_in_a_file_whichever_layer_names_it() {
     let folder = Folder::new();
     let (first, second) = (folder.write("first", "hunter2\n"), folder.write("second", " hunter3\r\n\n"));
-    let named = format!("{SASL}password_file = {first:?}\n[index]\napi_key_file = {second:?}");
+    let named = format!("{SASL}password_file = {first:?}\n[registry]\ntoken_file = {second:?}");
     let config = folder.load(&named, &[]).unwrap();
-    assert_eq!(config.index.api_key.as_ref().unwrap().expose(), " hunter3", "only line ends go");
+    assert_eq!(config.registry.token.as_ref().unwrap().expose(), " hunter3", "only line ends go");
     assert_eq!(password(config), "hunter2");
     let variable = ("UNPROMPT__KAFKA__SECURITY__PASSWORD_FILE", second.to_str().unwrap());
     assert_eq!(password(folder.load(&named, &[variable]).unwrap()), " hunter3");

@@ -14,8 +14,8 @@ use unprompt_schemas::topics::{Prefix, Topic};
 use unprompt_stream::config::{Log, LogFormat};
 use unprompt_stream::{
     BatchError, Health, InputRecord, KafkaConfig, Outcome, OutputRecord, Profile, Publisher, RunSummary,
-    RunnerConfig, Signals, Stage, Start, StreamError, Tail, Traces, ensure_topics, read_to_end, run_stage,
-    telemetry,
+    RunnerConfig, Service, Signals, Stage, Start, StreamError, Tail, Traces, ensure_topics, read_to_end,
+    run_stage, telemetry,
 };
 use unprompt_test_kafka::Kafka;
 
@@ -90,28 +90,21 @@ macro_rules! on_both {
 }
 pub(crate) use on_both;
 
-/// A stage from images.v1 to image-embeddings.v1 that is a closure, and its name.
-pub struct FnStage<F>(pub F, pub &'static str);
+/// A stage from images.v1 to image-embeddings.v1 that is a closure.
+pub struct FnStage<F>(pub F);
 
 impl<F> Stage for FnStage<F>
 where
     F: FnMut(&[InputRecord]) -> Result<Vec<Outcome>, BatchError> + Send + 'static,
 {
-    fn name(&self) -> &'static str {
-        self.1
-    }
-
-    fn inputs(&self) -> &'static [Topic] {
-        &[Topic::Images]
-    }
-
-    fn outputs(&self) -> &'static [Topic] {
-        &[Topic::ImageEmbeddings]
-    }
-
     fn process(&mut self, batch: &[InputRecord]) -> Result<Vec<Outcome>, BatchError> {
         (self.0)(batch)
     }
+}
+
+/// The service of such a stage.
+pub fn service(name: &'static str) -> Service {
+    Service { name, ..unprompt_stream::pass_through::SERVICE }
 }
 
 /// What a stage gives that copies its input.
@@ -147,23 +140,28 @@ impl Run {
     where
         F: FnMut(&[InputRecord]) -> Result<Vec<Outcome>, BatchError> + Send + 'static,
     {
-        Self::staged(kafka, config, Traces::default(), FnStage(process, name))
+        Self::staged(kafka, config, Traces::default(), name, FnStage(process))
     }
 
     pub fn traced<F>(kafka: &KafkaConfig, config: RunnerConfig, traces: Traces, process: F) -> Self
     where
         F: FnMut(&[InputRecord]) -> Result<Vec<Outcome>, BatchError> + Send + 'static,
     {
-        Self::staged(kafka, config, traces, FnStage(process, NAME))
+        Self::staged(kafka, config, traces, NAME, FnStage(process))
     }
 
-    fn staged(kafka: &KafkaConfig, config: RunnerConfig, traces: Traces, stage: impl Stage) -> Self {
+    fn staged(
+        kafka: &KafkaConfig,
+        config: RunnerConfig,
+        traces: Traces,
+        name: &'static str,
+        stage: impl Stage,
+    ) -> Self {
         log_if_asked();
-        let name = stage.name();
         let (shutdown, health, kafka) = (CancellationToken::new(), Health::default(), kafka.clone());
         let (stop, signals) = (shutdown.clone(), Signals { health: health.clone(), traces });
         let load = || Ok::<Box<dyn Stage>, String>(Box::new(stage));
-        let task = tokio::spawn(async move { run_stage(&kafka, config, name, load, stop, signals).await });
+        let task = tokio::spawn(async move { run_stage(&kafka, config, service(name), load, stop, signals).await });
         Self { health, shutdown, task }
     }
 

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use anyhow::Context as _;
 use serde::Serialize;
 use unprompt_image_encoder::EncoderFolder;
 use unprompt_models::encoder::{TextTower, VisionTower};
@@ -12,10 +11,9 @@ use unprompt_schemas::records::CurrentSchema;
 use unprompt_schemas::registry::subject;
 use unprompt_stream::{StreamError, list_topics, try_transactions};
 
-use crate::cli::ServiceName;
 use crate::context::Context;
 use crate::output;
-use crate::services::name_of;
+use crate::services;
 
 /// One thing looked at.
 #[derive(Clone, Debug, Serialize)]
@@ -62,14 +60,14 @@ fn models(context: &Context) -> Vec<Check> {
 }
 
 fn minilm(context: &Context, folder: &Path) -> anyhow::Result<String> {
-    let mut minilm = MiniLm::load(folder, context.engine()?)?;
+    let mut minilm = MiniLm::load(folder, context.config.models.engine)?;
     let vector = minilm.embed(&["a test"])?;
     let (engine, reason) = (minilm.engine_name(), minilm.engine_reason());
     Ok(format!("{} on {engine}: {reason}; {} values", minilm.revision(), vector[0].len()))
 }
 
 fn clip(context: &Context, folder: &Path) -> anyhow::Result<String> {
-    let (vision, text) = (context.clip_vision()?, TextTower::load(folder, context.engine()?)?);
+    let (vision, text) = (context.clip_vision()?, TextTower::load(folder, context.config.models.engine)?);
     anyhow::ensure!(
         vision.dims() == text.dims(),
         "its towers have {} and {} values",
@@ -96,7 +94,7 @@ fn described(vision: &VisionTower) -> String {
 }
 
 fn sd2(context: &Context, folder: &Path) -> anyhow::Result<String> {
-    let precision = context.config.generator.precision.parse().context("[generator] precision")?;
+    let precision = context.config.generator.precision;
     let model = StableDiffusion::load_in(folder, precision)?;
     Ok(format!("{} in {precision}", model.revision()))
 }
@@ -141,7 +139,7 @@ async fn kafka(context: &Context) -> Check {
 async fn delivery(context: &Context) -> Check {
     let kafka = context.kafka();
     let section = &context.config.runner;
-    let services = ServiceName::ALL.map(name_of);
+    let services = services::ALL.map(|service| service.describe().name);
     let exactly_once: Vec<&str> = services
         .into_iter()
         .filter(|name| section.for_service(name).delivery.is_exactly_once(kafka.profile))

@@ -62,7 +62,7 @@ pub async fn evaluate(
             truth.len()
         );
     }
-    let mut minilm = MiniLm::load(&context.minilm()?, context.engine()?)?;
+    let mut minilm = MiniLm::load(&context.minilm()?, context.config.models.engine)?;
     let mut predictions: Vec<Prediction> = predictions.into_values().collect();
     predictions.sort_by_key(|prediction| prediction.image_id);
     let texts: Vec<&str> =
@@ -106,7 +106,7 @@ async fn mean_prompt(
     let Some(name) = scored.iter().find_map(|one| one.prediction.head.clone()) else { return Ok(None) };
     let mut found: Option<Head> = None;
     read_records(kafka, codec, |head: Head| {
-        if name.starts_with(&head.name) {
+        if head.name == name {
             found = Some(head);
         }
     })

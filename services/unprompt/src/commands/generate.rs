@@ -25,7 +25,6 @@ use super::prompts::corpus::{self, Read};
 use crate::cli::{Generate, Part};
 use crate::context::Context;
 use crate::output;
-use crate::services::generator;
 
 use sink::Sink;
 
@@ -79,8 +78,8 @@ impl Run {
     async fn open(context: &Context, args: Generate) -> anyhow::Result<Self> {
         let (options, count_tokens) = corpus::options(context, &args.reading)?;
         let mut corpus = tokio::task::spawn_blocking(move || Corpus::open(options, count_tokens)).await??;
-        let (of_context, codec) = (context.clone(), context.codec()?);
-        let generator = tokio::task::spawn_blocking(move || generator(&of_context, codec)).await??;
+        let (settings, codec) = (context.generator()?, context.codec()?);
+        let generator = tokio::task::spawn_blocking(move || Generator::open(&settings, codec)).await??;
         let checkpoint = checkpoint(context, &args, &generator, &mut corpus)?;
         let acknowledged = checkpoint.as_ref().map_or(0, |(_, acknowledged)| *acknowledged);
         let fresh = Kept { run: Uuid::new_v4(), drawn: 0, beyond: HashSet::new() };
@@ -89,7 +88,7 @@ impl Run {
         let progress = Progress::new("drawing (bytes of prompts)", corpus.bytes_total());
         let mut run = Self {
             chunks: corpus::read(corpus, PROMPTS),
-            pass: context.config.generator.batch.max(1),
+            pass: context.config.generator.batch,
             progress: if acknowledged == 0 { progress } else { progress.going_on() },
             args,
             generator: Some(generator),

@@ -12,7 +12,7 @@ pub async fn run(context: &Context, service: ServiceName, stop: CancellationToke
     let health = health::Health::default();
     let listener = health::serve(context.config.http.address(), health.clone(), stop.clone()).await?;
     eprintln!("health and metrics on http://{}", listener.address());
-    let wiring = Wiring { context: context.clone(), kafka, qdrant_url: context.qdrant_url(), health };
+    let wiring = Wiring { context: context.clone(), kafka, index: context.index_endpoint(), health };
     let mut services = Services::new(wiring, stop);
     services.spawn(service);
     services.finish().await

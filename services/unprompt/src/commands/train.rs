@@ -30,6 +30,7 @@ pub async fn train(context: &Context, args: &Train) -> anyhow::Result<Trained> {
         encoder: encoder::vector_name(&context.clip()?, context.config.models.clip_side)?,
         validation: args.validation,
         out: args.out.clone().unwrap_or_else(|| context.data_dir().join("heads")),
+        retrieval: context.config.predictor.retrieval,
         k: context.config.predictor.k,
         now_ms: now_ms(),
     };

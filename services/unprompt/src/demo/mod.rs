@@ -16,10 +16,11 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, bail};
 use tokio_util::sync::CancellationToken;
 use unprompt_schemas::topics::{Prefix, Topic};
-use unprompt_stream::config::Config;
 
-use crate::cli::{Demo, ServiceName};
+use crate::cli::Demo;
+use crate::config::Config;
 use crate::context::Context;
+use crate::services;
 use crate::stack::Stack;
 use plan::Plan;
 
@@ -33,7 +34,7 @@ pub async fn run(context: Context, args: Demo, stop: CancellationToken) -> anyho
     let context = own_topics(own_data_dir(context)?)?;
     let plan = Plan::draw(&args);
     eprintln!("{}", plan.summary());
-    let mut stack = Stack::start(&context, &ServiceName::ALL, stop.clone()).await?;
+    let mut stack = Stack::start(&context, &services::ALL, stop.clone()).await?;
     let driven = drive(&mut stack, &plan, &args, stop.clone(), started).await;
     match driven {
         Ok(()) if !args.once => {

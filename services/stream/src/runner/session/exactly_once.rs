@@ -44,7 +44,7 @@ impl Session<'_> {
         done: Transacted,
         summary: &mut RunSummary,
     ) -> Result<(), SessionEnd> {
-        let service = self.stage.info.name;
+        let service = self.stage.service.name;
         let Transacted { mut bundle, ended, took } = done;
         let records = bundle.iter().map(|outgoing| outgoing.records.len()).sum();
         let told =
@@ -98,7 +98,7 @@ impl Session<'_> {
         for (batch, failure) in failures {
             by_batch.entry(batch).or_default().push(failure);
         }
-        let service = self.stage.info.name;
+        let service = self.stage.service.name;
         let mut replaced = false;
         for outgoing in bundle {
             let failures = by_batch.remove(&outgoing.batch).unwrap_or_default();

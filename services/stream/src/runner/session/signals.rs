@@ -29,20 +29,20 @@ impl Session<'_> {
 
     fn lag(&self, place: Place, records: i64) -> Lag {
         let topic = self.consumer.names.name(place.topic);
-        Lag { service: self.stage.info.name, topic, partition: place.partition, records }
+        Lag { service: self.stage.service.name, topic, partition: place.partition, records }
     }
 
     pub(super) fn tell_what_is_in_hand(&self) {
         let (bytes, batches) = (self.in_flight.bytes(), self.batches.len());
-        InHand { service: self.stage.info.name, bytes, batches }.emit();
+        InHand { service: self.stage.service.name, bytes, batches }.emit();
     }
 
     pub(super) fn tell_of_an_empty_hand(&self) {
         self.forget_lag(&self.offsets.places());
-        InHand { service: self.stage.info.name, bytes: 0, batches: 0 }.emit();
+        InHand { service: self.stage.service.name, bytes: 0, batches: 0 }.emit();
     }
 
     pub(super) fn partitions_changed(&self, kind: &'static str, partitions: usize) {
-        PartitionsChanged { service: self.stage.info.name, kind, partitions }.emit();
+        PartitionsChanged { service: self.stage.service.name, kind, partitions }.emit();
     }
 }

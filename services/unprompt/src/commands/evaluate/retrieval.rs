@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 use unprompt_index::{Hit, PromptIndex, Query, Space};
-use unprompt_models::blend::knn_vector;
 use unprompt_models::metrics::{bootstrap_interval, cosine};
 use unprompt_models::minilm::MiniLm;
+use unprompt_models::recipe::{Neighbour, Recipe, Retrieval};
 use unprompt_schemas::Uuid;
 use unprompt_schemas::records::ImageEmbedding;
 use unprompt_stream::read_records;
@@ -51,16 +51,17 @@ async fn retrieve(context: &Context, truth: HashMap<Uuid, String>, k: usize) -> 
     let encoder = info.encoder.context("the index does not say which encoder it is of")?;
     let pictures = vectors_of(context, &truth, &encoder).await?;
     let texts: Vec<&str> = pictures.iter().map(|(id, _)| truth[id].as_str()).collect();
-    let right = MiniLm::load(&context.minilm()?, context.engine()?)?.embed(&texts)?;
+    let right = MiniLm::load(&context.minilm()?, context.config.models.engine)?.embed(&texts)?;
     let found = neighbours(&index, &pictures, k).await?;
+    let recipe = Recipe { retrieval: Retrieval::Clip, head: None };
     let mut cosines = Vec::with_capacity(found.len());
     let mut nearest = 0.0;
-    for (hits, right) in found.iter().zip(&right) {
-        let near: Vec<(f32, &[f32])> =
-            hits.iter().filter_map(|hit| Some((hit.similarity, hit.minilm.as_deref()?))).collect();
-        let first = near.first().context("the index has no prompts; import some")?;
-        nearest += f64::from(cosine(first.1, right)) / found.len() as f64;
-        cosines.push(f64::from(cosine(&knn_vector(&near).0, right)));
+    for ((hits, (_, image)), right) in found.iter().zip(&pictures).zip(&right) {
+        let near: Vec<Neighbour> = hits.iter().map(|hit| hit.similarity_and_minilm().into()).collect();
+        let predicted =
+            recipe.predict(image, &near)?.context("the index has no prompts; import some")?;
+        nearest += near.first().map_or(0.0, |first| f64::from(cosine(first.minilm, right))) / found.len() as f64;
+        cosines.push(f64::from(cosine(&predicted.vector, right)));
     }
     let (low, high) = bootstrap_interval(&cosines, BOOTSTRAP_SEED);
     let knn = cosines.iter().sum::<f64>() / cosines.len() as f64;
@@ -101,10 +102,8 @@ async fn neighbours(
 ) -> anyhow::Result<Vec<Vec<Hit>>> {
     let mut found = Vec::with_capacity(pictures.len());
     for batch in pictures.chunks(BATCH) {
-        let query = |(_, vector): &(Uuid, Vec<f32>)| {
-            Query::new(Space::Clip, vector.clone(), k).with_vectors([Space::MiniLm])
-        };
-        found.extend(index.search_batch(&batch.iter().map(query).collect::<Vec<_>>()).await?);
+        let query = |(_, vector): &(Uuid, Vec<f32>)| Query::new(Space::Clip, vector.clone(), k);
+        found.extend(index.nearest(batch.iter().map(query).collect()).await?);
     }
     Ok(found)
 }

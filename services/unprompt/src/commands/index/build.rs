@@ -41,7 +41,7 @@ pub async fn run(
     let (options, count_tokens) = reading::options(context, &args.reading)?;
     let corpus = tokio::task::spawn_blocking(move || Corpus::open(options, count_tokens)).await??;
     let embedder = load(context).await?;
-    let layout = embedder.layout().profile(args.profile.map_or_else(|| context.profile(), Ok)?);
+    let layout = embedder.layout().profile(args.profile.unwrap_or(context.config.index.profile));
     let ensured = index.ensure(&layout).await?;
     let mut run = begin(context, index, corpus, &ensured, &args).await?;
     index.begin_bulk().await?;
@@ -58,7 +58,7 @@ pub async fn run(
 }
 
 async fn load(context: &Context) -> anyhow::Result<Embedder> {
-    let (models, engine) = (context.models()?, context.engine()?);
+    let (models, engine) = (context.models()?, context.config.models.engine);
     tokio::task::spawn_blocking(move || Embedder::load(&models, engine)).await?
 }
 

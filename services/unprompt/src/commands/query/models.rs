@@ -9,7 +9,6 @@ use unprompt_models::minilm::MiniLm;
 use unprompt_models::picture;
 
 use crate::context::Context;
-use crate::services::limits;
 
 pub struct Models<'a> {
     context: &'a Context,
@@ -40,14 +39,14 @@ impl<'a> Models<'a> {
 
     fn load_minilm(&mut self) -> anyhow::Result<&mut MiniLm> {
         if self.minilm.is_none() {
-            self.minilm = Some(MiniLm::load(&self.context.minilm()?, self.context.engine()?)?);
+            self.minilm = Some(MiniLm::load(&self.context.minilm()?, self.context.config.models.engine)?);
         }
         self.minilm.as_mut().context("MiniLM is not loaded")
     }
 
     fn load_clip_text(&mut self) -> anyhow::Result<&TextTower> {
         if self.clip_text.is_none() {
-            self.clip_text = Some(TextTower::load(&self.context.clip()?, self.context.engine()?)?);
+            self.clip_text = Some(TextTower::load(&self.context.clip()?, self.context.config.models.engine)?);
         }
         self.clip_text.as_ref().context("the text tower is not loaded")
     }
@@ -70,7 +69,7 @@ impl Encode for Models<'_> {
 
     fn picture(&mut self, bytes: &[u8]) -> Result<Vec<f32>, IndexError> {
         let unreadable = |error| IndexError::InvalidQuery { reason: format!("its picture: {error}") };
-        let picture = picture::decode(bytes, &limits(&self.context.config)).map_err(unreadable)?;
+        let picture = picture::decode(bytes, &self.context.config.images).map_err(unreadable)?;
         let clip = self.load_clip_vision().map_err(failed)?;
         let pixels = clip.preprocess(&picture);
         let vector = clip.embed(&[&pixels]).map_err(failed)?.pop();

@@ -11,9 +11,8 @@ use unprompt_stream::{Observer, Reads};
 
 use super::prometheus::{self, Sample};
 use super::report::Report;
-use crate::cli::ServiceName;
 use crate::context::Context;
-use crate::services::{inputs_of, name_of};
+use crate::services;
 
 /// A process that does not answer for so long is away.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -60,8 +59,10 @@ impl<'a> Look<'a> {
         } else {
             self.urls.clone()
         };
-        let services: Vec<Reads> =
-            ServiceName::ALL.map(|service| (name_of(service), inputs_of(service))).to_vec();
+        let services: Vec<Reads> = services::ALL
+            .map(|service| service.describe())
+            .map(|service| (service.name, service.inputs))
+            .to_vec();
         // Kafka first: what is committed by then is counted when the services are asked.
         let observed = self.observer.look(&services).await;
         let told = join_all(urls.iter().map(|url| ask(&self.http, url, &kafka.prefix))).await;

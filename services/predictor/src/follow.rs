@@ -1,45 +1,47 @@
-//! The predictor's heads: heads.v1 followed into its store, while it runs.
+//! heads.v1, followed into the store of heads while the predictor runs.
 
 use std::fmt::Display;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::bail;
 use tokio_util::sync::CancellationToken;
-use unprompt_models::encoder;
-use unprompt_predictor::HeadStore;
 use unprompt_schemas::SchemaError;
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::records::Head;
 use unprompt_schemas::topics::Topic;
-use unprompt_stream::{Backoff, InputRecord, TableReader};
+use unprompt_stream::{Backoff, InputRecord, KafkaConfig, TableReader};
 
-use crate::services::Wiring;
+use crate::{HeadStore, PredictorError};
 
-/// Delays between tries to read a head while the schema registry is away, from the first to the longest.
+/// Delays between attempts to read a head while the schema registry is away, from the first to the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
 /// heads.v1, followed until this is dropped.
 #[derive(Debug)]
-pub struct Heads {
+pub struct FollowedHeads {
     pub store: HeadStore,
-    /// Why it is no longer followed, where the configuration is to blame.
+    /// Why it is no longer followed, where the configuration is at fault.
     fault: Arc<OnceLock<String>>,
     _reader: TableReader,
 }
 
-impl Heads {
-    /// Follows the topic from its beginning; returns when it has caught up, or with nothing where `stop` came first. A fault of the
-    /// configuration cancels `stop`.
-    pub async fn follow(wiring: &Wiring, stop: &CancellationToken) -> anyhow::Result<Option<Self>> {
-        let (clip, side) = (wiring.context.clip()?, wiring.context.config.models.clip_side);
-        let encoder = tokio::task::spawn_blocking(move || encoder::vector_name(&clip, side)).await??;
-        let store = HeadStore::new(&encoder);
-        let (fault, codec) = (Arc::new(OnceLock::new()), wiring.context.codec()?);
-        let (taken, told, stopping) = (store.clone(), fault.clone(), stop.clone());
-        let reader = TableReader::start(&wiring.kafka, Topic::Heads, stop.clone(), move |record| {
-            if let Err(error) = take_head(&taken, &codec, &record, &stopping) {
-                told.get_or_init(|| error.to_string());
+impl FollowedHeads {
+    /// Follows the topic from its beginning, for heads of `encoder` (`name@revision`). Returns when it has caught up; None where `stop`
+    /// came first. A fault of the configuration cancels `stop`.
+    ///
+    /// # Errors
+    /// [`PredictorError::Heads`] for a registry that refuses us; [`PredictorError::Stream`] for a topic that cannot be read.
+    pub async fn start(
+        kafka: &KafkaConfig,
+        codec: Codec,
+        encoder: &str,
+        stop: &CancellationToken,
+    ) -> Result<Option<Self>, PredictorError> {
+        let (store, fault) = (HeadStore::new(encoder), Arc::new(OnceLock::new()));
+        let (announced, found, stopping) = (store.clone(), fault.clone(), stop.clone());
+        let reader = TableReader::start(kafka, Topic::Heads, stop.clone(), move |record| {
+            if let Err(error) = take_head(&announced, &codec, &record, &stopping) {
+                found.get_or_init(|| error.to_string());
                 stopping.cancel();
             }
         })?;
@@ -53,17 +55,19 @@ impl Heads {
         Ok(Some(heads))
     }
 
+    /// Whether heads.v1 can be followed with this configuration.
+    ///
     /// # Errors
-    /// Why heads.v1 cannot be followed with this configuration.
-    pub fn check(&self) -> anyhow::Result<()> {
+    /// [`PredictorError::Heads`], with the reason.
+    pub fn check(&self) -> Result<(), PredictorError> {
         match self.fault.get() {
-            Some(fault) => bail!("the predictor cannot read heads.v1: {fault}"),
+            Some(fault) => Err(PredictorError::Heads(fault.clone())),
             None => Ok(()),
         }
     }
 }
 
-/// A head that cannot be used is refused aloud, and the one in use stays; an error is the configuration's fault.
+/// Refuses a head that cannot be used with a log line, and keeps the one in use; an error is the configuration's fault.
 fn take_head(
     store: &HeadStore,
     codec: &Codec,
@@ -102,12 +106,7 @@ fn refused(error: &dyn Display) {
 
 #[cfg(test)]
 mod tests {
-    use unprompt_stream::KafkaConfig;
-    use unprompt_stream::health::Health;
-
     use super::*;
-    use crate::cli::Global;
-    use crate::context::Context;
 
     fn taken(value: &[u8]) -> Result<(), SchemaError> {
         let record = InputRecord {
@@ -125,17 +124,11 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_stop_before_the_heads_are_there_is_no_error() {
-        let global =
-            Global { config: None, kafka: None, qdrant: None, data_dir: None, json: false, log: None };
-        let wiring = Wiring {
-            context: Context::load(&global, None, None).unwrap(),
-            kafka: KafkaConfig::embedded("127.0.0.1:1"),
-            qdrant_url: "http://127.0.0.1:1".into(),
-            health: Health::default(),
-        };
+        let kafka = KafkaConfig::embedded("127.0.0.1:1");
         let stop = CancellationToken::new();
         stop.cancel();
-        assert!(Heads::follow(&wiring, &stop).await.unwrap().is_none());
+        let heads = FollowedHeads::start(&kafka, Codec::single_object(), "tiny@0", &stop).await;
+        assert!(heads.unwrap().is_none());
     }
 
     #[test]

@@ -1,0 +1,103 @@
+//! `[claim_check]`: which pictures are fetched that are published as URIs, and within which bounds.
+
+use serde::{Deserialize, Serialize};
+use unprompt_stream::Secret;
+use unprompt_stream::config::Invalid;
+use url::Url;
+
+use super::policy::Policy;
+
+/// `[claim_check]`: pictures that stand elsewhere.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Prefixes of the URIs that are fetched; without any nothing is.
+    pub allow: Vec<String>,
+    /// Whether hosts may have addresses of one's own networks.
+    pub allow_private_addresses: bool,
+    /// What a picture may have in bytes; without it as `[images] max_bytes`.
+    #[serde(default)]
+    pub max_bytes: Option<usize>,
+    /// Pictures held at once, fetched or being decoded: `concurrency` times `max_bytes` is the memory for them as
+    /// they come. Decoding takes more beside: no more, for all of them, than one picture of `[images] max_pixels`.
+    pub concurrency: usize,
+    /// How long the tries of a picture may take together, with redirects, to the last byte.
+    pub timeout_ms: u64,
+    /// Tries, at most.
+    pub attempts: u32,
+    /// Delay before the second try; it doubles from there.
+    pub retry_initial_ms: u64,
+    /// Delay between tries, at most.
+    pub retry_max_ms: u64,
+    pub s3: S3,
+}
+
+impl Settings {
+    /// Finds a value that cannot be used.
+    ///
+    /// # Errors
+    /// The key, and what it may be.
+    pub fn check(&self) -> Result<(), Invalid> {
+        let at_least_one = [
+            ("claim_check.concurrency", self.concurrency as u64),
+            ("claim_check.attempts", u64::from(self.attempts)),
+            ("claim_check.timeout_ms", self.timeout_ms),
+            ("claim_check.max_bytes", self.max_bytes.unwrap_or(1) as u64),
+        ];
+        at_least_one
+            .into_iter()
+            .try_for_each(|(key, given)| Invalid::unless_in(key, given, 1.., "1 or more"))?;
+        Policy::new(&self.allow).map_err(|error| Invalid::new("claim_check.allow", error.to_string()))?;
+        self.s3.check()
+    }
+}
+
+/// `[claim_check.s3]`: the store behind `s3:` URIs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct S3 {
+    /// Its address; without it Amazon's of the region.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    pub region: String,
+    /// Without keys only what anybody may read is read.
+    #[serde(default)]
+    pub access_key_id: Option<Secret>,
+    #[serde(default)]
+    pub secret_access_key: Option<Secret>,
+    /// Of temporary keys.
+    #[serde(default)]
+    pub session_token: Option<Secret>,
+    /// Whether the endpoint may speak HTTP without TLS.
+    pub allow_http: bool,
+    /// `https://host/bucket/key`; otherwise `https://bucket.host/key`.
+    pub path_style: bool,
+}
+
+impl S3 {
+    fn check(&self) -> Result<(), Invalid> {
+        if self.access_key_id.is_some() != self.secret_access_key.is_some() {
+            return Err(Invalid::new(
+                "claim_check.s3.access_key_id",
+                "it is set without secret_access_key, or the other way round; set both, or neither for buckets that anybody may read,",
+            ));
+        }
+        self.endpoint.as_deref().map_or(Ok(()), |endpoint| {
+            let refused =
+                |wanted| Invalid::new("claim_check.s3.endpoint", format!("it cannot be used; {wanted},"));
+            check_endpoint(endpoint, self.allow_http).map_err(refused)
+        })
+    }
+}
+
+/// An endpoint may hold credentials: what is wrong is told without it.
+fn check_endpoint(endpoint: &str, allow_http: bool) -> Result<(), &'static str> {
+    match Url::parse(endpoint) {
+        Ok(url) if !url.has_host() || url.username() != "" || url.password().is_some() => {
+            Err("write it like https://host:9000, without credentials")
+        }
+        Ok(url) if url.scheme() == "https" || (url.scheme() == "http" && allow_http) => Ok(()),
+        Ok(url) if url.scheme() == "http" => Err("use https, or set s3.allow_http = true"),
+        _ => Err("write it like https://host:9000"),
+    }
+}

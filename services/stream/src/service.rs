@@ -1,0 +1,67 @@
+//! What a service says of itself before it is built: its name, its topics, what must answer before it takes a record.
+//!
+//! It must not know which services there are.
+
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use unprompt_schemas::SchemaError;
+use unprompt_schemas::codec::Codec;
+use unprompt_schemas::records::Record;
+use unprompt_schemas::topics::{Prefix, Topic};
+
+/// A service, as it is known without building it.
+#[derive(Clone, Copy, Debug)]
+pub struct Service {
+    /// For example `image-encoder`. Its consumer group is `<prefix>unprompt-<name>`; its metrics and its section of `[runner]` bear the
+    /// name.
+    pub name: &'static str,
+    /// The topics it reads.
+    pub inputs: &'static [Topic],
+    /// The topics it writes, dead letters aside.
+    pub outputs: &'static [Topic],
+    /// Whether its outputs bear the time of their input, as in Kafka Streams: then a record's latency counts from the first record of
+    /// its chain. False where an output comes into being only now.
+    pub keeps_time: bool,
+    pub needs: Needs,
+}
+
+/// What a service waits for before it takes a record, beside Kafka.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Needs {
+    /// The prompt index.
+    pub index: bool,
+    /// heads.v1, read to its end.
+    pub heads: bool,
+    /// The schema that it writes with, from the schema registry where one is configured.
+    pub schema: Option<PrepareSchema>,
+}
+
+/// Asks the schema registry for the schema of a record: [`prepare_schema`] of its type.
+pub type PrepareSchema = fn(&Codec, &Prefix) -> Result<(), SchemaError>;
+
+/// Asks the schema registry for the schema of `R` on its topic.
+///
+/// # Errors
+/// As [`Codec::prepare`].
+pub fn prepare_schema<R: Record>(codec: &Codec, prefix: &Prefix) -> Result<(), SchemaError> {
+    codec.prepare::<R>(&prefix.name(R::TOPIC))
+}
+
+impl Service {
+    /// A service that needs Kafka alone and keeps the time of its inputs.
+    pub const fn new(name: &'static str, inputs: &'static [Topic], outputs: &'static [Topic]) -> Self {
+        let needs = Needs { index: false, heads: false, schema: None };
+        Self { name, inputs, outputs, keeps_time: true, needs }
+    }
+}
+
+/// What every stage is wired to, beside what it loads.
+#[derive(Clone, Debug)]
+pub struct StageWiring {
+    /// How records are written and read.
+    pub codec: Codec,
+    /// Where a stage, which is synchronous, runs what is not.
+    pub runtime: Handle,
+    /// Ends a wait.
+    pub stop: CancellationToken,
+}
