@@ -7,6 +7,7 @@ mod claim_check;
 mod command_line;
 mod dead_letters;
 mod demo;
+mod docs;
 mod encoders;
 mod generate;
 mod index_admin;
