@@ -1,24 +1,31 @@
 //! What runs a network: the choice, its names, and what was chosen here for which reason. It knows names,
 //! and no network.
 
-use std::fmt;
 use std::path::Path;
-use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, IntoStaticStr, VariantArray};
 
 use crate::ModelError;
 use crate::device;
+use crate::named::named;
 use crate::self_check::{self, Probe};
 
 /// What runs a network: MiniLM, a text tower or a vision tower.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "&'static str")]
+#[derive(Display, EnumString, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "kebab-case", parse_err_ty = ModelError, parse_err_fn = Self::unknown)]
 pub enum Engine {
     /// The first of OpenVINO in f32, ONNX Runtime and candle that loads and is right; where there is a GPU candle, which alone uses it, comes
     /// first, and ONNX Runtime for folders of more than 2 GiB of f32 weights. The log and `unprompt doctor` say which and why.
     #[default]
     Auto,
     /// OpenVINO in bf16 (cosine to f32 above 0.9995), for processors that multiply bf16.
+    #[strum(serialize = "openvino-bf16")]
     OpenVinoBf16,
     /// OpenVINO in f32.
+    #[strum(serialize = "openvino")]
     OpenVino,
     /// ONNX Runtime's own kernels in f32.
     Onnx,
@@ -28,38 +35,7 @@ pub enum Engine {
     Candle,
 }
 
-impl Engine {
-    /// All of them, by the names configuration knows.
-    pub const ALL: [Self; 6] =
-        [Self::Auto, Self::OpenVinoBf16, Self::OpenVino, Self::Onnx, Self::Int8, Self::Candle];
-
-    /// As it is configured: `auto`, `openvino-bf16`, `openvino`, `onnx`, `int8`, `candle`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::OpenVinoBf16 => "openvino-bf16",
-            Self::OpenVino => "openvino",
-            Self::Onnx => "onnx",
-            Self::Int8 => "int8",
-            Self::Candle => "candle",
-        }
-    }
-}
-
-impl fmt::Display for Engine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Engine {
-    type Err = ModelError;
-
-    fn from_str(name: &str) -> Result<Self, ModelError> {
-        let found = Self::ALL.into_iter().find(|engine| engine.name() == name);
-        found.ok_or_else(|| ModelError::Engine(name.to_owned()))
-    }
-}
+named!(Engine, "engine");
 
 /// The engine that was chosen, and why.
 #[derive(Debug, Clone)]
@@ -145,32 +121,23 @@ fn first_of<P: Probe>(
         return load(wanted).map(|network| (network, choice));
     }
     let mut reason = format!("the first of {} that is right here", order.map(Engine::name).join(", "));
-    for (at, engine) in order.into_iter().enumerate() {
+    let [first, second, last] = order;
+    for (engine, next) in [(first, second), (second, last)] {
         match load(engine) {
             Ok(network) => return Ok((network, Choice { engine, reason })),
-            Err(error) if at + 1 == order.len() => return Err(error),
             Err(error) => {
-                tracing::warn!(model = what, %engine, %error, next = %order[at + 1], "engine is of no use here");
+                tracing::warn!(model = what, %engine, %error, %next, "engine is of no use here");
                 reason = format!("{engine} is of no use here: {error}");
             }
         }
     }
-    Err(ModelError::Engine(wanted.to_string()))
+    Ok((load(last)?, Choice { engine: last, reason }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::texts::Lanes;
-
-    #[test]
-    fn every_engine_is_found_by_its_name() {
-        for engine in Engine::ALL {
-            assert_eq!(engine.to_string().parse::<Engine>().unwrap(), engine);
-        }
-        let error = "tensorrt".parse::<Engine>().unwrap_err().to_string();
-        assert!(error.contains("tensorrt") && error.contains("openvino-bf16"), "{error}");
-    }
 
     fn found(
         wanted: Engine,

@@ -13,14 +13,8 @@ pub enum ModelError {
     Broken { path: PathBuf, reason: String },
     #[error("{} asks for {what}, which is not supported: choose a model without it", path.display())]
     Unsupported { path: PathBuf, what: String },
-    #[error("there is no engine {0:?}: choose auto, openvino-bf16, openvino, onnx, int8 or candle")]
-    Engine(String),
-    #[error("there is no scheduler {0:?}: choose ddim, euler, euler-ancestral, dpm-solver++ or unipc")]
-    Scheduler(String),
-    #[error("there is no precision {0:?}: choose f32, f16 or bf16")]
-    Precision(String),
-    #[error("there is no vae_tiles {0:?}: choose auto, always or never")]
-    VaeTiles(String),
+    #[error("there is no {what} {name:?}: choose {choices}")]
+    UnknownName { what: &'static str, name: String, choices: String },
     #[error("ONNX Runtime cannot be used: {0}; run models/tools/fetch_minilm.sh or choose the candle engine")]
     OnnxRuntime(String),
     #[error("{what} holds 2 GiB of weights at most, not {bytes} bytes; choose the onnx or the candle engine")]
@@ -53,6 +47,16 @@ pub enum ModelError {
 impl ModelError {
     pub(crate) fn broken(path: impl Into<PathBuf>, reason: impl ToString) -> Self {
         Self::Broken { path: path.into(), reason: reason.to_string() }
+    }
+
+    /// For a name that is none of `choices`.
+    pub(crate) fn unknown(what: &'static str, name: &str, choices: &[&str]) -> Self {
+        let choices = match choices {
+            [] => String::new(),
+            [only] => (*only).to_owned(),
+            [others @ .., last] => format!("{} or {last}", others.join(", ")),
+        };
+        Self::UnknownName { what, name: name.to_owned(), choices }
     }
 
     pub(crate) fn unsupported(path: impl Into<PathBuf>, what: impl Into<String>) -> Self {

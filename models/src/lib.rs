@@ -17,6 +17,7 @@ pub mod head;
 mod lanes;
 pub mod metrics;
 pub mod minilm;
+mod named;
 #[cfg(feature = "onnx")]
 mod onnx;
 mod ops;

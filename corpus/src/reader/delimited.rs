@@ -1,61 +1,68 @@
 //! CSV and TSV, a record at a time: RFC 4180's quotes, either end of line, and no record longer than a row may be.
-//! (The csv crate holds a whole file in memory where a quote is never closed.)
+//!
+//! csv-core parses; the csv crate over it holds a whole file in memory where a quote is never closed.
 
 use std::borrow::Cow;
 use std::io::{self, BufRead};
+
+use csv_core::{ReadRecordResult, ReaderBuilder, Terminator};
 
 use super::columns::{Chosen, Columns};
 use super::{Entry, Fault, MAX_ROW_BYTES, Rows};
 use crate::CorpusError;
 use crate::row::{BadRow, Row};
 
-/// The fields of one record.
-#[derive(Debug, Default)]
+/// The fields of one record, in buffers that grow as csv-core asks.
+#[derive(Debug)]
 struct Record {
     bytes: Vec<u8>,
+    /// Bytes in use.
+    len: usize,
     /// Where each field ends in `bytes`.
     ends: Vec<usize>,
+    /// Fields in use.
+    fields: usize,
 }
 
 impl Record {
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.ends.clear();
+    fn new() -> Self {
+        Self { bytes: vec![0; 1024], len: 0, ends: vec![0; 16], fields: 0 }
     }
 
-    fn end_field(&mut self) {
-        self.ends.push(self.bytes.len());
+    fn clear(&mut self) {
+        (self.len, self.fields) = (0, 0);
+    }
+
+    /// Parses `input` until the record or a buffer ends. Returns how many bytes were taken.
+    fn parse(&mut self, parser: &mut csv_core::Reader, input: &[u8]) -> (ReadRecordResult, usize) {
+        let (bytes, ends) = (&mut self.bytes[self.len..], &mut self.ends[self.fields..]);
+        let (result, taken, written, ended) = parser.read_record(input, bytes, ends);
+        self.len += written;
+        self.fields += ended;
+        match result {
+            ReadRecordResult::OutputFull => self.bytes.resize(self.bytes.len() * 2, 0),
+            ReadRecordResult::OutputEndsFull => self.ends.resize(self.ends.len() * 2, 0),
+            _ => {}
+        }
+        (result, taken)
     }
 
     fn field(&self, number: usize) -> Option<&[u8]> {
-        let end = *self.ends.get(number)?;
+        let end = *self.ends[..self.fields].get(number)?;
         let start = if number == 0 { 0 } else { self.ends[number - 1] };
         Some(&self.bytes[start..end])
     }
 
     /// A line without anything.
     fn is_blank(&self) -> bool {
-        self.ends.len() <= 1 && matches!(self.bytes.as_slice(), b"" | b"\r")
+        self.fields <= 1 && matches!(&self.bytes[..self.len], b"" | b"\r")
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    FieldStart,
-    Plain,
-    Quoted,
-    /// After a quote within quotes: an end, or the first of two.
-    QuoteInQuoted,
-    /// A record that is too long, until the end of the line.
-    Skipping,
 }
 
 /// Cuts bytes into records.
 struct Records {
     reader: Box<dyn BufRead + Send>,
-    delimiter: u8,
-    /// Bytes of the record so far.
-    taken: usize,
+    parser: csv_core::Reader,
 }
 
 /// What came of looking for a record.
@@ -67,9 +74,16 @@ enum Found {
 }
 
 impl Records {
+    fn new(reader: Box<dyn BufRead + Send>, delimiter: u8) -> Self {
+        // csv-core would also end a record at a carriage return that no line feed follows.
+        let parser = ReaderBuilder::new().delimiter(delimiter).terminator(Terminator::Any(b'\n')).build();
+        Self { reader, parser }
+    }
+
     /// Fills `record` with the next one that is not blank.
     fn next(&mut self, record: &mut Record) -> io::Result<Found> {
         loop {
+            self.pass_line_feeds()?;
             match self.next_line(record)? {
                 Found::Record if record.is_blank() => {}
                 found => return Ok(found),
@@ -77,78 +91,47 @@ impl Records {
         }
     }
 
-    fn next_line(&mut self, record: &mut Record) -> io::Result<Found> {
-        record.clear();
-        self.taken = 0;
-        let mut state = State::FieldStart;
+    /// Passes over empty lines, which csv-core would count to the record that follows.
+    fn pass_line_feeds(&mut self) -> io::Result<()> {
         loop {
             let buffer = self.reader.fill_buf()?;
-            if buffer.is_empty() {
-                return Ok(self.at_end(state, record));
-            }
-            let mut used = 0;
-            let mut ended = false;
-            for &byte in buffer {
-                used += 1;
-                state = step(state, byte, self.delimiter, record);
-                ended = byte == b'\n' && state == State::FieldStart;
-                if ended {
-                    break;
-                }
-                self.taken += 1;
-                if self.taken > MAX_ROW_BYTES {
-                    state = State::Skipping;
-                }
-                if state == State::Skipping && byte == b'\n' {
-                    self.reader.consume(used);
-                    return Ok(Found::Oversized);
-                }
-            }
-            self.reader.consume(used);
-            if ended {
-                return Ok(Found::Record);
+            let (feeds, held) = (buffer.iter().take_while(|byte| **byte == b'\n').count(), buffer.len());
+            self.reader.consume(feeds);
+            if feeds < held || held == 0 {
+                return Ok(());
             }
         }
     }
 
-    fn at_end(&self, state: State, record: &mut Record) -> Found {
-        match state {
-            State::Skipping => Found::Oversized,
-            _ if self.taken == 0 => Found::End,
-            _ => {
-                record.end_field();
-                Found::Record
+    fn next_line(&mut self, record: &mut Record) -> io::Result<Found> {
+        record.clear();
+        let mut taken_in_all = 0;
+        loop {
+            let buffer = self.reader.fill_buf()?;
+            // The byte after the longest row may be its line feed.
+            let input = &buffer[..buffer.len().min(MAX_ROW_BYTES + 1 - taken_in_all)];
+            let (result, taken) = record.parse(&mut self.parser, input);
+            let (is_end, is_line_end) = (input.is_empty(), input[..taken].last() == Some(&b'\n'));
+            self.reader.consume(taken);
+            taken_in_all += taken;
+            match result {
+                ReadRecordResult::Record => return Ok(Found::Record),
+                // A buffer that holds a byte order mark alone is an end for csv-core, too.
+                ReadRecordResult::End if is_end => return Ok(Found::End),
+                _ if taken_in_all > MAX_ROW_BYTES => return self.skip_line(is_line_end),
+                _ => {}
             }
         }
     }
-}
 
-/// Takes one byte; after the end of a record the state is [`State::FieldStart`] and the record's last field ended.
-fn step(state: State, byte: u8, delimiter: u8, record: &mut Record) -> State {
-    match (state, byte) {
-        (State::Skipping, _) => State::Skipping,
-        (State::Quoted, b'"') => State::QuoteInQuoted,
-        (State::Quoted, _) => {
-            record.bytes.push(byte);
-            State::Quoted
+    /// Leaves a record that is too long. The next one begins in the next line, even within quotes: a quote that is
+    /// never closed costs one row and not the rest.
+    fn skip_line(&mut self, is_line_end: bool) -> io::Result<Found> {
+        if !is_line_end {
+            self.reader.skip_until(b'\n')?;
         }
-        (State::QuoteInQuoted, b'"') => {
-            record.bytes.push(byte);
-            State::Quoted
-        }
-        (State::FieldStart, b'"') => State::Quoted,
-        (_, b'\n') => {
-            record.end_field();
-            State::FieldStart
-        }
-        (_, byte) if byte == delimiter => {
-            record.end_field();
-            State::FieldStart
-        }
-        (_, byte) => {
-            record.bytes.push(byte);
-            State::Plain
-        }
+        self.parser.reset();
+        Ok(Found::Oversized)
     }
 }
 
@@ -173,15 +156,14 @@ impl DelimitedRows {
         (columns, header): (&Columns, bool),
         input: &str,
     ) -> Result<Option<Self>, CorpusError> {
-        let mut records = Records { reader, delimiter, taken: 0 };
-        let mut record = Record::default();
+        let (mut records, mut record) = (Records::new(reader, delimiter), Record::new());
         let damaged = |reason: String| CorpusError::Damaged { input: input.to_owned(), rows: 0, reason };
         match records.next(&mut record).map_err(|error| damaged(error.to_string()))? {
             Found::End => return Ok(None),
             Found::Oversized => return Err(damaged(format!("its first line exceeds {MAX_ROW_BYTES} bytes"))),
             Found::Record => {}
         }
-        let fields = record.ends.len();
+        let fields = record.fields;
         let names = match header {
             true => header_names(&record),
             false => (1..=fields).map(|number| number.to_string()).collect(),
@@ -192,7 +174,7 @@ impl DelimitedRows {
     }
 
     fn content(&self) -> Result<Row, BadRow> {
-        if self.record.ends.len() != self.fields {
+        if self.record.fields != self.fields {
             return Err(BadRow::FieldCount);
         }
         if self.read.iter().any(|column| self.text(*column).is_none()) {
@@ -226,7 +208,7 @@ impl Rows for DelimitedRows {
 }
 
 fn header_names(record: &Record) -> Vec<String> {
-    let fields = (0..record.ends.len()).filter_map(|number| record.field(number));
+    let fields = (0..record.fields).filter_map(|number| record.field(number));
     let names = fields.map(|field| String::from_utf8_lossy(field).trim().to_owned());
     names.map(|name| name.trim_start_matches('\u{feff}').trim_matches('"').to_owned()).collect()
 }
@@ -239,10 +221,10 @@ mod tests {
 
     fn records(bytes: &[u8]) -> Vec<Vec<Vec<u8>>> {
         let reader = std::io::BufReader::with_capacity(3, std::io::Cursor::new(bytes.to_vec()));
-        let mut records = Records { reader: Box::new(reader), delimiter: b',', taken: 0 };
-        let (mut record, mut all) = (Record::default(), Vec::new());
+        let mut records = Records::new(Box::new(reader), b',');
+        let (mut record, mut all) = (Record::new(), Vec::new());
         while records.next(&mut record).unwrap() == Found::Record {
-            all.push((0..record.ends.len()).map(|field| record.field(field).unwrap().to_vec()).collect());
+            all.push((0..record.fields).map(|field| record.field(field).unwrap().to_vec()).collect());
         }
         all
     }
@@ -268,12 +250,37 @@ mod tests {
         let mut bytes = b"a,\"open\n".to_vec();
         bytes.extend(vec![b'x'; MAX_ROW_BYTES]);
         bytes.extend(b"\nb,c\n");
-        let mut records =
-            Records { reader: Box::new(std::io::Cursor::new(bytes)), delimiter: b',', taken: 0 };
-        let mut record = Record::default();
+        let mut records = Records::new(Box::new(std::io::Cursor::new(bytes)), b',');
+        let mut record = Record::new();
         assert_eq!(records.next(&mut record).unwrap(), Found::Oversized);
         assert_eq!(records.next(&mut record).unwrap(), Found::Record);
         assert_eq!(record.field(1), Some(&b"c"[..]));
         assert_eq!(records.next(&mut record).unwrap(), Found::End);
+    }
+
+    #[test]
+    fn a_record_ends_at_a_line_feed_whatever_the_buffers_hold() {
+        let bytes = "\u{feff}a,b\r\n\n\r\n\"\"\n\"c\rd\",\"\"\"e\"\n,f\ng,".as_bytes();
+        let wanted = [["a", "b\r"], ["c\rd", "\"e"], ["", "f"], ["g", ""]];
+        assert_eq!(
+            records(bytes),
+            wanted.map(|record| record.map(|field| field.as_bytes().to_vec()).to_vec())
+        );
+        assert!(records("\u{feff}".as_bytes()).is_empty());
+    }
+
+    #[test]
+    fn a_row_of_the_longest_length_is_read_and_one_byte_more_is_not() {
+        let row = |length: usize| [vec![b'x'; length], b"\ny\n".to_vec()].concat();
+        let found = |bytes: Vec<u8>| {
+            let mut records = Records::new(Box::new(std::io::Cursor::new(bytes)), b',');
+            let mut record = Record::new();
+            [(); 2].map(|()| (records.next(&mut record).unwrap(), record.len))
+        };
+        assert_eq!(found(row(MAX_ROW_BYTES)), [(Found::Record, MAX_ROW_BYTES), (Found::Record, 1)]);
+        let [oversized, next] = found(row(MAX_ROW_BYTES + 1));
+        assert_eq!((oversized.0, next), (Found::Oversized, (Found::Record, 1)));
+        let line_feeds = [vec![b'\n'; 2 * MAX_ROW_BYTES], b"y".to_vec()].concat();
+        assert_eq!(found(line_feeds)[0], (Found::Record, 1), "empty lines are no part of a row");
     }
 }

@@ -5,22 +5,25 @@ mod ddim;
 mod euler;
 mod multistep;
 
-use std::fmt;
 use std::path::Path;
-use std::str::FromStr;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use strum::{Display, EnumString, IntoStaticStr, VariantArray};
 
 use crate::ModelError;
 use crate::files::{self, Fixed};
+use crate::named::named;
 
 use ddim::Ddim;
 use euler::Euler;
 use multistep::{DpmSolver, UniPc};
 
 /// Which way is taken from noise to a picture.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "&'static str")]
+#[derive(Display, EnumString, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "kebab-case", parse_err_ty = ModelError, parse_err_fn = Self::unknown)]
 pub enum Scheduler {
     /// DDIM without added noise (Song et al., 2020).
     #[default]
@@ -30,44 +33,19 @@ pub enum Scheduler {
     /// The same with noise added at each step, as k-diffusion's ancestral sampling has it.
     EulerAncestral,
     /// DPM-Solver++ 2M (Lu et al., 2022).
+    #[strum(serialize = "dpm-solver++")]
     DpmSolver,
     /// UniPC of order 2 in its B2(h) variant (Zhao et al., 2023).
+    #[strum(serialize = "unipc")]
     UniPc,
 }
 
+named!(Scheduler, "scheduler");
+
 impl Scheduler {
-    /// All of them, by the names configuration knows.
-    pub const ALL: [Self; 5] = [Self::Ddim, Self::Euler, Self::EulerAncestral, Self::DpmSolver, Self::UniPc];
-
-    /// As it is configured: `ddim`, `euler`, `euler-ancestral`, `dpm-solver++`, `unipc`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ddim => "ddim",
-            Self::Euler => "euler",
-            Self::EulerAncestral => "euler-ancestral",
-            Self::DpmSolver => "dpm-solver++",
-            Self::UniPc => "unipc",
-        }
-    }
-
     /// What it takes where the file does not say (DDIM's default, and that of all others).
     fn default_spacing(self) -> Spacing {
         if self == Self::Ddim { Spacing::Leading } else { Spacing::Linspace }
-    }
-}
-
-impl fmt::Display for Scheduler {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Scheduler {
-    type Err = ModelError;
-
-    fn from_str(name: &str) -> Result<Self, ModelError> {
-        let found = Self::ALL.into_iter().find(|scheduler| scheduler.name() == name);
-        found.ok_or_else(|| ModelError::Scheduler(name.to_owned()))
     }
 }
 
@@ -312,15 +290,6 @@ mod tests {
     const SD2: &str =
         r#""beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": false"#;
 
-    #[test]
-    fn every_scheduler_is_found_by_its_name() {
-        for scheduler in Scheduler::ALL {
-            assert_eq!(scheduler.to_string().parse::<Scheduler>().unwrap(), scheduler);
-        }
-        let error = "pndm".parse::<Scheduler>().unwrap_err().to_string();
-        assert!(error.contains("pndm") && error.contains("dpm-solver++"), "{error}");
-    }
-
     /// With a network that knows the picture, every deterministic way leads to it, whatever the network predicts.
     #[test]
     fn every_way_without_noise_ends_in_the_picture_the_network_sees() {
@@ -363,7 +332,7 @@ mod tests {
     #[test]
     fn steps_have_bounds() {
         let schedule = schedule("{}").unwrap();
-        for scheduler in Scheduler::ALL {
+        for &scheduler in Scheduler::ALL {
             for wrong in [0, 1001] {
                 assert!(schedule.sampler(scheduler, wrong).is_err(), "{scheduler} {wrong}");
             }

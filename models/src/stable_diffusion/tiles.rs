@@ -1,16 +1,19 @@
 //! Decoding in overlapping tiles, as diffusers' `AutoencoderKL.tiled_decode` does after `enable_tiling()`.
 
-use std::fmt;
-use std::str::FromStr;
-
 use candle_core::{Result, Tensor};
+use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, IntoStaticStr, VariantArray};
 
 use super::config::VaeConfig;
 use crate::ModelError;
+use crate::named::named;
 
 /// Whether pictures are decoded in tiles: in less memory, but each tile is normalised on its own, so colours may differ a little
 /// between them. Which pictures are is a matter of their size and the model, never of the batch or the machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "&'static str")]
+#[derive(Display, EnumString, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "kebab-case", parse_err_ty = ModelError, parse_err_fn = Self::unknown)]
 pub enum VaeTiles {
     /// Where the whole picture would take more than [`VaeTiles::WHOLE_BYTES`].
     #[default]
@@ -21,40 +24,15 @@ pub enum VaeTiles {
 }
 
 impl VaeTiles {
-    /// All of them, by the names configuration knows.
-    pub const ALL: [Self; 3] = [Self::Auto, Self::Always, Self::Never];
-
     /// What `auto` lets the activations of a whole picture take: 4 GiB, which are 1182 x 1182 pixels of SD2.
     ///
     /// They are estimated where they are most: in the last block's first resnet, at full resolution. It holds its input, that
     /// normalised, and two hidden pictures, so height * width * 2 * (`block_out_channels[1]` + `block_out_channels[0]`) values.
     /// Each counts for 4 bytes, whatever the precision.
     pub const WHOLE_BYTES: usize = 4 << 30;
-
-    /// As it is configured: `auto`, `always`, `never`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Always => "always",
-            Self::Never => "never",
-        }
-    }
 }
 
-impl fmt::Display for VaeTiles {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for VaeTiles {
-    type Err = ModelError;
-
-    fn from_str(name: &str) -> std::result::Result<Self, ModelError> {
-        let found = Self::ALL.into_iter().find(|tiles| tiles.name() == name);
-        found.ok_or_else(|| ModelError::VaeTiles(name.to_owned()))
-    }
-}
+named!(VaeTiles, "vae_tiles");
 
 /// The tiles of one decoder. They overlap by a quarter (`tile_overlap_factor`) in whole latents; where a quarter is none, diffusers makes
 /// pictures of another size than the latents have.
@@ -166,15 +144,6 @@ mod tests {
     fn sd_2_1() -> Tiling {
         let config = crate::full_size::folder("sd21/vae").join("config.json");
         Tiling::of(&VaeConfig::load(&config).unwrap())
-    }
-
-    #[test]
-    fn every_choice_is_found_by_its_name() {
-        for tiles in VaeTiles::ALL {
-            assert_eq!(tiles.to_string().parse::<VaeTiles>().unwrap(), tiles);
-        }
-        let error = "some".parse::<VaeTiles>().unwrap_err().to_string();
-        assert!(error.contains("some") && error.contains("always"), "{error}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 use crate::{Sha256, StoreError};
 
@@ -30,8 +31,9 @@ pub struct Model {
 }
 
 /// Which of `[models]` a model can be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Part {
     Minilm,
     /// `clip`, or one of `encoders`.
@@ -203,11 +205,7 @@ fn pinned(root: &Path, path: &Path) -> std::io::Result<PinnedFile> {
 impl Part {
     /// The key of `[models]`.
     pub fn key(self) -> &'static str {
-        match self {
-            Self::Minilm => "minilm",
-            Self::Clip => "clip",
-            Self::Sd2 => "sd2",
-        }
+        self.into()
     }
 }
 

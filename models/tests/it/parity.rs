@@ -389,7 +389,7 @@ fn schedulers() -> Vec<Finding> {
         let label = format!("latents after {steps} steps of {scheduler}, a negative prompt");
         Finding::of(&label, "diffusers f32", &ours, &theirs, Tolerance::MaxAbs(1e-3))
     };
-    Scheduler::ALL.into_iter().map(finding).collect()
+    Scheduler::ALL.iter().copied().map(finding).collect()
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn params() -> GenerationParams {
 fn a_picture_is_the_same_alone_and_in_any_batch_whatever_the_scheduler() {
     let model = model();
     let requests: Vec<_> = (0..35).map(|i| request(&format!("a red circle number {i}"), i % 5)).collect();
-    for scheduler in Scheduler::ALL {
+    for &scheduler in Scheduler::ALL {
         let params = GenerationParams { scheduler, negative_prompt: "a star".to_owned(), ..params() };
         let together = model.generate(&requests, &params).unwrap();
         assert_eq!(together.len(), 35);

@@ -1,7 +1,7 @@
 //! Draws scenes for ever from a seed, in three splits that share no scene.
 //! It must not know how a scene is said or drawn.
 
-use std::str::FromStr;
+use strum::EnumString;
 
 use crate::rng::{SplitMix64, mix};
 use crate::scene::{Scene, Second};
@@ -12,7 +12,8 @@ const ONE_IN_WITH_SECOND: u32 = 4;
 
 /// Which part of the world a scene belongs to. A hash of what the picture shows decides, so neither the
 /// seed nor the phrasing can move a scene into another split.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumString)]
+#[strum(serialize_all = "kebab-case", parse_err_ty = String, parse_err_fn = Self::unknown)]
 pub enum Split {
     /// Nine scenes in ten: the networks are trained on these.
     Train,
@@ -32,18 +33,9 @@ impl Split {
             _ => Self::Train,
         }
     }
-}
 
-impl FromStr for Split {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        match name {
-            "train" => Ok(Self::Train),
-            "validation" => Ok(Self::Validation),
-            "held-out" => Ok(Self::HeldOut),
-            _ => Err(format!("no split is named {name:?}: use train, validation or held-out")),
-        }
+    fn unknown(name: &str) -> String {
+        format!("no split is named {name:?}: use train, validation or held-out")
     }
 }
 

@@ -46,6 +46,15 @@ fn an_event_becomes_headers_and_back() {
 }
 
 #[test]
+fn a_picture_of_an_earlier_generator_is_read_as_one_of_this() {
+    let of_type = |event_type: &str| {
+        let described = headers(&[("ce_id", "picture-1"), ("ce_type", event_type), ("ce_seed", "4")]);
+        ImageEvent { event_type: None, ..ImageEvent::parse(&described).unwrap() }
+    };
+    assert_eq!(of_type("unprompt.image.generated"), of_type(names::TYPE_IMAGE_GENERATED));
+}
+
+#[test]
 fn a_bare_picture_needs_no_header() {
     assert_eq!(ImageEvent::parse(&Headers::new()).unwrap(), ImageEvent::default());
     assert_eq!(ImageEvent::default().to_headers(), Headers::new());

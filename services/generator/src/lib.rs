@@ -122,7 +122,7 @@ impl Picture {
         let event = ImageEvent {
             id: Some(self.image_id.to_string()),
             source: Some(format!("unprompt/generator/{}", self.model)),
-            event_type: Some("unprompt.image.generated".into()),
+            event_type: Some(cloudevents::names::TYPE_IMAGE_GENERATED.into()),
             time_ms: self.time_ms,
             content_type: Some("image/png".into()),
             prompt_id: Some(self.prompt_id),

@@ -3,6 +3,7 @@
 //!
 //! It knows the services by their command line, their topics and their metrics; it must not know their insides.
 
+mod drain;
 mod feed;
 mod fleet;
 mod patience;
@@ -18,19 +19,20 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use serde::Serialize;
 use tempfile::TempDir;
 use unprompt_index::{ConnectOptions, Filter, PromptIndex};
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::Publisher;
 
+use drain::drain;
 use feed::Feed;
 use fleet::{Instance, Recipe};
 use patience::PATIENCE;
 use schedule::{Event, Kind, schedule};
 use strike::{Striker, Struck, lag_of};
-use supervisor::{SERVICES, Supervisor};
+use supervisor::Supervisor;
 use world::World;
 
 /// Prompts that predictions are made from.
@@ -40,12 +42,6 @@ const PORTION: usize = 2_000;
 /// The encoders' lag is kept above this while the chaos lasts.
 const KEPT_LAG: u64 = 3_000;
 const LOOK: Duration = Duration::from_secs(1);
-/// Between two lines about what is left.
-const TELL: Duration = Duration::from_secs(10);
-/// Nothing moves for so long once everything is through.
-const STILL: Duration = Duration::from_secs(3);
-/// What is left when the chaos is over takes no longer.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(1_200);
 
 /// Which broker the run stands on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -178,7 +174,9 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
     let (struck, fed) = tokio::join!(chaos, feeder.keep_feeding(&world));
     let struck = struck?;
     fed?;
-    drain(&world, &fleet, &feeder, started).await?;
+    let published = feeder.published();
+    say(started, &format!("the chaos is over; {published} pictures were published, what is left drains"));
+    drain(&world, &fleet, started).await?;
     fleet.stop().await?;
     report(&options, &world, &fleet, &feeder, struck, started).await
 }
@@ -277,59 +275,6 @@ async fn strike_all(striker: Striker<'_>, events: &[Event]) -> anyhow::Result<Ve
         struck.push(done);
     }
     Ok(struck)
-}
-
-/// Waits until everything is through: no lag but the marks of transactions, nothing in hand, and nothing moves any more.
-async fn drain(world: &World, fleet: &Supervisor, feeder: &Feeder, started: Instant) -> anyhow::Result<()> {
-    say(
-        started,
-        &format!("the chaos is over; {} pictures were published, what is left drains", feeder.published()),
-    );
-    let (since, mut still_since, mut before) = (Instant::now(), Instant::now(), None);
-    let mut progress = Draining::default();
-    while still_since.elapsed() < STILL {
-        tokio::time::sleep(LOOK).await;
-        fleet.look_after().await?;
-        let now = ends(world).await.ok();
-        let through = lag_of(world, "image-encoder").await.is_ok_and(|lag| lag == 0) && fleet.is_idle().await;
-        if !through || now.is_none() || now != before {
-            still_since = Instant::now();
-        }
-        before = now;
-        progress.tell(world, started).await;
-        if since.elapsed() > DRAIN_PATIENCE {
-            bail!("not everything is through after {DRAIN_PATIENCE:?}");
-        }
-    }
-    Ok(())
-}
-
-/// What is left, how fast it goes, and how long it may take.
-#[derive(Default)]
-struct Draining {
-    told: Option<(Instant, u64)>,
-}
-
-impl Draining {
-    async fn tell(&mut self, world: &World, started: Instant) {
-        if self.told.is_some_and(|(at, _)| at.elapsed() < TELL) {
-            return;
-        }
-        let lags = (lag_of(world, SERVICES[0]).await, lag_of(world, SERVICES[1]).await);
-        let (Ok(encoders), Ok(predictors)) = lags else { return };
-        let (now, left) = (Instant::now(), encoders + predictors);
-        if let Some((at, before)) = self.told.replace((now, left)) {
-            let rate = before.saturating_sub(left) as f64 / (now - at).as_secs_f64();
-            let estimate = if rate > 0.0 { format!("about {:.0} s", left as f64 / rate) } else { "?".into() };
-            say(started, &format!("{left} records left, {rate:.0} a second, {estimate}"));
-        }
-    }
-}
-
-/// Where the topics end that the services write.
-async fn ends(world: &World) -> anyhow::Result<Vec<i64>> {
-    let topics = unprompt_stream::list_topics(&world.kafka).await?;
-    Ok(topics.iter().map(|state| state.offsets).collect())
 }
 
 async fn report(

@@ -2,19 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use serde::Serialize;
-use unprompt_schemas::topics::Topic;
 use unprompt_stream::{committed_offsets, list_topics};
 
 use crate::fleet::SESSION_TIMEOUT;
 use crate::patience::PATIENCE;
 use crate::schedule::{Event, Kind};
-use crate::supervisor::Supervisor;
+use crate::supervisor::{SERVICES, Supervisor};
 use crate::world::World;
 
 /// Fewer waiting records are no load. Above what the marks of transactions could feign between two events.
-const LEAST_LAG: u64 = 50;
+pub const LEAST_LAG: u64 = 50;
 /// A frozen instance sleeps for as long as its group takes to give it up, and then some.
 const FROZEN: Duration = SESSION_TIMEOUT.saturating_add(Duration::from_secs(3));
 /// Between two looks for a batch in flight.
@@ -118,11 +117,8 @@ impl Striker<'_> {
 
 /// Records of the service's input that are not committed yet.
 pub async fn lag_of(world: &World, service: &str) -> anyhow::Result<u64> {
-    let input = match service {
-        "image-encoder" => Topic::Images,
-        "predictor" => Topic::ImageEmbeddings,
-        _ => bail!("{service} is not struck here"),
-    };
+    let input = SERVICES.iter().find(|(name, _)| *name == service).map(|(_, input)| *input);
+    let input = input.with_context(|| format!("{service} is not struck here"))?;
     let committed: i64 = committed_offsets(&world.kafka, service, input).await?.values().sum();
     let topics = list_topics(&world.kafka).await?;
     let end = topics.iter().find(|state| state.topic == input).map_or(0, |state| state.offsets);

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use tokio::sync::Mutex;
+use unprompt_schemas::topics::Topic;
 
 use crate::fleet::{Instance, Recipe};
 
-/// The services that are struck.
-pub const SERVICES: [&str; 2] = ["image-encoder", "predictor"];
+/// The services that run and are struck, with the topic that each reads.
+pub const SERVICES: [(&str, Topic); 2] =
+    [("image-encoder", Topic::Images), ("predictor", Topic::ImageEmbeddings)];
 
 /// A place for an instance; empty while it is down.
 #[derive(Debug)]
@@ -31,7 +33,7 @@ impl Supervisor {
     /// Starts so many instances of each service. The last one of each has no name that outlives it.
     pub async fn start(recipe: Recipe, each: usize) -> anyhow::Result<Self> {
         let mut slots = Vec::new();
-        for service in SERVICES {
+        for (service, _) in SERVICES {
             for at in 0..each {
                 let suffix = if at + 1 == each { "anonymous".to_owned() } else { at.to_string() };
                 let name = format!("{service}-{suffix}");

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use unprompt_generator::Generator;
 use unprompt_models::stable_diffusion::{GenerationParams, Precision, Scheduler, VaeTiles};
-use unprompt_schemas::cloudevents::ImageEvent;
+use unprompt_schemas::cloudevents::{ImageEvent, names};
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::identity::prompt_id;
 use unprompt_schemas::records::Prompt;
@@ -71,6 +71,15 @@ fn each_seed_gives_a_picture_with_an_identity_that_does_not_depend_on_the_batch(
     let (a, b) = (pixels(alone), pixels(&drawn[1]));
     let furthest = a.iter().zip(b.iter()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
     assert!(furthest <= 2, "a picture depends on its batch by {furthest} of 255");
+}
+
+#[test]
+fn a_picture_is_of_the_type_that_the_contract_names() {
+    let outcomes = generator(1).process(&[record("a red star", &[1])]).unwrap();
+    let written = event(&outputs(&outcomes[0])[0]).event_type.unwrap();
+    assert_eq!(written, names::TYPE_IMAGE_GENERATED);
+    let contract = include_str!("../../../../schemas/asyncapi.yaml");
+    assert!(contract.contains(&format!("ce_type: {written}\n")), "asyncapi.yaml names another type");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The headers of pictures and of dead letters.
 
 use unprompt_schemas::Uuid;
-use unprompt_schemas::cloudevents::{Headers, ImageEvent, forwarded, trace_context};
+use unprompt_schemas::cloudevents::{Headers, ImageEvent, forwarded, names, trace_context};
 use unprompt_schemas::dead_letter::{DeadLetter, ERROR_MAX_BYTES, own_headers};
 
 use crate::Target;
@@ -28,7 +28,7 @@ pub const IMAGE_EVENT: Target = Target {
         let event = ImageEvent {
             id: Some("mine".into()),
             source: Some("us".into()),
-            event_type: Some("unprompt.image.generated.v1".into()),
+            event_type: Some(names::TYPE_IMAGE_GENERATED.into()),
             time_ms: Some(1_700_000_000_123),
             content_type: Some("image/png".into()),
             prompt_id: Some(Uuid::from_u128(7)),
