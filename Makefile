@@ -8,7 +8,7 @@ with_cuda = cuda=$$(scripts/cuda-toolkit $(CACHE)/cuda) && CUDA_HOME=$$cuda NVCC
 CHAOS = $(TARGET)/debug/unprompt-chaos --python $(CACHE)/test-python/bin/python --seed $(or $(SEED),1)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help setup build demo test kafka fuzz chaos lint check-cuda bench bench-models has-gpu bench-cuda bench-index bench-import parity references clean
+.PHONY: help setup build demo test kafka fuzz chaos lint docs performance check-cuda bench bench-models has-gpu bench-cuda bench-index bench-import parity references clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -52,6 +52,13 @@ lint: setup ## rustfmt, clippy, cargo-deny (bans, licences, sources)
 	$(CARGO) clippy --locked --workspace -- -D warnings
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings -A clippy::unwrap_used -A clippy::print_stdout
 	scripts/cargo-deny $(CACHE)/tools check bans licenses sources
+
+docs: ## checks links, headings, commands, flags, keys and codes that the pages name (commands only where the binary is built)
+	@scripts/check-docs $(addprefix --binary ,$(wildcard $(TARGET)/debug/unprompt))
+	@scripts/performance --check
+
+performance: ## the tables of docs/performance.md, from reports/*.json
+	@scripts/performance
 
 check-cuda: setup ## type-checks the networks for CUDA and cuDNN; needs no GPU (CUDA_COMPUTE_CAP=90, half an hour when first run)
 	$(call with_cuda,CUDA_COMPUTE_CAP=$(or $(CUDA_COMPUTE_CAP),90) $(CARGO) check --locked -p unprompt-models --features "cuda cudnn")

@@ -8,6 +8,7 @@ mod command_line;
 mod data_directory;
 mod dead_letters;
 mod demo;
+mod docs;
 mod encoders;
 mod generate;
 mod index_admin;
