@@ -28,6 +28,7 @@ pub struct Cli {
 
 /// Flags that every command takes; each overrides the environment and the configuration file.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Global options")]
 pub struct Global {
     /// Configuration file (TOML); without it ./unprompt.toml, where there is one
     #[arg(long, global = true, value_name = "FILE")]
@@ -100,6 +101,8 @@ pub enum Command {
     /// Look at the records' schemas, and register them with a schema registry
     #[command(subcommand)]
     Schemas(Schemas),
+    /// Print every key of the configuration with its default, as TOML
+    Config,
     /// Check this machine, the models and the endpoints
     Doctor,
     /// Print a completion script for a shell

@@ -181,7 +181,7 @@ async fn show(kafka: &KafkaConfig, position: &str, out: Option<&std::path::Path>
     shown["key"] = json!(letter.record.key.as_deref().map(text));
     let headers = own_headers(&letter.record.headers);
     shown["headers"] = headers.iter().map(|(name, value)| json!([name, text(value)])).collect();
-    output::json(&shown)?;
+    output::json_pretty(&shown)?;
     if let Some(file) = out {
         let value = letter.record.value.as_deref().unwrap_or_default();
         std::fs::write(file, value).with_context(|| format!("{} cannot be written", file.display()))?;

@@ -23,14 +23,20 @@ use tokio_util::sync::CancellationToken;
 use unprompt_stream::telemetry;
 
 use crate::cli::{Cli, Command};
+use crate::config::defaults;
 use crate::context::Context;
 use crate::demo;
+use crate::output;
 
 /// Runs the command on a runtime of its own; Ctrl-C and SIGTERM ask it to stop.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     if let Command::Completions { shell } = &cli.command {
         clap_complete::generate(*shell, &mut Cli::command(), "unprompt", &mut std::io::stdout());
         return Ok(());
+    }
+    // Before a configuration is read: a wrong one is a reason to look at the right keys.
+    if matches!(cli.command, Command::Config) {
+        return output::line(defaults().trim_end());
     }
     let context = load(&cli)?;
     telemetry::init(&context.config.log)?;
@@ -77,7 +83,7 @@ async fn dispatch(context: Context, command: Command) -> anyhow::Result<()> {
         Command::DeadLetters(command) => dead_letters::run(&context, command, stop).await,
         Command::Schemas(command) => schemas::run(&context, command),
         Command::Doctor => doctor::run(&context).await,
-        Command::Completions { .. } => Ok(()),
+        Command::Config | Command::Completions { .. } => Ok(()),
     }
 }
 

@@ -98,7 +98,7 @@ fn pull_one(model: &Model, from: Option<PathBuf>, stop: &CancellationToken) -> a
 fn tell(context: &Context, name: &str, pulled: &Pulled) -> anyhow::Result<()> {
     if context.json {
         let Pulled { folder, files, bytes } = pulled;
-        return output::json_line(
+        return output::json(
             &json!({ "model": name, "folder": folder, "files": files, "bytes": bytes }),
         );
     }
@@ -126,7 +126,7 @@ fn verify(context: &Context, names: &[String]) -> anyhow::Result<()> {
         let seen = store.verify(model);
         wrong += usize::from(seen.is_err());
         match (context.json, seen) {
-            (true, seen) => output::json_line(&json!({
+            (true, seen) => output::json(&json!({
                 "model": model.name, "ok": seen.is_ok(), "error": seen.err().map(|error| error.to_string()),
             }))?,
             (false, Ok(folder)) => {
@@ -150,7 +150,7 @@ fn pin(args: Pin) -> anyhow::Result<()> {
     let sources =
         args.hub.map(|(repository, revision)| Source::Hub { repository, revision }).into_iter().collect();
     let model = Model::of_folder(&args.folder, name, args.part.into(), args.licence, sources)?;
-    output::json(&Manifest { models: vec![model] })
+    output::json_pretty(&Manifest { models: vec![model] })
 }
 
 fn named(folder: &Path) -> Option<String> {

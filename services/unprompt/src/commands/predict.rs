@@ -38,7 +38,7 @@ async fn predict(context: &Context, args: Predict, traces: &Traces) -> anyhow::R
                 args.timeout_s
             )
         })??;
-    if context.json { output::json(&prediction) } else { print(&prediction, args.limit) }
+    if context.json { output::json(&output::record(&prediction)) } else { print(&prediction, args.limit) }
 }
 
 async fn answer(context: &Context, tail: &mut Tail, id: Uuid) -> anyhow::Result<Prediction> {

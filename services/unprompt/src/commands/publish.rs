@@ -93,7 +93,7 @@ async fn publish_chunk(publisher: &Publisher, items: &[Item]) -> anyhow::Result<
         items.iter().zip(&ids).map(|(item, id)| item.record(*id)).collect::<Result<_, _>>()?;
     publisher.publish_many(records).await?;
     for (item, id) in items.iter().zip(&ids) {
-        output::json_line(&item.line(*id))?;
+        output::json(&item.line(*id))?;
     }
     Ok(ids)
 }

@@ -55,7 +55,7 @@ async fn watch(
         };
         match &mut screen {
             Some(screen) => screen.draw(&drawn(&report, interval))?,
-            None => output::json_line(&report)?,
+            None => output::json(&report)?,
         }
         last = Some(report);
         tokio::select! {

@@ -72,7 +72,7 @@ async fn tail(context: &Context, args: TailArgs, stop: CancellationToken) -> any
             record = tail.next() => record?,
             () = stop.cancelled() => break,
         };
-        output::json_line(&shown(&codec, &record))?;
+        output::json(&shown(&codec, &record))?;
     }
     Ok(())
 }
@@ -92,10 +92,10 @@ fn shown(codec: &Codec, record: &InputRecord) -> Value {
 fn shown_value(codec: &Codec, topic: Topic, value: &[u8]) -> Value {
     let decoded = match topic {
         Topic::Prompts => Prompt::from_record(value, codec).map(|v| json!(v)),
-        Topic::ImageEmbeddings => codec.decode::<ImageEmbedding>(value).map(|v| json!(v)),
+        Topic::ImageEmbeddings => codec.decode::<ImageEmbedding>(value).map(|v| output::record(&v)),
         Topic::PromptEmbeddings => codec.decode::<PromptEmbedding>(value).map(|v| json!(v)),
         Topic::Heads => codec.decode::<Head>(value).map(|v| json!(v)),
-        Topic::Predictions => codec.decode::<Prediction>(value).map(|v| json!(v)),
+        Topic::Predictions => codec.decode::<Prediction>(value).map(|v| output::record(&v)),
         Topic::Images | Topic::DeadLetters => return json!({"bytes": value.len()}),
     };
     decoded.unwrap_or_else(|error| json!({"bytes": value.len(), "error": error.to_string()}))

@@ -36,7 +36,7 @@ pub fn run(args: &Sample, stop: &CancellationToken) -> anyhow::Result<()> {
     );
     match &args.out {
         Some(path) => table(args, path, stop),
-        None => lines(args).try_for_each(|line| output::json_line(&line)),
+        None => lines(args).try_for_each(|line| output::json(&line)),
     }
 }
 

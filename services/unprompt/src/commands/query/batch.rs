@@ -50,7 +50,7 @@ pub async fn run(
         let answers = stop.run_until_cancelled(answer(index, &mut models, chunk)).await;
         for answer in answers.transpose()?.unwrap_or_default() {
             *(if answer.error.is_some() { &mut failed } else { &mut answered }) += 1;
-            output::json_line(&answer)?;
+            output::json(&answer)?;
         }
         progress.set(lines.read);
         if stop.is_cancelled() {
