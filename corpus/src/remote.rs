@@ -1,4 +1,4 @@
-//! Objects of stores: S3 and what speaks like it, and web servers. It knows nothing of formats.
+//! Objects of stores: S3 and compatible stores, and web servers. It knows nothing of formats or of other inputs.
 //!
 //! Credentials and endpoints of S3 come from the environment, as object_store reads them (AWS_ACCESS_KEY_ID,
 //! AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT, AWS_ALLOW_HTTP, …). No name here holds a password.
@@ -21,28 +21,33 @@ use tokio::runtime::Runtime;
 use url::Url;
 
 use crate::CorpusError;
-use crate::source::{Input, Place, is_known};
 
-/// What is asked for at once while a file is read from its beginning to its end.
+/// Bytes of one request while a file is read from its beginning to its end.
 const PART_BYTES: u64 = 4 << 20;
 
-/// A store, and the thread that talks to it.
+/// A store, and the thread that sends its requests.
 struct Store {
     objects: Arc<dyn ObjectStore>,
     /// None only while it is dropped.
     runtime: Option<Runtime>,
 }
 
-/// An object of a store, as it was when it was found: a changed one is not read on.
+/// An object of a store at one version: reading stops with an error if the object changes.
 pub(crate) struct RemoteFile {
     store: Arc<Store>,
     path: Path,
+    /// The URL, without secrets.
+    pub name: String,
     pub size: u64,
+    /// The tag, or the time of the last change where the store gives none.
+    pub version: String,
+    /// The time of the last change, milliseconds since 1970.
+    pub modified_ms: i64,
     tag: Option<String>,
 }
 
 impl Store {
-    /// Waits for what the store's thread does, from any thread.
+    /// Runs `work` on the store's thread and waits for its result, from any thread.
     fn wait<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> io::Result<T> {
         let (done, result) = mpsc::sync_channel(1);
         if let Some(runtime) = &self.runtime {
@@ -64,6 +69,19 @@ impl Drop for Store {
 }
 
 impl RemoteFile {
+    fn new(store: &Arc<Store>, base: &str, object: ObjectMeta) -> Self {
+        let modified_ms = object.last_modified.timestamp_millis();
+        Self {
+            store: store.clone(),
+            name: format!("{base}/{}", object.location),
+            path: object.location,
+            size: object.size,
+            version: object.e_tag.clone().unwrap_or_else(|| modified_ms.to_string()),
+            modified_ms,
+            tag: object.e_tag,
+        }
+    }
+
     fn range(&self, range: Range<u64>) -> io::Result<Bytes> {
         let (objects, path) = (self.store.objects.clone(), self.path.clone());
         let options =
@@ -136,13 +154,14 @@ impl ChunkReader for RemoteChunks {
     }
 }
 
-/// Whether a source is one of a store.
+/// Whether a source is the URL of an object or of a store's folder.
 pub(crate) fn is_url(source: &str) -> bool {
     ["s3://", "http://", "https://"].iter().any(|scheme| source.starts_with(scheme))
 }
 
-/// The objects that a URL names: one, or on S3 all below a prefix or those that match a glob.
-pub(crate) fn find(url: &str) -> Result<Vec<Input>, CorpusError> {
+/// Returns the objects that a URL names: one, or on S3 those that match a glob, or those below a prefix whose
+/// names are wanted.
+pub(crate) fn find(url: &str, is_wanted: fn(&str) -> bool) -> Result<Vec<RemoteFile>, CorpusError> {
     let refused = |reason: &str| CorpusError::NoInput { source_name: redacted(url), reason: reason.into() };
     let parsed = Url::parse(url).map_err(|error| refused(&error.to_string()))?;
     let http = parsed.scheme() != "s3";
@@ -159,20 +178,11 @@ pub(crate) fn find(url: &str) -> Result<Vec<Input>, CorpusError> {
     let path = Path::from_url_path(parsed.path()).map_err(|error| unreadable(&error))?;
     let found = match http {
         true => store.one(&path).map(|object| vec![object]),
-        false => store.all(&path, parsed.path()),
+        false => store.all(&path, parsed.path(), is_wanted),
     };
     let found = found.map_err(|error| unreadable(&error))?;
     let base = base(&parsed);
-    Ok(found.into_iter().map(|object| input(&store, &base, object)).collect())
-}
-
-fn input(store: &Arc<Store>, base: &str, object: ObjectMeta) -> Input {
-    let version = object.e_tag.clone().unwrap_or_else(|| object.last_modified.timestamp_millis().to_string());
-    let name = format!("{base}/{}", object.location);
-    let file =
-        RemoteFile { store: store.clone(), path: object.location, size: object.size, tag: object.e_tag };
-    let modified_ms = Some(object.last_modified.timestamp_millis());
-    Input { name, size: Some(object.size), version, modified_ms, place: Place::Remote(Arc::new(file)) }
+    Ok(found.into_iter().map(|object| RemoteFile::new(&store, &base, object)).collect())
 }
 
 impl Store {
@@ -187,8 +197,8 @@ impl Store {
         self.wait(async move { objects.head(&path).await })?.map_err(io::Error::other)
     }
 
-    /// The object of this key, or those below it, or those that match it as a glob; sorted.
-    fn all(&self, path: &Path, key: &str) -> io::Result<Vec<ObjectMeta>> {
+    /// The object of this key, the objects that match it as a glob, or the wanted objects below it; sorted.
+    fn all(&self, path: &Path, key: &str, is_wanted: fn(&str) -> bool) -> io::Result<Vec<ObjectMeta>> {
         let key = key.trim_start_matches('/');
         let pattern = key.contains(['*', '?', '[']).then(|| glob::Pattern::new(key)).transpose();
         let pattern = pattern.map_err(io::Error::other)?;
@@ -204,7 +214,7 @@ impl Store {
         let mut objects = self.list(prefix)?;
         objects.retain(|object| match &pattern {
             Some(pattern) => pattern.matches(object.location.as_ref()),
-            None => is_known(object.location.as_ref()),
+            None => is_wanted(object.location.as_ref()),
         });
         objects.sort_by(|a, b| a.location.cmp(&b.location));
         Ok(objects)

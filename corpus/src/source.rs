@@ -22,11 +22,12 @@ pub struct Input {
     pub version: String,
     /// When it was last changed, milliseconds since 1970; none where nobody says.
     pub modified_ms: Option<i64>,
-    pub(crate) place: Place,
+    pub(crate) location: InputLocation,
 }
 
+/// Where an input is read from.
 #[derive(Clone, Debug)]
-pub(crate) enum Place {
+pub(crate) enum InputLocation {
     File(PathBuf),
     Stdin,
     Remote(Arc<RemoteFile>),
@@ -36,7 +37,7 @@ impl Input {
     /// Whether it can be read a second time.
     #[must_use]
     pub fn is_stdin(&self) -> bool {
-        matches!(self.place, Place::Stdin)
+        matches!(self.location, InputLocation::Stdin)
     }
 
     /// The name without folders and without the endings that say how it is packed and written.
@@ -55,13 +56,23 @@ impl Input {
             size: metadata.is_file().then_some(metadata.len()),
             version: modified.map(|time| time.as_nanos().to_string()).unwrap_or_default(),
             modified_ms: modified.and_then(|time| i64::try_from(time.as_millis()).ok()),
-            place: Place::File(path),
+            location: InputLocation::File(path),
+        }
+    }
+
+    fn remote(file: RemoteFile) -> Self {
+        Self {
+            name: file.name.clone(),
+            size: Some(file.size),
+            version: file.version.clone(),
+            modified_ms: Some(file.modified_ms),
+            location: InputLocation::Remote(Arc::new(file)),
         }
     }
 
     fn stdin() -> Self {
         let (name, version) = ("stdin".to_owned(), String::new());
-        Self { name, size: None, version, modified_ms: None, place: Place::Stdin }
+        Self { name, size: None, version, modified_ms: None, location: InputLocation::Stdin }
     }
 }
 
@@ -70,8 +81,8 @@ pub(crate) fn unpacked(name: &str) -> &str {
     [".gz", ".zst", ".zstd"].iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name)
 }
 
-/// Whether a folder's file of this name is one to read.
-pub(crate) fn is_known(name: &str) -> bool {
+/// Whether a file of this name in a folder is read.
+fn is_known(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let hidden = name.rsplit('/').next().unwrap_or_default().starts_with(['.', '_']);
     let extension = unpacked(&name).rsplit_once('.').map(|(_, extension)| extension);
@@ -88,7 +99,9 @@ pub fn expand(sources: &[String]) -> Result<Vec<Input>, CorpusError> {
     for source in sources {
         let found = match source.as_str() {
             "-" => vec![Input::stdin()],
-            url if remote::is_url(url) => remote::find(url)?,
+            url if remote::is_url(url) => {
+                remote::find(url, is_known)?.into_iter().map(Input::remote).collect()
+            }
             path => local(path)?,
         };
         if found.is_empty() {

@@ -1,17 +1,19 @@
-//! Batches of texts of similar length: padding costs as much as text, so a batch is bounded by its padded tokens.
+//! Batches of texts of similar length. Padding costs as much as text, so a batch is bounded by its
+//! padded tokens.
 
-/// Tokens in a batch of a network that has all cores, padding included.
+/// Tokens in a batch of a single worker, which has all cores; padding included.
 const TOKENS: usize = 1024;
-/// The same of one that shares them with others: a lane that has the last batch keeps the others waiting.
-const TOKENS_OF_LANE: usize = 256;
+/// Tokens in a batch of several workers: the worker of the last batch keeps the others waiting.
+const TOKENS_OF_WORKER: usize = 256;
 /// Texts in a batch.
 const TEXTS: usize = 64;
 
-/// The indices of `ids`, longest first, cut into batches of at most [`TOKENS`] or, for several lanes, [`TOKENS_OF_LANE`] padded
-/// tokens (one text at least); into `lanes` or more where there are as many texts.
-pub(crate) fn of_similar_length<T: AsRef<[u32]>>(ids: &[T], lanes: usize) -> Vec<Vec<usize>> {
-    let texts = TEXTS.min(ids.len().div_ceil(lanes.max(1)));
-    let tokens = if lanes > 1 { TOKENS_OF_LANE } else { TOKENS };
+/// Returns the indices of `ids`, longest first, in batches of at most [`TOKENS`] padded tokens or,
+/// for several workers, [`TOKENS_OF_WORKER`], and at least one text. There are at least `workers`
+/// batches if there are as many texts.
+pub(crate) fn of_similar_length<T: AsRef<[u32]>>(ids: &[T], workers: usize) -> Vec<Vec<usize>> {
+    let texts = TEXTS.min(ids.len().div_ceil(workers.max(1)));
+    let tokens = if workers > 1 { TOKENS_OF_WORKER } else { TOKENS };
     let mut order: Vec<usize> = (0..ids.len()).collect();
     order.sort_by_key(|&i| std::cmp::Reverse(ids[i].as_ref().len()));
     let mut batches: Vec<Vec<usize>> = Vec::new();
@@ -36,8 +38,8 @@ mod tests {
     #[test]
     fn every_text_is_in_one_batch_and_no_batch_is_too_large() {
         let ids: Vec<Vec<u32>> = (0..500).map(|i| vec![0; 1 + (i * 37) % 256]).collect();
-        for (lanes, tokens) in [(1, TOKENS), (2, TOKENS_OF_LANE)] {
-            let batches = of_similar_length(&ids, lanes);
+        for (workers, tokens) in [(1, TOKENS), (2, TOKENS_OF_WORKER)] {
+            let batches = of_similar_length(&ids, workers);
             let mut seen: Vec<usize> = batches.concat();
             seen.sort_unstable();
             assert_eq!(seen, (0..500).collect::<Vec<_>>());
@@ -50,9 +52,9 @@ mod tests {
     }
 
     #[test]
-    fn a_few_texts_are_shared_by_all_lanes() {
+    fn a_few_texts_are_shared_by_all_workers() {
         let ids = vec![vec![0u32; 5]; 7];
-        let sizes = |lanes| of_similar_length(&ids, lanes).iter().map(Vec::len).collect::<Vec<_>>();
+        let sizes = |workers| of_similar_length(&ids, workers).iter().map(Vec::len).collect::<Vec<_>>();
         assert_eq!(sizes(1), [7]);
         assert_eq!(sizes(2), [4, 3]);
         assert_eq!(sizes(3), [3, 3, 1]);

@@ -1,5 +1,5 @@
-//! The transformers of CLIP (Radford et al., 2021): a text transformer, which also encodes the prompts of Stable Diffusion, and a vision
-//! transformer, which others than CLIP have too.
+//! The transformers of CLIP (Radford et al., 2021): a text transformer, which also encodes the
+//! prompts of Stable Diffusion, and a vision transformer, which other networks share.
 
 mod config;
 mod encoder;

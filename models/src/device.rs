@@ -1,5 +1,5 @@
-//! Where the networks run: the first CUDA device where the crate is built with the `cuda` feature and one is
-//! there, the processor otherwise. And in which precision.
+//! The device and the precision of the networks. The device is the first CUDA device if the crate
+//! is built with the `cuda` feature and one is present, and the CPU otherwise.
 
 use std::sync::OnceLock;
 
@@ -10,14 +10,15 @@ use strum::{Display, EnumString, IntoStaticStr, VariantArray};
 use crate::ModelError;
 use crate::named::named;
 
-/// One device for all networks: each that candle opens has handles of its own, and their tensors do not mix.
+/// The one device of all networks. Every device that candle opens has its own handles, and tensors
+/// of two devices do not mix.
 pub(crate) fn preferred() -> Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
     DEVICE.get_or_init(found).clone()
 }
 
 fn found() -> Device {
-    // candle's cuda_if_available asks only whether it was compiled for CUDA.
+    // candle's cuda_if_available checks only whether candle was compiled for CUDA.
     if !cfg!(feature = "cuda") {
         return Device::Cpu;
     }
@@ -27,15 +28,15 @@ fn found() -> Device {
     })
 }
 
-/// Waits until a network that was just loaded is on its device. Every thread has its own stream of work there, and the one that runs the
-/// network may be another.
+/// Waits until a network that was just loaded is on its device. Every thread has its own stream
+/// there, and another thread may run the network.
 pub(crate) fn loaded<T>(network: T, device: &Device) -> Result<T> {
     device.synchronize()?;
     Ok(network)
 }
 
-/// What a network on candle keeps its matrices as. On a processor 16 bits halve the memory and sums stay f32; on CUDA all is computed
-/// in them.
+/// The type of a network's matrices on candle. On a CPU 16 bits halve the memory and sums stay f32;
+/// on CUDA everything is computed in this type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "&'static str")]
 #[derive(Display, EnumString, IntoStaticStr, VariantArray)]

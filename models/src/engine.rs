@@ -1,15 +1,10 @@
-//! What runs a network: the choice, its names, and what was chosen here for which reason. It knows names,
-//! and no network.
-
-use std::path::Path;
+//! The engines that run a network, by name. It must not know a network or an engine's library.
 
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumString, IntoStaticStr, VariantArray};
 
 use crate::ModelError;
-use crate::device;
 use crate::named::named;
-use crate::self_check::{self, Probe};
 
 /// What runs a network: MiniLM, a text tower or a vision tower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
@@ -17,8 +12,10 @@ use crate::self_check::{self, Probe};
 #[derive(Display, EnumString, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "kebab-case", parse_err_ty = ModelError, parse_err_fn = Self::unknown)]
 pub enum Engine {
-    /// The first of OpenVINO in f32, ONNX Runtime and candle that loads and is right; where there is a GPU candle, which alone uses it, comes
-    /// first, and ONNX Runtime for folders of more than 2 GiB of f32 weights. The log and `unprompt doctor` say which and why.
+    /// The first of OpenVINO in f32, ONNX Runtime and candle that loads and computes the right
+    /// vectors. On a GPU candle comes first, since only candle uses it; ONNX Runtime comes first
+    /// for folders of more than 2 GiB of f32 weights. The log and `unprompt doctor` name the engine
+    /// and the reason.
     #[default]
     Auto,
     /// OpenVINO in bf16 (cosine to f32 above 0.9995), for processors that multiply bf16.
@@ -31,173 +28,8 @@ pub enum Engine {
     Onnx,
     /// ONNX Runtime with weights and activations in 8 bits: it costs about 0.7 % of cosine.
     Int8,
-    /// candle in f32, which needs nothing but the weights.
+    /// candle in f32, which needs only the weights.
     Candle,
 }
 
 named!(Engine, "engine");
-
-/// The engine that was chosen, and why.
-#[derive(Debug, Clone)]
-pub(crate) struct Choice {
-    pub engine: Engine,
-    pub reason: String,
-}
-
-/// The engines [`Engine::Auto`] tries, in f32; the first was the fastest on the processors it was measured on.
-///
-/// OpenVINO in bf16 is not among them, though some processors are fastest with it. Others that have the same instructions are slower
-/// than in f32; some texts keep less than 0.9999 of cosine; and its destructor ended a process of ours, once.
-const BY_SPEED: [Engine; 3] = [Engine::OpenVino, Engine::Onnx, Engine::Candle];
-
-/// The same where there is a GPU.
-const BY_SPEED_ON_GPU: [Engine; 3] = [Engine::Candle, Engine::OpenVino, Engine::Onnx];
-
-/// The same for weights of more than [`LARGE`] bytes. OpenVINO takes several times their room while they are loaded; ONNX
-/// Runtime takes it twice, and is hardly slower with them.
-const BY_SIZE: [Engine; 3] = [Engine::Onnx, Engine::OpenVino, Engine::Candle];
-
-/// 2 GiB.
-const LARGE: u64 = 2 << 30;
-
-/// The network on the wanted engine, or, for [`Engine::Auto`], on the first of those by speed that loads. Only one that computes what
-/// candle does is given.
-///
-/// `bytes` are those of the folder's weights in f32.
-pub(crate) fn load<P: Probe>(
-    folder: &Path,
-    what: &str,
-    bytes: u64,
-    wanted: Engine,
-    probe: &P,
-    network: impl FnMut(Engine) -> Result<P::Network, ModelError>,
-) -> Result<(P::Network, Choice), ModelError> {
-    let order = order(bytes, device::preferred().is_cpu());
-    first_of(order, what, wanted, probe, |engine| available(folder, engine), network)
-}
-
-fn order(bytes: u64, on_cpu: bool) -> [Engine; 3] {
-    match on_cpu {
-        false => BY_SPEED_ON_GPU,
-        true if bytes > LARGE => BY_SIZE,
-        true => BY_SPEED,
-    }
-}
-
-/// Whether the libraries of an engine other than candle are here, before a network is read for it.
-#[cfg(feature = "onnx")]
-fn available(folder: &Path, engine: Engine) -> Result<(), ModelError> {
-    crate::onnx::available(folder, engine)
-}
-
-#[cfg(not(feature = "onnx"))]
-fn available(_: &Path, _: Engine) -> Result<(), ModelError> {
-    Err(ModelError::OnnxRuntime("this build lacks the onnx feature".to_owned()))
-}
-
-fn first_of<P: Probe>(
-    order: [Engine; 3],
-    what: &str,
-    wanted: Engine,
-    probe: &P,
-    available: impl Fn(Engine) -> Result<(), ModelError>,
-    mut network: impl FnMut(Engine) -> Result<P::Network, ModelError>,
-) -> Result<(P::Network, Choice), ModelError> {
-    let mut expected = None;
-    let mut load = |engine| {
-        if engine == Engine::Candle {
-            return network(engine);
-        }
-        available(engine)?;
-        // One network is dropped before the next is read: a large one may have room once only.
-        let expected = match &mut expected {
-            Some(expected) => expected,
-            none => none.insert(probe.vectors(&mut network(Engine::Candle)?)?),
-        };
-        self_check::checked(network(engine)?, engine, probe, expected)
-    };
-    if wanted != Engine::Auto {
-        let choice = Choice { engine: wanted, reason: "it is configured".to_owned() };
-        return load(wanted).map(|network| (network, choice));
-    }
-    let mut reason = format!("the first of {} that is right here", order.map(Engine::name).join(", "));
-    let [first, second, last] = order;
-    for (engine, next) in [(first, second), (second, last)] {
-        match load(engine) {
-            Ok(network) => return Ok((network, Choice { engine, reason })),
-            Err(error) => {
-                tracing::warn!(model = what, %engine, %error, %next, "engine is of no use here");
-                reason = format!("{engine} is of no use here: {error}");
-            }
-        }
-    }
-    Ok((load(last)?, Choice { engine: last, reason }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::texts::Lanes;
-
-    fn found(
-        wanted: Engine,
-        network: impl FnMut(Engine) -> Result<Lanes, ModelError>,
-    ) -> Result<Choice, ModelError> {
-        let tokenizer = self_check::tests::tokenizer();
-        let texts = self_check::Texts(&tokenizer);
-        first_of(BY_SPEED, "a model", wanted, &texts, |_| Ok(()), network).map(|(_, choice)| choice)
-    }
-
-    #[test]
-    fn auto_takes_only_what_keeps_f32_and_ends_with_what_needs_no_library() {
-        let mut tried = Vec::new();
-        let failing = |engine| {
-            tried.push(engine);
-            match engine {
-                Engine::Candle => Ok(self_check::tests::turned(0.0)),
-                _ => Err(ModelError::OnnxRuntime("no session".to_owned())),
-            }
-        };
-        assert_eq!(found(Engine::Auto, failing).unwrap().engine, Engine::Candle);
-        // Candle's vectors are made once for all that are compared with them.
-        assert_eq!(tried, [Engine::Candle, Engine::OpenVino, Engine::Onnx, Engine::Candle]);
-    }
-
-    #[test]
-    fn no_network_is_read_for_an_engine_whose_libraries_are_not_here() {
-        let (mut read, tokenizer) = (Vec::new(), self_check::tests::tokenizer());
-        let texts = self_check::Texts(&tokenizer);
-        let absent = |engine| Err(ModelError::OnnxRuntime(format!("no library of {engine}")));
-        let network = |engine| {
-            read.push(engine);
-            Ok(self_check::tests::turned(0.0))
-        };
-        let (_, choice) = first_of(BY_SPEED, "a model", Engine::Auto, &texts, absent, network).unwrap();
-        assert!(choice.reason.contains("no library of onnx"), "{}", choice.reason);
-        assert_eq!(read, [Engine::Candle]);
-        let wanted = first_of(BY_SPEED, "a model", Engine::OpenVino, &texts, absent, |_| unreachable!());
-        assert!(wanted.unwrap_err().to_string().contains("no library of openvino"));
-    }
-
-    #[test]
-    fn large_networks_go_where_they_take_least_room() {
-        assert_eq!(order(LARGE, true)[0], Engine::OpenVino);
-        assert_eq!(order(LARGE + 1, true)[0], Engine::Onnx);
-        assert_eq!(order(LARGE + 1, false)[0], Engine::Candle);
-    }
-
-    #[test]
-    fn auto_passes_over_what_does_not_load_or_is_wrong_and_says_why_and_a_wanted_engine_does_not() {
-        let network = |engine| match engine {
-            Engine::Onnx => Err(ModelError::OnnxRuntime("no library".to_owned())),
-            Engine::OpenVino => Ok(self_check::tests::turned(0.5)),
-            _ => Ok(self_check::tests::turned(0.0)),
-        };
-        let choice = found(Engine::Auto, network).unwrap();
-        assert_eq!(choice.engine, Engine::Candle);
-        assert!(choice.reason.contains("of no use") && choice.reason.contains("no library"));
-        assert!(matches!(found(Engine::OpenVino, network), Err(ModelError::Deviates { .. })));
-        assert!(matches!(found(Engine::Onnx, network), Err(ModelError::OnnxRuntime(_))));
-        assert_eq!(found(Engine::OpenVinoBf16, network).unwrap().engine, Engine::OpenVinoBf16);
-    }
-}

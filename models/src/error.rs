@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use crate::engine::Engine;
-
 /// What can go wrong in loading or running a model.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -23,7 +21,7 @@ pub enum ModelError {
         "{engine} computes wrong vectors here: their cosine to candle's is {cosine}, where {least} is the least; choose another \
          [models] engine, auto finds one"
     )]
-    Deviates { engine: Engine, cosine: f32, least: f32 },
+    Deviates { engine: &'static str, cosine: f32, least: f32 },
     #[error("the text cannot be tokenized: {0}; check that the tokenizer belongs to the model")]
     Tokenizer(String),
     #[error("the network failed: {0}; this is a defect of the model folder or of the code, not of the input")]
@@ -49,7 +47,7 @@ impl ModelError {
         Self::Broken { path: path.into(), reason: reason.to_string() }
     }
 
-    /// For a name that is none of `choices`.
+    /// The error for a name that is none of `choices`.
     pub(crate) fn unknown(what: &'static str, name: &str, choices: &[&str]) -> Self {
         let choices = match choices {
             [] => String::new(),

@@ -10,9 +10,9 @@ use sha2::{Digest, Sha256};
 
 use crate::ModelError;
 
-/// Which model made a vector or a picture: the folder's name, and the first 12 hexadecimal digits of the SHA-256
-/// over its configuration, tokenizer and weight files (relative path, length and content of each, sorted by path).
-/// Equal revisions therefore mean equal files, wherever they lie.
+/// The model that made a vector or a picture: the folder's name, and the first 12 hexadecimal
+/// digits of the SHA-256 over its configuration, tokenizer and weight files (relative path, length
+/// and content of each, sorted by path). Equal revisions mean equal files, in whatever folder.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Revision {
     pub name: String,
@@ -25,11 +25,12 @@ impl fmt::Display for Revision {
     }
 }
 
-/// The endings that count towards a revision; documentation, pictures and other weight formats do not.
+/// Endings of the files that count towards a revision. Documentation, pictures and other weight
+/// formats do not count.
 const COUNTED: [&str; 3] = ["safetensors", "json", "txt"];
 
 impl Revision {
-    /// The revision of a model folder, read anew from its files.
+    /// Computes the revision of a model folder from its files.
     pub fn of_folder(folder: &Path) -> Result<Self, ModelError> {
         let mut files = Vec::new();
         collect(folder, &mut files)?;
@@ -106,10 +107,11 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelError> {
     serde_json::from_slice(&read(path)?).map_err(|error| ModelError::broken(path, error))
 }
 
-/// Settings whose other values mean another network: each name, and the values that mean this one (none and null always do).
+/// Settings whose other values mean another network: each name, with the values that are allowed. A
+/// missing setting and null are always allowed.
 pub(crate) type Fixed<'a> = &'a [(&'a str, &'a [&'a str])];
 
-/// Refuses a setting that the network here does not have, by name.
+/// Refuses a setting that our network does not implement, by name.
 pub(crate) fn check_settings(
     path: &Path,
     settings: &Map<String, Value>,

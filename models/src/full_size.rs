@@ -1,5 +1,6 @@
-//! The published models at their full size, without their weights: for each configuration the tensors that our networks ask for, by name
-//! and shape, are those that the reference implementation has (models/tools/make_published_shapes.py wrote them down).
+//! The published models at their full size, without their weights: for each configuration our
+//! networks ask for the very tensors, by name and shape, that the reference implementation has
+//! (recorded by models/tools/make_published_shapes.py).
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use candle_nn::var_builder::SimpleBackend;
 
 use crate::weights::expect;
 
-/// All tensors of a published model. Each is one zero, broadcast, so that none takes room.
+/// All tensors of a published model. Each is one broadcast zero, so that it takes no memory.
 pub(crate) struct Published {
     tensors: HashMap<String, Vec<usize>>,
     asked: Mutex<BTreeSet<String>>,
@@ -53,7 +54,7 @@ impl Published {
         VarBuilder::from_backend(Box::new(Asking(self.clone())), DType::F32, Device::Cpu)
     }
 
-    /// What nobody asked for.
+    /// The tensors that were not asked for.
     pub(crate) fn left(&self) -> Vec<String> {
         let asked = self.asked.lock().unwrap();
         let mut left: Vec<_> = self.tensors.keys().filter(|name| !asked.contains(*name)).cloned().collect();
@@ -61,7 +62,7 @@ impl Published {
         left
     }
 
-    /// All but what begins so was asked for.
+    /// Asserts that every tensor was asked for but those with the prefixes `unused`.
     pub(crate) fn all_asked_for_but(&self, unused: &[&str]) {
         let left = self.left();
         let unexpected: Vec<_> =

@@ -1,7 +1,9 @@
-//! all-MiniLM-L6-v2 as sentence-transformers runs it: BERT, the mean over the attention mask, unit norm.
+//! all-MiniLM-L6-v2 as sentence-transformers runs it: BERT, the mean over the attention mask, unit
+//! norm.
 //!
-//! Every engine gives the same vectors (cosine above 0.9999; bf16 and int8, which are never chosen by themselves, above 0.9995 and
-//! 0.98), and is compared with candle's on a few texts when it is loaded.
+//! Every engine gives the same vectors (cosine above 0.9999; bf16 and int8, which are never
+//! selected automatically, above 0.9995 and 0.98). A loaded engine is compared with candle on a few
+//! texts.
 
 mod candle;
 
@@ -9,20 +11,20 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::engine::{self, Choice};
+use crate::engine_selection::{self, EngineChoice};
 use crate::self_check::Texts;
-use crate::texts::{self, Lanes};
+use crate::texts::{self, TextWorkers};
 use crate::tokenizer::TextTokenizer;
 use crate::{ModelError, Revision, files};
 
 pub use crate::engine::Engine;
 
-/// Sentence vectors of 384 dimensions.
+/// MiniLM: sentence vectors of 384 dimensions.
 #[derive(Debug)]
 pub struct MiniLm {
     tokenizer: TextTokenizer,
-    lanes: Lanes,
-    choice: Choice,
+    workers: TextWorkers,
+    choice: EngineChoice,
     revision: Revision,
 }
 
@@ -40,23 +42,25 @@ impl MiniLm {
     pub fn load(folder: &Path, engine: Engine) -> Result<Self, ModelError> {
         let limits: Sentences = files::read_json(&folder.join("sentence_bert_config.json"))?;
         let tokenizer = TextTokenizer::load(folder, limits.max_seq_length)?;
-        let (lanes, choice) =
-            engine::load(folder, "minilm", 0, engine, &Texts(&tokenizer), |engine| lanes(folder, engine))?;
+        let (workers, choice) =
+            engine_selection::load(folder, "minilm", 0, engine, &Texts(&tokenizer), |engine| {
+                workers(folder, engine)
+            })?;
         let revision = Revision::of_folder(folder)?;
-        let loaded = Self { tokenizer, lanes, choice, revision };
-        let (engine, reason, lanes) = (loaded.engine_name(), loaded.engine_reason(), loaded.lanes.len());
-        tracing::info!(model = %loaded.revision, engine, reason, lanes, "minilm loaded");
+        let loaded = Self { tokenizer, workers, choice, revision };
+        let (engine, reason, workers) = (loaded.engine_name(), loaded.engine_reason(), loaded.workers.len());
+        tracing::info!(model = %loaded.revision, engine, reason, workers, "minilm loaded");
         Ok(loaded)
     }
 
-    /// The vectors [n, 384] of `texts`, unit norm, in their order. A text counts up to 256 tokens; an empty one is
-    /// taken like any other; a repeated one is embedded once.
+    /// The vectors [n, 384] of `texts`, unit norm, in their order. A text is cut at 256 tokens. An
+    /// empty text is embedded like any other. A repeated text is embedded once.
     pub fn embed(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, ModelError> {
-        texts::embed(&self.tokenizer, &mut self.lanes, texts)
+        texts::embed(&self.tokenizer, &mut self.workers, texts)
     }
 
-    /// The network of a folder as an ONNX file: input_ids and attention_mask [batch, length] in, last_hidden_state
-    /// [batch, length, 384] out.
+    /// The network of a folder as an ONNX file: input_ids and attention_mask [batch, length] in,
+    /// last_hidden_state [batch, length, 384] out.
     #[cfg(feature = "onnx")]
     pub fn onnx_graph(folder: &Path) -> Result<Vec<u8>, ModelError> {
         crate::onnx::OnnxBert::file(folder)
@@ -67,18 +71,18 @@ impl MiniLm {
         &self.revision
     }
 
-    /// What runs the network, as [`Engine::name`] has it.
+    /// The name of the engine that runs the network ([`Engine::name`]).
     pub fn engine_name(&self) -> &'static str {
         self.choice.engine.name()
     }
 
-    /// Why that runs it.
+    /// The reason why that engine was selected.
     pub fn engine_reason(&self) -> &str {
         &self.choice.reason
     }
 }
 
-fn lanes(folder: &Path, engine: Engine) -> Result<Lanes, ModelError> {
+fn workers(folder: &Path, engine: Engine) -> Result<TextWorkers, ModelError> {
     match engine {
         Engine::Candle => Ok(vec![Box::new(candle::CandleBert::load(folder)?)]),
         #[cfg(feature = "onnx")]

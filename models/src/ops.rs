@@ -1,9 +1,11 @@
-//! The layers the networks are made of, channels last ([batch, height, width, channels]). On the processor they run
-//! our own kernels, fused and in parallel; on other devices the same formulas composed of candle's operations.
+//! The layers of the networks, channels last ([batch, height, width, channels]). On the CPU they
+//! run our own kernels, fused and in parallel; on other devices the same formulas in candle's
+//! operations.
 
+mod add;
 mod attention;
+mod buffers;
 mod conv;
-mod custom;
 mod depthwise;
 mod kernels;
 mod linear;
@@ -12,9 +14,9 @@ mod norm;
 mod parameters;
 mod rotary;
 
+pub(crate) use add::add_in_place;
 pub(crate) use attention::attention;
 pub(crate) use conv::{Conv2d, upsample_nearest};
-pub(crate) use custom::add_in_place;
 pub(crate) use depthwise::DepthwiseConv2d;
 pub(crate) use linear::{Activation, GeGlu, Linear};
 pub(crate) use norm::GroupNorm;
@@ -26,7 +28,7 @@ pub(crate) mod testing {
     use candle_core::{Device, Tensor};
     use rand::{Rng, SeedableRng};
 
-    /// Values of -1 to 1, the same for the same seed.
+    /// Values from -1 to 1, the same for the same seed.
     pub fn random(shape: &[usize], seed: u64) -> Tensor {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
         let values: Vec<f32> = (0..shape.iter().product()).map(|_| rng.random::<f32>() * 2.0 - 1.0).collect();

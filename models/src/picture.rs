@@ -1,4 +1,4 @@
-//! Pictures: decoding what users send under limits, and preparing it for a vision network.
+//! Pictures: decoding users' files within limits, and preprocessing for a vision network.
 
 mod decode;
 mod preprocess;

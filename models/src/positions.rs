@@ -1,18 +1,20 @@
-//! Learned positions of a grid of patches for pictures of another size than those a network was trained on: torch's bicubic
-//! interpolation (`torch.nn.functional.interpolate(mode="bicubic")`), as transformers does it and as timm and open_clip do.
+//! Resizes the learned positions of a grid of patches to pictures of another size than the trained
+//! one: torch's bicubic interpolation (`torch.nn.functional.interpolate(mode="bicubic")`), in the
+//! variants of transformers and of timm and open_clip.
 
 use candle_core::{Device, Result, Tensor};
 
-/// How a library interpolates.
+/// The interpolation of a library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resampling {
     /// transformers: four taps, whatever the scale.
     Plain,
-    /// timm and open_clip: `antialias=True`, which widens the taps where the grid becomes smaller.
+    /// timm and open_clip: `antialias=True`, which widens the taps when the grid becomes smaller.
     Antialias,
 }
 
-/// The positions [prefix + from * from, width] as [prefix + to * to, width]; the first `prefix` belong to no patch.
+/// Resizes positions [prefix + from * from, width] to [prefix + to * to, width]; the first `prefix`
+/// belong to no patch.
 pub(crate) fn resized(
     positions: &Tensor,
     prefix: usize,
@@ -49,7 +51,7 @@ fn matrix(from: usize, to: usize, resampling: Resampling) -> Result<Tensor> {
     Tensor::from_vec(weights, (to, from), &Device::Cpu)?.to_dtype(candle_core::DType::F32)
 }
 
-/// Four taps around `centre`; what lies beyond the edge counts as the edge.
+/// Four taps around `centre`; positions beyond the edge count as the edge.
 fn plain(row: &mut [f64], centre: f64) {
     let last = row.len() as i64 - 1;
     for at in centre.floor() as i64 - 1..=centre.floor() as i64 + 2 {
@@ -57,7 +59,7 @@ fn plain(row: &mut [f64], centre: f64) {
     }
 }
 
-/// Pillow's taps, which what lies beyond the edge has no part in.
+/// Pillow's taps, without the positions beyond the edge.
 fn antialias(row: &mut [f64], k: usize, scale: f64) {
     let (stretch, centre) = (scale.max(1.0), scale * (k as f64 + 0.5));
     let begin = ((centre - 2.0 * stretch + 0.5) as i64).max(0) as usize;

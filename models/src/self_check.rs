@@ -1,9 +1,10 @@
-//! Whether an engine computes here what it should: a few inputs, compared with candle's vectors when a network is loaded. A library of
-//! kernels that are made at run time may be right on one processor and wrong on another, and a wrong vector looks like any other.
+//! Checks that an engine computes the right vectors on this machine: compares a few inputs with
+//! candle's vectors when a network is loaded. A library that generates kernels at run time may be
+//! right on one processor and wrong on another, and a wrong vector looks like any other.
 
 use crate::engine::Engine;
 use crate::metrics::cosine;
-use crate::texts::Lanes;
+use crate::texts::TextWorkers;
 use crate::tokenizer::TextTokenizer;
 use crate::{ModelError, texts};
 
@@ -11,7 +12,8 @@ use crate::{ModelError, texts};
 pub(crate) trait Probe {
     type Network;
 
-    /// The network's vectors for them, always in the same order, some of them together and some alone.
+    /// The network's vectors for the inputs, always in the same order, some in a batch and some
+    /// alone.
     fn vectors(&self, network: &mut Self::Network) -> Result<Vec<Vec<f32>>, ModelError>;
 }
 
@@ -20,16 +22,17 @@ pub(crate) trait Probe {
 pub(crate) struct Texts<'a>(pub &'a TextTokenizer);
 
 impl Probe for Texts<'_> {
-    type Network = Lanes;
+    type Network = TextWorkers;
 
-    fn vectors(&self, lanes: &mut Lanes) -> Result<Vec<Vec<f32>>, ModelError> {
+    fn vectors(&self, workers: &mut TextWorkers) -> Result<Vec<Vec<f32>>, ModelError> {
         let texts = ["a", "a red star above the sea, oil on canvas", &"small blue ring ".repeat(100)];
-        let together = texts::embed(self.0, lanes, &texts)?;
-        Ok([together, texts::embed(self.0, lanes, &texts[1..2])?].concat())
+        let together = texts::embed(self.0, workers, &texts)?;
+        Ok([together, texts::embed(self.0, workers, &texts[1..2])?].concat())
     }
 }
 
-/// The smallest cosine to candle's vectors with which an engine is trusted: what each keeps of f32, and a little less.
+/// The least cosine to candle's vectors with which an engine is trusted: a little below the
+/// engine's own precision.
 fn least_cosine(engine: Engine) -> f32 {
     match engine {
         Engine::OpenVinoBf16 => 0.999,
@@ -38,10 +41,10 @@ fn least_cosine(engine: Engine) -> f32 {
     }
 }
 
-/// The network, where it computes the vectors that candle computed.
+/// Returns the network if it computes the vectors that candle computed.
 ///
 /// # Errors
-/// [`ModelError::Deviates`] where it does not.
+/// [`ModelError::Deviates`] if it does not.
 pub(crate) fn checked<P: Probe>(
     mut network: P::Network,
     engine: Engine,
@@ -50,11 +53,13 @@ pub(crate) fn checked<P: Probe>(
 ) -> Result<P::Network, ModelError> {
     let found = probe.vectors(&mut network)?;
     let cosines = expected.iter().zip(&found).map(|(expected, found)| cosine(expected, found));
-    // What is not a number is worse than any cosine.
+    // NaN is worse than any cosine.
     let worst = cosines.map(|cosine| if cosine.is_nan() { -1.0 } else { cosine }).fold(1.0, f32::min);
     match worst >= least_cosine(engine) {
         true => Ok(network),
-        false => Err(ModelError::Deviates { engine, cosine: worst, least: least_cosine(engine) }),
+        false => {
+            Err(ModelError::Deviates { engine: engine.name(), cosine: worst, least: least_cosine(engine) })
+        }
     }
 }
 
@@ -65,14 +70,15 @@ pub(crate) mod tests {
     use super::*;
     use crate::texts::TextNetwork;
 
-    /// A text's number of tokens as an angle, and an error of it in texts that are long enough.
+    /// Embeds a text as the angle of its number of tokens, with an error for texts from a length
+    /// on.
     #[derive(Debug)]
-    struct Turned {
+    struct Rotated {
         by: f32,
         from_length: usize,
     }
 
-    impl TextNetwork for Turned {
+    impl TextNetwork for Rotated {
         fn embed(&mut self, ids: &[&[u32]]) -> Result<Vec<Vec<f32>>, ModelError> {
             let angle =
                 |ids: &&[u32]| ids.len() as f32 + if ids.len() >= self.from_length { self.by } else { 0.0 };
@@ -81,8 +87,8 @@ pub(crate) mod tests {
     }
 
     /// A network that is wrong by an angle; by 0 it is right.
-    pub(crate) fn turned(by: f32) -> Lanes {
-        vec![Box::new(Turned { by, from_length: 0 })]
+    pub(crate) fn rotated(by: f32) -> TextWorkers {
+        vec![Box::new(Rotated { by, from_length: 0 })]
     }
 
     pub(crate) fn tokenizer() -> TextTokenizer {
@@ -92,9 +98,9 @@ pub(crate) mod tests {
 
     fn check(engine: Engine, by: f32, from_length: usize) -> Result<(), ModelError> {
         let tokenizer = tokenizer();
-        let wrong: Lanes = vec![Box::new(Turned { by, from_length })];
+        let wrong: TextWorkers = vec![Box::new(Rotated { by, from_length })];
         let texts = Texts(&tokenizer);
-        let expected = texts.vectors(&mut turned(0.0)).unwrap();
+        let expected = texts.vectors(&mut rotated(0.0)).unwrap();
         checked(wrong, engine, &texts, &expected).map(drop)
     }
 

@@ -1,7 +1,7 @@
 //! Stable Diffusion 2 (and 1) from a diffusers folder: prompts and seeds in, pictures out.
 //!
-//! Equal to diffusers' StableDiffusionPipeline with the same scheduler from the same initial latents. The initial latents
-//! are ours: a seed gives the same picture whatever else is in its batch.
+//! Equal to diffusers' StableDiffusionPipeline with the same scheduler from the same initial
+//! latents. The initial latents are ours: a seed gives the same picture in any batch.
 
 mod blocks;
 mod config;
@@ -27,8 +27,9 @@ pub struct GenerationRequest {
     pub seed: u64,
 }
 
-/// How pictures are made. Its text is stable: it is part of the identity of the pictures. Tiles are not in it: whether there are any
-/// is for [`StableDiffusion::identity`] to say, which knows the model.
+/// The parameters of generated pictures. Their text is stable: it is part of the identity of the
+/// pictures. It leaves out tiles; [`StableDiffusion::identity`] adds them, since they depend on the
+/// model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerationParams {
     pub scheduler: Scheduler,
@@ -36,13 +37,13 @@ pub struct GenerationParams {
     pub steps: usize,
     /// Classifier-free guidance (Ho and Salimans, 2022); 1 or less means none.
     pub guidance_scale: f64,
-    /// What guidance leads away from; nothing in particular where empty.
+    /// The negative prompt; may be empty.
     pub negative_prompt: String,
-    /// In pixels; what the model was made for where absent.
+    /// In pixels; the model's trained size if absent.
     pub height: Option<usize>,
-    /// In pixels; what the model was made for where absent.
+    /// In pixels; the model's trained size if absent.
     pub width: Option<usize>,
-    /// Height and width in pixels that finished pictures are brought to, where wanted.
+    /// Height and width in pixels to which finished pictures are resized, if set.
     pub output: Option<(usize, usize)>,
     pub vae_tiles: VaeTiles,
 }
@@ -74,7 +75,7 @@ impl fmt::Display for GenerationParams {
         if let Some((height, width)) = self.output {
             write!(f, " output={height}x{width}")?;
         }
-        // Last, since it may hold anything.
+        // Last, since it is free text.
         if !self.negative_prompt.is_empty() {
             write!(f, " negative_prompt={}", self.negative_prompt)?;
         }

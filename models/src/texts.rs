@@ -1,36 +1,44 @@
-//! Many texts through a network: a repeated text once, tokenized ahead of the network on threads of its own, in
-//! batches of similar length, which the network's lanes share. It knows no network and no engine.
+//! Embeds many texts: a repeated text once, tokenized on a thread of its own ahead of the network,
+//! in batches of similar length, which the network's workers share. It knows no network and no
+//! engine.
 
 use std::collections::HashMap;
 use std::sync::mpsc;
 use std::thread;
 
 use crate::tokenizer::TextTokenizer;
-use crate::{ModelError, batches, lanes};
+use crate::{ModelError, batches, workers};
 
-/// Rows of token ids of similar length in, as many unit vectors out.
+/// A text network: rows of token ids of similar length in, one unit vector a row out.
 pub(crate) trait TextNetwork: Send + std::fmt::Debug {
     fn embed(&mut self, ids: &[&[u32]]) -> Result<Vec<Vec<f32>>, ModelError>;
 }
 
-/// The same network once or more: each lane works on a batch of its own at the same time as the others.
+/// One or more copies of a network. Each worker runs a batch of its own at the same time as the
+/// others.
 ///
-/// A network that spreads over several cores makes them wait for each other at every layer, and for whatever else runs on one of
-/// them; lanes of one core each wait for nobody.
-pub(crate) type Lanes = Vec<Box<dyn TextNetwork>>;
+/// A network that spreads over several cores makes them wait for each other at every layer, and for
+/// anything else that runs on one of them. Workers of one core each do not wait.
+pub(crate) type TextWorkers = Vec<Box<dyn TextNetwork>>;
 
-/// Texts that are sorted by length together. The network waits for the first ones, so they are fewer.
+/// The token that fills rows of a causal network up to the longest. The end token does not see what
+/// follows it, so any token that every vocabulary has will do.
+pub(crate) const PADDING: u32 = 0;
+
+/// Texts that are sorted by length together. The network waits for the first ones, so they are
+/// fewer.
 const FIRST: usize = 1024;
 const SLAB: usize = 8192;
 
-/// A vector a text, in their order. At most two slabs' tokens are held beside the vectors.
+/// Returns one vector a text, in their order. At most two slabs' tokens are held beside the
+/// vectors.
 pub(crate) fn embed(
     tokenizer: &TextTokenizer,
-    lanes: &mut Lanes,
+    workers: &mut TextWorkers,
     texts: &[&str],
 ) -> Result<Vec<Vec<f32>>, ModelError> {
     let (distinct, places) = distinct(texts);
-    let vectors = embed_distinct(tokenizer, lanes, &distinct)?;
+    let vectors = embed_distinct(tokenizer, workers, &distinct)?;
     if distinct.len() == texts.len() {
         return Ok(vectors);
     }
@@ -53,11 +61,11 @@ fn distinct<'a>(texts: &[&'a str]) -> (Vec<&'a str>, Vec<usize>) {
 
 fn embed_distinct(
     tokenizer: &TextTokenizer,
-    lanes: &mut Lanes,
+    workers: &mut TextWorkers,
     texts: &[&str],
 ) -> Result<Vec<Vec<f32>>, ModelError> {
     if texts.len() <= FIRST {
-        return embed_slab(lanes, &tokenizer.encode(texts)?);
+        return embed_slab(workers, &tokenizer.encode(texts)?);
     }
     let (first, rest) = texts.split_at(FIRST);
     let slabs = std::iter::once(first).chain(rest.chunks(SLAB));
@@ -69,15 +77,15 @@ fn embed_distinct(
             slabs.map(|slab| tokenizer.encode(slab)).try_for_each(|ids| sender.send(ids))
         });
         for ids in tokenized {
-            vectors.extend(embed_slab(lanes, &ids?)?);
+            vectors.extend(embed_slab(workers, &ids?)?);
         }
         Ok(vectors)
     })
 }
 
-fn embed_slab(lanes: &mut Lanes, ids: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, ModelError> {
-    let batches = batches::of_similar_length(ids, lanes.len());
-    let done = lanes::share(lanes, batches.len(), |network, at| {
+fn embed_slab(workers: &mut TextWorkers, ids: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, ModelError> {
+    let batches = batches::of_similar_length(ids, workers.len());
+    let done = workers::share(workers, batches.len(), |network, at| {
         let rows: Vec<&[u32]> = batches[at].iter().map(|&i| ids[i].as_slice()).collect();
         network.embed(&rows)
     })?;
@@ -97,8 +105,8 @@ mod tests {
 
     use super::*;
 
-    /// Its vector is a text's ids; the one that is given the `fails_on`th row of it and its like fails, and the others take their time
-    /// from then on.
+    /// Its vector is a text's ids; the one that is given the `fails_on`th row of it and its like
+    /// fails, and the others take their time from then on.
     #[derive(Debug, Clone)]
     struct Counting {
         rows: Arc<AtomicUsize>,
@@ -106,10 +114,10 @@ mod tests {
     }
 
     impl Counting {
-        fn lanes(count: usize, fails_on: usize) -> (Lanes, Arc<AtomicUsize>) {
+        fn workers(count: usize, fails_on: usize) -> (TextWorkers, Arc<AtomicUsize>) {
             let rows = Arc::new(AtomicUsize::new(0));
-            let lane = || Box::new(Self { rows: rows.clone(), fails_on }) as Box<dyn TextNetwork>;
-            ((0..count).map(|_| lane()).collect(), rows)
+            let worker = || Box::new(Self { rows: rows.clone(), fails_on }) as Box<dyn TextNetwork>;
+            ((0..count).map(|_| worker()).collect(), rows)
         }
     }
 
@@ -141,9 +149,9 @@ mod tests {
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let repeated = texts.iter().filter(|text| **text == texts[0]).count() - 1;
         let ids = tokenizer.encode(&texts).unwrap();
-        for lanes in [1, 3] {
-            let (mut lanes, rows) = Counting::lanes(lanes, usize::MAX);
-            let vectors = embed(&tokenizer, &mut lanes, &texts).unwrap();
+        for workers in [1, 3] {
+            let (mut workers, rows) = Counting::workers(workers, usize::MAX);
+            let vectors = embed(&tokenizer, &mut workers, &texts).unwrap();
             assert_eq!(rows.load(Ordering::Relaxed), texts.len() - repeated);
             for (vector, ids) in vectors.iter().zip(&ids) {
                 assert_eq!(*vector, ids.iter().map(|&id| id as f32).collect::<Vec<_>>());
@@ -170,10 +178,10 @@ mod tests {
     }
 
     #[test]
-    fn lanes_work_at_the_same_time_on_a_few_texts_too() {
+    fn workers_work_at_the_same_time_on_a_few_texts_too() {
         let at_work = Arc::new(AtomicUsize::new(0));
-        let mut lanes: Lanes = (0..3).map(|_| Box::new(Waiting(at_work.clone())) as _).collect();
-        let vectors = embed(&tokenizer(), &mut lanes, &["a star", "a red star", "a ring"]).unwrap();
+        let mut workers: TextWorkers = (0..3).map(|_| Box::new(Waiting(at_work.clone())) as _).collect();
+        let vectors = embed(&tokenizer(), &mut workers, &["a star", "a red star", "a ring"]).unwrap();
         assert_eq!(vectors, vec![vec![1.0]; 3]);
     }
 
@@ -181,9 +189,9 @@ mod tests {
     fn a_network_that_fails_in_the_middle_ends_the_call() {
         let texts = texts(3 * SLAB);
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        for lanes in [1, 3] {
-            let (mut lanes, rows) = Counting::lanes(lanes, FIRST + 10);
-            let error = embed(&tokenizer(), &mut lanes, &texts).unwrap_err();
+        for workers in [1, 3] {
+            let (mut workers, rows) = Counting::workers(workers, FIRST + 10);
+            let error = embed(&tokenizer(), &mut workers, &texts).unwrap_err();
             assert!(error.to_string().contains("enough"), "{error}");
             assert!(rows.load(Ordering::Relaxed) < FIRST + SLAB / 2, "the others went on");
         }
@@ -191,7 +199,7 @@ mod tests {
 
     #[test]
     fn no_texts_no_vectors() {
-        let (mut lanes, _) = Counting::lanes(2, 0);
-        assert!(embed(&tokenizer(), &mut lanes, &[]).unwrap().is_empty());
+        let (mut workers, _) = Counting::workers(2, 0);
+        assert!(embed(&tokenizer(), &mut workers, &[]).unwrap().is_empty());
     }
 }

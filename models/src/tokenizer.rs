@@ -1,4 +1,5 @@
-//! Tokenizers as their folders describe them: tokenizer.json, BERT's vocab.txt, or CLIP's vocab.json with merges.txt.
+//! Tokenizers from a model folder: tokenizer.json, BERT's vocab.txt, or CLIP's vocab.json with
+//! merges.txt.
 
 mod word_pieces;
 
@@ -16,16 +17,16 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer, TruncationParams
 use crate::ModelError;
 use crate::files;
 
-/// A text's token ids, cut at a length that keeps the special tokens.
+/// Turns a text into token ids, cut at a length that keeps the special tokens.
 #[derive(Debug, Clone)]
 pub(crate) struct TextTokenizer {
     tokenizer: Tokenizer,
     pub(crate) max_length: usize,
-    /// The id diffusers pads prompts with.
+    /// The id with which diffusers pads prompts.
     pub(crate) pad: u32,
 }
 
-/// The keys of tokenizer_config.json that matter.
+/// The keys of tokenizer_config.json that are read.
 #[derive(Debug, Default, Deserialize)]
 struct Settings {
     model_max_length: Option<f64>,
@@ -72,7 +73,8 @@ const WORDS: &str =
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
 impl TextTokenizer {
-    /// The tokenizer in `folder`; texts are cut at `positions` tokens, or earlier where tokenizer_config.json says.
+    /// Loads the tokenizer in `folder`. Texts are cut at `positions` tokens, or earlier if
+    /// tokenizer_config.json says so.
     pub(crate) fn load(folder: &Path, positions: usize) -> Result<Self, ModelError> {
         let settings = Settings::read(folder)?;
         let mut tokenizer = tokenizer(folder, &settings)?;
@@ -93,7 +95,7 @@ impl TextTokenizer {
         Ok(encodings.iter().map(|encoding| encoding.get_ids().to_vec()).collect())
     }
 
-    /// Each text's ids, filled up to the greatest length.
+    /// Each text's ids, padded to the greatest length.
     pub(crate) fn encode_padded(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, ModelError> {
         let mut ids = self.encode(texts)?;
         ids.iter_mut().for_each(|ids| ids.resize(self.max_length, self.pad));
@@ -101,7 +103,7 @@ impl TextTokenizer {
     }
 }
 
-/// The tokenizer in `folder`, as it is.
+/// Loads the tokenizer in `folder` unchanged.
 pub(crate) fn of_folder(folder: &Path) -> Result<Tokenizer, ModelError> {
     tokenizer(folder, &Settings::read(folder)?)
 }

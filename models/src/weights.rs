@@ -1,5 +1,6 @@
-//! Weights of one network, read from safetensors files tensor by tensor when a layer asks for them, so that a network of
-//! many gigabytes needs the room of its layers only. It knows files and names, and no network.
+//! Weights of one network, read from safetensors files one tensor at a time when a layer asks for
+//! it, so that a network of many gigabytes needs the memory of its layers only. It knows files and
+//! names, and no network.
 
 mod layout;
 
@@ -18,14 +19,15 @@ use crate::{ModelError, files};
 
 pub(crate) use layout::{Blip2Names, OpenClipNames, renamed};
 
-/// The names that diffusers and transformers give to the weights of one network, in order of preference.
+/// The names that diffusers and transformers give to the weights of one network, in order of
+/// preference.
 pub(crate) const NAMES: [&str; 3] =
     ["model.safetensors", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"];
 
-/// The same of open_clip, whose folders may hold transformers' weights too.
+/// The names that open_clip gives; its folders may hold transformers' weights too.
 pub(crate) const OPEN_CLIP_NAMES: [&str; 2] = ["open_clip_model.safetensors", "model.safetensors"];
 
-/// Weights as they are found where only they lie; reading them would run what is in them.
+/// Names of pickled weights. They are refused, since reading them runs code in them.
 const PICKLED: [&str; 4] =
     ["pytorch_model.bin", "open_clip_pytorch_model.bin", "diffusion_pytorch_model.bin", "model.pt"];
 
@@ -33,12 +35,12 @@ const PICKLED: [&str; 4] =
 #[derive(Debug)]
 struct Weights {
     files: Vec<(PathBuf, Mutex<File>)>,
-    tensors: HashMap<String, Place>,
+    tensors: HashMap<String, TensorLocation>,
 }
 
-/// Where a tensor's bytes are.
+/// The place of a tensor's bytes in the files.
 #[derive(Debug)]
-struct Place {
+struct TensorLocation {
     file: usize,
     dtype: DType,
     shape: Vec<usize>,
@@ -46,13 +48,13 @@ struct Place {
     bytes: usize,
 }
 
-/// The weights of the network in `folder` for its layers to ask for, as f32 (f16 and bf16 files are converted), on
+/// Opens the weights of the network in `folder`, as f32 (f16 and bf16 files are converted), on
 /// `device`.
 pub(crate) fn load(folder: &Path, device: &Device) -> Result<VarBuilder<'static>, ModelError> {
     load_named(folder, &NAMES, DType::F32, device)
 }
 
-/// The same from a file that has one of `names`, as `dtype`.
+/// Opens the weights in a file with one of `names`, as `dtype`.
 pub(crate) fn load_named(
     folder: &Path,
     names: &[&str],
@@ -62,18 +64,18 @@ pub(crate) fn load_named(
     Ok(VarBuilder::from_backend(Box::new(Weights::open(folder, names)?), dtype, device.clone()))
 }
 
-/// How many values the weights in `folder` are; only what the files say of themselves is read.
+/// Counts the values of the weights in `folder`. It reads the headers of the files only.
 pub(crate) fn count(folder: &Path, names: &[&str]) -> Result<u64, ModelError> {
     let weights = Weights::open(folder, names)?;
-    Ok(weights.tensors.values().map(|place| place.shape.iter().product::<usize>() as u64).sum())
+    Ok(weights.tensors.values().map(|location| location.shape.iter().product::<usize>() as u64).sum())
 }
 
 impl Weights {
-    /// Opens the files and reads what they say they hold. Shards are found by their `*.index.json`.
+    /// Opens the files and reads their headers. Shards are found by their `*.index.json`.
     ///
     /// # Errors
-    /// A file or a shard that is missing, one that is cut short or no safetensors file, a tensor that the index names and no
-    /// shard has.
+    /// A file or shard that is missing, cut short or not safetensors; a tensor that the index names
+    /// and no shard has.
     fn open(folder: &Path, names: &[&str]) -> Result<Self, ModelError> {
         let mut weights = Self { files: Vec::new(), tensors: HashMap::new() };
         if let Some(single) = names.iter().map(|name| folder.join(name)).find(|path| path.is_file()) {
@@ -129,14 +131,14 @@ impl Weights {
         for (name, info) in header.tensors() {
             let dtype = DType::try_from(info.dtype).map_err(|error| broken(format!("{name}: {error}")))?;
             let (from, to) = info.data_offsets;
-            let place = Place {
+            let location = TensorLocation {
                 file: self.files.len(),
                 dtype,
                 shape: info.shape.clone(),
                 begin: begin + from as u64,
                 bytes: to - from,
             };
-            self.tensors.insert(name, place);
+            self.tensors.insert(name, location);
         }
         self.files.push((path.to_path_buf(), Mutex::new(file)));
         Ok(())
@@ -147,32 +149,32 @@ impl Weights {
     }
 
     fn read(&self, name: &str, dtype: DType, device: &Device) -> CandleResult<Tensor> {
-        let Some(place) = self.tensors.get(name) else {
+        let Some(location) = self.tensors.get(name) else {
             bail!("it lacks the tensor {name}; it may be of another network than its config.json says")
         };
-        let (path, file) = &self.files[place.file];
-        let mut bytes = vec![0u8; place.bytes];
+        let (path, file) = &self.files[location.file];
+        let mut bytes = vec![0u8; location.bytes];
         let read = {
             let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-            file.seek(SeekFrom::Start(place.begin)).and_then(|_| file.read_exact(&mut bytes))
+            file.seek(SeekFrom::Start(location.begin)).and_then(|_| file.read_exact(&mut bytes))
         };
         if let Err(error) = read {
             bail!("{} cannot be read: {error}", path.display());
         }
-        let tensor = Tensor::from_raw_buffer(&bytes, place.dtype, &place.shape, &Device::Cpu)?;
+        let tensor = Tensor::from_raw_buffer(&bytes, location.dtype, &location.shape, &Device::Cpu)?;
         drop(bytes);
-        let tensor = if place.dtype.is_float() { tensor.to_dtype(dtype)? } else { tensor };
+        let tensor = if location.dtype.is_float() { tensor.to_dtype(dtype)? } else { tensor };
         tensor.to_device(device)
     }
 }
 
-/// Where the tensors begin, and what the header says of them.
+/// Returns where the tensors begin, and their header.
 fn header(file: &mut File, length: u64) -> Result<(u64, Metadata), String> {
     let no_header = || "it is no safetensors file".to_owned();
     let mut size = [0u8; 8];
     file.read_exact(&mut size).map_err(|_| no_header())?;
     let size = u64::from_le_bytes(size);
-    // The format's own bound.
+    // The bound of the format.
     if size > 100_000_000 {
         return Err(no_header());
     }
@@ -219,7 +221,7 @@ impl SimpleBackend for Weights {
     }
 }
 
-/// A tensor of another shape than its layer has is named with both.
+/// Refuses a tensor of another shape than its layer's, and names both shapes.
 pub(crate) fn expect(tensor: &Tensor, shape: &Shape, name: &str) -> CandleResult<()> {
     if tensor.shape() != shape {
         bail!("{name} has the shape {:?} where config.json asks for {:?}", tensor.dims(), shape.dims());

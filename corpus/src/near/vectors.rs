@@ -16,18 +16,18 @@ const PIECE: usize = 4_096;
 #[derive(Debug)]
 pub(super) struct Vectors {
     dim: usize,
-    place: Place,
+    storage: Storage,
 }
 
 #[derive(Debug)]
-enum Place {
+enum Storage {
     Memory(Vec<Vec<f16>>),
     File { file: File, path: PathBuf, count: usize },
 }
 
 impl Vectors {
     pub fn in_memory(dim: usize) -> Self {
-        Self { dim, place: Place::Memory(Vec::new()) }
+        Self { dim, storage: Storage::Memory(Vec::new()) }
     }
 
     /// Goes on with a file's first `kept` vectors.
@@ -42,12 +42,12 @@ impl Vectors {
             return Err(CorpusError::Damaged { input: path.display().to_string(), rows, reason });
         }
         file.set_len(wanted).map_err(failed)?;
-        Ok(Self { dim, place: Place::File { file, path: path.to_owned(), count: kept as usize } })
+        Ok(Self { dim, storage: Storage::File { file, path: path.to_owned(), count: kept as usize } })
     }
 
     pub fn push(&mut self, vector: &[f16]) -> Result<(), CorpusError> {
-        match &mut self.place {
-            Place::Memory(pieces) => {
+        match &mut self.storage {
+            Storage::Memory(pieces) => {
                 let full = PIECE * self.dim;
                 if pieces.last().is_none_or(|last| last.len() == full) {
                     pieces.push(Vec::with_capacity(if pieces.is_empty() { 0 } else { full }));
@@ -56,7 +56,7 @@ impl Vectors {
                     last.extend_from_slice(vector);
                 }
             }
-            Place::File { file, path, count } => {
+            Storage::File { file, path, count } => {
                 let bytes: Vec<u8> = vector.iter().flat_map(|value| value.to_le_bytes()).collect();
                 let at = *count as u64 * bytes.len() as u64;
                 file.write_all_at(&bytes, at).map_err(|error| CorpusError::unwritable(path, error))?;
@@ -68,12 +68,12 @@ impl Vectors {
 
     /// Reads the vector of this number into `vector`.
     pub fn read(&self, number: usize, vector: &mut [f32]) -> Result<(), CorpusError> {
-        match &self.place {
-            Place::Memory(pieces) => {
+        match &self.storage {
+            Storage::Memory(pieces) => {
                 let start = number % PIECE * self.dim;
                 pieces[number / PIECE][start..start + self.dim].convert_to_f32_slice(vector);
             }
-            Place::File { file, path, .. } => {
+            Storage::File { file, path, .. } => {
                 let mut bytes = vec![0; 2 * self.dim];
                 let at = number as u64 * bytes.len() as u64;
                 let failed = |error: io::Error| CorpusError::unreadable(path.display().to_string(), error);
@@ -87,9 +87,9 @@ impl Vectors {
     }
 
     pub fn sync(&self) -> Result<(), CorpusError> {
-        match &self.place {
-            Place::Memory(_) => Ok(()),
-            Place::File { file, path, .. } => {
+        match &self.storage {
+            Storage::Memory(_) => Ok(()),
+            Storage::File { file, path, .. } => {
                 file.sync_data().map_err(|error| CorpusError::unwritable(path, error))
             }
         }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::bufread::MultiGzDecoder;
 
-use crate::source::{Input, Place};
+use crate::source::{Input, InputLocation};
 
 const BUFFER_BYTES: usize = 256 << 10;
 const GZIP: [u8; 2] = [0x1f, 0x8b];
@@ -44,10 +44,10 @@ impl<R: Read> BufRead for Counted<R> {
 /// The bytes, unpacked where their beginning says that they are gzip (of any number of members) or zstd (of any
 /// number of frames).
 pub(super) fn open(input: &Input, counter: &Counter) -> io::Result<Box<dyn BufRead + Send>> {
-    let raw: Box<dyn Read + Send> = match &input.place {
-        Place::File(path) => Box::new(File::open(path)?),
-        Place::Stdin => Box::new(io::stdin()),
-        Place::Remote(file) => Box::new(file.reader(0)),
+    let raw: Box<dyn Read + Send> = match &input.location {
+        InputLocation::File(path) => Box::new(File::open(path)?),
+        InputLocation::Stdin => Box::new(io::stdin()),
+        InputLocation::Remote(file) => Box::new(file.reader(0)),
     };
     let mut raw = Counted { inner: BufReader::with_capacity(BUFFER_BYTES, raw), counter: counter.clone() };
     let head = raw.fill_buf()?;

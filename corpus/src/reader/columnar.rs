@@ -20,7 +20,7 @@ use super::{Entry, Fault, Rows};
 use crate::CorpusError;
 use crate::remote::RemoteChunks;
 use crate::row::{BadRow, Row};
-use crate::source::{Input, Place};
+use crate::source::{Input, InputLocation};
 
 /// Rows held at once.
 const BATCH: usize = 1_024;
@@ -40,8 +40,8 @@ pub(super) struct ParquetRows {
 
 impl ParquetRows {
     pub fn open(input: &Input, columns: &Columns, counter: Counter) -> Result<Self, CorpusError> {
-        match &input.place {
-            Place::File(path) => {
+        match &input.location {
+            InputLocation::File(path) => {
                 let file = std::fs::File::open(path);
                 Self::of(
                     file.map_err(|error| CorpusError::unreadable(&input.name, error))?,
@@ -50,8 +50,8 @@ impl ParquetRows {
                     counter,
                 )
             }
-            Place::Remote(file) => Self::of(RemoteChunks(file.clone()), input, columns, counter),
-            Place::Stdin => Err(CorpusError::NotSeekable { input: input.name.clone() }),
+            InputLocation::Remote(file) => Self::of(RemoteChunks(file.clone()), input, columns, counter),
+            InputLocation::Stdin => Err(CorpusError::NotSeekable { input: input.name.clone() }),
         }
     }
 

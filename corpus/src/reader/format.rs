@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::CorpusError;
-use crate::source::{Input, Place, unpacked};
+use crate::source::{Input, InputLocation, unpacked};
 
 const PARQUET: &[u8] = b"PAR1";
 
@@ -94,8 +94,8 @@ impl Format {
 /// Whether an input is parquet: it was said, or the name says so, or the beginning of a file.
 pub(super) fn looks_like_parquet(input: &Input, said: Option<Format>) -> bool {
     let named = input.name.to_ascii_lowercase().ends_with(".parquet");
-    let begins = || match &input.place {
-        Place::File(path) => {
+    let begins = || match &input.location {
+        InputLocation::File(path) => {
             let mut head = [0; 4];
             // Pipes are read once, so their beginning is not looked at here.
             input.size.is_some()

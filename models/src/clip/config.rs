@@ -1,4 +1,5 @@
-//! CLIP's config.json. What it leaves out has the defaults of transformers' CLIPTextConfig and CLIPVisionConfig.
+//! CLIP's config.json. Missing settings have the defaults of transformers' CLIPTextConfig and
+//! CLIPVisionConfig.
 
 use std::path::Path;
 
@@ -7,7 +8,7 @@ use serde::Deserialize;
 use crate::ops::Activation;
 use crate::{ModelError, files};
 
-/// Of a whole CLIP folder.
+/// The configuration of a CLIP folder.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct ClipConfig {
     #[serde(default)]
@@ -19,7 +20,7 @@ pub(crate) struct ClipConfig {
 }
 
 impl ClipConfig {
-    /// Reads config.json and refuses sizes that no tower has.
+    /// Reads config.json and refuses sizes that no tower can have.
     pub(crate) fn load(path: &Path) -> Result<Self, ModelError> {
         let config: Self = files::read_json(path)?;
         let (text, vision) = (&config.text_config, &config.vision_config);
@@ -43,7 +44,7 @@ fn projection_dim() -> usize {
     512
 }
 
-/// The text transformer; a Stable Diffusion text_encoder/config.json is one by itself.
+/// The text transformer. A Stable Diffusion text_encoder/config.json has this form.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub(crate) struct TextConfig {

@@ -1,4 +1,4 @@
-//! The pre-norm transformer both towers are made of (transformers' CLIPEncoder).
+//! The pre-norm transformer of both towers (transformers' CLIPEncoder).
 
 use candle_core::{Result, Tensor};
 use candle_nn::{LayerNorm, Module, VarBuilder};

@@ -1,4 +1,4 @@
-//! CLIP's text transformer: causal, the last layer norm applied, one vector a text taken at its end token.
+//! CLIP's text transformer: causal, with a last layer norm, and one vector a text at its end token.
 
 use candle_core::{Device, Result, Tensor};
 use candle_nn::{LayerNorm, Module, VarBuilder};
@@ -68,8 +68,8 @@ impl TextTransformer {
     }
 }
 
-/// Where transformers pools: at the first end token, or, for the configurations that give 2 as its id, at the first
-/// of the highest ids. An absent end token counts as position 0 there, and here.
+/// Where transformers pools: at the first end token, or, for the configurations that give 2 as its
+/// id, at the first of the highest ids. Without an end token it is position 0, as in transformers.
 pub(crate) fn end_position(ids: &[u32], eos: u32) -> usize {
     let wanted = if eos == 2 { ids.iter().copied().max() } else { Some(eos) };
     ids.iter().position(|id| Some(*id) == wanted).unwrap_or(0)

@@ -1,4 +1,4 @@
-//! CLIP's vision transformer: patches, a class token, and one vector a picture taken at the class token.
+//! CLIP's vision transformer: patches, a class token, and one vector a picture at the class token.
 
 use candle_core::{D, Result, Tensor};
 use candle_nn::{LayerNorm, Module, VarBuilder};
@@ -40,7 +40,7 @@ impl VisionTransformer {
             )?,
             class: parameter(&embeddings, width, "class_embedding")?,
             positions: positions::resized(&positions, 1, grid, side / patch, resampling)?,
-            // transformers spells it so; BLIP-2 has none.
+            // transformers' spelling; BLIP-2 has no such norm.
             norm_before: match vb.contains_tensor("pre_layrnorm.weight") {
                 true => Some(norm("pre_layrnorm")?),
                 false => None,

@@ -1,9 +1,10 @@
-//! BLIP-2 (Li et al., 2023) without its language model: a vision transformer whose tokens a Q-Former's queries read. A picture's vector is
-//! the mean of the queries' answers: in the space of the texts where the folder projects into it
-//! (Blip2ForImageTextRetrieval), as the Q-Former gives them elsewhere.
+//! BLIP-2 (Li et al., 2023) without its language model: a vision transformer whose tokens the
+//! queries of a Q-Former read. A picture's vector is the mean of the queries' outputs, projected
+//! into the space of the texts if the folder has the projection (Blip2ForImageTextRetrieval).
 //!
-//! BLIP-2 itself takes the query that is nearest to a text, one of 32 vectors a picture. An index compares one vector a picture, and
-//! their mean is the one whose cosine is the mean over the queries.
+//! BLIP-2 itself compares a text with the nearest query, one of 32 vectors a picture. An index
+//! compares one vector a picture, and the cosine to the mean of the queries is the mean of their
+//! cosines.
 
 #[cfg(feature = "onnx")]
 pub(super) mod graph;
@@ -15,7 +16,7 @@ use candle_nn::{LayerNorm, Module, VarBuilder};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{VisionNetwork, unit_rows};
+use super::architecture::{Architecture, VisionNetwork, unit_rows};
 use crate::ModelError;
 use crate::clip::{VisionConfig, VisionTransformer};
 use crate::files::{self, Fixed};
@@ -23,16 +24,17 @@ use crate::metrics::normalise;
 use crate::ops::{Activation, Linear, add_in_place, attention, layer_norm, parameter};
 use crate::positions::Resampling;
 use crate::texts::TextNetwork;
+use crate::weights::{Blip2Names, renamed};
 
 /// config.json of transformers' Blip2Config.
 #[derive(Debug, Deserialize)]
 pub(super) struct Blip2Config {
-    pub vision_config: VisionConfig,
+    vision_config: VisionConfig,
     #[serde(default)]
     qformer_config: QFormerConfig,
     #[serde(default = "num_query_tokens")]
     num_query_tokens: usize,
-    /// Dimensions of the space that pictures and texts share; nothing where they share none.
+    /// Dimensions of the space that pictures and texts share; none if they share none.
     image_text_hidden_size: Option<usize>,
     #[serde(default)]
     architectures: Vec<String>,
@@ -126,24 +128,66 @@ impl Blip2Config {
         self.architectures.iter().any(|name| name == RETRIEVAL)
     }
 
-    pub(super) fn dims(&self) -> usize {
-        let projected = self.image_text_hidden_size.filter(|_| self.is_retrieval());
-        projected.unwrap_or(if self.is_retrieval() { 256 } else { self.qformer_config.hidden_size })
-    }
-
-    pub(super) fn text_positions(&self) -> Option<usize> {
-        self.is_retrieval().then_some(self.qformer_config.max_position_embeddings)
-    }
-
     fn projection(&self, weights: &VarBuilder, name: &str) -> CandleResult<Option<Linear>> {
         let load = || Linear::load(weights.pp(name), self.qformer_config.hidden_size, self.dims());
         self.is_retrieval().then(load).transpose()
     }
 }
 
+impl Architecture for Blip2Config {
+    fn name(&self) -> &'static str {
+        "blip-2"
+    }
+
+    fn dims(&self) -> usize {
+        let projected = self.image_text_hidden_size.filter(|_| self.is_retrieval());
+        projected.unwrap_or(if self.is_retrieval() { 256 } else { self.qformer_config.hidden_size })
+    }
+
+    fn side(&self) -> usize {
+        self.vision_config.image_size
+    }
+
+    fn patch(&self) -> usize {
+        self.vision_config.patch_size
+    }
+
+    fn text_positions(&self) -> Option<usize> {
+        self.is_retrieval().then_some(self.qformer_config.max_position_embeddings)
+    }
+
+    fn vision(&self, weights: &VarBuilder<'static>, side: usize) -> CandleResult<Box<dyn VisionNetwork>> {
+        Ok(Box::new(Blip2Vision::load(weights, self, side)?))
+    }
+
+    fn text(&self, weights: &VarBuilder<'static>) -> CandleResult<Box<dyn TextNetwork>> {
+        Ok(Box::new(Blip2Text::load(weights, self)?))
+    }
+
+    #[cfg(feature = "onnx")]
+    fn vision_graph(
+        &self,
+        weights: &VarBuilder<'static>,
+        side: usize,
+        int8: bool,
+    ) -> CandleResult<(crate::onnx::Graph, crate::onnx::Value)> {
+        graph::vision(weights, self, side, int8)
+    }
+
+    #[cfg(feature = "onnx")]
+    fn onnx_text(
+        &self,
+        folder: &Path,
+        weights: VarBuilder<'static>,
+        engine: crate::engine::Engine,
+    ) -> Result<crate::texts::TextWorkers, ModelError> {
+        graph::OnnxBlip2Text::load(folder, self, weights, engine)
+    }
+}
+
 /// The vision tower.
 #[derive(Debug)]
-pub(super) struct Blip2Vision {
+struct Blip2Vision {
     transformer: VisionTransformer,
     /// [1, queries, width]
     queries: Tensor,
@@ -152,21 +196,11 @@ pub(super) struct Blip2Vision {
 }
 
 impl Blip2Vision {
-    /// `renamed` has the vision transformer's tensors under CLIP's names.
-    pub(super) fn load(
-        weights: &VarBuilder,
-        renamed: &VarBuilder,
-        config: &Blip2Config,
-        side: usize,
-    ) -> CandleResult<Self> {
+    fn load(weights: &VarBuilder<'static>, config: &Blip2Config, side: usize) -> CandleResult<Self> {
         let shape = (1, config.num_query_tokens, config.qformer_config.hidden_size);
+        let (renamed, vision) = (renamed(weights, Blip2Names), &config.vision_config);
         Ok(Self {
-            transformer: VisionTransformer::load(
-                renamed.clone(),
-                &config.vision_config,
-                side,
-                Resampling::Plain,
-            )?,
+            transformer: VisionTransformer::load(renamed, vision, side, Resampling::Plain)?,
             queries: parameter(weights, shape, "query_tokens")?,
             qformer: QFormer::load(weights.pp("qformer"), &config.qformer_config, Reader::Queries)?,
             projection: config.projection(weights, "vision_projection")?,
@@ -181,16 +215,16 @@ impl VisionNetwork for Blip2Vision {
         let queries = self.queries.broadcast_as((tokens.dim(0)?, queries, width))?.contiguous()?;
         let read = self.qformer.forward(&queries, Some(&tokens))?;
         let Some(projection) = &self.projection else { return read.mean(1) };
-        // As BLIP-2 compares them, each of length 1.
+        // BLIP-2 compares vectors of length 1.
         let projected = projection.forward(&read)?.to_dtype(DType::F32)?;
         let lengths = projected.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?;
         projected.broadcast_div(&lengths)?.mean(1)
     }
 }
 
-/// The text tower: the Q-Former without queries and pictures, at the first token.
+/// The text tower: the Q-Former without queries and pictures; the vector is the first token's.
 #[derive(Debug)]
-pub(super) struct Blip2Text {
+struct Blip2Text {
     words: Tensor,
     positions: Tensor,
     qformer: QFormer,
@@ -198,7 +232,7 @@ pub(super) struct Blip2Text {
 }
 
 impl Blip2Text {
-    pub(super) fn load(weights: &VarBuilder, config: &Blip2Config) -> CandleResult<Self> {
+    fn load(weights: &VarBuilder, config: &Blip2Config) -> CandleResult<Self> {
         let Some(projection) = config.projection(weights, "text_projection")? else {
             bail!("only {RETRIEVAL} has a text tower")
         };
@@ -212,7 +246,7 @@ impl Blip2Text {
         })
     }
 
-    /// Rows of one length, so that nothing is padded.
+    /// Embeds rows of one length, so that nothing is padded.
     fn embed_alike(&self, ids: &[&[u32]]) -> Result<Vec<Vec<f32>>, ModelError> {
         let (rows, length) = (ids.len(), ids.first().map_or(0, |ids| ids.len()));
         let flat = Tensor::from_vec(ids.concat(), rows * length, self.words.device())?;
@@ -239,14 +273,15 @@ impl TextNetwork for Blip2Text {
     }
 }
 
-/// Who reads: queries read a picture in some layers, and have feed-forward layers of their own.
+/// The input of the Q-Former: queries read a picture in some layers, and have feed-forward layers
+/// of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reader {
     Queries,
     Texts,
 }
 
-/// A post-norm transformer (BERT's) that reads another's tokens.
+/// A post-norm transformer (BERT's) with cross-attention to another transformer's tokens.
 #[derive(Debug)]
 struct QFormer {
     norm: LayerNorm,

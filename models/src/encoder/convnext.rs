@@ -1,5 +1,5 @@
-//! timm's ConvNeXt (Liu et al., 2022), channels last: a stem of patches, four stages of depthwise convolutions and feed-forward
-//! layers, the mean over all positions, normalised.
+//! timm's ConvNeXt (Liu et al., 2022), channels last: a stem of patches, four stages of depthwise
+//! convolutions and feed-forward layers, the mean over all positions, normalised.
 
 #[cfg(feature = "onnx")]
 pub(super) mod graph;
@@ -23,7 +23,7 @@ pub(super) struct ConvNextArgs {
     patch_size: usize,
     kernel_sizes: usize,
     norm_eps: f64,
-    /// Nothing where the blocks' outputs are not scaled.
+    /// None if the blocks' outputs are not scaled.
     ls_init_value: Option<f64>,
 }
 
@@ -51,12 +51,12 @@ impl ConvNextArgs {
         Ok(())
     }
 
-    /// Features of a picture.
+    /// The number of a picture's features.
     pub(super) fn width(&self) -> usize {
         self.dims[3]
     }
 
-    /// Pixels along the side of a last feature.
+    /// Pixels along the side of a position of the last stage.
     pub(super) fn stride(&self) -> usize {
         self.patch_size * 8
     }

@@ -1,6 +1,6 @@
-//! timm's Eva: the vision transformers of EVA-CLIP and EVA02-CLIP (Fang et al., 2023; Sun et al., 2023). Beside learned positions
-//! EVA-02 turns queries and keys by where they are (rotary positions), gates its feed-forward layers (SwiGLU) and normalises within them;
-//! EVA02-E normalises behind its layers.
+//! timm's Eva: the vision transformers of EVA-CLIP and EVA02-CLIP (Fang et al., 2023; Sun et al.,
+//! 2023). Besides learned positions EVA-02 rotates queries and keys by their positions, gates its
+//! feed-forward layers (SwiGLU) and normalises within them; EVA02-E normalises after its layers.
 
 #[cfg(feature = "onnx")]
 pub(super) mod graph;
@@ -96,7 +96,7 @@ pub(super) struct Eva {
     positions: Option<Tensor>,
     rotary: Option<Rotary>,
     blocks: Vec<Block>,
-    /// Of the tokens where the class token is taken, of their mean where that is.
+    /// The norm of the class token, or of the tokens' mean if that is the pooled vector.
     norm: LayerNorm,
     mean: bool,
 }
@@ -205,7 +205,7 @@ impl Attention {
         Ok(Self { queries, keys, values, norm, out, heads: args.num_heads })
     }
 
-    /// One matrix of all three; keys have no bias.
+    /// One matrix for queries, keys and values; keys have no bias.
     fn fused(vb: &VarBuilder, args: &EvaArgs) -> Result<[Linear; 3]> {
         let width = args.embed_dim;
         let weight = vb.get((3 * width, width), "qkv.weight")?;
@@ -222,7 +222,7 @@ impl Attention {
     fn forward(&self, x: &Tensor, rotary: Option<&Rotary>) -> Result<Tensor> {
         let (mut q, mut k) = (self.queries.forward(x)?, self.keys.forward(x)?);
         if let Some(rotary) = rotary {
-            (q, k) = (rotary.turn(&q)?, rotary.turn(&k)?);
+            (q, k) = (rotary.rotate(&q)?, rotary.rotate(&k)?);
         }
         let mixed = attention(&q, &k, &self.values.forward(x)?, self.heads, false, self.out.products())?;
         let mixed = self.norm.as_ref().map_or(Ok(mixed.clone()), |norm| norm.forward(&mixed))?;

@@ -1,4 +1,5 @@
-//! open_clip_config.json: what its model_cfg makes of a network, and how its preprocess_cfg prepares a picture.
+//! OpenCLIP's networks by open_clip_config.json: the towers from its model_cfg, the preprocessing
+//! from its preprocess_cfg.
 
 use std::path::Path;
 
@@ -7,10 +8,10 @@ use candle_nn::VarBuilder;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::VisionNetwork;
+use super::architecture::{Architecture, VisionNetwork};
+use super::clip::{ClipText, ClipVision};
 use super::convnext::{ConvNext, ConvNextArgs};
 use super::eva::{Eva, EvaArgs};
-use super::family::ProjectedVision;
 use super::timm::{Projection, Trunk};
 use crate::ModelError;
 use crate::clip::{TextConfig, VisionConfig};
@@ -18,34 +19,28 @@ use crate::files::{self, Fixed};
 use crate::ops::Activation;
 use crate::picture::{Preprocessor, TorchvisionSettings};
 use crate::positions::Resampling;
-use crate::weights::{OpenClipNames, renamed};
+use crate::texts::TextNetwork;
+use crate::weights::{self, OpenClipNames, renamed};
 
-/// What vision tower there is.
+/// The configuration file of an open_clip folder.
+pub(super) const OPEN_CLIP: &str = "open_clip_config.json";
+
+/// The kind of vision tower.
 #[derive(Debug)]
-pub(super) enum Visual {
+enum Visual {
     Transformer(VisionConfig),
     Eva(EvaArgs, Projection),
     ConvNext(ConvNextArgs, Projection),
 }
 
-impl Visual {
-    pub(super) fn name(&self) -> &'static str {
-        match self {
-            Self::Transformer(_) => "open_clip",
-            Self::Eva(..) => "eva-clip",
-            Self::ConvNext(..) => "convnext-clip",
-        }
-    }
-}
-
 /// The whole file.
 #[derive(Debug)]
 pub(super) struct OpenClipConfig {
-    pub embed_dim: usize,
-    pub image_size: usize,
-    pub custom_text: bool,
-    pub visual: Visual,
-    pub text: TextConfig,
+    embed_dim: usize,
+    image_size: usize,
+    custom_text: bool,
+    visual: Visual,
+    text: TextConfig,
     preprocess: TorchvisionSettings,
 }
 
@@ -116,7 +111,7 @@ impl Default for TextCfg {
     }
 }
 
-/// What changes the blocks of either tower.
+/// Settings that change the blocks of either tower.
 const BLOCKS: [(&str, &[&str]); 10] = [
     ("act_kwargs", &[]),
     ("block_type", &["default"]),
@@ -171,8 +166,30 @@ impl OpenClipConfig {
         })
     }
 
-    /// What a side must be a multiple of.
-    pub(super) fn patch(&self) -> usize {
+    /// The tensors of OpenCLIP's own transformers under transformers' names.
+    fn renamed(&self, weights: &VarBuilder<'static>) -> VarBuilder<'static> {
+        renamed(weights, OpenClipNames { custom_text: self.custom_text })
+    }
+}
+
+impl Architecture for OpenClipConfig {
+    fn name(&self) -> &'static str {
+        match self.visual {
+            Visual::Transformer(_) => "open_clip",
+            Visual::Eva(..) => "eva-clip",
+            Visual::ConvNext(..) => "convnext-clip",
+        }
+    }
+
+    fn dims(&self) -> usize {
+        self.embed_dim
+    }
+
+    fn side(&self) -> usize {
+        self.image_size
+    }
+
+    fn patch(&self) -> usize {
         match &self.visual {
             Visual::Transformer(config) => config.patch_size,
             Visual::Eva(args, _) => args.patch_size,
@@ -180,21 +197,24 @@ impl OpenClipConfig {
         }
     }
 
-    pub(super) fn preprocessor(&self, path: &Path) -> Result<Preprocessor, ModelError> {
-        Preprocessor::torchvision(path, &self.preprocess, self.image_size)
+    fn text_positions(&self) -> Option<usize> {
+        Some(self.text.max_position_embeddings)
     }
 
-    pub(super) fn vision(
-        &self,
-        weights: &VarBuilder<'static>,
-        side: usize,
-    ) -> CandleResult<Box<dyn VisionNetwork>> {
+    fn weight_names(&self) -> &'static [&'static str] {
+        &weights::OPEN_CLIP_NAMES
+    }
+
+    fn preprocessor(&self, folder: &Path) -> Result<Preprocessor, ModelError> {
+        Preprocessor::torchvision(&folder.join(OPEN_CLIP), &self.preprocess, self.image_size)
+    }
+
+    fn vision(&self, weights: &VarBuilder<'static>, side: usize) -> CandleResult<Box<dyn VisionNetwork>> {
         let (dims, visual) = (self.embed_dim, weights.pp("visual"));
         match &self.visual {
             Visual::Transformer(config) => {
-                let renamed = renamed(weights, OpenClipNames { custom_text: self.custom_text });
-                let vision = ProjectedVision::load(&renamed, config, dims, side, Resampling::Antialias)?;
-                Ok(Box::new(vision))
+                let renamed = self.renamed(weights);
+                Ok(Box::new(ClipVision::load(&renamed, config, dims, side, Resampling::Antialias)?))
             }
             Visual::Eva(args, projection) => {
                 let trunk = Eva::load(visual.pp("trunk"), args, side)?;
@@ -206,12 +226,13 @@ impl OpenClipConfig {
             }
         }
     }
-}
 
-#[cfg(feature = "onnx")]
-impl OpenClipConfig {
-    /// The vision tower as a graph for ONNX Runtime, and the graph's name for its vectors.
-    pub(super) fn vision_graph(
+    fn text(&self, weights: &VarBuilder<'static>) -> CandleResult<Box<dyn TextNetwork>> {
+        Ok(Box::new(ClipText::load(&self.renamed(weights), &self.text, self.embed_dim)?))
+    }
+
+    #[cfg(feature = "onnx")]
+    fn vision_graph(
         &self,
         weights: &VarBuilder<'static>,
         side: usize,
@@ -224,7 +245,7 @@ impl OpenClipConfig {
         let mut graph = Graph::new(weights.clone(), int8);
         let embeds = match &self.visual {
             Visual::Transformer(config) => {
-                graph.continue_with(renamed(weights, OpenClipNames { custom_text: self.custom_text }));
+                graph.continue_with(self.renamed(weights));
                 clip_vision(&mut graph, config, dims, side, Resampling::Antialias)?
             }
             Visual::Eva(args, projection) => {
@@ -237,6 +258,17 @@ impl OpenClipConfig {
             }
         };
         Ok((graph, embeds))
+    }
+
+    #[cfg(feature = "onnx")]
+    fn onnx_text(
+        &self,
+        folder: &Path,
+        weights: VarBuilder<'static>,
+        engine: crate::engine::Engine,
+    ) -> Result<crate::texts::TextWorkers, ModelError> {
+        let config = (&self.text, self.embed_dim);
+        crate::onnx::OnnxClipText::load(folder, config, self.renamed(&weights), engine)
     }
 }
 
@@ -264,7 +296,7 @@ fn transformer(path: &Path, cfg: &VisionCfg, activation: Activation) -> Result<V
     })
 }
 
-/// A vision tower of timm's, and the side it was made for.
+/// A vision tower of timm, and its trained side.
 fn trunk(path: &Path, name: &str, cfg: &VisionCfg) -> Result<(Visual, usize), ModelError> {
     let args = super::timm::arguments(path, name)?;
     let projection = Projection::of(path, cfg.timm_proj.as_deref())?;
@@ -299,7 +331,7 @@ impl TextCfg {
             max_position_embeddings: self.context_length,
             hidden_act: activation,
             layer_norm_eps: 1e-5,
-            // transformers' sign for pooling at the highest id, as open_clip does.
+            // In transformers an id of 2 means pooling at the highest id, as open_clip does.
             eos_token_id: 2,
         })
     }
@@ -320,7 +352,7 @@ mod tests {
     use crate::ops::testing::random;
     use crate::picture::Pixels;
 
-    /// Weights of any name, in the shape that the first who asks wants.
+    /// Invented weights of any name, in the shape that is requested first.
     #[derive(Default)]
     struct Invented(Mutex<HashMap<String, Tensor>>);
 
@@ -356,7 +388,7 @@ mod tests {
         }
     }
 
-    /// What the published networks do not use, and their configurations can say.
+    /// Settings that the published networks do not use.
     #[test]
     fn graphs_honour_every_setting_that_candles_networks_honour() {
         let eva = r#""img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3"#;

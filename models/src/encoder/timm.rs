@@ -1,7 +1,8 @@
-//! timm's networks as open_clip uses them: the arguments behind a name, and the projection behind a trunk.
+//! timm's networks as open_clip uses them: the arguments of a name, and the projection after a
+//! trunk.
 //!
-//! open_clip_config.json holds no more than the name; the arguments that the name stands for in timm 1.0.22 are in timm.json. Where a
-//! timm config.json lies beside it, the `model_args` in it are stronger, as they are in timm.
+//! open_clip_config.json holds the name only; the name's arguments in timm 1.0.22 are in timm.json.
+//! The `model_args` of a timm config.json in the same folder override them, as in timm.
 
 #[cfg(feature = "onnx")]
 pub(super) mod graph;
@@ -14,13 +15,13 @@ use candle_nn::VarBuilder;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::VisionNetwork;
+use super::architecture::VisionNetwork;
 use crate::ops::{Activation, Linear};
 use crate::{ModelError, files};
 
 const TABLE: &str = include_str!("timm.json");
 
-/// The arguments of a network, for it to parse.
+/// Returns the arguments of a network.
 pub(super) fn arguments(path: &Path, name: &str) -> Result<Map<String, Value>, ModelError> {
     #[derive(Deserialize)]
     struct Config {
@@ -49,7 +50,7 @@ pub(super) fn arguments(path: &Path, name: &str) -> Result<Map<String, Value>, M
     }
 }
 
-/// What open_clip's TimmModel puts behind the trunk.
+/// The projection that open_clip's TimmModel puts after the trunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Projection {
     /// The trunk's own classifier.
@@ -78,12 +79,12 @@ pub(super) trait Features: std::fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub(super) struct Trunk<F> {
     trunk: F,
-    /// Each but the last is followed by GELU.
+    /// GELU follows each layer but the last.
     head: Vec<Linear>,
 }
 
 impl<F: Features> Trunk<F> {
-    /// `visual` is the tower's part of the weights; the trunk gives `width` features.
+    /// `visual` has the tower's weights; the trunk returns `width` features.
     pub(super) fn load(
         trunk: F,
         visual: &VarBuilder,

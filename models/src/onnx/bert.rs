@@ -1,5 +1,5 @@
-//! BERT (Devlin et al., 2018) as sentence-transformers runs it, on ONNX Runtime: post-norm, absolute positions, the
-//! mean over the attention mask, unit norm.
+//! BERT (Devlin et al., 2018) as sentence-transformers runs it, on ONNX Runtime: post-norm,
+//! absolute positions, the mean over the attention mask, unit norm.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use super::session::{Ids, Session};
 use crate::engine::Engine;
 use crate::metrics::normalise;
 use crate::ops::Activation;
-use crate::texts::{Lanes, TextNetwork};
+use crate::texts::{TextNetwork, TextWorkers};
 use crate::{ModelError, files, weights};
 
 /// config.json of transformers' BertModel.
@@ -56,18 +56,18 @@ pub(crate) struct OnnxBert {
 
 impl OnnxBert {
     /// A sentence-transformers folder on one of the engines of ONNX Runtime.
-    pub(crate) fn load(folder: &Path, engine: Engine) -> Result<Lanes, ModelError> {
+    pub(crate) fn load(folder: &Path, engine: Engine) -> Result<TextWorkers, ModelError> {
         let config = Config::read(folder)?;
         let model = Self::model(folder, engine == Engine::Int8)?;
         let network = |session| {
             let (width, pad) = (config.hidden_size, config.pad_token_id);
             Box::new(Self { session, width, pad }) as Box<dyn TextNetwork>
         };
-        Session::lanes(folder, model, engine, network)
+        Session::workers(folder, model, engine, network)
     }
 
-    /// The network as an ONNX file: input_ids and attention_mask [batch, length] in, last_hidden_state
-    /// [batch, length, width] out.
+    /// The network as an ONNX file: input_ids and attention_mask [batch, length] in,
+    /// last_hidden_state [batch, length, width] out.
     pub(crate) fn file(folder: &Path) -> Result<Vec<u8>, ModelError> {
         Self::model(folder, false)?.into_file()
     }
@@ -95,7 +95,8 @@ fn network(graph: &mut Graph, config: &Config) -> candle_core::Result<Value> {
     Ok(x)
 }
 
-/// All tokens of a sentence are of type 0, whose vector is added to every position's beforehand.
+/// All tokens of a sentence have type 0. Its vector is added to every position's vector in the
+/// graph's constants.
 fn embeddings(graph: &mut Graph, config: &Config) -> candle_core::Result<Value> {
     let (width, positions) = (config.hidden_size, config.max_position_embeddings);
     let types = graph.values("embeddings.token_type_embeddings.weight", &[config.type_vocab_size, width])?;
@@ -137,7 +138,7 @@ impl TextNetwork for OnnxBert {
     }
 }
 
-/// The mean of rows of `width` and their sum have the same direction, and only the direction is kept.
+/// Mean and sum of rows of `width` have the same direction, and only the direction is kept.
 fn mean_direction(rows: &[f32], width: usize) -> Vec<f32> {
     let mut sum = vec![0f32; width];
     for row in rows.chunks_exact(width) {

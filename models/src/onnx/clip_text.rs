@@ -1,4 +1,5 @@
-//! CLIP's text tower on ONNX Runtime: pre-norm, causal, the last norm applied, the end token's vector projected.
+//! CLIP's text tower on ONNX Runtime: pre-norm, causal, with a last norm and a projection of the
+//! end token's vector.
 
 use std::path::Path;
 
@@ -11,9 +12,8 @@ use super::proto::{FLOAT, INT64, Size, ValueInfo};
 use super::session::{Ids, Session, unit_rows};
 use crate::ModelError;
 use crate::clip::{TextConfig, end_position};
-use crate::encoder::PADDING;
 use crate::engine::Engine;
-use crate::texts::{Lanes, TextNetwork};
+use crate::texts::{PADDING, TextNetwork, TextWorkers};
 
 #[derive(Debug)]
 pub(crate) struct OnnxClipText {
@@ -29,17 +29,17 @@ impl OnnxClipText {
         (config, dims): (&TextConfig, usize),
         weights: VarBuilder<'static>,
         engine: Engine,
-    ) -> Result<Lanes, ModelError> {
+    ) -> Result<TextWorkers, ModelError> {
         let model = Self::model(folder, (config, dims), weights, engine == Engine::Int8)?;
         let network = |session| {
             let eos = config.eos_token_id;
             Box::new(Self { session, dims, eos }) as Box<dyn TextNetwork>
         };
-        Session::lanes(folder, model, engine, network)
+        Session::workers(folder, model, engine, network)
     }
 
-    /// input_ids [batch, length] and ends [batch], the end tokens' places among all of
-    /// the batch, in; text_embeds [batch, dims] out.
+    /// input_ids [batch, length] and ends [batch], the positions of the end tokens in the whole
+    /// batch, in; text_embeds [batch, dims] out.
     fn model(
         folder: &Path,
         (config, dims): (&TextConfig, usize),

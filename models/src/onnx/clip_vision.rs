@@ -1,4 +1,5 @@
-//! The graph of CLIP's vision tower: patches, the class token, pre-norm layers, the class token's state projected.
+//! The graph of CLIP's vision tower: patches, the class token, pre-norm layers, the class token's
+//! state projected.
 
 use candle_core::{Device, Result};
 
@@ -8,8 +9,8 @@ use super::vision::PIXELS;
 use crate::clip::VisionConfig;
 use crate::positions::{self, Resampling};
 
-/// The vectors of pictures [batch, dims], of any norm, by weights under transformers' names; positions are interpolated to pictures of
-/// `side`.
+/// The vectors of pictures [batch, dims], of any norm, by weights under transformers' names.
+/// Positions are interpolated to pictures of `side`.
 pub(crate) fn clip_vision(
     graph: &mut Graph,
     config: &VisionConfig,

@@ -1,5 +1,5 @@
-//! An ONNX graph under construction: layers as the operators that ONNX Runtime and OpenVINO know
-//! how to fuse. Values are named; a layer takes names and gives the name of its result. It knows no network.
+//! Builds an ONNX graph: layers as operators that ONNX Runtime and OpenVINO fuse. Values have
+//! names; a layer takes names and returns the name of its result. It knows no network.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +9,12 @@ use crate::ops::Activation;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
-/// Of the operator set: the first with LayerNormalization.
+/// The version of the operator set: the first with LayerNormalization.
 const OPSET: i64 = 17;
-/// Added to a score it makes its weight 0, and it is finite in bf16 too.
+/// Added to a score, it makes the weight 0. It is finite in bf16 too.
 const HIDDEN: f32 = -1e9;
 
-/// From channels last, and back.
+/// Permutations from channels last to channels first, and back.
 pub(crate) const CHANNELS_FIRST: &[i64] = &[0, 3, 1, 2];
 pub(crate) const CHANNELS_LAST: &[i64] = &[0, 2, 3, 1];
 
@@ -36,12 +36,12 @@ impl Graph {
         Self { weights, nodes: Vec::new(), constants: BTreeMap::new(), int8 }
     }
 
-    /// Of all constants.
+    /// Bytes of all constants.
     pub(crate) fn bytes(&self) -> usize {
         self.constants.values().map(Constant::bytes).sum()
     }
 
-    /// The whole network.
+    /// Finishes the network.
     pub(crate) fn finish(self, inputs: Vec<ValueInfo>, outputs: Vec<ValueInfo>) -> Model {
         let graph = proto::Graph {
             node: self.nodes,
@@ -61,12 +61,12 @@ impl Graph {
         Model::new(network, self.constants)
     }
 
-    /// An operator's first result.
+    /// Adds an operator and returns its first result.
     pub(crate) fn add(&mut self, operator: &str, inputs: &[&str], attributes: Vec<Attribute>) -> Value {
         self.operator(operator, inputs, attributes, 1).swap_remove(0)
     }
 
-    /// An operator's results.
+    /// Adds an operator and returns its results.
     fn operator(
         &mut self,
         operator: &str,
@@ -82,7 +82,7 @@ impl Graph {
         output
     }
 
-    /// A result under the name of an output.
+    /// Makes a value the output `name`.
     pub(crate) fn output(&mut self, value: &str, name: &str) {
         let identity = Node {
             input: vec![value.to_owned()],
@@ -119,7 +119,7 @@ impl Graph {
         Ok(self.floats(name, dims, tensor.flatten_all()?.to_vec1()?))
     }
 
-    /// The values of a weight, for a constant made of it.
+    /// The values of a weight, to compute a constant from.
     pub(crate) fn values(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>> {
         self.weights.get(dims.to_vec(), name)?.flatten_all()?.to_vec1()
     }
@@ -141,7 +141,8 @@ impl Graph {
         Ok(self.add("MatMul", &[x, &weight], vec![]))
     }
 
-    /// Dynamic quantisation: a scale for each column of the weights, one for all of `x`, found when it runs.
+    /// Dynamic quantisation: a scale for each column of the weights, one for all of `x`, found when
+    /// it runs.
     fn product_int8(&mut self, x: &str, name: &str, values: &[f32], outputs: usize) -> Value {
         let mut scales = vec![f32::MIN_POSITIVE; outputs];
         for row in values.chunks_exact(outputs) {
@@ -160,7 +161,7 @@ impl Graph {
         self.add("Mul", &[&product, &scale], vec![])
     }
 
-    /// `x` [.., inputs] through the linear layer `name`, with its bias where it has one.
+    /// `x` [.., inputs] through the linear layer `name`, with its bias if it has one.
     pub(crate) fn linear(&mut self, x: &str, name: &str, inputs: usize, outputs: usize) -> Result<Value> {
         let product = self.multiply(x, name, inputs, outputs)?;
         if !self.weights.contains_tensor(&format!("{name}.bias")) {
@@ -218,8 +219,8 @@ impl Graph {
         self.add("Mul", &[&product, &half], vec![])
     }
 
-    /// Attention of `heads` over [batch, length, width], with what a mask [batch or 1, 1, length or 1, length] adds to
-    /// the scores. There may be more keys and values than queries, or fewer.
+    /// Attention of `heads` over [batch, length, width], with a mask [batch or 1, 1, length or 1,
+    /// length] that is added to the scores. The number of keys may differ from that of queries.
     pub(crate) fn attention(
         &mut self,
         [queries, keys, values]: [&str; 3],
@@ -256,7 +257,8 @@ impl Graph {
         self.add("Gather", &[&shape, &second], vec![])
     }
 
-    /// `mask` [batch, length] of ones and zeros as what attention adds to its scores, [batch, 1, 1, length].
+    /// Turns a mask [batch, length] of ones and zeros into one that is added to scores, [batch, 1,
+    /// 1, length].
     pub(crate) fn padding_mask(&mut self, mask: &str) -> Value {
         let (axes, one, hidden) = (self.integers(&[1, 2]), self.scalar(1.0), self.scalar(HIDDEN));
         let mask = self.add("Cast", &[mask], vec![Attribute::int("to", FLOAT.into())]);
@@ -265,8 +267,8 @@ impl Graph {
         self.add("Mul", &[&absent, &hidden], vec![])
     }
 
-    /// The convolution `name` over [batch, in, height, width], with its bias where it has one; `shape` is its weight's, `step` and
-    /// `padding` are alike along both sides.
+    /// The convolution `name` over [batch, in, height, width], with its bias if it has one. `shape`
+    /// is the weight's; `step` and `padding` hold for both sides.
     pub(crate) fn convolve(
         &mut self,
         x: &str,
@@ -294,7 +296,8 @@ impl Graph {
         self.add("Transpose", &[x], vec![Attribute::ints("perm", order)])
     }
 
-    /// Patches of `patch` x `patch` of pictures [batch, side, side, 3] through a convolution, as [batch, patches, width].
+    /// Patches of `patch` x `patch` of pictures [batch, side, side, 3] through a convolution, as
+    /// [batch, patches, width].
     pub(crate) fn patches(&mut self, pixels: &str, name: &str, patch: usize, width: usize) -> Result<Value> {
         let first = self.transpose(pixels, CHANNELS_FIRST);
         let grid = self.convolve(&first, name, [width, 3, patch, patch], (patch, 0), 1)?;
@@ -323,7 +326,8 @@ impl Graph {
         self.add("Expand", &[rows, &wanted], vec![])
     }
 
-    /// A constant row [1, 1, width] once for each of the batch of `x`, before the rows of `x` [batch, rows, width].
+    /// A constant row [1, 1, width] once for each of the batch of `x`, before the rows of `x`
+    /// [batch, rows, width].
     pub(crate) fn prepended(&mut self, row: &str, x: &str) -> Value {
         let rows = self.repeated(row, x);
         self.add("Concat", &[&rows, x], vec![Attribute::int("axis", 1)])
@@ -334,7 +338,7 @@ impl Graph {
         Ok(self.floats(name, tensor.dims(), tensor.flatten_all()?.to_vec1()?))
     }
 
-    /// What is at `places` along an axis of `x`.
+    /// The elements at `places` along an axis of `x`.
     pub(crate) fn gather(&mut self, x: &str, places: &str, axis: i64) -> Value {
         self.add("Gather", &[x, places], vec![Attribute::int("axis", axis)])
     }
@@ -355,17 +359,17 @@ impl Graph {
         self.constant(&format!("integer {value}"), &[], Values::I64(vec![value]))
     }
 
-    /// The weights that the graph is made of.
+    /// The weights of the graph.
     pub(crate) fn weights(&self) -> &VarBuilder<'static> {
         &self.weights
     }
 
-    /// What follows is made of other weights, whose names are others too.
+    /// Continues the graph with other weights.
     pub(crate) fn continue_with(&mut self, weights: VarBuilder<'static>) {
         self.weights = weights;
     }
 
-    /// What hides each of `length` [1] positions from those before it, [1, 1, length, length].
+    /// The causal mask of `length` [1] positions, [1, 1, length, length].
     pub(crate) fn causal_mask(&mut self, length: &str, positions: usize) -> Value {
         let hidden = |at: usize| if at % positions > at / positions { HIDDEN } else { 0.0 };
         let values: Vec<f32> = (0..positions * positions).map(hidden).collect();

@@ -35,8 +35,8 @@ pub(crate) fn layer(
     Ok(graph.add("Add", &[&down, &x], vec![]))
 }
 
-/// Attention of BERT's kind, its norm behind it: `name` has what it asks with, `out` where it goes. It reads `context`, with what a mask
-/// adds to the scores.
+/// BERT's post-norm attention to `context`, with a mask that is added to the scores: `name` has
+/// queries, keys and values, `out` the output layer.
 pub(crate) fn post_norm_attention(
     graph: &mut Graph,
     x: &str,
@@ -55,7 +55,7 @@ pub(crate) fn post_norm_attention(
     graph.layer_norm(&sum, &format!("{out}.LayerNorm"), width, eps)
 }
 
-/// The feed-forward layers of BERT's kind, `up` and `down`, their norm behind them.
+/// BERT's post-norm feed-forward layers `up` and `down`.
 pub(crate) fn post_norm_feed_forward(
     graph: &mut Graph,
     x: &str,

@@ -1,5 +1,5 @@
-//! ONNX Runtime's library: found from a model's folder, loaded once a process. The libraries of OpenVINO lie beside
-//! it and find each other there, so no path is to be set.
+//! ONNX Runtime's library: found from a model's folder, loaded once a process. OpenVINO's libraries
+//! are in the same folder and find each other there, without a search path.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -9,25 +9,26 @@ use ort::environment::Environment;
 use super::failed;
 use crate::ModelError;
 
-/// ONNX Runtime allows one a process, and it must outlive every session.
+/// ONNX Runtime allows one environment a process, and it must outlive every session.
 static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
 
-/// The environment of this process, made with the library found from `folder` where there is none yet.
+/// Returns the environment of this process. The first call creates it with the library found from
+/// `folder`.
 pub(super) fn environment(folder: &Path) -> Result<Environment, ModelError> {
     let mut known = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(environment) = &*known {
         return Ok(environment.clone());
     }
     let library = find(folder)?;
-    // Refuses a library that is older than the API it is used by.
+    // Refuses a library that is older than the API that we use.
     let builder = ort::init_from(&library).map_err(failed)?;
     let environment = builder.with_telemetry(false).build().map_err(failed)?;
     tracing::debug!(library = %library.display(), "onnx runtime loaded");
     Ok(known.insert(environment).clone())
 }
 
-/// `ORT_DYLIB_PATH`, or the newest libonnxruntime in `onnxruntime/` within the model folder, beside it, or among the
-/// models that `models/tools/fetch_minilm.sh` fetched.
+/// `ORT_DYLIB_PATH`, or the newest libonnxruntime in `onnxruntime/` within the model folder, beside
+/// it, or among the models that `models/tools/fetch_minilm.sh` fetched.
 fn find(folder: &Path) -> Result<PathBuf, ModelError> {
     if let Some(path) = std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()) {
         return Ok(PathBuf::from(path));

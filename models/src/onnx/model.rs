@@ -1,5 +1,5 @@
-//! A whole network: the graph, and beside it its weights, since a message of protobuf holds 2 GiB at most. ONNX Runtime is given them
-//! where they lie in memory; a file has them within.
+//! A whole network: the graph, and its weights apart from it, since a protobuf message holds at
+//! most 2 GiB. ONNX Runtime reads the weights from our memory; a file includes them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,10 +11,11 @@ use super::failed;
 use super::proto::{self, EXTERNAL, Entry, FLOAT, INT8, INT64};
 use crate::ModelError;
 
-/// What a message of protobuf holds at most, less some room for the graph.
+/// The most bytes of a protobuf message, less some room for the graph.
 pub(super) const MESSAGE: usize = (2 << 30) - (1 << 20);
 
-/// Constants of so many bytes lie beside the graph. What shapes are made of must be within it.
+/// Constants of at least so many bytes are kept apart from the graph. Constants that define shapes
+/// must be in it.
 const BESIDE: usize = 4096;
 
 /// Large constants by name, as ONNX Runtime takes them.
@@ -33,7 +34,7 @@ pub(super) enum Values {
     I64(Vec<i64>),
 }
 
-/// A network whose graph knows of its large constants only how large they are.
+/// A network whose graph has only the sizes of its large constants.
 #[derive(Debug)]
 pub(crate) struct Model {
     network: proto::Model,
@@ -41,12 +42,12 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// `network` has no constants of its own.
+    /// `network` must have no constants.
     pub(super) fn new(network: proto::Model, constants: BTreeMap<String, Constant>) -> Self {
         Self { network, constants }
     }
 
-    /// Of all constants.
+    /// Bytes of all constants.
     pub(super) fn bytes(&self) -> usize {
         self.constants.values().map(Constant::bytes).sum()
     }
@@ -61,7 +62,7 @@ impl Model {
     /// The ONNX file.
     ///
     /// # Errors
-    /// More than protobuf allows a message.
+    /// A network that is larger than a protobuf message may be.
     pub(super) fn into_file(self) -> Result<Vec<u8>, ModelError> {
         if self.bytes() > MESSAGE {
             return Err(ModelError::GraphTooLarge { what: "an ONNX file", bytes: self.bytes() });
@@ -72,7 +73,7 @@ impl Model {
         Ok(network.encode_to_vec())
     }
 
-    /// The graph as a file that has its small constants only, and the large ones by name.
+    /// Returns the graph as a file with its small constants only, and the large ones by name.
     pub(super) fn into_parts(self) -> Result<(Vec<u8>, Weights), ModelError> {
         let Self { mut network, constants } = self;
         let graph = network.graph.get_or_insert_default();

@@ -1,5 +1,6 @@
-//! The messages of an ONNX file that a graph of ours needs, with the field numbers of onnx.proto (ONNX 1.17). What a
-//! reader may ask whether it is there is optional, since onnx.proto is of the second syntax.
+//! The messages of an ONNX file that our graphs need, with the field numbers of onnx.proto (ONNX
+//! 1.17). Fields whose presence a reader may check are optional, since onnx.proto has the proto2
+//! syntax.
 
 use prost::Message;
 
@@ -146,7 +147,7 @@ pub(crate) struct Shape {
     pub dim: Vec<Dimension>,
 }
 
-/// A size, or the name of one that is known only when the graph runs.
+/// A size, or the name of a size that is known only when the graph runs.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Dimension {
     #[prost(int64, optional, tag = "1")]

@@ -18,21 +18,23 @@ use crate::metrics::normalise;
 #[derive(Debug)]
 pub(crate) struct Session(ort::session::Session);
 
-/// What the engines of all lanes of a network may hold of its weights, in bytes, where one does not hold more alone. What they were given
-/// is there once more, for all of them together.
-const LANES_BYTES: usize = 512 << 20;
+/// Bytes of weights that all workers of a network may hold together. A single worker may hold more.
+/// The weights that the workers are built from take their memory once more, shared by all of them.
+const WORKERS_BYTES: usize = 512 << 20;
 
-/// How many lanes a graph of so many bytes has, and the threads of each: a lane for each thread while the weights allow it. All have as
-/// many, so that a vector does not depend on the lane that made it.
-fn lanes_and_threads(threads: usize, graph_bytes: usize) -> (usize, usize) {
-    let most = (LANES_BYTES / graph_bytes.max(1)).clamp(1, threads);
-    let of_lane = threads.div_ceil(most);
-    (threads / of_lane, of_lane)
+/// Returns the number of workers for a graph of `graph_bytes`, and the threads of each: one worker
+/// a thread while the weights allow it. All workers have the same number of threads, so that a
+/// vector does not depend on the worker that computes it.
+fn workers_and_threads(threads: usize, graph_bytes: usize) -> (usize, usize) {
+    let most = (WORKERS_BYTES / graph_bytes.max(1)).clamp(1, threads);
+    let threads_each = threads.div_ceil(most);
+    (threads / threads_each, threads_each)
 }
 
 impl Session {
-    /// The network on `engine`, as many times as its lanes are, with the libraries found from its folder.
-    pub(crate) fn lanes<N>(
+    /// Loads the network on `engine` once for each worker, with the libraries found from its
+    /// folder.
+    pub(crate) fn workers<N>(
         folder: &Path,
         model: Model,
         engine: Engine,
@@ -47,10 +49,10 @@ impl Session {
         }
         let environment = library::environment(folder)?;
         let all = std::thread::available_parallelism().map_or(1, usize::from);
-        let (lanes, threads) = lanes_and_threads(all, model.bytes());
+        let (workers, threads) = workers_and_threads(all, model.bytes());
         let (graph, weights) = model.into_parts()?;
         let load = |_| Self::load(&environment, &graph, &weights, engine, threads).map(&network);
-        (0..lanes).map(load).collect()
+        (0..workers).map(load).collect()
     }
 
     fn load(
@@ -84,8 +86,9 @@ impl Session {
     }
 }
 
-/// OpenVINO does all of the graph, or the session fails. It fuses by itself what ONNX Runtime would only hide from it.
-/// Threads are not pinned to cores: several services may share them.
+/// OpenVINO runs the whole graph, or the session fails. Optimisations of ONNX Runtime are disabled,
+/// since they hide patterns that OpenVINO fuses itself. Threads are not pinned to cores: several
+/// services may share them.
 fn openvino(builder: SessionBuilder, precision: &str, threads: usize) -> Result<SessionBuilder, ModelError> {
     let settings = serde_json::json!({"CPU": {
         "INFERENCE_PRECISION_HINT": precision,
@@ -106,7 +109,7 @@ pub(crate) fn unit_rows(values: &[f32], dims: usize) -> Vec<Vec<f32>> {
     rows
 }
 
-/// Values as an input of a graph.
+/// Turns values into an input of a graph.
 pub(super) fn tensor<T: PrimitiveTensorElementType + Clone + std::fmt::Debug + 'static, const N: usize>(
     shape: [usize; N],
     values: Vec<T>,
@@ -114,7 +117,7 @@ pub(super) fn tensor<T: PrimitiveTensorElementType + Clone + std::fmt::Debug + '
     Ok(Tensor::from_array((shape, values)).map_err(failed)?.upcast())
 }
 
-/// A batch of token ids, filled up to the longest.
+/// A batch of token ids, padded to the longest row.
 #[derive(Debug)]
 pub(crate) struct Ids {
     pub length: usize,
@@ -137,7 +140,7 @@ impl Ids {
         tensor([self.rows, self.length], self.ids.clone())
     }
 
-    /// [batch, length]: 1 where a token is, 0 where only padding is.
+    /// [batch, length]: 1 for a token, 0 for padding.
     pub(crate) fn mask(&self, ids: &[&[u32]]) -> Result<DynTensor, ModelError> {
         let mut mask = vec![0i64; self.rows * self.length];
         for (row, ids) in mask.chunks_exact_mut(self.length.max(1)).zip(ids) {
@@ -157,12 +160,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lanes_are_alike_and_weights_are_not_copied_without_bound() {
-        assert_eq!(lanes_and_threads(2, 90 << 20), (2, 1));
-        assert_eq!(lanes_and_threads(16, 90 << 20), (4, 4));
-        assert_eq!(lanes_and_threads(9, 90 << 20), (4, 2));
-        assert_eq!(lanes_and_threads(16, 1 << 20), (16, 1));
-        assert_eq!(lanes_and_threads(16, 2 << 30), (1, 16));
-        assert_eq!(lanes_and_threads(1, 0), (1, 1));
+    fn workers_are_alike_and_weights_are_not_copied_without_bound() {
+        assert_eq!(workers_and_threads(2, 90 << 20), (2, 1));
+        assert_eq!(workers_and_threads(16, 90 << 20), (4, 4));
+        assert_eq!(workers_and_threads(9, 90 << 20), (4, 2));
+        assert_eq!(workers_and_threads(16, 1 << 20), (16, 1));
+        assert_eq!(workers_and_threads(16, 2 << 30), (1, 16));
+        assert_eq!(workers_and_threads(1, 0), (1, 1));
     }
 }

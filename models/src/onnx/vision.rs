@@ -8,15 +8,16 @@ use super::proto::{FLOAT, Size, ValueInfo};
 use super::session::{Session, tensor, unit_rows};
 use crate::ModelError;
 use crate::engine::Engine;
-use crate::lanes;
 use crate::picture::Pixels;
+use crate::workers;
 
-/// Pictures in a batch, at most.
+/// The most pictures in a batch.
 const PICTURES: usize = 8;
 
-/// OpenVINO reads weights where they lie only where the graph leaves no size open; elsewhere it has them copied into a message. So pictures
-/// go one by one to it with more bytes than these, as they must to all beyond [`MESSAGE`]: it takes two thirds of the room, and in f32 no more
-/// time. In bf16 a batch is a quarter faster.
+/// Weights of more than so many bytes go to OpenVINO with one picture at a time. OpenVINO reads
+/// weights from our memory only if the graph leaves no size open, and copies them into a message
+/// otherwise. One picture at a time takes two thirds of the memory, and no more time in f32; in
+/// bf16 a batch is a quarter faster. Weights beyond [`MESSAGE`] require it on every engine.
 const ROOMY: usize = 512 << 20;
 
 /// The input of a vision tower's graph: pictures [batch, side, side, 3].
@@ -24,14 +25,15 @@ pub(crate) const PIXELS: &str = "pixels";
 
 #[derive(Debug)]
 pub(crate) struct OnnxVision {
-    lanes: Vec<Session>,
+    workers: Vec<Session>,
     /// Pictures in a batch.
     together: usize,
     dims: usize,
 }
 
 impl OnnxVision {
-    /// A graph that makes of [`PIXELS`] of a side the vectors `embeds` [batch, dims], on one of the engines of ONNX Runtime.
+    /// Loads a graph from [`PIXELS`] of a side to the vectors `embeds` [batch, dims] on one of the
+    /// engines of ONNX Runtime.
     pub(crate) fn load(
         folder: &Path,
         graph: Graph,
@@ -43,7 +45,7 @@ impl OnnxVision {
         Self::load_for(folder, graph, embeds, sizes, engine, alone)
     }
 
-    /// For pictures `alone`, or several together.
+    /// Loads it for one picture (`alone`) or several pictures at a time.
     fn load_for(
         folder: &Path,
         mut graph: Graph,
@@ -58,16 +60,16 @@ impl OnnxVision {
         let inputs = vec![ValueInfo::new(PIXELS, FLOAT, &pictures)];
         let embeds = ValueInfo::new("image_embeds", FLOAT, &[batch, Size::Fixed(dims)]);
         let model = graph.finish(inputs, vec![embeds]);
-        let lanes = Session::lanes(folder, model, engine, |session| session)?;
-        Ok(Self { lanes, together: if alone { 1 } else { PICTURES }, dims })
+        let workers = Session::workers(folder, model, engine, |session| session)?;
+        Ok(Self { workers, together: if alone { 1 } else { PICTURES }, dims })
     }
 
     /// The vectors [n, dims] of preprocessed pictures, unit norm, in their order.
     pub(crate) fn embed(&mut self, pictures: &[&Pixels]) -> Result<Vec<Vec<f32>>, ModelError> {
-        let (dims, count) = (self.dims, self.lanes.len());
+        let (dims, count) = (self.dims, self.workers.len());
         let together = self.together.min(pictures.len().div_ceil(count).max(1));
         let batches: Vec<&[&Pixels]> = pictures.chunks(together).collect();
-        let done = lanes::share(&mut self.lanes, batches.len(), |session, at| {
+        let done = workers::share(&mut self.workers, batches.len(), |session, at| {
             embed_batch(session, batches[at], dims)
         })?;
         Ok(done.into_iter().flatten().collect())
@@ -94,7 +96,7 @@ mod tests {
     const INNER: usize = 4000;
     const DIMS: usize = 2500;
 
-    /// Two layers of 19 and 40 MB: OpenVINO leaves weights of 32 MB where they lie, if it may.
+    /// Two layers of 19 and 40 MB: OpenVINO reads weights of 32 MB from our memory, if it may.
     fn weights() -> VarBuilder<'static> {
         let tensors = [("up", [INNER, SIDE * SIDE * 3], 1), ("down", [DIMS, INNER], 2)];
         let tensors = tensors.map(|(name, shape, seed)| (format!("{name}.weight"), random(&shape, seed)));

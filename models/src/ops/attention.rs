@@ -5,23 +5,27 @@ use candle_core::DType;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::custom::{floats, with_buffer};
+use super::buffers::{floats, with_buffer};
 use super::kernels;
 use super::matmul::{Packed, Products};
 
-/// Scores that a task holds at once: 512 KiB, which a core's second-level cache has room for, whatever the number of keys.
+/// Scores that a task holds at once: 512 KiB, which fits in a core's second-level cache, whatever
+/// the number of keys.
 const SCORES: usize = 128 * 1024;
-/// Query rows of one sequence that a task works on: a multiple of every product's rows, so many at least and at most.
+/// The fewest and the most query rows of a task, all of one sequence: multiples of every product's
+/// rows.
 const ROWS: (usize, usize) = (12, 96);
 
-/// What the scores of a slice of queries take at most where our own kernel does not run, over all heads and sequences: 256 MiB. Those of
-/// SD2.1 at 768 x 768 with guidance would be 1.7 GB in f16 at once.
+/// The most bytes of scores of a slice of queries, over all heads and sequences, where our own
+/// kernel does not run: 256 MiB. Without slices SD2.1 at 768 x 768 with guidance takes 1.7 GB in
+/// f16.
 const SLICE_BYTES: usize = 256 << 20;
 
-/// `q` [batch, n, heads * d], `k` and `v` [batch, m, heads * d] -> [batch, n, heads * d]. `causal` hides from each
-/// position what follows it. On the processor no more than [`SCORES`] or 12 rows of them are held by a thread; elsewhere none where
-/// flash attention runs (the feature `flash-attn`, 16 bits), and [`SLICE_BYTES`] of them where it does not. `products` are those of the
-/// processor, whose softmax is f32 either way.
+/// `q` [batch, n, heads * d], `k` and `v` [batch, m, heads * d] -> [batch, n, heads * d]. `causal`
+/// hides the positions after each position. On the CPU a thread holds at most [`SCORES`] scores, or
+/// 12 rows of them. On a GPU flash attention (the feature `flash-attn`, 16 bits) holds none;
+/// without it at most [`SLICE_BYTES`] are held. `products` applies to the CPU, whose softmax is f32
+/// in any case.
 pub(crate) fn attention(
     q: &Tensor,
     k: &Tensor,
@@ -99,7 +103,7 @@ struct Head {
 }
 
 impl Head {
-    /// Of `k` and `v` [keys, width] the columns `part`.
+    /// The columns `part` of `k` and `v` [keys, width].
     fn pack(k: &[f32], v: &[f32], width: usize, part: std::ops::Range<usize>, products: Products) -> Self {
         let [k, v] = [k, v].map(|x| x.chunks_exact(width).map(|row| &row[part.clone()]).collect::<Vec<_>>());
         Self { keys: Packed::of_transposed(&k, products), values: Packed::of_lines(&v, products) }
@@ -110,12 +114,12 @@ impl Head {
 struct Task {
     dims: usize,
     keys: usize,
-    /// The first row's position, where what follows it is hidden.
+    /// The first row's position, if the positions after it are hidden.
     first: Option<usize>,
 }
 
 impl Task {
-    /// The columns of one head, which begin at `start`, of `q` and `out` [rows, width].
+    /// Computes one head: the columns of `q` and `out` [rows, width] from `start` on.
     fn run(&self, head: &Head, start: usize, q: &[f32], out: &mut [f32], width: usize) {
         let (dims, rows) = (self.dims, q.len() / width);
         let scale = 1.0 / (dims as f32).sqrt();
@@ -143,17 +147,18 @@ impl Task {
     }
 }
 
-/// Heads of at most so many values, a multiple of 8, are what candle's flash attention takes.
+/// candle's flash attention takes heads of at most so many values, a multiple of 8.
 #[cfg(feature = "flash-attn")]
 const FLASH_DIMS: usize = 512;
 
-/// Attention that keeps no scores in memory (Dao, 2023); nothing where it does not take such tensors.
+/// Attention that keeps no scores in memory (Dao, 2023); none if it does not take such tensors.
 #[cfg(feature = "flash-attn")]
 fn flash(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Option<Tensor>> {
     let ((batch, queries, width), keys) = (q.dims3()?, k.dim(1)?);
     let dims = width / heads;
     let small = matches!(q.dtype(), DType::F16 | DType::BF16) && dims.is_multiple_of(8) && dims <= FLASH_DIMS;
-    // Where there are more keys than queries it would hide others: it lets the last query see all keys.
+    // With more keys than queries it hides other keys than ours: it lets the last query see all
+    // keys.
     if !small || !q.device().is_cuda() || (causal && queries != keys) {
         return Ok(None);
     }
@@ -168,13 +173,14 @@ fn flash(_: &Tensor, _: &Tensor, _: &Tensor, _: usize, _: bool) -> Result<Option
     Ok(None)
 }
 
-/// The formula in candle's operations, for as many queries at a time as keep their scores within `bound` bytes, and one at least.
-/// Scores and what they become are held at once, so twice the bound is.
+/// The formula in candle's operations, for as many queries at a time as keep their scores within
+/// `bound` bytes, and at least one. Scores and their softmax are held at once, so twice the bound
+/// is in memory.
 fn composed(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool, bound: usize) -> Result<Tensor> {
     let ((batch, queries, width), keys) = (q.dims3()?, k.dim(1)?);
     let split =
         |x: &Tensor| x.reshape((batch, x.dim(1)?, heads, width / heads))?.transpose(1, 2)?.contiguous();
-    // Scaled before the product, whose values 16 bits could not hold otherwise.
+    // Scaled before the product: 16 bits cannot hold its values otherwise.
     let q = split(&(q / ((width / heads) as f64).sqrt())?)?;
     let (k, v) = (split(k)?.t()?, split(v)?);
     let of_query = batch * heads * keys * q.dtype().size_in_bytes();
@@ -191,7 +197,8 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool, boun
     mixed.transpose(1, 2)?.reshape((batch, queries, width))
 }
 
-/// What hides the future from the queries that follow the `first` ones, [queries, keys], in the type and on the device of `scores`.
+/// The causal mask [queries, keys] for the queries that follow the `first` ones, in the type and on
+/// the device of `scores`.
 fn mask(first: usize, queries: usize, keys: usize, scores: &Tensor) -> Result<Tensor> {
     let hidden: Vec<f32> = (0..queries * keys)
         .map(|at| if at % keys > first + at / keys { f32::NEG_INFINITY } else { 0.0 })
@@ -232,7 +239,8 @@ mod tests {
 
     #[test]
     fn many_keys_and_wide_heads_are_the_formula_too() {
-        // So many keys that a task has fewer rows, in several blocks; heads of more than a panel; one key.
+        // So many keys that a task has fewer rows, in several blocks; heads of more than a panel;
+        // one key.
         for (queries, keys, width, heads, causal) in
             [(50, 1500, 96, 2, false), (30, 600, 80, 1, true), (25, 1, 16, 2, false), (40, 700, 40, 1, true)]
         {

@@ -1,10 +1,11 @@
-//! Two-dimensional convolution, channels last: on the processor patches as rows (im2col), some at a time, times the kernel.
+//! Two-dimensional convolution, channels last. On the CPU: some patches at a time as rows (im2col),
+//! times the kernel.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
-use super::custom::{floats, rows_per_task, with_buffer};
+use super::buffers::{floats, rows_per_task, with_buffer};
 use super::kernels::Window;
 use super::linear::Linear;
 use super::parameters::{bias, reshaped};
@@ -22,14 +23,14 @@ pub(crate) struct Conv2d {
 
 #[derive(Debug, Clone)]
 enum Kernel {
-    /// On the processor: from a patch [size * size * in] to [out], with the bias.
+    /// On the CPU: from a patch [size * size * in] to [out], with the bias.
     Product(Linear),
-    /// Elsewhere: [out, in, size, size] and the bias [out].
+    /// On other devices: [out, in, size, size] and the bias [out].
     Whole(Tensor, Tensor),
 }
 
 impl Conv2d {
-    /// From `weight` [out, in, size, size] and, where there is one, `bias` [out].
+    /// From `weight` [out, in, size, size] and `bias` [out], if there is one.
     pub(crate) fn load(
         vb: VarBuilder,
         inputs: usize,
@@ -68,7 +69,7 @@ impl Conv2d {
         }
     }
 
-    /// The same, without the bias.
+    /// The convolution without its bias.
     pub(crate) fn without_bias(&self, x: &Tensor) -> Result<Tensor> {
         match &self.kernel {
             Kernel::Product(product) => self.run(product, x, false),
@@ -118,7 +119,8 @@ impl CustomOp1 for Op<'_> {
 }
 
 impl Op<'_> {
-    /// The output positions from `first` on that `out` has room for. Their patches live in the cache only.
+    /// Computes the output positions from `first` on that fit in `out`. Their patches stay in the
+    /// cache.
     fn positions(&self, values: &[f32], first: usize, out: &mut [f32]) -> Result<()> {
         let Window { height, width, channels, size, .. } = self.window;
         let (picture, patch) = (height * width * channels, size * size * channels);

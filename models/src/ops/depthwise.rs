@@ -1,10 +1,10 @@
-//! Depthwise convolution, channels last: each channel with a kernel of its own, the size kept.
+//! Depthwise convolution, channels last: each channel has a kernel of its own, and the size stays.
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
-use super::custom::floats;
+use super::buffers::floats;
 use super::kernels;
 use super::parameters::{bias, parameter};
 
@@ -14,7 +14,7 @@ pub(crate) struct DepthwiseConv2d {
     /// [size, size, channels]
     kernel: Tensor,
     bias: Tensor,
-    /// The same for the processor.
+    /// The kernel for the CPU.
     plain: Plain,
     size: usize,
 }
@@ -27,7 +27,8 @@ struct Plain {
 }
 
 impl DepthwiseConv2d {
-    /// From `weight` [channels, 1, size, size] and, where there is one, `bias` [channels]; `size` is odd.
+    /// From `weight` [channels, 1, size, size] and `bias` [channels], if there is one; `size` is
+    /// odd.
     pub(crate) fn load(vb: VarBuilder, channels: usize, size: usize) -> Result<Self> {
         let weight = parameter(&vb, (channels, 1, size, size), "weight")?;
         let kernel = weight.squeeze(1)?.permute((1, 2, 0))?.contiguous()?;
@@ -45,8 +46,9 @@ impl DepthwiseConv2d {
         }
     }
 
-    /// The formula in candle's operations, in f32: the picture shifted by each of the kernel's places, times what is there. candle's own
-    /// convolution would be one for each channel.
+    /// The formula in candle's operations, in f32: the picture shifted by each position of the
+    /// kernel, times the kernel's values there. candle's own convolution would run once for each
+    /// channel.
     fn composed(&self, x: &Tensor) -> Result<Tensor> {
         let (_, height, width, _) = x.dims4()?;
         let (dtype, half, float) = (x.dtype(), self.size / 2, |x: &Tensor| x.to_dtype(DType::F32));
@@ -86,7 +88,7 @@ impl CustomOp1 for Plain {
 }
 
 impl Plain {
-    /// A line of the output, [width, channels], from a picture [height, width, channels].
+    /// Computes a line of the output [width, channels] from a picture [height, width, channels].
     #[inline(always)]
     fn row(&self, picture: &[f32], height: usize, y: usize, out: &mut [f32]) {
         let (channels, half) = (self.bias.len(), self.size / 2);

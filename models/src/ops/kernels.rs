@@ -1,5 +1,6 @@
-//! The arithmetic the networks spend their time in, on plain slices. `dispatch` compiles each for the widest
-//! vectors the processor has. The approximations are good to f32: exp to 2e-7 relative, erf to 2e-7 absolute.
+//! The inner loops of the networks, on plain slices. `dispatch` compiles each for the widest
+//! vectors of the processor. The approximations are exact to f32: exp to 2e-7 relative, erf to 2e-7
+//! absolute.
 
 use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
@@ -50,8 +51,8 @@ pub(super) fn gelu_tanh(x: f32) -> f32 {
     x / (1.0 + exp(-2.0 * y))
 }
 
-/// A closure called by reference: its own body is inlined then, where a closure that is consumed is called through a
-/// shim that need not be.
+/// Calls a closure by reference, so that its body is inlined. A closure that is consumed is called
+/// through a shim, which may not be inlined.
 struct Inlined<F>(F);
 
 impl<F: FnMut() -> R, R> pulp::NullaryFnOnce for Inlined<F> {
@@ -63,9 +64,10 @@ impl<F: FnMut() -> R, R> pulp::NullaryFnOnce for Inlined<F> {
     }
 }
 
-/// Runs `work` compiled for the widest vectors of this processor. `work` and all it calls must be `#[inline(always)]`: a
-/// function of its own is compiled for the plainest processor, where every `mul_add` is a call. So inner loops are `for`
-/// loops: the closure of a `for_each` may be such a function.
+/// Runs `work` compiled for the widest vectors of this processor. `work` and all its callees must
+/// be `#[inline(always)]`: a separate function is compiled for the baseline processor, where every
+/// `mul_add` is a call. Therefore inner loops are `for` loops: the closure of a `for_each` may be a
+/// separate function.
 pub(super) fn dispatch<R>(work: impl FnMut() -> R) -> R {
     let work = Inlined(work);
     #[cfg(target_arch = "x86_64")]
@@ -80,7 +82,7 @@ pub(super) fn dispatch<R>(work: impl FnMut() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 
-/// x + bias through `activation`, in place; `x` is rows of `bias.len()`.
+/// Computes `activation(x + bias)` in place; the rows of `x` have `bias.len()` values.
 #[inline(always)]
 pub(super) fn add_bias(x: &mut [f32], bias: &[f32], activation: impl Fn(f32) -> f32) {
     for row in x.chunks_exact_mut(bias.len()) {
@@ -187,7 +189,8 @@ impl Window {
         (out(self.height), out(self.width))
     }
 
-    /// The patch under output position (`row`, `column`) as [size, size, channels]; zero outside the picture.
+    /// Writes the patch under output position (`row`, `column`) as [size, size, channels]; zero
+    /// outside the picture.
     #[inline(always)]
     pub(super) fn patch(&self, picture: &[f32], row: usize, column: usize, out: &mut [f32]) {
         let line = self.size * self.channels;
@@ -210,10 +213,11 @@ impl Window {
     }
 }
 
-/// Lanes that sums and maxima are taken in, so that they are vectors'.
+/// Lanes of sums and maxima, so that they are vectorised.
 const LANES: usize = 32;
 
-/// e^(x - the highest x) in place, and their sum: a softmax that is still to be divided by it. NaN where an x is.
+/// Writes e^(x - the highest x) over each x and returns their sum: a softmax before its division by
+/// the sum. NaN if any x is NaN.
 #[inline(always)]
 pub(super) fn exponentials(x: &mut [f32]) -> f32 {
     let highest = highest(x);

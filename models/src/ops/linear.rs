@@ -7,12 +7,12 @@ use candle_nn::VarBuilder;
 use rayon::prelude::*;
 use serde::Deserialize;
 
-use super::custom::{floats, rows_per_task, with_buffer};
+use super::buffers::{floats, rows_per_task, with_buffer};
 use super::kernels;
 use super::matmul::{Packed, Products};
 use super::parameters::{bias, reshaped, uniform};
 
-/// What follows a linear layer, by its name in config.json.
+/// The activation after a linear layer, by its name in config.json.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Activation {
@@ -28,7 +28,7 @@ pub(crate) enum Activation {
 }
 
 impl Activation {
-    /// `x + bias` through the activation, in place; rows of `bias.len()`.
+    /// Computes the activation of `x + bias` in place; the rows of `x` have `bias.len()` values.
     pub(super) fn add_bias(self, x: &mut [f32], bias: &[f32]) {
         kernels::dispatch(
             #[inline(always)]
@@ -66,14 +66,15 @@ pub(crate) struct Linear {
 
 #[derive(Debug, Clone)]
 enum Weight {
-    /// On the processor, with the bias.
+    /// On the CPU, with the bias.
     Packed(Arc<Packed>, Vec<f32>),
-    /// [in, out], elsewhere.
+    /// On other devices, [in, out].
     Plain(Tensor),
 }
 
 impl Linear {
-    /// From `weight` [out, in] (or a 1x1 convolution's [out, in, 1, 1]) and, where there is one, `bias` [out].
+    /// From `weight` [out, in] (or a 1x1 convolution's [out, in, 1, 1]) and `bias` [out], if there
+    /// is one.
     pub(crate) fn load(vb: VarBuilder, inputs: usize, outputs: usize) -> Result<Self> {
         let weight = vb.get_unchecked("weight")?;
         if weight.elem_count() != inputs * outputs || weight.dim(0)? != outputs {
@@ -82,7 +83,7 @@ impl Linear {
         Self::from_rows(&reshaped(&weight, (outputs, inputs))?, bias(&vb, outputs)?)
     }
 
-    /// From a weight of [out, in], which the processor keeps in its own precision.
+    /// From a weight of [out, in], kept in its own precision on the CPU.
     pub(crate) fn from_rows(weight: &Tensor, bias: Tensor) -> Result<Self> {
         let (outputs, inputs) = weight.dims2()?;
         let kept = if uniform(weight) || !weight.device().is_cpu() {
@@ -93,7 +94,7 @@ impl Linear {
         Ok(Self { weight: kept, bias, inputs, outputs })
     }
 
-    /// What it multiplies on the processor, for what goes before or after it to do the same.
+    /// The products of this layer on the CPU, so that the operations around it use the same ones.
     pub(crate) fn products(&self) -> Products {
         match &self.weight {
             Weight::Packed(packed, _) => packed.products(),
@@ -137,7 +138,7 @@ impl Linear {
         flat.reshape(with_last(x.dims(), self.outputs))?.broadcast_add(&self.bias)
     }
 
-    /// On the processor: `x` [rows, in] into `out` [rows, out].
+    /// On the CPU: `x` [rows, in] into `out` [rows, out].
     pub(super) fn write(&self, x: &[f32], with_bias: bool, out: &mut [f32]) -> Result<()> {
         let Weight::Packed(weight, bias) = &self.weight else { bail!("the weight is not on the processor") };
         weight.product(x, out);

@@ -1,8 +1,10 @@
-//! Matrix products with a right side that is packed once: weights at load, keys and values for all queries.
+//! Matrix products with a right side that is packed once: weights at load, keys and values for all
+//! queries.
 //!
-//! candle multiplies with the gemm crate, whose AVX-512 kernel keeps its sums in memory under today's rustc. So did this one, until the sums
-//! were vectors of `pulp`'s instead of arrays of numbers, and another value than the tile that is looked at by row afterwards: LLVM loads sums
-//! into registers, but writes each of them back at every turn as long as anything indexes them.
+//! candle multiplies with the gemm crate, whose AVX-512 kernel keeps its sums in memory under
+//! today's rustc. Ours did too, until its sums became vectors of `pulp` instead of arrays, in
+//! another variable than the tile whose rows are read afterwards: LLVM loads the sums into
+//! registers, but writes each of them back in every iteration if anything indexes them.
 
 #[cfg(target_arch = "x86_64")]
 mod pairs;
@@ -15,15 +17,17 @@ use pulp::{Simd, WithSimd};
 
 /// Columns of a panel.
 const PANEL: usize = 32;
-/// Lines of a panel that are worked through before the next panel: they and the rows stay in the cache.
+/// Lines of a panel that are multiplied before the next panel's: they and the rows stay in the
+/// cache.
 const LINES: usize = 512;
 
 thread_local! {
-    /// The columns of the rows at work. Taken and given back: a closure would be compiled for the plainest processor.
+    /// The columns of the current rows. Taken and put back, since a closure would be compiled for
+    /// the baseline processor.
     static COLUMNS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A number that a weight is kept as; products and their sums are f32.
+/// The type of a weight's values; products and their sums are f32.
 trait Element: Copy {
     fn wide(self) -> f32;
 }
@@ -43,7 +47,7 @@ impl Element for bf16 {
 }
 
 impl Element for f16 {
-    /// Of what is finite only: the exponent is moved by a multiplication, which loops of vectors can do.
+    /// For finite values only: a multiplication moves the exponent, which vectorised loops can do.
     #[inline(always)]
     fn wide(self) -> f32 {
         let bits = u32::from(self.to_bits());
@@ -52,30 +56,31 @@ impl Element for f16 {
     }
 }
 
-/// What is multiplied; sums are f32.
+/// The type of the factors; sums are f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Products {
     F32,
-    /// Both sides rounded to bf16, which this processor has an instruction for.
+    /// Both sides rounded to bf16, for which this processor has an instruction.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     Bf16,
 }
 
-/// Lines of [`PANEL`] columns.
+/// The lines of all panels, each of [`PANEL`] columns.
 #[derive(Clone)]
-enum Lines {
+enum Panels {
     F32(Vec<[f32; PANEL]>),
     Bf16(Vec<[bf16; PANEL]>),
     F16(Vec<[f16; PANEL]>),
-    /// Of bf16, where the processor multiplies it.
+    /// bf16 where the processor multiplies it.
     #[cfg(target_arch = "x86_64")]
     Pairs(Vec<pairs::Pair>),
 }
 
-/// The right side [inputs, outputs] in panels of [`PANEL`] columns, each [inputs, PANEL], the last filled with zeros.
+/// The right side [inputs, outputs] in panels of [`PANEL`] columns, each [inputs, PANEL], the last
+/// filled with zeros.
 #[derive(Clone)]
 pub(super) struct Packed {
-    lines: Lines,
+    panels: Panels,
     inputs: usize,
     outputs: usize,
 }
@@ -114,66 +119,67 @@ fn pack_lines(rows: &[&[f32]], outputs: usize) -> Vec<[f32; PANEL]> {
 }
 
 impl Packed {
-    /// From the transposed matrix [outputs, inputs], as weights are stored, kept in its own precision: f32, bf16 or f16.
+    /// From the transposed matrix [outputs, inputs], as weights are stored, kept in its own
+    /// precision: f32, bf16 or f16.
     ///
     /// # Errors
     /// Another type, or values that are not finite.
     pub(super) fn from_rows(rows: &Tensor) -> Result<Self> {
         let (outputs, inputs) = rows.dims2()?;
         let rows = rows.flatten_all()?;
-        let lines = match rows.dtype() {
+        let panels = match rows.dtype() {
             DType::F32 => {
                 let rows = finite(rows.to_vec1()?, f32::is_finite)?;
-                Lines::F32(pack(rows.chunks_exact(inputs), 0.0, inputs))
+                Panels::F32(pack(rows.chunks_exact(inputs), 0.0, inputs))
             }
             DType::BF16 => {
                 let rows = finite(rows.to_vec1()?, bf16::is_finite)?;
-                Self::bf16_lines(&rows, inputs)
+                Self::bf16_panels(&rows, inputs)
             }
             DType::F16 => {
                 let rows = finite(rows.to_vec1()?, f16::is_finite)?;
-                Lines::F16(pack(rows.chunks_exact(inputs), f16::ZERO, inputs))
+                Panels::F16(pack(rows.chunks_exact(inputs), f16::ZERO, inputs))
             }
             other => bail!("a weight of {other:?} is not multiplied with"),
         };
-        Ok(Self { lines, inputs, outputs })
+        Ok(Self { panels, inputs, outputs })
     }
 
-    fn bf16_lines(rows: &[bf16], inputs: usize) -> Lines {
+    fn bf16_panels(rows: &[bf16], inputs: usize) -> Panels {
         #[cfg(target_arch = "x86_64")]
         if pairs::here() {
-            return Lines::Pairs(pairs::pack(rows, inputs));
+            return Panels::Pairs(pairs::pack(rows, inputs));
         }
-        Lines::Bf16(pack(rows.chunks_exact(inputs), bf16::ZERO, inputs))
+        Panels::Bf16(pack(rows.chunks_exact(inputs), bf16::ZERO, inputs))
     }
 
     /// From the transposed matrix by its rows, each [inputs].
     pub(super) fn of_transposed(rows: &[&[f32]], products: Products) -> Self {
         let (outputs, inputs) = (rows.len(), rows.first().map_or(0, |row| row.len()));
-        let lines = match products {
+        let panels = match products {
             #[cfg(target_arch = "x86_64")]
-            Products::Bf16 => Lines::Pairs(pairs::pack_transposed(rows, inputs)),
-            _ => Lines::F32(pack(rows.iter().copied(), 0.0, inputs)),
+            Products::Bf16 => Panels::Pairs(pairs::pack_transposed(rows, inputs)),
+            _ => Panels::F32(pack(rows.iter().copied(), 0.0, inputs)),
         };
-        Self { lines, inputs, outputs }
+        Self { panels, inputs, outputs }
     }
 
     /// From the matrix by its lines, each [outputs].
     pub(super) fn of_lines(rows: &[&[f32]], products: Products) -> Self {
         let (inputs, outputs) = (rows.len(), rows.first().map_or(0, |row| row.len()));
-        let lines = match products {
+        let panels = match products {
             #[cfg(target_arch = "x86_64")]
-            Products::Bf16 => Lines::Pairs(pairs::pack_lines(rows, outputs)),
-            _ => Lines::F32(pack_lines(rows, outputs)),
+            Products::Bf16 => Panels::Pairs(pairs::pack_lines(rows, outputs)),
+            _ => Panels::F32(pack_lines(rows, outputs)),
         };
-        Self { lines, inputs, outputs }
+        Self { panels, inputs, outputs }
     }
 
-    /// What a product with it multiplies.
+    /// The type of the factors of a product with it.
     pub(super) fn products(&self) -> Products {
-        match &self.lines {
+        match &self.panels {
             #[cfg(target_arch = "x86_64")]
-            Lines::Pairs(_) => Products::Bf16,
+            Panels::Pairs(_) => Products::Bf16,
             _ => Products::F32,
         }
     }
@@ -186,12 +192,12 @@ impl Packed {
     pub(super) fn to_rows(&self) -> Vec<f32> {
         let value = |n: usize, k: usize| {
             let (line, column) = (n / PANEL * self.inputs + k, n % PANEL);
-            match &self.lines {
-                Lines::F32(lines) => lines[line][column],
-                Lines::Bf16(lines) => lines[line][column].wide(),
-                Lines::F16(lines) => lines[line][column].wide(),
+            match &self.panels {
+                Panels::F32(lines) => lines[line][column],
+                Panels::Bf16(lines) => lines[line][column].wide(),
+                Panels::F16(lines) => lines[line][column].wide(),
                 #[cfg(target_arch = "x86_64")]
-                Lines::Pairs(lines) => {
+                Panels::Pairs(lines) => {
                     lines[n / PANEL * self.inputs.div_ceil(2) + k / 2].0[column][k % 2].wide()
                 }
             }
@@ -201,12 +207,12 @@ impl Packed {
 
     /// `x` [rows, inputs] times the matrix into `out` [rows, outputs].
     pub(super) fn product(&self, x: &[f32], out: &mut [f32]) {
-        match &self.lines {
-            Lines::F32(lines) => self.dispatch(lines, x, out),
-            Lines::Bf16(lines) => self.dispatch(lines, x, out),
-            Lines::F16(lines) => self.dispatch(lines, x, out),
+        match &self.panels {
+            Panels::F32(lines) => self.dispatch(lines, x, out),
+            Panels::Bf16(lines) => self.dispatch(lines, x, out),
+            Panels::F16(lines) => self.dispatch(lines, x, out),
             #[cfg(target_arch = "x86_64")]
-            Lines::Pairs(lines) => pairs::product(lines, self.inputs, self.outputs, x, out),
+            Panels::Pairs(lines) => pairs::product(lines, self.inputs, self.outputs, x, out),
         }
     }
 
@@ -214,7 +220,8 @@ impl Packed {
         pulp::Arch::new().dispatch(Product { packed: self, lines, x, out });
     }
 
-    /// In tiles of `ROWS` x two vectors, as many as the processor has registers for. A panel's lines stay in the cache for all rows.
+    /// In tiles of `ROWS` x two vectors, as many as the processor has registers for. A panel's
+    /// lines stay in the cache for all rows.
     #[inline(always)]
     fn run<S: Simd, E: Element, const ROWS: usize>(
         &self,
@@ -232,7 +239,7 @@ impl Packed {
             let lines = begin..(begin + LINES).min(self.inputs);
             let depth = lines.len();
             for (at, columns) in all_columns.chunks_exact_mut(depth).take(tiles).enumerate() {
-                turn(x, self.inputs, at * ROWS, lines.clone(), columns);
+                transpose(x, self.inputs, at * ROWS, lines.clone(), columns);
             }
             for column in (0..self.outputs).step_by(width) {
                 let panel = &all[column / PANEL * self.inputs..][lines.clone()];
@@ -284,7 +291,7 @@ impl<E: Element> WithSimd for Product<'_, E> {
     }
 }
 
-/// A network with such weights would answer with nothing but NaN.
+/// Refuses values with which a network's output would be NaN.
 fn finite<E: Copy>(rows: Vec<E>, is_finite: impl Fn(E) -> bool) -> Result<Vec<E>> {
     if !rows.iter().all(|value| is_finite(*value)) {
         bail!("a weight holds values that are not finite");
@@ -292,9 +299,10 @@ fn finite<E: Copy>(rows: Vec<E>, is_finite: impl Fn(E) -> bool) -> Result<Vec<E>
     Ok(rows)
 }
 
-/// Columns of `ROWS` rows of `x` from `first` on, side by side. Past the last row, the last row is taken again.
+/// Writes columns of `ROWS` rows of `x` from `first` on side by side. Past the last row it takes
+/// the last row again.
 #[inline(always)]
-fn turn<const ROWS: usize>(
+fn transpose<const ROWS: usize>(
     x: &[f32],
     inputs: usize,
     first: usize,
@@ -310,8 +318,9 @@ fn turn<const ROWS: usize>(
     }
 }
 
-/// Adds the product of `ROWS` rows, given by their columns, and two vectors of a panel's columns to `total`. The sums are kept in
-/// registers, as long as they are not what is looked at by row afterwards: that is why they are added and not returned.
+/// Adds the product of `ROWS` rows, given by their columns, and two vectors of a panel's columns to
+/// `total`. The sums stay in registers only if nothing reads them by row afterwards; therefore they
+/// are added to `total` and not returned.
 #[inline(always)]
 fn add_tile<S: Simd, E: Element, const ROWS: usize>(
     simd: S,
@@ -342,7 +351,7 @@ mod tests {
     use super::*;
     use crate::ops::testing::random;
 
-    /// The product as each kind of processor has it that this one can be.
+    /// The product on each kind of processor that this one can act as.
     fn products<E: Element>(packed: &Packed, lines: &[[E; PANEL]], x: &[f32], count: usize) -> Vec<Vec<f32>> {
         let fresh = || vec![f32::NAN; count * packed.outputs];
         let (mut plain, mut here) = (fresh(), fresh());
@@ -391,7 +400,7 @@ mod tests {
         for (count, inputs, outputs) in SHAPES {
             let weight = random(&[outputs, inputs], 2);
             let packed = Packed::from_rows(&weight).unwrap();
-            let Lines::F32(lines) = &packed.lines else { panic!("an f32 weight is kept as another type") };
+            let Panels::F32(lines) = &packed.panels else { panic!("an f32 weight is kept as another type") };
             check::<f32>(count, &packed, lines, &weight);
         }
     }
@@ -403,31 +412,31 @@ mod tests {
             let weight = (random(&[outputs, inputs], 2) * 1e-4).unwrap();
             let small = weight.to_dtype(DType::BF16).unwrap();
             let rows: Vec<bf16> = small.flatten_all().unwrap().to_vec1().unwrap();
-            // As processors keep it that have no instruction for it.
-            let lines = Lines::Bf16(pack(rows.chunks_exact(inputs), bf16::ZERO, inputs));
-            let packed = Packed { lines, inputs, outputs };
-            let Lines::Bf16(lines) = &packed.lines else { panic!("it was just made") };
+            // The layout of processors that have no instruction for bf16.
+            let panels = Panels::Bf16(pack(rows.chunks_exact(inputs), bf16::ZERO, inputs));
+            let packed = Packed { panels, inputs, outputs };
+            let Panels::Bf16(lines) = &packed.panels else { panic!("it was just made") };
             check::<bf16>(count, &packed, lines, &small);
             let small = weight.to_dtype(DType::F16).unwrap();
             let packed = Packed::from_rows(&small).unwrap();
-            let Lines::F16(lines) = &packed.lines else { panic!("an f16 weight is kept as another type") };
+            let Panels::F16(lines) = &packed.panels else { panic!("an f16 weight is kept as another type") };
             check::<f16>(count, &packed, lines, &small);
         }
     }
 
-    /// Nothing is compared where the processor has no instruction for it.
+    /// Compares nothing on a processor without the instruction.
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn products_of_bf16_are_those_of_the_rounded_sides() {
         for (count, inputs, outputs) in SHAPES.into_iter().filter(|_| pairs::here()) {
             let rounded = |x: &Tensor| x.to_dtype(DType::BF16).unwrap();
             let (x, weight) = (random(&[count, inputs], 1), random(&[outputs, inputs], 2));
-            let (x, turned) = (values(&x), values(&weight.t().unwrap().contiguous().unwrap()));
+            let (x, transposed) = (values(&x), values(&weight.t().unwrap().contiguous().unwrap()));
             let plain = values(&weight);
             let of_transposed =
                 Packed::of_transposed(&plain.chunks_exact(inputs).collect::<Vec<_>>(), Products::Bf16);
             let of_lines =
-                Packed::of_lines(&turned.chunks_exact(outputs).collect::<Vec<_>>(), Products::Bf16);
+                Packed::of_lines(&transposed.chunks_exact(outputs).collect::<Vec<_>>(), Products::Bf16);
             let exact_x = values(&rounded(&Tensor::new(x.as_slice(), &candle_core::Device::Cpu).unwrap()));
             let exact_weight = values(&rounded(&weight));
             for packed in [Packed::from_rows(&rounded(&weight)).unwrap(), of_transposed, of_lines] {

@@ -1,10 +1,11 @@
-//! Group normalisation (Wu and He, 2018), channels last, with SiLU behind it and a shift before it where wanted.
+//! Group normalisation (Wu and He, 2018), channels last, with an optional shift before it and an
+//! optional SiLU after it.
 
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
-use super::custom::floats;
+use super::buffers::floats;
 use super::kernels;
 use super::parameters::parameter;
 
@@ -15,7 +16,7 @@ pub(crate) struct GroupNorm {
     bias: Vec<f32>,
     groups: usize,
     eps: f64,
-    /// Weight and bias as tensors where the network is not on the processor.
+    /// Weight and bias as tensors if the network is not on the CPU.
     elsewhere: Option<(Tensor, Tensor)>,
 }
 
@@ -54,7 +55,8 @@ impl GroupNorm {
         x.contiguous()?.apply_op2_no_bwd(shift.unwrap_or(x), &op)
     }
 
-    /// The formula in candle's operations, in f32: a group of a large picture has more values than f16 can sum.
+    /// The formula in candle's operations, in f32: a group of a large picture has more values than
+    /// f16 can sum.
     fn composed(&self, x: &Tensor, shift: Option<&Tensor>, silu: bool) -> Result<Tensor> {
         let (dtype, x) = (x.dtype(), x.to_dtype(DType::F32)?);
         let x = match shift {
@@ -75,7 +77,7 @@ impl GroupNorm {
         if silu { out.silu()?.to_dtype(dtype) } else { out.to_dtype(dtype) }
     }
 
-    /// Weight and bias where `x` is.
+    /// Weight and bias on the device of `x`.
     fn affine(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
         let tensor = |values: &[f32]| Tensor::from_slice(values, values.len(), x.device());
         self.elsewhere.clone().map_or_else(|| Ok((tensor(&self.weight)?, tensor(&self.bias)?)), Ok)
@@ -143,7 +145,7 @@ mod tests {
     fn sixteen_bits_are_normalised_in_f32() {
         let norm =
             GroupNorm { weight: vec![1.0; 2], bias: vec![0.0; 2], groups: 1, eps: 1e-5, elsewhere: None };
-        // 80,000 squares of about 8, whose sum f16 does not hold.
+        // The sum of 80,000 squares of about 8 does not fit in f16.
         let x = (random(&[1, 200, 200, 2], 6) * 5.0).unwrap();
         let found = norm.composed(&x.to_dtype(DType::F16).unwrap(), None, true).unwrap();
         assert_eq!(found.dtype(), DType::F16);

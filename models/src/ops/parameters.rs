@@ -1,20 +1,21 @@
-//! The parameters of layers in the precision they compute in. Matrices keep the precision that was asked for; on the
-//! processor all else, and every sum, is f32; products round to bf16 where it has an instruction for them.
+//! The parameters of layers in the precision of their computation. Matrices keep the configured
+//! precision. On the CPU everything else and every sum is f32; products round to bf16 where the
+//! processor has an instruction for them.
 
 use candle_core::{DType, Result, Shape, Tensor};
 use candle_nn::{Init, LayerNorm, VarBuilder};
 
-/// What a network of these weights computes in between its layers.
+/// The type of the values between the layers of a network with these weights.
 pub(crate) fn activations(vb: &VarBuilder) -> DType {
     if vb.device().is_cpu() { DType::F32 } else { vb.dtype() }
 }
 
-/// A parameter that is no matrix of a product: a bias, an embedding, a norm's weight.
+/// Loads a parameter that is no matrix of a product: a bias, an embedding, a norm's weight.
 pub(crate) fn parameter(vb: &VarBuilder, shape: impl Into<Shape>, name: &str) -> Result<Tensor> {
     vb.get_with_hints_dtype(shape, name, Init::Const(0.), activations(vb))
 }
 
-/// A layer's bias [outputs]; zeros where it has none.
+/// Loads a layer's bias [outputs]; zeros if it has none.
 pub(super) fn bias(vb: &VarBuilder, outputs: usize) -> Result<Tensor> {
     match vb.contains_tensor("bias") {
         true => parameter(vb, outputs, "bias"),
@@ -27,7 +28,8 @@ pub(crate) fn layer_norm(vb: VarBuilder, width: usize, eps: f64) -> Result<Layer
     Ok(LayerNorm::new(parameter(&vb, width, "weight")?, parameter(&vb, width, "bias")?, eps))
 }
 
-/// Whether a weight is broadcast from one value, as those are that stand for their shapes alone. Such a weight takes no room.
+/// Whether a weight is broadcast from one value, as test weights are that stand for their shapes
+/// only. Such a weight takes no memory.
 pub(super) fn uniform(weight: &Tensor) -> bool {
     weight.elem_count() > 1 && weight.stride().iter().all(|stride| *stride == 0)
 }

@@ -1,28 +1,31 @@
-//! Rotary positions of a grid (Su et al., 2021; in two dimensions as timm's RotaryEmbeddingCat has them): pairs of a head's values are
-//! turned by angles that grow with the row, and others by angles that grow with the column.
+//! Rotary positions of a grid (Su et al., 2021; in two dimensions as in timm's RotaryEmbeddingCat):
+//! some pairs of a head's values are rotated by angles that grow with the row, others by angles
+//! that grow with the column.
 
 use candle_core::{CpuStorage, CustomOp1, D, Device, Layout, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
-use super::custom::floats;
+use super::buffers::floats;
 use super::parameters::activations;
 
-/// The sine and the cosine of every position's angles. The class token, which comes first, is not turned.
+/// The sine and the cosine of every position's angles. The class token, which comes first, is not
+/// rotated.
 #[derive(Debug)]
 pub(crate) struct Rotary {
     /// [positions, head_dim / 2]
     sines: Vec<f32>,
     cosines: Vec<f32>,
     head_dim: usize,
-    /// The same as tensors where the network is not on the processor.
+    /// The sines and cosines as tensors, if the network is not on the CPU.
     elsewhere: Option<(Tensor, Tensor)>,
 }
 
 const TEMPERATURE: f32 = 10_000.0;
 
 impl Rotary {
-    /// For a grid of `side` x `side`, its places measured in those of the grid `reference` [rows, columns].
+    /// For a grid of `side` x `side`, with positions scaled to the grid `reference` [rows,
+    /// columns].
     pub(crate) fn new(side: usize, reference: [usize; 2], head_dim: usize, vb: &VarBuilder) -> Result<Self> {
         let bands: Vec<f32> = (0..head_dim / 4)
             .map(|band| 1.0 / TEMPERATURE.powf(band as f32 / (head_dim / 4) as f32))
@@ -52,7 +55,8 @@ impl Rotary {
         Ok(Self { sines, cosines, head_dim, elsewhere })
     }
 
-    /// What every value of the tokens [1 + positions, width] is multiplied with, and what the value that it is turned with.
+    /// The factors [1 + positions, width] of every value of the tokens, and those of the values
+    /// that they are rotated with.
     #[cfg(feature = "onnx")]
     pub(crate) fn of_tokens(&self, width: usize) -> (Vec<f32>, Vec<f32>) {
         let spread = |angles: &[f32], class: f32, signs: [f32; 2]| -> Vec<f32> {
@@ -66,8 +70,8 @@ impl Rotary {
         (spread(&self.cosines, 1.0, [1.0, 1.0]), spread(&self.sines, 0.0, [-1.0, 1.0]))
     }
 
-    /// `x` [batch, 1 + positions, heads * head_dim]
-    pub(crate) fn turn(&self, x: &Tensor) -> Result<Tensor> {
+    /// Rotates `x` [batch, 1 + positions, heads * head_dim].
+    pub(crate) fn rotate(&self, x: &Tensor) -> Result<Tensor> {
         match &self.elsewhere {
             None => x.contiguous()?.apply_op1_no_bwd(self),
             Some((sines, cosines)) => self.composed(x, sines, cosines),
@@ -80,12 +84,12 @@ impl Rotary {
         let pairs = patches.reshape((batch, tokens - 1, width / self.head_dim, self.head_dim / 2, 2))?;
         let part = |at| pairs.narrow(D::Minus1, at, 1)?.squeeze(D::Minus1);
         let (first, second) = (part(0)?, part(1)?);
-        let turned = [
+        let rotated = [
             (first.broadcast_mul(cosines)? - second.broadcast_mul(sines)?)?,
             (second.broadcast_mul(cosines)? + first.broadcast_mul(sines)?)?,
         ];
-        let turned = Tensor::stack(&turned, D::Minus1)?.reshape((batch, tokens - 1, width))?;
-        Tensor::cat(&[&x.narrow(1, 0, 1)?, &turned], 1)
+        let rotated = Tensor::stack(&rotated, D::Minus1)?.reshape((batch, tokens - 1, width))?;
+        Tensor::cat(&[&x.narrow(1, 0, 1)?, &rotated], 1)
     }
 }
 
@@ -130,11 +134,11 @@ mod tests {
         let x = random(&[2, 10, 24], 1);
         let tensor = |values: &[f32]| Tensor::from_slice(values, (9, 1, 4), &Device::Cpu).unwrap();
         let composed = rotary.composed(&x, &tensor(&rotary.sines), &tensor(&rotary.cosines)).unwrap();
-        let turned = rotary.turn(&x).unwrap();
-        close(&turned, &composed, 1e-6);
+        let rotated = rotary.rotate(&x).unwrap();
+        close(&rotated, &composed, 1e-6);
         let norm = |x: &Tensor| x.sqr().unwrap().sum(2).unwrap();
-        close(&norm(&turned), &norm(&x), 1e-5);
+        close(&norm(&rotated), &norm(&x), 1e-5);
         // The class token and the first patch, in row 0 and column 0, stay as they are.
-        close(&turned.narrow(1, 0, 2).unwrap(), &x.narrow(1, 0, 2).unwrap(), 0.0);
+        close(&rotated.narrow(1, 0, 2).unwrap(), &x.narrow(1, 0, 2).unwrap(), 0.0);
     }
 }

@@ -1,5 +1,6 @@
-//! transformers' CLIPImageProcessor and BlipImageProcessor (the ones on Pillow), by the folder's preprocessor_config.json, and open_clip's
-//! torchvision transforms, by its preprocess_cfg: resize, centre crop, rescale, normalise.
+//! transformers' CLIPImageProcessor and BlipImageProcessor (on Pillow) by preprocessor_config.json,
+//! and open_clip's torchvision transforms by its preprocess_cfg: resize, centre crop, rescale,
+//! normalise.
 
 use std::path::Path;
 
@@ -9,7 +10,7 @@ use serde::Deserialize;
 use super::resize::{Filter, resize};
 use crate::{ModelError, files};
 
-/// A picture as a vision network takes it: [height, width, 3], normalised.
+/// A picture as the input of a vision network: [height, width, 3], normalised.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pixels {
     pub values: Vec<f32>,
@@ -28,7 +29,7 @@ pub struct Preprocessor {
     std: [f32; 3],
 }
 
-/// Where the middle is of an odd number of pixels that are too many.
+/// The rounding of the crop's offset if an odd number of pixels is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rounding {
     /// transformers
@@ -105,7 +106,7 @@ impl Preprocessor {
         let filter = Filter::from_number(settings.resample).ok_or_else(|| {
             ModelError::unsupported(path, format!("the resampling filter {}", settings.resample))
         })?;
-        // BlipImageProcessor knows of no crop.
+        // BlipImageProcessor does not crop.
         let blip = settings.image_processor_type.is_some_and(|name| name.starts_with("Blip"));
         let crops = settings.do_center_crop.unwrap_or(true) && !blip;
         Ok(Self {
@@ -144,7 +145,7 @@ impl Preprocessor {
         })
     }
 
-    /// The same steps to pictures of another side.
+    /// The same steps for pictures of another side.
     pub(crate) fn with_side(self, side: usize) -> Self {
         let to = |size| match size {
             Size::Sides { .. } => Size::Sides { height: side, width: side },
@@ -154,7 +155,7 @@ impl Preprocessor {
         Self { resize, crop: self.crop.map(|_| (side, side)), ..self }
     }
 
-    /// All the steps.
+    /// Runs all steps.
     pub fn run(&self, picture: &RgbImage) -> Pixels {
         let cropped = self.resize_and_crop(picture);
         let (width, height) = (cropped.width() as usize, cropped.height() as usize);
@@ -164,7 +165,7 @@ impl Preprocessor {
         Pixels { values, height, width }
     }
 
-    /// What each of the 256 levels of a channel becomes.
+    /// The value of each of the 256 levels of a channel.
     fn levels(&self, channel: usize) -> [f32; 256] {
         let (mean, std) = (self.mean[channel], self.std[channel]);
         std::array::from_fn(|level| ((level as f64 * self.rescale) as f32 - mean) / std)
@@ -196,7 +197,7 @@ fn target(size: Size, height: usize, width: usize) -> (usize, usize) {
     if width <= height { (long(height, width), edge) } else { (edge, long(width, height)) }
 }
 
-/// The middle of the picture; black where it is smaller than the crop.
+/// The middle of the picture, padded with black if it is smaller than the crop.
 fn centre_crop(picture: &RgbImage, height: usize, width: usize, rounding: Rounding) -> RgbImage {
     let offset = |from: usize, to: usize| match from >= to {
         true if rounding == Rounding::HalfEven => ((from - to) as f64 / 2.0).round_ties_even() as i64,

@@ -1,5 +1,5 @@
-//! Pillow's `Image.resize` for 8-bit pictures, bit for bit: antialiased, in fixed point, the columns first, both
-//! passes rounded to 8 bits (Pillow, src/libImaging/Resample.c).
+//! Pillow's `Image.resize` for 8-bit pictures, bit for bit: antialiased, in fixed point, the
+//! columns first, both passes rounded to 8 bits (Pillow, src/libImaging/Resample.c).
 
 use image::RgbImage;
 
@@ -13,7 +13,7 @@ pub(super) enum Filter {
 }
 
 impl Filter {
-    /// By Pillow's number for it, as preprocessor_config.json has it.
+    /// By Pillow's number, as in preprocessor_config.json.
     pub(super) fn from_number(number: u8) -> Option<Self> {
         match number {
             1 => Some(Self::Lanczos),
@@ -87,12 +87,12 @@ fn to_u8(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }
 
-/// The picture at another height and width, by the Lanczos filter.
+/// Resizes a picture to a height and width, by the Lanczos filter.
 pub(crate) fn resize_to(picture: &RgbImage, (height, width): (usize, usize)) -> RgbImage {
     resize(picture, width, height, Filter::Lanczos)
 }
 
-/// The picture at another size.
+/// Resizes a picture.
 pub(super) fn resize(picture: &RgbImage, width: usize, height: usize, filter: Filter) -> RgbImage {
     let mut resized = picture.clone();
     if width != picture.width() as usize {

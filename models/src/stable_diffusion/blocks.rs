@@ -1,11 +1,11 @@
-//! The pieces that diffusers builds the UNet and the autoencoder of, channels last.
+//! The blocks of diffusers' UNet and autoencoder, channels last.
 
 use candle_core::{Result, Tensor};
 use candle_nn::{LayerNorm, Module, VarBuilder};
 
 use crate::ops::{Conv2d, GeGlu, GroupNorm, Linear, add_in_place, attention, layer_norm, upsample_nearest};
 
-/// How a network normalises its groups.
+/// The group normalisation of a network.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Groups {
     pub count: usize,
@@ -47,7 +47,7 @@ impl Resnet {
     /// `x` [b, h, w, in]; `time` is SiLU of the time embedding [1, time].
     pub(super) fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Result<Tensor> {
         let hidden = self.conv1.without_bias(&self.norm1.silu(x)?)?;
-        // Bias and time are the same at every position, so the next normalisation adds them on its way.
+        // Bias and time are the same at every position, so the next normalisation adds them.
         let shift = match (&self.time, time) {
             (Some(linear), Some(time)) => (linear.forward(time)?.squeeze(0)? + self.conv1.bias())?,
             _ => self.conv1.bias().clone(),
@@ -60,7 +60,8 @@ impl Resnet {
     }
 }
 
-/// The keys and values of one transformer block's prompt attention; they stay the same over all steps.
+/// The keys and values of one transformer block's prompt attention; they stay the same over all
+/// steps.
 pub(super) type KeysAndValues = (Tensor, Tensor);
 
 /// Transformer2DModel.
@@ -117,7 +118,7 @@ impl Transformer {
     }
 }
 
-/// BasicTransformerBlock: attention to itself, to the prompt, and a gated feed-forward layer.
+/// BasicTransformerBlock: self-attention, attention to the prompt, and a gated feed-forward layer.
 #[derive(Debug)]
 struct TransformerBlock {
     norm1: LayerNorm,
@@ -188,7 +189,7 @@ pub(super) struct PictureAttention {
 
 impl PictureAttention {
     pub(super) fn load(vb: VarBuilder, channels: usize, groups: Groups) -> Result<Self> {
-        // Folders of before diffusers 0.16 have the older names.
+        // Folders written before diffusers 0.16 have the older names.
         let older = !vb.contains_tensor("to_q.weight");
         let names =
             if older { ["query", "key", "value", "proj_attn"] } else { ["to_q", "to_k", "to_v", "to_out.0"] };

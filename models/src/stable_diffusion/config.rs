@@ -1,5 +1,5 @@
-//! unet/config.json and vae/config.json of a diffusers folder. A setting that the network here does not have is
-//! refused by name, never ignored.
+//! unet/config.json and vae/config.json of a diffusers folder. A setting that our network does not
+//! implement is refused by name, never ignored.
 
 use std::path::Path;
 
@@ -61,7 +61,7 @@ pub(crate) struct UnetConfig {
     pub(super) layers_per_block: PerBlock,
     #[serde(default = "one")]
     pub(super) transformer_layers_per_block: PerBlock,
-    /// The number of heads, whatever its name says (diffusers keeps the mistake).
+    /// The number of heads, despite its name (diffusers keeps the mistake).
     #[serde(default = "eight")]
     attention_head_dim: PerBlock,
     num_attention_heads: Option<PerBlock>,
@@ -76,7 +76,7 @@ pub(crate) struct UnetConfig {
     pub freq_shift: f64,
 }
 
-/// Settings whose other values mean another network: the name and the values that mean this one.
+/// Settings whose other values mean another network: the name and the allowed values.
 const UNET_FIXED: [(&str, &[&str]); 20] = [
     ("act_fn", &["silu", "swish"]),
     ("addition_embed_type", &[]),
@@ -137,7 +137,7 @@ impl UnetConfig {
         Ok(config)
     }
 
-    /// The attention heads of a block of the way down.
+    /// The attention heads of a down block.
     pub(super) fn heads(&self, block: usize) -> usize {
         self.num_attention_heads.as_ref().unwrap_or(&self.attention_head_dim).of(block)
     }
@@ -162,7 +162,7 @@ pub(crate) struct VaeConfig {
     up_block_types: Vec<String>,
 }
 
-/// The pixels that an autoencoder was trained with: along both sides, or height and width.
+/// The trained size of an autoencoder in pixels: of both sides, or height and width.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(untagged)]
 enum SampleSize {
@@ -193,7 +193,7 @@ impl VaeConfig {
         Ok(config)
     }
 
-    /// Pixels along the side of what it was trained with; the height where that is no square.
+    /// The trained side in pixels; the height if it is no square.
     pub(super) fn sample_size(&self) -> usize {
         match self.sample_size {
             SampleSize::Square(side) | SampleSize::Sides([side, _]) => side,

@@ -1,6 +1,7 @@
-//! The noise a picture begins as, and that some schedulers add. It depends on the seed and the size alone: ChaCha20 seeded with the seed, two
-//! uniform numbers of 53 bits for each pair of values, Box and Muller's transform, in the order channel, row, column
-//! (diffusers' layout). What is added at a step follows what was taken before it.
+//! The initial noise of a picture, and the noise that some schedulers add. It depends on the seed
+//! and the size only: ChaCha20 seeded with the seed, two uniform numbers of 53 bits for each pair
+//! of values, Box and Muller's transform, in the order channel, row, column (diffusers' layout).
+//! The noise of a step continues the sequence.
 
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha20Rng;
@@ -14,7 +15,8 @@ impl Noise {
         Self(ChaCha20Rng::seed_from_u64(seed))
     }
 
-    /// The next `count` standard normal values; of the last pair the second is thrown away where the count is odd.
+    /// The next `count` standard normal values; if the count is odd, the second of the last pair is
+    /// discarded.
     pub(super) fn normal(&mut self, count: usize) -> Vec<f32> {
         let mut values = Vec::with_capacity(count + 1);
         while values.len() < count {

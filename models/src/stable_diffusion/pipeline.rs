@@ -26,26 +26,26 @@ pub struct StableDiffusion {
     vae: VaeDecoder,
     schedule: Schedule,
     channels: usize,
-    /// Latents a side where no size is asked for.
+    /// Latents along a side, if no size is requested.
     sample_size: usize,
     /// Pixels along the side of a latent.
     scale: usize,
     device: Device,
-    /// What is computed in between the layers.
+    /// The type of the values between the layers.
     dtype: DType,
     precision: Precision,
     revision: Revision,
 }
 
-/// Latent positions (height times width, over all pictures) that are denoised together on a processor: a picture of SD2's is enough to
-/// keep its cores busy.
+/// Latent positions (height times width, over all pictures) that are denoised together on a CPU:
+/// one picture of SD2 keeps its cores busy.
 const POSITIONS: usize = 512;
-/// The same on a GPU: eight pictures of 768 x 768.
+/// Latent positions that are denoised together on a GPU: eight pictures of 768 x 768.
 const POSITIONS_ON_GPU: usize = 8 * 96 * 96;
 /// Pixels that are decoded together.
 const PIXELS: usize = 16 * 1024;
 
-/// The side of the latents where unet/config.json does not say (diffusers' default).
+/// The side of the latents if unet/config.json lacks it (diffusers' default).
 const SAMPLE_SIZE: usize = 64;
 
 impl StableDiffusion {
@@ -54,7 +54,7 @@ impl StableDiffusion {
         Self::load_in(folder, Precision::F32)
     }
 
-    /// The same with the matrices in a precision.
+    /// Loads a diffusers folder with its matrices in a precision.
     pub fn load_in(folder: &Path, precision: Precision) -> Result<Self, ModelError> {
         let device = device::preferred();
         let part = |name: &str| folder.join(name);
@@ -82,8 +82,8 @@ impl StableDiffusion {
         Ok(device::loaded(network, &device)?)
     }
 
-    /// What makes pictures of this model other pictures: the parameters, the precision where it is not f32, and tiles where pictures
-    /// of this size are decoded in them.
+    /// The settings that change the pictures of this model: the parameters, the precision if it is
+    /// not f32, and tiles if pictures of this size are decoded in tiles.
     pub fn identity(&self, params: &GenerationParams) -> String {
         let size = self.latent_size(params);
         let tiled = size.is_ok_and(|size| self.vae.takes_tiles(params.vae_tiles, size));
@@ -94,7 +94,7 @@ impl StableDiffusion {
         }
     }
 
-    /// What the networks run on: `processor` or `GPU`.
+    /// The device of the networks: `processor` or `GPU`.
     pub fn device(&self) -> &'static str {
         if self.device.is_cpu() { "processor" } else { "GPU" }
     }
@@ -104,8 +104,8 @@ impl StableDiffusion {
         &self.revision
     }
 
-    /// Makes the pictures, in order. A picture that fails does so alone; an error of the whole call means that no
-    /// picture can be made with this model and these parameters.
+    /// Generates the pictures, in order. One failed picture does not affect the others. An error of
+    /// the whole call means that this model cannot generate pictures with these parameters.
     pub fn generate(
         &self,
         requests: &[GenerationRequest],
@@ -130,8 +130,9 @@ impl StableDiffusion {
         Ok(pictures)
     }
 
-    /// Denoises initial latents [n, channels, h, w], one prompt each, to final latents of the same shape. A scheduler that adds noise
-    /// takes that of step k from `noises[k]`, of the same shape; the others take none.
+    /// Denoises initial latents [n, channels, h, w], one prompt each, to final latents of the same
+    /// shape. A scheduler that adds noise takes the noise of step k from `noises[k]`, of the same
+    /// shape; the others take none.
     pub fn denoise(
         &self,
         initial: &Tensor,
@@ -165,12 +166,12 @@ impl StableDiffusion {
             let latents = Tensor::from_vec(input, shape, &self.device)?.to_dtype(self.dtype)?;
             let prediction = self.predict(&latents, timestep, &context, guidance)?;
             let added = if sampler.adds_noise() { channels_last(&noise(step)?)?.1 } else { Vec::new() };
-            sampler.advance(step, &prediction, &mut values, &added);
+            sampler.step(step, &prediction, &mut values, &added);
         }
         Ok(Tensor::from_vec(values, shape, &self.device)?.permute((0, 3, 1, 2))?.contiguous()?)
     }
 
-    /// The UNet's prediction, with guidance where it is given: without and with the prompt in one batch.
+    /// The UNet's prediction. With guidance, the passes without and with the prompt are one batch.
     fn predict(
         &self,
         latents: &Tensor,
@@ -188,7 +189,8 @@ impl StableDiffusion {
         Ok(without.iter().zip(with).map(|(u, c)| u + guidance as f32 * (c - u)).collect())
     }
 
-    /// The prompts' hidden states [n, tokens, width], those of the negative prompt before them where there is one.
+    /// The prompts' hidden states [n, tokens, width], after those of the negative prompt if there
+    /// is one.
     fn hidden_states(&self, prompts: &[&str], negative: Option<&str>) -> Result<Tensor, ModelError> {
         let hidden = self.text.hidden(&self.tokenizer.encode_padded(prompts)?)?;
         let Some(negative) = negative else { return Ok(hidden) };
@@ -196,7 +198,8 @@ impl StableDiffusion {
         Ok(Tensor::cat(&[&negative.broadcast_as(hidden.shape())?.contiguous()?, &hidden], 0)?)
     }
 
-    /// The pictures of final latents [n, channels, h, w]; none where a picture has values that are not finite.
+    /// The pictures of final latents [n, channels, h, w]; none for a picture with values that are
+    /// not finite.
     pub fn decode(&self, latents: &Tensor, tiles: VaeTiles) -> Result<Vec<Option<RgbImage>>, ModelError> {
         let (count, _, height, width) = latents.dims4()?;
         let size = (height * self.scale, width * self.scale);
@@ -210,7 +213,8 @@ impl StableDiffusion {
         Ok(pictures)
     }
 
-    /// The decoder's output [n, h * scale, w * scale, 3], around -1 to 1, for latents [n, channels, h, w].
+    /// The decoder's output [n, h * scale, w * scale, 3], around -1 to 1, for latents [n, channels,
+    /// h, w].
     pub fn decode_values(&self, latents: &Tensor, tiles: VaeTiles) -> Result<Tensor, ModelError> {
         let latents = latents.permute((0, 2, 3, 1))?.contiguous()?;
         let latents = latents.to_device(&self.device)?.to_dtype(self.dtype)?;

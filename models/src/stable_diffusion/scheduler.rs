@@ -1,5 +1,6 @@
-//! How noise becomes a picture step by step: diffusers' schedulers, by scheduler_config.json. A file that another scheduler wrote is read
-//! as diffusers' `from_config` reads it: what it does not say has the default of the scheduler that reads it.
+//! diffusers' schedulers, by scheduler_config.json: how noise becomes a picture step by step. A
+//! file that another scheduler wrote is read as diffusers' `from_config` reads it: a missing
+//! setting has the default of the scheduler that reads it.
 
 mod ddim;
 mod euler;
@@ -19,7 +20,7 @@ use ddim::Ddim;
 use euler::Euler;
 use multistep::{DpmSolver, UniPc};
 
-/// Which way is taken from noise to a picture.
+/// The method that leads from noise to a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "&'static str")]
 #[derive(Display, EnumString, IntoStaticStr, VariantArray)]
@@ -43,24 +44,24 @@ pub enum Scheduler {
 named!(Scheduler, "scheduler");
 
 impl Scheduler {
-    /// What it takes where the file does not say (DDIM's default, and that of all others).
-    fn default_spacing(self) -> Spacing {
-        if self == Self::Ddim { Spacing::Leading } else { Spacing::Linspace }
+    /// The default of `timestep_spacing`.
+    fn default_spacing(self) -> TimestepSpacing {
+        if self == Self::Ddim { TimestepSpacing::Leading } else { TimestepSpacing::Linspace }
     }
 }
 
-/// One way through the steps, which remembers what it needs of the last ones.
+/// One run of a scheduler through its steps, with the state that it needs of the last ones.
 pub(super) trait Sampler {
-    /// Where the network is asked, from noise to picture.
+    /// The timesteps at which the network is called, from noise to picture.
     fn timesteps(&self) -> &[f32];
 
-    /// What standard normal noise is multiplied with before the first step.
+    /// The factor of standard normal noise before the first step (`init_noise_sigma`).
     fn initial_scale(&self) -> f32 {
         1.0
     }
 
-    /// What latents are multiplied with for the network at a step.
-    fn input_scale(&self, _step: usize) -> f32 {
+    /// The factor of the latents as the network's input at a step (`scale_model_input`).
+    fn input_scale(&self, _index: usize) -> f32 {
         1.0
     }
 
@@ -69,23 +70,23 @@ pub(super) trait Sampler {
         false
     }
 
-    /// The latents after a step, written over `latents`, from the network's prediction for them; with standard normal `noise` where it
-    /// adds some.
-    fn advance(&mut self, step: usize, prediction: &[f32], latents: &mut [f32], noise: &[f32]);
+    /// Takes the step `index`: writes the new latents over `latents`, from the network's prediction
+    /// for them. A scheduler that adds noise takes it from `noise`, standard normal.
+    fn step(&mut self, index: usize, prediction: &[f32], latents: &mut [f32], noise: &[f32]);
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Betas {
+enum BetaSchedule {
     Linear,
     ScaledLinear,
     SquaredcosCapV2,
 }
 
-/// What the UNet predicts.
+/// The UNet's prediction (`prediction_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Prediction {
+enum PredictionType {
     Epsilon,
     #[serde(rename = "v_prediction")]
     Velocity,
@@ -94,55 +95,55 @@ enum Prediction {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Spacing {
+enum TimestepSpacing {
     Leading,
     Trailing,
     Linspace,
 }
 
-/// The settings that matter, with the defaults that all schedulers share.
+/// The settings that are read, with the defaults that all schedulers share.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
-struct Settings {
+struct SchedulerConfig {
     num_train_timesteps: usize,
     beta_start: f64,
     beta_end: f64,
-    beta_schedule: Betas,
+    beta_schedule: BetaSchedule,
     trained_betas: Option<Vec<f64>>,
     clip_sample: bool,
     clip_sample_range: f64,
     set_alpha_to_one: bool,
     steps_offset: usize,
-    prediction_type: Prediction,
-    timestep_spacing: Option<Spacing>,
+    prediction_type: PredictionType,
+    timestep_spacing: Option<TimestepSpacing>,
     rescale_betas_zero_snr: bool,
-    final_sigmas_type: FinalSigma,
+    final_sigmas_type: FinalSigmas,
 }
 
-/// What is left of the noise after the last step, for all but DDIM.
+/// The noise that is left after the last step, for all schedulers but DDIM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum FinalSigma {
+enum FinalSigmas {
     Zero,
     SigmaMin,
 }
 
-impl Default for Settings {
+impl Default for SchedulerConfig {
     fn default() -> Self {
         Self {
             num_train_timesteps: 1000,
             beta_start: 0.0001,
             beta_end: 0.02,
-            beta_schedule: Betas::Linear,
+            beta_schedule: BetaSchedule::Linear,
             trained_betas: None,
             clip_sample: true,
             clip_sample_range: 1.0,
             set_alpha_to_one: true,
             steps_offset: 0,
-            prediction_type: Prediction::Epsilon,
+            prediction_type: PredictionType::Epsilon,
             timestep_spacing: None,
             rescale_betas_zero_snr: false,
-            final_sigmas_type: FinalSigma::Zero,
+            final_sigmas_type: FinalSigmas::Zero,
         }
     }
 }
@@ -168,35 +169,36 @@ const FIXED: Fixed<'static> = &[
 /// The noise schedule that a model was trained with.
 #[derive(Debug, Clone)]
 pub(super) struct Schedule {
-    settings: Settings,
-    /// The share of the picture's variance at each training timestep (alphas_cumprod).
-    signal: Vec<f64>,
+    config: SchedulerConfig,
+    /// The cumulative product of `1 - beta` at each training timestep: the share of the picture in
+    /// the variance.
+    alphas_cumprod: Vec<f64>,
 }
 
 impl Schedule {
     pub(super) fn load(path: &Path) -> Result<Self, ModelError> {
         let given: Map<String, Value> = files::read_json(path)?;
         files::check_settings(path, &given, FIXED)?;
-        let settings: Settings =
+        let config: SchedulerConfig =
             serde_json::from_value(Value::Object(given)).map_err(|error| ModelError::broken(path, error))?;
         let mut product = 1.0;
         let keep = |beta: f64| {
             product *= 1.0 - beta;
             product
         };
-        let mut signal: Vec<f64> = settings.betas().into_iter().map(keep).collect();
-        if signal.is_empty() {
+        let mut alphas_cumprod: Vec<f64> = config.betas().into_iter().map(keep).collect();
+        if alphas_cumprod.is_empty() {
             return Err(ModelError::broken(path, "it has no timesteps"));
         }
-        if settings.rescale_betas_zero_snr {
-            remove_last_signal(&mut signal);
+        if config.rescale_betas_zero_snr {
+            rescale_zero_terminal_snr(&mut alphas_cumprod);
         }
-        Ok(Self { settings, signal })
+        Ok(Self { config, alphas_cumprod })
     }
 
-    /// A run of so many steps.
+    /// Starts a run of `steps` steps.
     pub(super) fn sampler(&self, scheduler: Scheduler, steps: usize) -> Result<Box<dyn Sampler>, ModelError> {
-        let trained = self.signal.len();
+        let trained = self.alphas_cumprod.len();
         if steps == 0 || steps > trained {
             return Err(ModelError::Parameters(format!("steps must be 1 to {trained}, not {steps}")));
         }
@@ -209,47 +211,50 @@ impl Schedule {
         })
     }
 
-    fn spacing(&self, scheduler: Scheduler) -> Spacing {
-        self.settings.timestep_spacing.unwrap_or(scheduler.default_spacing())
+    fn spacing(&self, scheduler: Scheduler) -> TimestepSpacing {
+        self.config.timestep_spacing.unwrap_or(scheduler.default_spacing())
     }
 
-    /// `last - 1, last - 1 - stride, …` of a whole range that is walked through backwards (numpy's arange with a negative step).
+    /// `last - 1, last - 1 - stride, …` of the whole range in steps backwards (numpy's arange with
+    /// a negative step).
     fn trailing(&self, steps: usize) -> Vec<f64> {
-        let (trained, stride) = (self.signal.len() as f64, self.signal.len() as f64 / steps as f64);
+        let (trained, stride) =
+            (self.alphas_cumprod.len() as f64, self.alphas_cumprod.len() as f64 / steps as f64);
         (0..steps).map(|k| (trained - k as f64 * stride).round_ties_even() - 1.0).collect()
     }
 
-    /// The noise over the signal at each of the timesteps, and after the last of them: numpy's interp between those of training.
+    /// The ratios of noise to picture at the timesteps, and after the last of them: numpy's interp
+    /// between those of training.
     fn sigmas(&self, timesteps: &[f32]) -> Vec<f64> {
         let trained: Vec<f64> =
-            (0..self.signal.len()).map(|at| self.sigma(self.signal_above_zero(at))).collect();
+            (0..self.alphas_cumprod.len()).map(|at| self.sigma(self.positive_alpha_cumprod(at))).collect();
         let at = |timestep: &f32| {
-            let place = f64::from(*timestep).clamp(0.0, (trained.len() - 1) as f64);
-            let (low, share) = (place as usize, place.fract());
+            let timestep = f64::from(*timestep).clamp(0.0, (trained.len() - 1) as f64);
+            let (low, share) = (timestep as usize, timestep.fract());
             let high = (low + 1).min(trained.len() - 1);
             trained[low] + (trained[high] - trained[low]) * share
         };
-        let last = match self.settings.final_sigmas_type {
-            FinalSigma::Zero => 0.0,
-            FinalSigma::SigmaMin => trained[0],
+        let last = match self.config.final_sigmas_type {
+            FinalSigmas::Zero => 0.0,
+            FinalSigmas::SigmaMin => trained[0],
         };
         timesteps.iter().map(at).chain(std::iter::once(last)).map(|sigma| f64::from(sigma as f32)).collect()
     }
 
-    fn sigma(&self, signal: f64) -> f64 {
-        ((1.0 - signal) / signal).sqrt()
+    fn sigma(&self, alpha_cumprod: f64) -> f64 {
+        ((1.0 - alpha_cumprod) / alpha_cumprod).sqrt()
     }
 
-    /// Without any signal sigma would be infinite: diffusers takes the smallest positive number of f16.
-    fn signal_above_zero(&self, at: usize) -> f64 {
-        match self.settings.rescale_betas_zero_snr && at + 1 == self.signal.len() {
+    /// At 0 sigma would be infinite: diffusers takes the smallest positive number of f16.
+    fn positive_alpha_cumprod(&self, at: usize) -> f64 {
+        match self.config.rescale_betas_zero_snr && at + 1 == self.alphas_cumprod.len() {
             true => 2f64.powi(-24),
-            false => self.signal[at],
+            false => self.alphas_cumprod[at],
         }
     }
 }
 
-impl Settings {
+impl SchedulerConfig {
     fn betas(&self) -> Vec<f64> {
         let steps = self.num_train_timesteps;
         let between =
@@ -259,9 +264,11 @@ impl Settings {
         }
         (0..steps)
             .map(|k| match self.beta_schedule {
-                Betas::Linear => between(self.beta_start, self.beta_end, k),
-                Betas::ScaledLinear => between(self.beta_start.sqrt(), self.beta_end.sqrt(), k).powi(2),
-                Betas::SquaredcosCapV2 => {
+                BetaSchedule::Linear => between(self.beta_start, self.beta_end, k),
+                BetaSchedule::ScaledLinear => {
+                    between(self.beta_start.sqrt(), self.beta_end.sqrt(), k).powi(2)
+                }
+                BetaSchedule::SquaredcosCapV2 => {
                     let bar = |t: f64| ((t + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
                     (1.0 - bar((k + 1) as f64 / steps as f64) / bar(k as f64 / steps as f64)).min(0.999)
                 }
@@ -270,10 +277,11 @@ impl Settings {
     }
 }
 
-/// Lin et al., 2023, algorithm 1: the last timestep is pure noise.
-fn remove_last_signal(signal: &mut [f64]) {
-    let (first, last) = (signal[0].sqrt(), signal[signal.len() - 1].sqrt());
-    signal.iter_mut().for_each(|value| *value = ((value.sqrt() - last) * first / (first - last)).powi(2));
+/// Makes the last timestep pure noise (Lin et al., 2023, algorithm 1).
+fn rescale_zero_terminal_snr(alphas_cumprod: &mut [f64]) {
+    let (first, last) = (alphas_cumprod[0].sqrt(), alphas_cumprod[alphas_cumprod.len() - 1].sqrt());
+    let rescaled = |alpha: f64| ((alpha.sqrt() - last) * first / (first - last)).powi(2);
+    alphas_cumprod.iter_mut().for_each(|alpha| *alpha = rescaled(*alpha));
 }
 
 #[cfg(test)]
@@ -290,7 +298,8 @@ mod tests {
     const SD2: &str =
         r#""beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": false"#;
 
-    /// With a network that knows the picture, every deterministic way leads to it, whatever the network predicts.
+    /// With a network that knows the picture, every deterministic scheduler ends in it, for every
+    /// prediction type.
     #[test]
     fn every_way_without_noise_ends_in_the_picture_the_network_sees() {
         for kind in ["epsilon", "v_prediction", "sample"] {
@@ -301,19 +310,18 @@ mod tests {
                 let mut x = [-1.3 * sampler.initial_scale()];
                 for step in 0..10 {
                     let timestep = sampler.timesteps()[step] as f64;
-                    let signal = schedule.signal[timestep as usize]
-                        + (schedule.signal[(timestep as usize + 1).min(999)]
-                            - schedule.signal[timestep as usize])
-                            * timestep.fract();
-                    let (signal, noise) = (signal.sqrt() as f32, (1.0 - signal).sqrt() as f32);
+                    let at = |timestep: usize| schedule.alphas_cumprod[timestep.min(999)];
+                    let (low, high) = (at(timestep as usize), at(timestep as usize + 1));
+                    let alpha_cumprod = low + (high - low) * timestep.fract();
+                    let (alpha, sigma) = (alpha_cumprod.sqrt() as f32, (1.0 - alpha_cumprod).sqrt() as f32);
                     let seen = x[0] * sampler.input_scale(step);
-                    let epsilon = (seen - signal * picture) / noise;
+                    let epsilon = (seen - alpha * picture) / sigma;
                     let prediction = match kind {
                         "epsilon" => epsilon,
                         "sample" => picture,
-                        _ => signal * epsilon - noise * picture,
+                        _ => alpha * epsilon - sigma * picture,
                     };
-                    sampler.advance(step, &[prediction], &mut x, &[]);
+                    sampler.step(step, &[prediction], &mut x, &[]);
                 }
                 assert!((x[0] - picture).abs() < 2e-2, "{scheduler} {kind}: {}", x[0]);
             }
@@ -321,10 +329,10 @@ mod tests {
     }
 
     #[test]
-    fn zero_terminal_noise_has_no_signal_left() {
+    fn zero_terminal_snr_ends_in_pure_noise() {
         let schedule = schedule(r#"{"rescale_betas_zero_snr": true}"#).unwrap();
-        assert_eq!(schedule.signal[999], 0.0);
-        assert!((schedule.signal[0] - 0.9999).abs() < 1e-9);
+        assert_eq!(schedule.alphas_cumprod[999], 0.0);
+        assert!((schedule.alphas_cumprod[0] - 0.9999).abs() < 1e-9);
         let euler = schedule.sampler(Scheduler::Euler, 5).unwrap();
         assert!(euler.initial_scale().is_finite());
     }
@@ -378,11 +386,11 @@ mod tests {
             for (step, noise) in noise.iter().enumerate().take(steps) {
                 let seen: Vec<f32> = latents.iter().map(|x| x * sampler.input_scale(step)).collect();
                 let prediction = answer(&seen, sampler.timesteps()[step]);
-                sampler.advance(step, &prediction, &mut latents, noise);
+                sampler.step(step, &prediction, &mut latents, noise);
             }
             let expected: Vec<f32> = expected.to_vec1().unwrap();
             let largest = expected.iter().fold(1.0, |largest: f32, x| largest.max(x.abs()));
-            // Without a signal in the beginning sigma is 4,096, and what is left of such latents is exact to their last bits only.
+            // At an alpha of 0 sigma is 4,096, and such latents are exact to their last bits only.
             let last_bits = 4.0 * f32::EPSILON * sampler.initial_scale();
             for (ours, theirs) in latents.iter().zip(&expected) {
                 let off = (ours - theirs).abs();

@@ -1,4 +1,5 @@
-//! Decoding in overlapping tiles, as diffusers' `AutoencoderKL.tiled_decode` does after `enable_tiling()`.
+//! Decoding in overlapping tiles, as diffusers' `AutoencoderKL.tiled_decode` does after
+//! `enable_tiling()`.
 
 use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
@@ -8,43 +9,46 @@ use super::config::VaeConfig;
 use crate::ModelError;
 use crate::named::named;
 
-/// Whether pictures are decoded in tiles: in less memory, but each tile is normalised on its own, so colours may differ a little
-/// between them. Which pictures are is a matter of their size and the model, never of the batch or the machine.
+/// Whether pictures are decoded in tiles. Tiles take less memory, but each tile is normalised on
+/// its own, so colours may differ a little between them. The choice depends on the picture's size
+/// and the model, never on the batch or the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "&'static str")]
 #[derive(Display, EnumString, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "kebab-case", parse_err_ty = ModelError, parse_err_fn = Self::unknown)]
 pub enum VaeTiles {
-    /// Where the whole picture would take more than [`VaeTiles::WHOLE_BYTES`].
+    /// If the whole picture would take more than [`VaeTiles::WHOLE_BYTES`].
     #[default]
     Auto,
-    /// Where the picture is larger than a tile: diffusers' `enable_tiling()`.
+    /// If the picture is larger than a tile: diffusers' `enable_tiling()`.
     Always,
     Never,
 }
 
 impl VaeTiles {
-    /// What `auto` lets the activations of a whole picture take: 4 GiB, which are 1182 x 1182 pixels of SD2.
+    /// The most memory of a whole picture's activations with `auto`: 4 GiB, which is 1182 x 1182
+    /// pixels of SD2.
     ///
-    /// They are estimated where they are most: in the last block's first resnet, at full resolution. It holds its input, that
-    /// normalised, and two hidden pictures, so height * width * 2 * (`block_out_channels[1]` + `block_out_channels[0]`) values.
-    /// Each counts for 4 bytes, whatever the precision.
+    /// The estimate is that of the largest layer: the last block's first resnet, at full
+    /// resolution. It holds its input, the normalised input, and two hidden pictures: height *
+    /// width * 2 * (`block_out_channels[1]` + `block_out_channels[0]`) values, of 4 bytes in any
+    /// precision.
     pub const WHOLE_BYTES: usize = 4 << 30;
 }
 
 named!(VaeTiles, "vae_tiles");
 
-/// The tiles of one decoder. They overlap by a quarter (`tile_overlap_factor`) in whole latents; where a quarter is none, diffusers makes
-/// pictures of another size than the latents have.
+/// The tiles of one decoder. They overlap by a quarter (`tile_overlap_factor`) in whole latents. If
+/// a quarter is less than a latent, diffusers makes pictures of another size than the latents'.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tiling {
     /// Latents along the side of a tile (`tile_latent_min_size`).
     side: usize,
-    /// Latents from where a tile begins to where the next one does.
+    /// Latents from the beginning of a tile to that of the next one.
     stride: usize,
     /// Pixels along the side of a latent.
     scale: usize,
-    /// What each pixel of a whole picture takes.
+    /// Bytes of activations of each pixel of a whole picture.
     pixel_bytes: usize,
 }
 
@@ -61,7 +65,7 @@ impl Tiling {
         }
     }
 
-    /// Whether a picture of so many latents is decoded in tiles.
+    /// Whether a picture of this size in latents is decoded in tiles.
     pub(super) fn takes(&self, tiles: VaeTiles, (height, width): (usize, usize)) -> bool {
         let wanted = match tiles {
             VaeTiles::Auto => self.whole_bytes((height, width)) > VaeTiles::WHOLE_BYTES,
@@ -71,13 +75,14 @@ impl Tiling {
         wanted && height.max(width) > self.side
     }
 
-    /// The most that the activations of the whole picture take, as [`VaeTiles::WHOLE_BYTES`] says.
+    /// The memory of the whole picture's activations, as [`VaeTiles::WHOLE_BYTES`] describes it.
     fn whole_bytes(&self, (height, width): (usize, usize)) -> usize {
         let factors = [height, width, self.scale, self.scale, self.pixel_bytes];
         factors.into_iter().fold(1, usize::saturating_mul)
     }
 
-    /// Latents [b, h, w, latent] -> pictures [b, scale * h, scale * w, 3], where `decode` does so with one tile of them.
+    /// Latents [b, h, w, latent] -> pictures [b, scale * h, scale * w, 3], where `decode` decodes
+    /// one tile.
     pub(super) fn decode(
         &self,
         latents: &Tensor,
@@ -99,7 +104,8 @@ impl Tiling {
         Tensor::cat(&strips, 1)
     }
 
-    /// `tile`, going over into it from the end of the one before it along `dim` (`blend_v`, `blend_h`).
+    /// Blends the beginning of `tile` with the end of the one before it along `dim` (`blend_v`,
+    /// `blend_h`).
     fn blend(&self, before: Option<&Tensor>, tile: Tensor, dim: usize) -> Result<Tensor> {
         let Some(before) = before else { return Ok(tile) };
         let (ends, size) = (before.dim(dim)?, tile.dim(dim)?);
@@ -119,7 +125,7 @@ impl Tiling {
         Tensor::cat(&[&(leaving + entering)?, &tile.narrow(dim, extent, size - extent)?], dim)
     }
 
-    /// A row of tiles side by side, each up to where the next one and those below begin.
+    /// Joins a row of tiles, each up to the beginning of the next one and of those below.
     fn joined(&self, row: &[Tensor]) -> Result<Tensor> {
         let limit = self.stride * self.scale;
         let kept: Vec<Tensor> =
@@ -128,7 +134,7 @@ impl Tiling {
     }
 }
 
-/// The first `count` along `dim`, or all where they are fewer.
+/// The first `count` along `dim`, or all if there are fewer.
 fn first(x: &Tensor, dim: usize, count: usize) -> Result<Tensor> {
     x.narrow(dim, 0, count.min(x.dim(dim)?))
 }

@@ -1,8 +1,8 @@
 //! diffusers' UNet2DConditionModel as Stable Diffusion 1 and 2 configure it, channels last.
 //!
-//! candle-transformers has this network too. This one is ours because theirs gates its feed-forward layers with the
-//! tanh approximation of GELU, which is not what diffusers computes, and because it takes a multiple of the time on
-//! processors (see models/README.md).
+//! candle-transformers has this network too. Ours exists because theirs gates its feed-forward
+//! layers with the tanh approximation of GELU, unlike diffusers, and takes several times as long on
+//! CPUs (see models/README.md).
 
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -22,7 +22,8 @@ pub(super) struct Unet {
     leave: Conv2d,
 }
 
-/// What a batch of prompts gives to every transformer block, in the order of the forward pass.
+/// The keys and values of a batch of prompts for every transformer block, in the order of the
+/// forward pass.
 #[derive(Debug)]
 pub(super) struct Context(Vec<KeysAndValues>);
 
@@ -42,7 +43,7 @@ struct UpBlock {
     upsample: Option<Upsample>,
 }
 
-/// What loading a block needs to know.
+/// The context of loading a block.
 struct Plan<'a> {
     config: &'a UnetConfig,
     time: usize,
@@ -62,7 +63,7 @@ impl Plan<'_> {
         Resnet::load(vb.pp("resnets").pp(layer), inputs, outputs, Some(self.time), self.groups)
     }
 
-    /// `block` counts on the way down; the way up has the same transformers.
+    /// `block` counts the down blocks; the up blocks have the same transformers.
     fn transformer(&self, vb: &VarBuilder, layer: usize, block: usize) -> Result<Transformer> {
         let (config, layers) = (self.config, self.config.transformer_layers_per_block.of(block));
         let (channels, heads) = (self.channels(block), config.heads(block));
@@ -87,7 +88,7 @@ impl Plan<'_> {
         })
     }
 
-    /// `k` counts on the way up.
+    /// `k` counts the up blocks.
     fn up(&self, vb: VarBuilder, k: usize) -> Result<UpBlock> {
         let block = self.last() - k;
         let channels = self.channels(block);
@@ -129,7 +130,7 @@ impl Unet {
         })
     }
 
-    /// What prompts' hidden states [b, tokens, cross_attention_dim] are to this network.
+    /// Computes the keys and values of prompts' hidden states [b, tokens, cross_attention_dim].
     pub(super) fn context(&self, prompts: &Tensor) -> Result<Context> {
         let down = self.down.iter().flat_map(|block| block.layers.transformers());
         let up = self.up.iter().flat_map(|block| block.layers.transformers());
@@ -228,7 +229,7 @@ impl TimeEmbedding {
         })
     }
 
-    /// SiLU of the embedding [1, 4 * width]: all that resnets want of it.
+    /// SiLU of the embedding [1, 4 * width]: the input of the resnets.
     fn forward(&self, timestep: f32, device: &Device) -> Result<Tensor> {
         let angles = self.frequencies.iter().map(|frequency| timestep * frequency);
         let (sines, cosines): (Vec<f32>, Vec<f32>) = angles.map(f32::sin_cos).unzip();

@@ -55,7 +55,8 @@ impl VaeDecoder {
         })
     }
 
-    /// Latents [b, h, w, latent] as the UNet has them -> pictures [b, scale * h, scale * w, 3] around -1 to 1.
+    /// Latents [b, h, w, latent] as the UNet has them -> pictures [b, scale * h, scale * w, 3]
+    /// around -1 to 1.
     pub(super) fn decode(&self, latents: &Tensor, tiles: VaeTiles) -> Result<Tensor> {
         let latents = (latents / self.scaling)?;
         let (_, height, width, _) = latents.dims4()?;
@@ -65,7 +66,7 @@ impl VaeDecoder {
         }
     }
 
-    /// Whether pictures of so many latents, height and width, are decoded in tiles.
+    /// Whether pictures of this height and width in latents are decoded in tiles.
     pub(super) fn takes_tiles(&self, tiles: VaeTiles, size: (usize, usize)) -> bool {
         self.tiling.takes(tiles, size)
     }

@@ -1,4 +1,4 @@
-//! BERT's tokenizer from vocab.txt, for folders that were published before there was a tokenizer.json.
+//! BERT's tokenizer from vocab.txt, for folders that are older than tokenizer.json.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! The names that other libraries give to the tensors of a transformer, behind those of transformers' CLIP, which the layers here ask
-//! for. Where a library keeps several matrices in one, the one that is asked for is cut out.
+//! Maps the tensor names of transformers' CLIP, which the layers here ask for, to those of other
+//! libraries. If a library keeps several matrices in one, the requested one is cut out.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::expect;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Origin {
     name: String,
-    /// Which of the three equal parts of the first axis.
+    /// The index of one of three equal parts of the first axis.
     third: Option<usize>,
     transposed: bool,
 }
@@ -27,7 +27,7 @@ impl Origin {
 
 /// The names of a library.
 pub(crate) trait Layout: Debug + Send + Sync {
-    /// Where the tensor is that transformers' CLIP calls `name`.
+    /// The place of the tensor that transformers' CLIP calls `name`.
     fn origin(&self, name: &str) -> Origin;
 }
 

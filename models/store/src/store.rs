@@ -1,40 +1,32 @@
 //! A folder of model folders, and whether their files are the published ones.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
+use crate::faults::{Fault, NotHere};
 use crate::manifest::{Model, PinnedFile};
-use crate::{NotHere, Sha256, StoreError};
+use crate::{Sha256, StoreError};
 
-/// The folder that holds a folder a model.
+/// The folder that holds one folder for each model.
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
 }
 
-/// A model as its files' sizes tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// How much of a model is in the store, by the sizes of its files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, strum::Display)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum State {
     Absent,
     Partial,
     Here,
 }
 
-/// Why a file is not the published one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
-    Missing,
-    Size(u64),
-    Content(Sha256),
-    Unreadable(String),
-}
-
-/// What a file was when its checksum was last seen to be right.
+/// The state of a file when its checksum was last found right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Stamp {
     sha256: Sha256,
@@ -42,7 +34,7 @@ struct Stamp {
     modified_ns: u128,
 }
 
-/// Beside the model's files, and hidden: it does not count towards the model's revision.
+/// A hidden file beside the model's files: it does not count towards the model's revision.
 const STAMPS: &str = ".checked.json";
 
 impl Store {
@@ -54,12 +46,12 @@ impl Store {
         &self.root
     }
 
-    /// Where the model is or would be.
+    /// The model's folder, whether it exists or not.
     pub fn folder(&self, model: &Model) -> PathBuf {
         self.root.join(&model.name)
     }
 
-    /// How much of it is there, by the sizes of its files.
+    /// How much of the model is there, by the sizes of its files.
     pub fn state(&self, model: &Model) -> State {
         let folder = self.folder(model);
         let here = model.files.iter().filter(|file| is_there(&folder, file)).count();
@@ -70,7 +62,8 @@ impl Store {
         }
     }
 
-    /// The folder of a model whose files are all the published ones. Files that are as they were at the last look are not read again.
+    /// The folder of a model whose files are all the published ones. A file that has not changed
+    /// since its last check is not read again.
     ///
     /// # Errors
     ///
@@ -79,7 +72,7 @@ impl Store {
         self.checked(model, true)
     }
 
-    /// As [`Self::path`], with every file read.
+    /// As [`Self::path`], but reads every file.
     ///
     /// # Errors
     ///
@@ -94,11 +87,10 @@ impl Store {
         if faults.is_empty() {
             return Ok(folder);
         }
-        let model = model.clone();
-        Err(StoreError::NotHere(Box::new(NotHere { model, folder, faults, tried: Vec::new() })))
+        Err(NotHere { model, folder: &folder, faults: &faults, tried: &[] }.into())
     }
 
-    /// What is wrong, by the places of the files in the manifest.
+    /// The faulty files, by their indices in the manifest.
     pub(crate) fn faults(&self, model: &Model, trust_stamps: bool) -> Vec<(usize, Fault)> {
         let folder = self.folder(model);
         let known = Stamps::read(&folder);
@@ -118,13 +110,13 @@ impl Store {
     }
 }
 
-/// Whether a file is there, by its size.
+/// Whether a file of the right size is there.
 fn is_there(folder: &Path, file: &PinnedFile) -> bool {
     let found = std::fs::metadata(folder.join(&file.path));
     found.is_ok_and(|found| found.is_file() && file.bytes.is_none_or(|bytes| bytes == found.len()))
 }
 
-/// A file, by its content, unless it is as the stamp says.
+/// Checks a file's content, unless it is as the stamp says.
 fn examine(folder: &Path, file: &PinnedFile, stamp: Option<&Stamp>) -> Result<Stamp, Fault> {
     let path = folder.join(&file.path);
     let unreadable = |error: std::io::Error| match error.kind() {
@@ -151,39 +143,18 @@ fn examine(folder: &Path, file: &PinnedFile, stamp: Option<&Stamp>) -> Result<St
 struct Stamps(BTreeMap<String, Stamp>);
 
 impl Stamps {
-    /// None that can be read: every file is looked at.
+    /// Without stamps that can be read, every file is checked.
     fn read(folder: &Path) -> Self {
         let text = std::fs::read(folder.join(STAMPS)).unwrap_or_default();
         serde_json::from_slice(&text).unwrap_or_default()
     }
 
-    /// In a folder that cannot be written, files are looked at each time.
+    /// In a folder that cannot be written, files are checked each time.
     fn write(&self, folder: &Path) {
         let Ok(text) = serde_json::to_vec(self) else { return };
         let fresh = folder.join(format!("{STAMPS}.{}", std::process::id()));
         if std::fs::write(&fresh, text).and_then(|()| std::fs::rename(&fresh, folder.join(STAMPS))).is_err() {
             _ = std::fs::remove_file(fresh);
         }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Missing => write!(f, "missing"),
-            Self::Size(bytes) => write!(f, "{bytes} bytes are there"),
-            Self::Content(sum) => write!(f, "wrong checksum: SHA-256 {sum} is there"),
-            Self::Unreadable(reason) => write!(f, "cannot be read: {reason}"),
-        }
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Absent => "absent",
-            Self::Partial => "partial",
-            Self::Here => "here",
-        })
     }
 }

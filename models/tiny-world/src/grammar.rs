@@ -10,8 +10,8 @@ use crate::slots::{Background, Colour, Phrasing, Position, Relation, Shape, Size
 /// One scene in four shows two objects.
 const ONE_IN_WITH_SECOND: u32 = 4;
 
-/// Which part of the world a scene belongs to. A hash of what the picture shows decides, so neither the
-/// seed nor the phrasing can move a scene into another split.
+/// Which part of the world a scene belongs to. A hash of what the picture shows decides, so neither
+/// the seed nor the phrasing can move a scene into another split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumString)]
 #[strum(serialize_all = "kebab-case", parse_err_ty = String, parse_err_fn = Self::unknown)]
 pub enum Split {

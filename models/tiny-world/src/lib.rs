@@ -1,9 +1,10 @@
-//! The tiny world: natural-English prompts of scenes, and where the checkpoints trained on them lie.
+//! The tiny world: natural-English prompts of scenes, and where the checkpoints trained on them
+//! lie.
 //!
-//! The grammar exists once, here; the Python training scripts read it through the `tiny-world` binary.
-//! A [`Scene`] is a set of slots (shape, colour, background, …) that a picture shows and a prompt says.
-//! The same seed gives the same scenes for ever: the generator of random numbers is pinned in this crate.
-//! It knows nothing of networks, topics or indexes.
+//! The grammar exists once, here; the Python training scripts read it through the `tiny-world`
+//! binary. A [`Scene`] is a set of slots (shape, colour, background, …) that a picture shows and a
+//! prompt says. The same seed gives the same scenes for ever: the generator of random numbers is
+//! pinned in this crate. It knows nothing of networks, topics or indexes.
 
 mod grammar;
 mod rng;

@@ -17,7 +17,8 @@ impl SplitMix64 {
         mix(self.0)
     }
 
-    /// A number below `bound`, by multiply and shift; its bias is below 2⁻⁵⁰ for the bounds used here.
+    /// A number below `bound`, by multiply and shift; its bias is below 2⁻⁵⁰ for the bounds used
+    /// here.
     pub(crate) fn below(&mut self, bound: u32) -> u32 {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u32
     }

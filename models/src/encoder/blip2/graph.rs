@@ -7,14 +7,14 @@ use candle_nn::VarBuilder;
 
 use super::{Blip2Config, QFormerConfig, Reader};
 use crate::ModelError;
-use crate::encoder::PADDING;
+use crate::encoder::architecture::Architecture;
 use crate::engine::Engine;
 use crate::onnx::{
     FLOAT, Graph, INT64, Ids, Session, Shape, Size, Value, ValueInfo, clip_vision_tokens,
     post_norm_attention, post_norm_feed_forward, unit_rows,
 };
 use crate::positions::Resampling;
-use crate::texts::{Lanes, TextNetwork};
+use crate::texts::{PADDING, TextNetwork, TextWorkers};
 use crate::weights::{Blip2Names, renamed};
 
 /// The vectors of pictures of `side` pixels, [batch, dims], of any norm.
@@ -42,7 +42,8 @@ pub(crate) fn vision(
     Ok((graph, embeds))
 }
 
-/// What the Q-Former makes of `x` [batch, tokens, width], which reads the tokens of a picture, or whose padding a mask hides.
+/// Runs the Q-Former on `x` [batch, tokens, width], which reads the tokens of a picture or has its
+/// padding hidden by a mask.
 fn read(
     graph: &mut Graph,
     x: &str,
@@ -90,7 +91,7 @@ impl OnnxBlip2Text {
         config: &Blip2Config,
         weights: VarBuilder<'static>,
         engine: Engine,
-    ) -> std::result::Result<Lanes, ModelError> {
+    ) -> std::result::Result<TextWorkers, ModelError> {
         let dims = config.dims();
         let mut graph = Graph::new(weights, engine == Engine::Int8);
         let embeds = text(&mut graph, config).map_err(|error| ModelError::broken(folder, error))?;
@@ -101,7 +102,7 @@ impl OnnxBlip2Text {
         let embeds = ValueInfo::new("text_embeds", FLOAT, &[batch, Size::Fixed(dims)]);
         let model = graph.finish(inputs.to_vec(), vec![embeds]);
         let network = |session| Box::new(Self { session, dims }) as Box<dyn TextNetwork>;
-        Session::lanes(folder, model, engine, network)
+        Session::workers(folder, model, engine, network)
     }
 }
 

@@ -21,9 +21,9 @@ pub(crate) fn features(graph: &mut Graph, name: &str, args: &EvaArgs, side: usiz
         let places = graph.tensor("positions", &places.unsqueeze(0)?)?;
         x = graph.add("Add", &[&x, &places], vec![]);
     }
-    let turn = args.use_rot_pos_emb.then(|| Turn::new(graph, args, grid)).transpose()?;
+    let rotary_values = args.use_rot_pos_emb.then(|| RotaryValues::new(graph, args, grid)).transpose()?;
     for k in 0..args.depth {
-        x = block(graph, &x, &format!("{name}.blocks.{k}"), args, turn.as_ref())?;
+        x = block(graph, &x, &format!("{name}.blocks.{k}"), args, rotary_values.as_ref())?;
     }
     if args.global_pool == "avg" {
         let patches = graph.rows_after_first(&x);
@@ -34,12 +34,18 @@ pub(crate) fn features(graph: &mut Graph, name: &str, args: &EvaArgs, side: usiz
     graph.layer_norm(&first, &format!("{name}.norm"), width, EPS)
 }
 
-fn block(graph: &mut Graph, x: &str, name: &str, args: &EvaArgs, turn: Option<&Turn>) -> Result<Value> {
+fn block(
+    graph: &mut Graph,
+    x: &str,
+    name: &str,
+    args: &EvaArgs,
+    rotary_values: Option<&RotaryValues>,
+) -> Result<Value> {
     let norm = |graph: &mut Graph, x: &str, part: &str| {
         graph.layer_norm(x, &format!("{name}.{part}"), args.embed_dim, EPS)
     };
     if args.use_post_norm {
-        let mixed = attention(graph, x, &format!("{name}.attn"), args, turn)?;
+        let mixed = attention(graph, x, &format!("{name}.attn"), args, rotary_values)?;
         let mixed = norm(graph, &mixed, "norm1")?;
         let x = graph.add("Add", &[&mixed, x], vec![]);
         let out = mlp(graph, &x, &format!("{name}.mlp"), args)?;
@@ -47,14 +53,20 @@ fn block(graph: &mut Graph, x: &str, name: &str, args: &EvaArgs, turn: Option<&T
         return Ok(graph.add("Add", &[&out, &x], vec![]));
     }
     let normal = norm(graph, x, "norm1")?;
-    let mixed = attention(graph, &normal, &format!("{name}.attn"), args, turn)?;
+    let mixed = attention(graph, &normal, &format!("{name}.attn"), args, rotary_values)?;
     let x = graph.add("Add", &[&mixed, x], vec![]);
     let normal = norm(graph, &x, "norm2")?;
     let out = mlp(graph, &normal, &format!("{name}.mlp"), args)?;
     Ok(graph.add("Add", &[&out, &x], vec![]))
 }
 
-fn attention(graph: &mut Graph, x: &str, name: &str, args: &EvaArgs, turn: Option<&Turn>) -> Result<Value> {
+fn attention(
+    graph: &mut Graph,
+    x: &str,
+    name: &str,
+    args: &EvaArgs,
+    rotary_values: Option<&RotaryValues>,
+) -> Result<Value> {
     let width = args.embed_dim;
     let [mut queries, mut keys, values] = match args.qkv_fused {
         true => fused(graph, x, name, args)?,
@@ -63,8 +75,8 @@ fn attention(graph: &mut Graph, x: &str, name: &str, args: &EvaArgs, turn: Optio
             [part("q_proj")?, part("k_proj")?, part("v_proj")?]
         }
     };
-    if let Some(turn) = turn {
-        (queries, keys) = (turn.apply(graph, &queries), turn.apply(graph, &keys));
+    if let Some(rotary_values) = rotary_values {
+        (queries, keys) = (rotary_values.apply(graph, &queries), rotary_values.apply(graph, &keys));
     }
     let mut mixed = graph.attention([&queries, &keys, &values], None, args.num_heads, width)?;
     if args.scale_attn_inner {
@@ -73,7 +85,7 @@ fn attention(graph: &mut Graph, x: &str, name: &str, args: &EvaArgs, turn: Optio
     graph.linear(&mixed, &format!("{name}.proj"), width, width)
 }
 
-/// One matrix of all three; keys have no bias.
+/// One matrix for queries, keys and values; keys have no bias.
 fn fused(graph: &mut Graph, x: &str, name: &str, args: &EvaArgs) -> Result<[Value; 3]> {
     let width = args.embed_dim;
     let all = graph.weights().get((3 * width, width), &format!("{name}.qkv.weight"))?;
@@ -103,14 +115,15 @@ fn mlp(graph: &mut Graph, x: &str, name: &str, args: &EvaArgs) -> Result<Value> 
     graph.linear(&x, &format!("{name}.fc2"), inner, width)
 }
 
-/// Rotary positions: a value times a cosine, and its neighbour times a sine.
-struct Turn {
+/// The constants of rotary positions: a value is multiplied with a cosine, its neighbour with a
+/// sine.
+struct RotaryValues {
     cosines: Value,
     sines: Value,
     neighbours: Value,
 }
 
-impl Turn {
+impl RotaryValues {
     fn new(graph: &mut Graph, args: &EvaArgs, grid: usize) -> Result<Self> {
         let (width, tokens) = (args.embed_dim, grid * grid + 1);
         let (cosines, sines) = rotary(graph.weights(), args, grid)?.of_tokens(width);
@@ -122,7 +135,7 @@ impl Turn {
         })
     }
 
-    /// `x` [batch, 1 + positions, width]
+    /// Rotates `x` [batch, 1 + positions, width].
     fn apply(&self, graph: &mut Graph, x: &str) -> Value {
         let swapped = graph.gather(x, &self.neighbours, 2);
         let (by_cosine, by_sine) = (

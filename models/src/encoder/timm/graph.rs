@@ -1,4 +1,4 @@
-//! The projection behind a trunk as a graph for ONNX Runtime.
+//! The projection after a trunk as a graph for ONNX Runtime.
 
 use candle_core::Result;
 
@@ -6,7 +6,7 @@ use super::Projection;
 use crate::onnx::{Graph, Value};
 use crate::ops::Activation;
 
-/// `features` [batch, width] in the space of the texts, [batch, dims].
+/// Projects `features` [batch, width] into the space of the texts, [batch, dims].
 pub(crate) fn projected(
     graph: &mut Graph,
     features: &str,

@@ -1,5 +1,6 @@
-//! Products of bf16 by the processor's own instruction (AVX512_BF16's VDPBF16PS): two products of a pair and their sum in f32 at a time,
-//! twice what f32 has. What is multiplied with such weights is rounded to bf16 too, as torch does it; sums stay f32.
+//! Products of bf16 by the processor's own instruction (AVX512_BF16's VDPBF16PS): the two products
+//! of a pair and their sum in f32 at a time, twice as many as in f32. The other factor is rounded
+//! to bf16 too, as in torch; sums stay f32.
 
 use std::arch::x86_64::{
     __m512, __m512bh, _mm512_add_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_set1_epi32,
@@ -19,7 +20,8 @@ thread_local! {
     static COLUMNS: RefCell<Vec<[u32; ROWS]>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Two lines of a panel, the values of a column side by side; a vector of them lies in one line of the cache.
+/// Two lines of a panel, the values of a column side by side; a vector of them lies in one line of
+/// the cache.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Pair(pub [[bf16; 2]; PANEL]);
@@ -29,7 +31,7 @@ pub(super) fn here() -> bool {
     is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")
 }
 
-/// The rows of the transposed matrix, each [inputs], in panels of [inputs / 2, rounded up].
+/// Packs the rows of the transposed matrix, each [inputs], into panels of [inputs / 2, rounded up].
 pub(super) fn pack(rows: &[bf16], inputs: usize) -> Vec<Pair> {
     let (outputs, pairs) = (rows.len() / inputs, inputs.div_ceil(2));
     let mut lines = vec![Pair([[bf16::ZERO; 2]; PANEL]); pairs * outputs.div_ceil(PANEL)];
@@ -42,7 +44,7 @@ pub(super) fn pack(rows: &[bf16], inputs: usize) -> Vec<Pair> {
     lines
 }
 
-/// The same from the matrix by its lines, each [outputs].
+/// Packs the matrix by its lines, each [outputs].
 pub(super) fn pack_lines(rows: &[&[f32]], outputs: usize) -> Vec<Pair> {
     let pairs = rows.len().div_ceil(2);
     let mut lines = vec![Pair([[bf16::ZERO; 2]; PANEL]); pairs * outputs.div_ceil(PANEL)];
@@ -58,7 +60,7 @@ pub(super) fn pack_lines(rows: &[&[f32]], outputs: usize) -> Vec<Pair> {
     lines
 }
 
-/// The same from the transposed matrix by its rows, each [inputs].
+/// Packs the transposed matrix by its rows, each [inputs].
 pub(super) fn pack_transposed(rows: &[&[f32]], inputs: usize) -> Vec<Pair> {
     let pairs = inputs.div_ceil(2);
     let mut lines = vec![Pair([[bf16::ZERO; 2]; PANEL]); pairs * rows.len().div_ceil(PANEL)];
@@ -73,7 +75,8 @@ pub(super) fn pack_transposed(rows: &[&[f32]], inputs: usize) -> Vec<Pair> {
     lines
 }
 
-/// `x` [rows, inputs] times the matrix [inputs, outputs] into `out` [rows, outputs], where [`here`].
+/// `x` [rows, inputs] times the matrix [inputs, outputs] into `out` [rows, outputs], where
+/// [`here`].
 pub(super) fn product(all: &[Pair], inputs: usize, outputs: usize, x: &[f32], out: &mut [f32]) {
     assert!(here(), "matrices are packed in pairs only where the processor multiplies them");
     // SAFETY: the processor has what `run` is compiled for.
@@ -93,7 +96,7 @@ fn run(all: &[Pair], inputs: usize, outputs: usize, x: &[f32], out: &mut [f32]) 
         let lines = begin..(begin + LINES).min(pairs);
         let depth = lines.len();
         for (at, columns) in buffer.chunks_exact_mut(depth).take(tiles).enumerate() {
-            turn(x, inputs, at * ROWS, begin, columns);
+            transpose(x, inputs, at * ROWS, begin, columns);
         }
         for (at, panel) in all.chunks_exact(pairs).enumerate() {
             let (panel, column) = (&panel[lines.clone()], at * PANEL);
@@ -108,10 +111,10 @@ fn run(all: &[Pair], inputs: usize, outputs: usize, x: &[f32], out: &mut [f32]) 
     COLUMNS.set(buffer);
 }
 
-/// Pairs of columns of some rows of `x` from `first` on, side by side, from the pair `begin` on. Past the last row, the last row is taken
-/// again; past the last column is 0.
+/// Writes pairs of columns of some rows of `x` from `first` on side by side, from the pair `begin`
+/// on. Past the last row it takes the last row again; past the last column it takes 0.
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn turn(x: &[f32], inputs: usize, first: usize, begin: usize, columns: &mut [[u32; ROWS]]) {
+fn transpose(x: &[f32], inputs: usize, first: usize, begin: usize, columns: &mut [[u32; ROWS]]) {
     let last = x.len() / inputs - 1;
     let width = (inputs - 2 * begin).min(2 * columns.len());
     for i in 0..ROWS {
@@ -137,7 +140,7 @@ fn pairs_of(values: &[f32; 32]) -> [u32; 16] {
     bytemuck::cast(_mm512_cvtne2ps_pbh(high, low))
 }
 
-/// The nearest bf16, the even one of two that are as near; what is not a number stays none.
+/// The nearest bf16, the even one of two equally near; NaN stays NaN.
 #[inline(always)]
 fn rounded(x: f32) -> u32 {
     let bits = x.to_bits();
@@ -145,8 +148,8 @@ fn rounded(x: f32) -> u32 {
     if x.is_nan() { 0x7fc0 } else { nearest }
 }
 
-/// Adds the product of some rows, given by pairs of their columns, and a panel to `total`, which nothing indexes before: see the module
-/// above.
+/// Adds the product of some rows, given by pairs of their columns, and a panel to `total`, which
+/// nothing indexes before: see the parent module.
 #[target_feature(enable = "avx512f,avx512bf16")]
 #[inline]
 fn add_tile(columns: &[[u32; ROWS]], panel: &[Pair], total: &mut [[__m512; 2]; ROWS]) {
@@ -187,7 +190,7 @@ mod tests {
 
     #[test]
     fn rounding_is_halfs() {
-        // Halfway between two, the lower and the upper of which is even.
+        // Halfway between two values: once the lower one is even, once the upper one.
         let halfway = [0x3f80_8000, 0x3f81_8000].map(f32::from_bits);
         let some = [0.0f32, -0.0, 1.0, -1.5, 3.4e38, f32::MAX, 1e-40, f32::INFINITY, -1e-3];
         for x in some.into_iter().chain(halfway).chain((0..10_000).map(|k| f32::from_bits(k * 429_496 + 3))) {

@@ -1,101 +1,104 @@
-//! Solvers that remember the pictures that the last steps saw: DPM-Solver++ 2M (Lu et al., 2022) with the midpoint rule, and UniPC
-//! (Zhao et al., 2023) of order 2 in its B2(h) variant, as diffusers' DPMSolverMultistepScheduler and UniPCMultistepScheduler compute
-//! them.
+//! Solvers that keep the pictures predicted at the last steps: DPM-Solver++ 2M (Lu et al., 2022)
+//! with the midpoint rule, and UniPC (Zhao et al., 2023) of order 2 in its B2(h) variant, as
+//! diffusers' DPMSolverMultistepScheduler and UniPCMultistepScheduler compute them.
 
-use super::{Prediction, Sampler, Schedule, Scheduler, Spacing};
+use super::{PredictionType, Sampler, Schedule, Scheduler, TimestepSpacing};
 
-/// What both solvers know of the way.
+/// The timesteps and sigmas that both solvers step through.
 #[derive(Debug)]
-struct Path {
+struct Trajectory {
     timesteps: Vec<f32>,
-    /// One more than timesteps: what is left in the end.
+    /// One for each timestep, and the noise that is left after the last step.
     sigmas: Vec<f64>,
-    prediction: Prediction,
-    /// Below so many steps the last one is of first order, too, where noise is left.
+    prediction: PredictionType,
+    /// With fewer than 15 steps the last one is of first order, also if noise is left.
     few: bool,
 }
 
-/// Signal and noise of unit variance together, and the logarithm of their ratio.
+/// The scales of picture (`alpha_t`) and noise (`sigma_t`), of unit variance together, and the
+/// logarithm of their ratio (`lambda_t`).
 #[derive(Debug, Clone, Copy)]
 struct Point {
-    signal: f64,
-    noise: f64,
+    alpha: f64,
+    sigma: f64,
     lambda: f64,
 }
 
-impl Path {
+impl Trajectory {
     fn new(schedule: &Schedule, scheduler: Scheduler, steps: usize) -> Self {
         let timesteps = timesteps(schedule, steps, schedule.spacing(scheduler));
         let sigmas = schedule.sigmas(&timesteps);
-        Self { timesteps, sigmas, prediction: schedule.settings.prediction_type, few: steps < 15 }
+        Self { timesteps, sigmas, prediction: schedule.config.prediction_type, few: steps < 15 }
     }
 
     fn steps(&self) -> usize {
         self.timesteps.len()
     }
 
-    fn point(&self, step: usize) -> Point {
-        let sigma = self.sigmas[step];
-        let signal = 1.0 / (sigma * sigma + 1.0).sqrt();
-        Point { signal, noise: sigma * signal, lambda: -sigma.ln() }
+    fn point(&self, index: usize) -> Point {
+        let sigma = self.sigmas[index];
+        let alpha = 1.0 / (sigma * sigma + 1.0).sqrt();
+        Point { alpha, sigma: sigma * alpha, lambda: -sigma.ln() }
     }
 
-    /// The picture that a prediction stands for.
-    fn pictures(&self, step: usize, prediction: &[f32], latents: &[f32]) -> Vec<f32> {
-        let Point { signal, noise, .. } = self.point(step);
-        let (signal, noise) = (signal as f32, noise as f32);
+    /// The predicted picture (`x0_pred`).
+    fn pictures(&self, index: usize, prediction: &[f32], latents: &[f32]) -> Vec<f32> {
+        let Point { alpha, sigma, .. } = self.point(index);
+        let (alpha, sigma) = (alpha as f32, sigma as f32);
         let picture = |(&x, &predicted): (&f32, &f32)| match self.prediction {
-            Prediction::Epsilon => (x - noise * predicted) / signal,
-            Prediction::Sample => predicted,
-            Prediction::Velocity => signal * x - noise * predicted,
+            PredictionType::Epsilon => (x - sigma * predicted) / alpha,
+            PredictionType::Sample => predicted,
+            PredictionType::Velocity => alpha * x - sigma * predicted,
         };
         latents.iter().zip(prediction).map(picture).collect()
     }
 }
 
-/// Whole numbers; one more than the steps is spread, and the last left out.
-fn timesteps(schedule: &Schedule, steps: usize, spacing: Spacing) -> Vec<f32> {
-    let trained = schedule.signal.len();
+/// Whole numbers: one more than the steps are spread, and the last is left out.
+fn timesteps(schedule: &Schedule, steps: usize, spacing: TimestepSpacing) -> Vec<f32> {
+    let trained = schedule.alphas_cumprod.len();
     match spacing {
-        Spacing::Linspace => {
+        TimestepSpacing::Linspace => {
             let stride = (trained - 1) as f64 / steps as f64;
             (1..=steps).rev().map(|k| (k as f64 * stride).round_ties_even() as f32).collect()
         }
-        Spacing::Leading => {
-            let (stride, offset) = (trained / (steps + 1), schedule.settings.steps_offset);
+        TimestepSpacing::Leading => {
+            let (stride, offset) = (trained / (steps + 1), schedule.config.steps_offset);
             (1..=steps).rev().map(|k| (k * stride + offset) as f32).collect()
         }
-        Spacing::Trailing => schedule.trailing(steps).into_iter().map(|timestep| timestep as f32).collect(),
+        TimestepSpacing::Trailing => {
+            schedule.trailing(steps).into_iter().map(|timestep| timestep as f32).collect()
+        }
     }
 }
 
 /// DPM-Solver++ 2M.
 #[derive(Debug)]
 pub(super) struct DpmSolver {
-    path: Path,
+    trajectory: Trajectory,
     last: Option<Vec<f32>>,
     ends_without_noise: bool,
 }
 
 impl DpmSolver {
     pub(super) fn new(schedule: &Schedule, steps: usize) -> Self {
-        let path = Path::new(schedule, Scheduler::DpmSolver, steps);
-        let ends_without_noise = path.sigmas[steps] == 0.0;
-        Self { path, last: None, ends_without_noise }
+        let trajectory = Trajectory::new(schedule, Scheduler::DpmSolver, steps);
+        let ends_without_noise = trajectory.sigmas[steps] == 0.0;
+        Self { trajectory, last: None, ends_without_noise }
     }
 }
 
 impl Sampler for DpmSolver {
     fn timesteps(&self) -> &[f32] {
-        &self.path.timesteps
+        &self.trajectory.timesteps
     }
 
-    fn advance(&mut self, step: usize, prediction: &[f32], latents: &mut [f32], _: &[f32]) {
-        let pictures = self.path.pictures(step, prediction, latents);
-        let (from, to) = (self.path.point(step), self.path.point(step + 1));
+    fn step(&mut self, index: usize, prediction: &[f32], latents: &mut [f32], _: &[f32]) {
+        let pictures = self.trajectory.pictures(index, prediction, latents);
+        let (from, to) = (self.trajectory.point(index), self.trajectory.point(index + 1));
         let h = to.lambda - from.lambda;
-        let (keep, gain) = ((to.noise / from.noise) as f32, -to.signal * (-h).exp_m1());
-        let at_end = step + 1 == self.path.steps() && (self.ends_without_noise || self.path.few);
+        let (keep, gain) = ((to.sigma / from.sigma) as f32, -to.alpha * (-h).exp_m1());
+        let at_end = index + 1 == self.trajectory.steps() && (self.ends_without_noise || self.trajectory.few);
         match self.last.as_ref().filter(|_| !at_end) {
             None => {
                 for (x, picture) in latents.iter_mut().zip(&pictures) {
@@ -103,7 +106,7 @@ impl Sampler for DpmSolver {
                 }
             }
             Some(last) => {
-                let before = from.lambda - self.path.point(step - 1).lambda;
+                let before = from.lambda - self.trajectory.point(index - 1).lambda;
                 let (gain, slope) = (gain as f32, (0.5 * gain * h / before) as f32);
                 for ((x, picture), last) in latents.iter_mut().zip(&pictures).zip(last) {
                     *x = keep * *x + gain * picture + slope * (picture - last);
@@ -114,32 +117,33 @@ impl Sampler for DpmSolver {
     }
 }
 
-/// UniPC-2 with B2(h): each step first corrects the last one by what the network saw after it.
+/// UniPC-2 with B2(h): each step first corrects the last one by the network's prediction after it.
 #[derive(Debug)]
 pub(super) struct UniPc {
-    path: Path,
-    /// What the last two steps saw, the later one last.
-    seen: Vec<Vec<f32>>,
+    trajectory: Trajectory,
+    /// The pictures predicted at the last two steps, the later one last.
+    pictures: Vec<Vec<f32>>,
     /// The latents that the last step began with, and its order.
     began: Option<(Vec<f32>, usize)>,
 }
 
-/// The numbers of a step of size h between two points: what is kept of the latents, and the weights b of UniPC's linear system.
-struct Weights {
+/// The weights of a step between two points: the factor of the old latents, and the b of UniPC's
+/// linear system.
+struct StepWeights {
     keep: f32,
     gain: f64,
     b: [f64; 2],
 }
 
-impl Weights {
+impl StepWeights {
     fn new(from: Point, to: Point) -> Self {
         let hh = from.lambda - to.lambda;
         let phi1 = hh.exp_m1();
         let second = phi1 / hh - 1.0;
         let third = second / hh - 0.5;
         Self {
-            keep: (to.noise / from.noise) as f32,
-            gain: -to.signal * phi1,
+            keep: (to.sigma / from.sigma) as f32,
+            gain: -to.alpha * phi1,
             b: [second / phi1, third * 2.0 / phi1],
         }
     }
@@ -147,17 +151,22 @@ impl Weights {
 
 impl UniPc {
     pub(super) fn new(schedule: &Schedule, steps: usize) -> Self {
-        Self { path: Path::new(schedule, Scheduler::UniPc, steps), seen: Vec::new(), began: None }
+        Self {
+            trajectory: Trajectory::new(schedule, Scheduler::UniPc, steps),
+            pictures: Vec::new(),
+            began: None,
+        }
     }
 
-    /// UniC: the latents that this step begins with, again, now that it is known what the network sees in them.
-    fn correct(&self, step: usize, pictures: &[f32], latents: &mut [f32]) {
-        let (Some((began, order)), Some(last)) = (&self.began, self.seen.last()) else { return };
-        let (from, to) = (self.path.point(step - 1), self.path.point(step));
-        let Weights { keep, gain, b } = Weights::new(from, to);
+    /// UniC: recomputes the latents that this step begins with, from the network's prediction for
+    /// them.
+    fn correct(&self, index: usize, pictures: &[f32], latents: &mut [f32]) {
+        let (Some((began, order)), Some(last)) = (&self.began, self.pictures.last()) else { return };
+        let (from, to) = (self.trajectory.point(index - 1), self.trajectory.point(index));
+        let StepWeights { keep, gain, b } = StepWeights::new(from, to);
         let (mut earlier, mut later, mut ratio) = (0.0, 0.5, 1.0);
         if *order == 2 {
-            ratio = (self.path.point(step - 2).lambda - from.lambda) / (to.lambda - from.lambda);
+            ratio = (self.trajectory.point(index - 2).lambda - from.lambda) / (to.lambda - from.lambda);
             earlier = (b[0] - b[1]) / (1.0 - ratio);
             later = b[0] - earlier;
         }
@@ -165,27 +174,28 @@ impl UniPc {
         for at in 0..latents.len() {
             let mut change = later * (pictures[at] - last[at]);
             if *order == 2 {
-                change += earlier * (self.seen[0][at] - last[at]);
+                change += earlier * (self.pictures[0][at] - last[at]);
             }
             latents[at] = keep * began[at] + gain * (last[at] + change);
         }
     }
 
     /// UniP: the latents after this step.
-    fn predict(&self, step: usize, order: usize, latents: &mut [f32]) {
-        let Some(last) = self.seen.last() else { return };
-        let (from, to) = (self.path.point(step), self.path.point(step + 1));
-        let Weights { keep, gain, .. } = Weights::new(from, to);
+    fn predict(&self, index: usize, order: usize, latents: &mut [f32]) {
+        let Some(last) = self.pictures.last() else { return };
+        let (from, to) = (self.trajectory.point(index), self.trajectory.point(index + 1));
+        let StepWeights { keep, gain, .. } = StepWeights::new(from, to);
         let slope = match order {
             2 => {
-                let ratio = (self.path.point(step - 1).lambda - from.lambda) / (to.lambda - from.lambda);
+                let ratio =
+                    (self.trajectory.point(index - 1).lambda - from.lambda) / (to.lambda - from.lambda);
                 (0.5 / ratio) as f32
             }
             _ => 0.0,
         };
         let gain = gain as f32;
         for at in 0..latents.len() {
-            let change = if order == 2 { slope * (self.seen[0][at] - last[at]) } else { 0.0 };
+            let change = if order == 2 { slope * (self.pictures[0][at] - last[at]) } else { 0.0 };
             latents[at] = keep * latents[at] + gain * (last[at] + change);
         }
     }
@@ -193,20 +203,20 @@ impl UniPc {
 
 impl Sampler for UniPc {
     fn timesteps(&self) -> &[f32] {
-        &self.path.timesteps
+        &self.trajectory.timesteps
     }
 
-    fn advance(&mut self, step: usize, prediction: &[f32], latents: &mut [f32], _: &[f32]) {
-        let pictures = self.path.pictures(step, prediction, latents);
-        if step > 0 {
-            self.correct(step, &pictures, latents);
+    fn step(&mut self, index: usize, prediction: &[f32], latents: &mut [f32], _: &[f32]) {
+        let pictures = self.trajectory.pictures(index, prediction, latents);
+        if index > 0 {
+            self.correct(index, &pictures, latents);
         }
-        self.seen.push(pictures);
-        if self.seen.len() > 2 {
-            self.seen.remove(0);
+        self.pictures.push(pictures);
+        if self.pictures.len() > 2 {
+            self.pictures.remove(0);
         }
-        let order = 2.min(self.path.steps() - step).min(self.seen.len());
+        let order = 2.min(self.trajectory.steps() - index).min(self.pictures.len());
         self.began = Some((latents.to_vec(), order));
-        self.predict(step, order, latents);
+        self.predict(index, order, latents);
     }
 }
