@@ -1,0 +1,113 @@
+//! The one error type of the crate. Each variant says what to do next.
+
+use std::io;
+use std::path::PathBuf;
+
+use unprompt_corpus::CorpusError;
+use unprompt_index::IndexError;
+use unprompt_model_store::StoreError;
+use unprompt_models::ModelError;
+use unprompt_schemas::SchemaError;
+use unprompt_stream::StreamError;
+
+/// An error of a library below, whatever its type.
+pub type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What can go wrong in a job.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JobError {
+    #[error("stopped after {rows} prompts; {advice}")]
+    Stopped {
+        /// Prompts that were acknowledged, those of earlier runs included.
+        rows: u64,
+        advice: &'static str,
+    },
+    #[error("reading ended early, after {rows} prompts: {reason}")]
+    ReadingEnded { rows: u64, reason: CorpusError },
+    #[error("the thread that {doing} ended too early; the log above says why")]
+    ThreadEnded { doing: &'static str },
+
+    #[error("[models] {key}: {reason}")]
+    ModelName { key: &'static str, reason: StoreError },
+    #[error("[models] {key}: {model} is for {fits}; name it there, or choose a model for {key}")]
+    ModelPart { key: &'static str, model: String, fits: &'static str },
+    #[error(
+        "no [models] {name} is configured, and the repository's tiny one is not found from {}; configure one, or start in the \
+         repository",
+        from.display()
+    )]
+    NoTinyModel { name: &'static str, from: PathBuf },
+    #[error("tokens cannot be counted without MiniLM: {0}")]
+    TokenCounter(Box<JobError>),
+
+    #[error("pictures cannot be kept in {}: {reason}; make it writable or choose another --out", path.display())]
+    PictureFolder { path: PathBuf, reason: io::Error },
+    #[error("{} takes no more pictures: {reason}; give it room and the same command again", path.display())]
+    PictureNotWritten { path: PathBuf, reason: io::Error },
+    #[error("{} is no file of pictures: {reason}; move it away or choose another --out", path.display())]
+    NotPictures { path: PathBuf, reason: AnyError },
+    #[error(
+        "{} cannot be written: {reason}; the pictures wait in {}: give it room and the same command again",
+        path.display(), waiting.display()
+    )]
+    NotPacked { path: PathBuf, waiting: PathBuf, reason: AnyError },
+    #[error("{} cannot be removed: {reason}; remove it by hand", path.display())]
+    NotRemoved { path: PathBuf, reason: io::Error },
+
+    #[error("stopped while the index did not take prompts ({reason}); {advice}")]
+    StoppedWaiting { reason: IndexError, advice: &'static str },
+    #[error("stopped while the graph was built; {advice}")]
+    GraphStopped { advice: &'static str },
+
+    #[error("{} cannot be read: {reason}; check the name and that it is readable", path.display())]
+    Unreadable { path: PathBuf, reason: io::Error },
+    #[error("{path}:{line}: {reason}; a line is {{\"image_id\": …, \"text\": …}}")]
+    Truth { path: String, line: usize, reason: serde_json::Error },
+    #[error("none of the {pictures} pictures has a prediction yet; publish them, or wait")]
+    NoPredictions { pictures: usize },
+    #[error(
+        "image-embeddings.v1 has a vector of {encoder} for none of the {pictures} pictures; publish them first"
+    )]
+    NoEmbeddings { encoder: String, pictures: usize },
+    #[error("the index has no prompts; import some")]
+    EmptyIndex,
+    #[error("the index does not say which encoder it is of; fill it by the indexer or by an index build")]
+    UnknownEncoder,
+
+    #[error(
+        "the index holds vectors of {theirs}, and [models] {key} is {ours}: configure the one it was filled with"
+    )]
+    OtherModel { key: &'static str, ours: String, theirs: String },
+    /// Says what a search looks like.
+    #[error("{0}")]
+    Request(String),
+    #[error("stopped after {searches} searches; give the lines after them again")]
+    SearchesStopped { searches: u64 },
+    #[error("{failed} of {searches} searches failed; their lines say why")]
+    SearchesFailed { failed: u64, searches: u64 },
+
+    #[error(transparent)]
+    Corpus(#[from] CorpusError),
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+}
+
+impl JobError {
+    /// The same error of a run that has `acknowledged` prompts by now.
+    pub(crate) fn at(self, acknowledged: u64) -> Self {
+        match self {
+            Self::Stopped { advice, .. } => Self::Stopped { rows: acknowledged, advice },
+            Self::ReadingEnded { reason, .. } => Self::ReadingEnded { rows: acknowledged, reason },
+            other => other,
+        }
+    }
+}
