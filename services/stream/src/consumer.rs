@@ -21,11 +21,11 @@ use unprompt_schemas::cloudevents::Headers;
 use unprompt_schemas::topics::{Prefix, Topic};
 
 use crate::config::KafkaConfig;
-use crate::context::{Refusals, Trouble};
+use crate::connection::{Refusals, Trouble};
 use crate::in_flight::InFlight;
-use crate::offsets::Place;
+use crate::offsets::TopicPartition;
 use crate::pauses::Pauses;
-use crate::{InputRecord, StreamError, context, kafka};
+use crate::{InputRecord, StreamError, connection, kafka};
 
 /// How long a poll waits for something to come.
 const POLL: Duration = Duration::from_millis(100);
@@ -39,12 +39,12 @@ const REVOKE_MARGIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) enum ConsumerEvent {
     Record(InputRecord),
-    Assigned(Vec<Place>),
+    Assigned(Vec<TopicPartition>),
     /// The thread waits for the offsets that may still be committed.
     Revoked {
-        places: Vec<Place>,
+        topic_partitions: Vec<TopicPartition>,
         lost: bool,
-        answer: blocking::Sender<Vec<(Place, i64)>>,
+        answer: blocking::Sender<Vec<(TopicPartition, i64)>>,
     },
     Committed(Result<(), KafkaError>),
     /// Where partitions end, every so often.
@@ -56,7 +56,7 @@ pub(crate) enum ConsumerEvent {
 /// Where a partition ends for readers of committed records, as the broker last said.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct End {
-    pub place: Place,
+    pub topic_partition: TopicPartition,
     /// The offset before which there is nothing more.
     pub start: i64,
     pub end: i64,
@@ -76,7 +76,7 @@ pub(crate) struct ConsumerHandle {
     trouble: Trouble,
     brokers: String,
     stop: Arc<AtomicBool>,
-    last_offsets: blocking::Sender<Vec<(Place, i64)>>,
+    last_offsets: blocking::Sender<Vec<(TopicPartition, i64)>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -122,7 +122,7 @@ impl ConsumerHandle {
 
     /// What it means that the consumer cannot go on.
     pub fn failure(&self, group: &str, source: KafkaError) -> StreamError {
-        match context::rejects_credentials(&source) {
+        match connection::rejects_credentials(&source) {
             true => self.trouble.explain(&self.brokers, source),
             false => StreamError::Consumer { group: group.to_owned(), source },
         }
@@ -132,7 +132,7 @@ impl ConsumerHandle {
     ///
     /// It is a blocking commit off the loop's thread: librdkafka's event interface, which rdkafka uses, never tells
     /// how an asynchronous one went.
-    pub fn commit(&self, offsets: &[(Place, i64)]) {
+    pub fn commit(&self, offsets: &[(TopicPartition, i64)]) {
         let Some(consumer) = self.consumer.clone() else { return };
         let (offsets, tell) = (self.names.list(offsets), self.tell.clone());
         tokio::task::spawn_blocking(move || {
@@ -144,7 +144,7 @@ impl ConsumerHandle {
     /// What a transaction needs so that the broker takes its offsets: who we are in the group right now. And the offsets.
     pub fn for_transaction(
         &self,
-        offsets: &[(Place, i64)],
+        offsets: &[(TopicPartition, i64)],
     ) -> Option<(TopicPartitionList, ConsumerGroupMetadata)> {
         let consumer = self.consumer.as_ref()?;
         let group = consumer.group_metadata()?;
@@ -154,7 +154,7 @@ impl ConsumerHandle {
     }
 
     /// Commits `offsets`, leaves the group and ends the thread. Blocks: call it off the async threads.
-    pub fn close(mut self, offsets: Vec<(Place, i64)>) {
+    pub fn close(mut self, offsets: Vec<(TopicPartition, i64)>) {
         // A thread that is gone has left the group already.
         let _ = self.last_offsets.send(offsets);
         self.stop.store(true, Ordering::Relaxed);
@@ -188,7 +188,7 @@ struct Poller {
     names: Names,
     in_flight: Arc<InFlight>,
     stop: Arc<AtomicBool>,
-    at_end: blocking::Receiver<Vec<(Place, i64)>>,
+    at_end: blocking::Receiver<Vec<(TopicPartition, i64)>>,
 }
 
 impl Poller {
@@ -209,7 +209,7 @@ impl Poller {
                     (self.tell)(ConsumerEvent::Failed(error));
                     break;
                 }
-                Some(Err(error)) => context::log_error(&error, "the consumer goes on"),
+                Some(Err(error)) => connection::log_error(&error, "the consumer goes on"),
             }
         }
         self.leave();
@@ -279,12 +279,12 @@ struct GroupContext {
 
 impl ClientContext for GroupContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        context::log(level, facility, message);
+        connection::log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.trouble.note(&error, reason);
-        context::log_error(&error, reason);
+        connection::log_error(&error, reason);
     }
 
     fn stats(&self, statistics: Statistics) {
@@ -296,7 +296,7 @@ impl ConsumerContext for GroupContext {
     fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
             Rebalance::Assign(partitions) => {
-                (self.tell)(ConsumerEvent::Assigned(self.names.places(partitions)));
+                (self.tell)(ConsumerEvent::Assigned(self.names.topic_partitions(partitions)));
             }
             Rebalance::Revoke(partitions) => self.revoke(consumer, partitions),
             Rebalance::Error(error) => tracing::warn!(%error, "rebalance failed; the consumer tries again"),
@@ -308,8 +308,8 @@ impl GroupContext {
     fn revoke(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
         let lost = consumer.assignment_lost();
         let (answer, answered) = blocking::channel();
-        let places = self.names.places(partitions);
-        if !(self.tell)(ConsumerEvent::Revoked { places, lost, answer }) {
+        let topic_partitions = self.names.topic_partitions(partitions);
+        if !(self.tell)(ConsumerEvent::Revoked { topic_partitions, lost, answer }) {
             return;
         }
         let Ok(offsets) = answered.recv_timeout(self.drain + REVOKE_MARGIN) else { return };
@@ -345,10 +345,11 @@ impl Names {
         })
     }
 
-    fn places(&self, partitions: &TopicPartitionList) -> Vec<Place> {
+    fn topic_partitions(&self, partitions: &TopicPartitionList) -> Vec<TopicPartition> {
         let elements = partitions.elements();
-        let place = |topic: &str, partition| Some(Place { topic: self.0.parse(topic)?, partition });
-        elements.iter().filter_map(|element| place(element.topic(), element.partition())).collect()
+        let topic_partition =
+            |topic: &str, partition| Some(TopicPartition { topic: self.0.parse(topic)?, partition });
+        elements.iter().filter_map(|element| topic_partition(element.topic(), element.partition())).collect()
     }
 
     fn ends(&self, statistics: &Statistics) -> Vec<End> {
@@ -364,11 +365,11 @@ impl Names {
         self.0.name(topic)
     }
 
-    fn list(&self, offsets: &[(Place, i64)]) -> TopicPartitionList {
+    fn list(&self, offsets: &[(TopicPartition, i64)]) -> TopicPartitionList {
         let mut list = TopicPartitionList::with_capacity(offsets.len());
-        for (place, offset) in offsets {
-            let name = self.0.name(place.topic);
-            list.add_partition_offset(&name, place.partition, Offset::Offset(*offset))
+        for (topic_partition, offset) in offsets {
+            let name = self.0.name(topic_partition.topic);
+            list.add_partition_offset(&name, topic_partition.partition, Offset::Offset(*offset))
                 .expect("an offset that was read is a valid offset to commit");
         }
         list
@@ -377,7 +378,7 @@ impl Names {
 
 fn end_of(topic: Topic, at: &Partition) -> End {
     End {
-        place: Place { topic, partition: at.partition },
+        topic_partition: TopicPartition { topic, partition: at.partition },
         start: at.lo_offset.max(0),
         end: at.ls_offset,
         committed: (at.committed_offset >= 0).then_some(at.committed_offset),

@@ -4,8 +4,8 @@
 
 mod batcher;
 pub mod config;
+mod connection;
 mod consumer;
-mod context;
 pub mod data_dir;
 mod dead_letter;
 mod error;
@@ -34,7 +34,7 @@ mod signals;
 mod stage;
 mod table;
 pub mod telemetry;
-mod topics;
+mod topic_admin;
 mod traces;
 pub mod waiting;
 
@@ -57,7 +57,7 @@ pub use service::{Needs, Service, StageWiring};
 pub use signals::Signals;
 pub use stage::{BatchError, Outcome, Rejection, Stage};
 pub use table::TableReader;
-pub use topics::{
+pub use topic_admin::{
     TopicState, committed_offsets, delete_records, ensure_topics, list_topics, try_transactions,
 };
 pub use traces::Traces;

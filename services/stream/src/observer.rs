@@ -11,8 +11,8 @@ use rdkafka::metadata::Metadata;
 use unprompt_schemas::topics::Topic;
 
 use crate::config::KafkaConfig;
-use crate::context::{self, LoggingContext};
-use crate::{StreamError, kafka, topics};
+use crate::connection::{self, LoggingContext};
+use crate::{StreamError, kafka, topic_admin};
 
 /// How long one question may take: who looks again and again would rather hear that the broker is away.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -128,14 +128,14 @@ impl Observer {
     /// [`StreamError::Unreachable`] where no broker answers within a few seconds; looking again may succeed.
     pub async fn look(&self, services: &[Reads]) -> Result<Observed, StreamError> {
         let (this, services) = (self.clone(), services.to_vec());
-        topics::blocking(move |_| this.see(&services)).await
+        topic_admin::blocking(move |_| this.see(&services)).await
     }
 
     fn see(&self, services: &[Reads]) -> Result<Observed, StreamError> {
         let mut clients = self.clients();
         let client = match clients.topics.take() {
             Some(client) => client,
-            None => topics::probe(&self.kafka)?,
+            None => topic_admin::probe(&self.kafka)?,
         };
         let topics = self.topics(&client);
         clients.topics = Some(client);
@@ -218,7 +218,7 @@ impl Observer {
     }
 
     fn explain(&self, client: &Client, error: rdkafka::error::KafkaError) -> StreamError {
-        context::explain(&self.kafka, client, error)
+        connection::explain(&self.kafka, client, error)
     }
 
     /// Clients are as good as they were, whatever happened elsewhere.

@@ -8,12 +8,12 @@ use crate::InputRecord;
 
 /// A partition of a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Place {
+pub(crate) struct TopicPartition {
     pub topic: Topic,
     pub partition: i32,
 }
 
-impl From<&InputRecord> for Place {
+impl From<&InputRecord> for TopicPartition {
     fn from(record: &InputRecord) -> Self {
         Self { topic: record.topic, partition: record.partition }
     }
@@ -24,7 +24,7 @@ pub(crate) type BatchId = u64;
 
 /// A run of one partition's records within a batch.
 #[derive(Clone, Copy, Debug)]
-struct Run {
+struct BatchRun {
     batch: BatchId,
     /// The offset after the run's last.
     next: i64,
@@ -32,8 +32,8 @@ struct Run {
 }
 
 #[derive(Debug, Default)]
-struct Progress {
-    runs: VecDeque<Run>,
+struct PartitionProgress {
+    runs: VecDeque<BatchRun>,
     /// All before this is acknowledged.
     done: Option<i64>,
     /// What was last handed out to be committed.
@@ -43,53 +43,58 @@ struct Progress {
 /// The progress of every assigned partition.
 #[derive(Debug, Default)]
 pub(crate) struct Offsets {
-    assigned: BTreeMap<Place, Progress>,
+    assigned: BTreeMap<TopicPartition, PartitionProgress>,
 }
 
 impl Offsets {
-    pub fn assign(&mut self, places: &[Place]) {
-        for place in places {
-            self.assigned.entry(*place).or_default();
+    pub fn assign(&mut self, topic_partitions: &[TopicPartition]) {
+        for topic_partition in topic_partitions {
+            self.assigned.entry(*topic_partition).or_default();
         }
     }
 
-    pub fn is_assigned(&self, place: Place) -> bool {
-        self.assigned.contains_key(&place)
+    pub fn is_assigned(&self, topic_partition: TopicPartition) -> bool {
+        self.assigned.contains_key(&topic_partition)
     }
 
-    pub fn places(&self) -> Vec<Place> {
+    pub fn topic_partitions(&self) -> Vec<TopicPartition> {
         self.assigned.keys().copied().collect()
     }
 
     /// Notes that `batch` holds these records; those of unassigned partitions are not noted.
     pub fn begin(&mut self, batch: BatchId, records: &[InputRecord]) {
         for record in records {
-            let Some(progress) = self.assigned.get_mut(&Place::from(record)) else { continue };
+            let Some(progress) = self.assigned.get_mut(&TopicPartition::from(record)) else { continue };
             let next = record.offset + 1;
             match progress.runs.back_mut() {
                 Some(run) if run.batch == batch => run.next = run.next.max(next),
-                _ => progress.runs.push_back(Run { batch, next, done: false }),
+                _ => progress.runs.push_back(BatchRun { batch, next, done: false }),
             }
         }
     }
 
-    /// Whether `batch` still answers for `place`: not once the partition was revoked, even if it came back.
-    pub fn holds(&self, batch: BatchId, place: Place) -> bool {
-        self.assigned.get(&place).is_some_and(|progress| progress.runs.iter().any(|run| run.batch == batch))
+    /// Whether `batch` still answers for `topic_partition`: not once the partition was revoked, even if it came back.
+    pub fn holds(&self, batch: BatchId, topic_partition: TopicPartition) -> bool {
+        self.assigned
+            .get(&topic_partition)
+            .is_some_and(|progress| progress.runs.iter().any(|run| run.batch == batch))
     }
 
     /// The offsets that stand once these batches are done, where they are the oldest ones of their partitions.
-    pub fn after(&self, batches: &[BatchId]) -> Vec<(Place, i64)> {
-        let next = |progress: &Progress| {
-            let done = |run: &&Run| run.done || batches.contains(&run.batch);
+    pub fn after(&self, batches: &[BatchId]) -> Vec<(TopicPartition, i64)> {
+        let next = |progress: &PartitionProgress| {
+            let done = |run: &&BatchRun| run.done || batches.contains(&run.batch);
             progress.runs.iter().take_while(done).last().map(|run| run.next)
         };
-        self.assigned.iter().filter_map(|(place, progress)| Some((*place, next(progress)?))).collect()
+        self.assigned
+            .iter()
+            .filter_map(|(topic_partition, progress)| Some((*topic_partition, next(progress)?)))
+            .collect()
     }
 
-    /// The offset before which all of `place` is acknowledged, once that is known.
-    pub fn done(&self, place: Place) -> Option<i64> {
-        self.assigned.get(&place)?.done
+    /// The offset before which all of `topic_partition` is acknowledged, once that is known.
+    pub fn done(&self, topic_partition: TopicPartition) -> Option<i64> {
+        self.assigned.get(&topic_partition)?.done
     }
 
     /// Notes that everything of `batch` is acknowledged.
@@ -99,21 +104,23 @@ impl Offsets {
         }
     }
 
-    /// Whether any of `places` has records in flight.
-    pub fn in_flight(&self, places: &[Place]) -> bool {
-        places.iter().any(|place| self.assigned.get(place).is_some_and(|progress| !progress.runs.is_empty()))
+    /// Whether any of `topic_partitions` has records in flight.
+    pub fn in_flight(&self, topic_partitions: &[TopicPartition]) -> bool {
+        topic_partitions.iter().any(|topic_partition| {
+            self.assigned.get(topic_partition).is_some_and(|progress| !progress.runs.is_empty())
+        })
     }
 
     /// The offsets that have moved since they were last asked for.
-    pub fn take_dirty(&mut self) -> Vec<(Place, i64)> {
+    pub fn take_dirty(&mut self) -> Vec<(TopicPartition, i64)> {
         self.assigned
             .iter_mut()
-            .filter_map(|(place, progress)| Some((*place, progress.take_dirty()?)))
+            .filter_map(|(topic_partition, progress)| Some((*topic_partition, progress.take_dirty()?)))
             .collect()
     }
 
     pub fn is_dirty(&self) -> bool {
-        self.assigned.values().any(Progress::is_dirty)
+        self.assigned.values().any(PartitionProgress::is_dirty)
     }
 
     /// A commit failed: what it held is to be committed again.
@@ -124,13 +131,17 @@ impl Offsets {
     }
 
     /// Gives the partitions up, and returns what of them may still be committed.
-    pub fn revoke(&mut self, places: &[Place]) -> Vec<(Place, i64)> {
-        let given_up = places.iter().filter_map(|place| Some((*place, self.assigned.remove(place)?)));
-        given_up.filter_map(|(place, mut progress)| Some((place, progress.take_dirty()?))).collect()
+    pub fn revoke(&mut self, topic_partitions: &[TopicPartition]) -> Vec<(TopicPartition, i64)> {
+        let given_up = topic_partitions
+            .iter()
+            .filter_map(|topic_partition| Some((*topic_partition, self.assigned.remove(topic_partition)?)));
+        given_up
+            .filter_map(|(topic_partition, mut progress)| Some((topic_partition, progress.take_dirty()?)))
+            .collect()
     }
 }
 
-impl Progress {
+impl PartitionProgress {
     fn complete(&mut self, batch: BatchId) {
         for run in self.runs.iter_mut().filter(|run| run.batch == batch) {
             run.done = true;
@@ -155,14 +166,14 @@ impl Progress {
 mod tests {
     use super::*;
 
-    const A: Place = Place { topic: Topic::Images, partition: 0 };
-    const B: Place = Place { topic: Topic::Images, partition: 1 };
+    const A: TopicPartition = TopicPartition { topic: Topic::Images, partition: 0 };
+    const B: TopicPartition = TopicPartition { topic: Topic::Images, partition: 1 };
 
-    fn records(place: Place, offsets: std::ops::Range<i64>) -> Vec<InputRecord> {
+    fn records(topic_partition: TopicPartition, offsets: std::ops::Range<i64>) -> Vec<InputRecord> {
         let record = |offset| InputRecord {
-            topic: place.topic,
-            topic_name: place.topic.base_name().into(),
-            partition: place.partition,
+            topic: topic_partition.topic,
+            topic_name: topic_partition.topic.base_name().into(),
+            partition: topic_partition.partition,
             offset,
             timestamp_ms: 0,
             key: None,
@@ -172,9 +183,9 @@ mod tests {
         offsets.map(record).collect()
     }
 
-    fn tracking(places: &[Place]) -> Offsets {
+    fn tracking(topic_partitions: &[TopicPartition]) -> Offsets {
         let mut offsets = Offsets::default();
-        offsets.assign(places);
+        offsets.assign(topic_partitions);
         offsets
     }
 

@@ -28,8 +28,9 @@ impl Pauses {
     fn try_pause<C: ConsumerContext>(&mut self, consumer: &BaseConsumer<C>) -> KafkaResult<()> {
         let assigned = consumer.assignment()?;
         let elements = assigned.elements().into_iter();
-        let place = elements.map(|element| (element.topic().to_owned(), element.partition()));
-        let further: BTreeSet<_> = place.filter(|place| !self.0.contains(place)).collect();
+        let topic_partition = elements.map(|element| (element.topic().to_owned(), element.partition()));
+        let further: BTreeSet<_> =
+            topic_partition.filter(|topic_partition| !self.0.contains(topic_partition)).collect();
         consumer.pause(&list(&further))?;
         self.0.extend(further);
         Ok(())
@@ -44,9 +45,9 @@ impl Pauses {
     }
 }
 
-fn list(places: &BTreeSet<(String, i32)>) -> TopicPartitionList {
-    let mut list = TopicPartitionList::with_capacity(places.len());
-    for (topic, partition) in places {
+fn list(topic_partitions: &BTreeSet<(String, i32)>) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(topic_partitions.len());
+    for (topic, partition) in topic_partitions {
         list.add_partition(topic, *partition);
     }
     list

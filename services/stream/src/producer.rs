@@ -12,7 +12,7 @@ use rdkafka::{ClientConfig, TopicPartitionList};
 use unprompt_schemas::topics::{Prefix, Topic};
 
 use crate::config::KafkaConfig;
-use crate::context::{LoggingContext, Trouble};
+use crate::connection::{LoggingContext, Trouble};
 use crate::{OutputRecord, StreamError, kafka};
 
 /// How often a full queue is tried again.

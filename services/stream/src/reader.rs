@@ -15,9 +15,9 @@ use unprompt_schemas::topics::Topic;
 use uuid::Uuid;
 
 use crate::config::KafkaConfig;
+use crate::connection::{self, LoggingContext, Refusals};
 use crate::consumer::Names;
-use crate::context::{self, LoggingContext, Refusals};
-use crate::{InputRecord, StreamError, kafka, topics};
+use crate::{InputRecord, StreamError, kafka, topic_admin};
 
 const POLL: Duration = Duration::from_millis(100);
 /// Records read ahead of whoever takes them, at most.
@@ -61,7 +61,7 @@ impl Ahead {
     async fn record(&self, record: InputRecord) -> bool {
         let kib = record.size_bytes().div_ceil(1 << 10).clamp(1, READ_AHEAD_KIB);
         match self.room.clone().acquire_many_owned(kib as u32).await {
-            Ok(place) => self.tell(ReaderEvent::Record(record, place)).await,
+            Ok(topic_partition) => self.tell(ReaderEvent::Record(record, topic_partition)).await,
             Err(_) => false,
         }
     }
@@ -114,8 +114,8 @@ impl Reader {
     /// The next record; none, where the end as it was at the start was reached just now.
     pub async fn next(&mut self) -> Result<Option<InputRecord>, StreamError> {
         match self.events.recv().await {
-            Some(ReaderEvent::Record(record, place)) => {
-                drop(place);
+            Some(ReaderEvent::Record(record, topic_partition)) => {
+                drop(topic_partition);
                 Ok(Some(record))
             }
             Some(ReaderEvent::CaughtUp) => {
@@ -157,7 +157,7 @@ fn prepare(
     let mut list = TopicPartitionList::new();
     let mut ends = BTreeMap::new();
     for partition in partitions(kafka, &consumer, &name, &stop)? {
-        let (low, high) = topics::watermarks(kafka, &consumer, &name, partition)?;
+        let (low, high) = topic_admin::watermarks(kafka, &consumer, &name, partition)?;
         let from = if start == Start::Beginning { low } else { high };
         ends.extend((from < high).then_some((partition, high)));
         list.add_partition_offset(&name, partition, Offset::Offset(from)).map_err(StreamError::client)?;
@@ -181,7 +181,7 @@ fn partitions(
     name: &str,
     abandoned: &AtomicBool,
 ) -> Result<Vec<i32>, StreamError> {
-    let metadata = topics::metadata(kafka, consumer, Some(name), abandoned)?;
+    let metadata = topic_admin::metadata(kafka, consumer, Some(name), abandoned)?;
     let found = metadata.topics().iter().find(|topic| topic.name() == name && topic.error().is_none());
     let ids: Vec<i32> =
         found.iter().flat_map(|topic| topic.partitions()).map(|partition| partition.id()).collect();
@@ -208,8 +208,8 @@ impl ReaderThread {
                 },
                 // Where the last offsets are not records (transaction markers), only this says that it is the end.
                 Some(Err(KafkaError::PartitionEOF(partition))) => self.reached(partition),
-                Some(Err(error)) if !refusals.are_final(&error) && context::may_pass(&error) => {
-                    context::log_error(&error, "the reader goes on");
+                Some(Err(error)) if !refusals.are_final(&error) && connection::may_pass(&error) => {
+                    connection::log_error(&error, "the reader goes on");
                     true
                 }
                 Some(Err(source)) => self.tell(ReaderEvent::Failed(self.failure(source))),
@@ -221,7 +221,7 @@ impl ReaderThread {
     }
 
     fn failure(&self, source: KafkaError) -> StreamError {
-        match context::rejects_credentials(&source) {
+        match connection::rejects_credentials(&source) {
             true => self.consumer.context().trouble.explain(&self.brokers, source),
             false => StreamError::Read { topic: self.topic.clone(), source },
         }

@@ -19,7 +19,7 @@ use crate::flood::Flood;
 use crate::health::Condition;
 use crate::retry::Backoff;
 use crate::signals::ServiceSignals;
-use crate::{Service, Signals, Stage, StreamError, topics};
+use crate::{Service, Signals, Stage, StreamError, topic_admin};
 
 use delivery::Delivered;
 use session::{Session, SessionEnd};
@@ -150,7 +150,7 @@ async fn ensure_topics_patiently(
 ) -> Result<(), StreamError> {
     loop {
         let made = tokio::select! {
-            made = topics::ensure_topics(kafka) => made,
+            made = topic_admin::ensure_topics(kafka) => made,
             () = shutdown.cancelled() => return Err(StreamError::Stopped("waiting for Kafka")),
         };
         match made {

@@ -10,7 +10,7 @@ use unprompt_schemas::topics::Topic;
 use crate::config::KafkaConfig;
 use crate::reader::{Reader, Start};
 use crate::retry::Backoff;
-use crate::{InputRecord, StreamError, topics};
+use crate::{InputRecord, StreamError, topic_admin};
 
 /// Delays between attempts to open the topic, from the first to the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -44,7 +44,7 @@ impl TableReader {
         stop: CancellationToken,
         apply: impl FnMut(InputRecord) + Send + 'static,
     ) -> Result<Self, StreamError> {
-        drop(topics::probe(kafka)?);
+        drop(topic_admin::probe(kafka)?);
         let (tell, state) = watch::channel(State::Behind);
         let stop = stop.child_token();
         let (kafka, stopped) = (kafka.clone(), stop.clone());

@@ -71,7 +71,7 @@ impl Batch {
 
     /// Tells of its dead letters. Not before they are written: what is given up or taken back is done again, and would be
     /// counted again.
-    pub fn tell_rejections(&self, service: &'static str) {
+    pub fn report_rejections(&self, service: &'static str) {
         for (index, rejection) in &self.rejections {
             RecordRejected { service, input: &self.records[*index], rejection }.emit();
         }
@@ -200,7 +200,7 @@ mod tests {
             drop(rejected());
             let (mut batch, outgoing) = rejected();
             batch.note_committed(&outgoing);
-            batch.tell_rejections("tested");
+            batch.report_rejections("tested");
         });
         assert_eq!(count, Some(2));
     }
@@ -211,7 +211,7 @@ mod tests {
             let (mut batch, mut outgoing) = rejected();
             outgoing.records.retain(|(input, _)| *input == 1);
             batch.note_committed(&outgoing);
-            batch.tell_rejections("tested");
+            batch.report_rejections("tested");
         });
         assert_eq!(count, Some(1));
     }

@@ -1,7 +1,7 @@
 //! One membership of the consumer group, from joining to leaving: the state, and what each event does to it.
 
 mod exactly_once;
-mod signals;
+mod gauges;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use unprompt_schemas::topics::Topic;
 
 use super::batch::Batch;
 use super::delivery::{Delivered, Lane, Outgoing};
-use super::stage_thread::{QUEUE, StageDone, StageFailure, StageThread, Work};
+use super::stage_thread::{QUEUE, StageBatch, StageDone, StageFailure, StageThread};
 use super::transactions::Transactions;
 use super::{Event, RunSummary};
 use crate::batcher::{Batcher, Limits};
@@ -24,7 +24,7 @@ use crate::events::{BatchDelivered, CommitEnded, RecordReceived};
 use crate::flood::Flood;
 use crate::health::{Condition, ServiceHealth};
 use crate::in_flight::InFlight;
-use crate::offsets::{BatchId, Offsets, Place};
+use crate::offsets::{BatchId, Offsets, TopicPartition};
 use crate::producer::{Producer, SendError, is_refusal};
 use crate::traces::RecordSpans;
 use crate::{InputRecord, Outcome, StreamError};
@@ -54,9 +54,9 @@ pub(super) enum SessionEnd {
 /// Partitions on their way out, and who waits for them.
 #[derive(Debug)]
 struct Revoking {
-    places: Vec<Place>,
+    topic_partitions: Vec<TopicPartition>,
     deadline: Instant,
-    answer: blocking::Sender<Vec<(Place, i64)>>,
+    answer: blocking::Sender<Vec<(TopicPartition, i64)>>,
 }
 
 /// How what the stage gave is written.
@@ -180,13 +180,15 @@ impl<'a> Session<'a> {
     fn on_consumer(&mut self, event: ConsumerEvent) -> Result<(), SessionEnd> {
         match event {
             ConsumerEvent::Record(record) => self.on_record(record),
-            ConsumerEvent::Assigned(places) => {
-                self.offsets.assign(&places);
+            ConsumerEvent::Assigned(topic_partitions) => {
+                self.offsets.assign(&topic_partitions);
                 self.health.set(Condition::Partitions, true);
-                self.partitions_changed("assigned", places.len());
+                self.partitions_changed("assigned", topic_partitions.len());
             }
-            ConsumerEvent::Revoked { places, lost, answer } => self.on_revoked(places, lost, answer),
-            ConsumerEvent::Ends(ends) => self.tell_lag(&ends),
+            ConsumerEvent::Revoked { topic_partitions, lost, answer } => {
+                self.on_revoked(topic_partitions, lost, answer)
+            }
+            ConsumerEvent::Ends(ends) => self.report_lag(&ends),
             ConsumerEvent::Committed(result) => self.on_committed(result.map_err(|error| error.to_string())),
             ConsumerEvent::Failed(source) => {
                 return Err(SessionEnd::Failed(self.consumer.failure(&self.group, source)));
@@ -196,7 +198,7 @@ impl<'a> Session<'a> {
     }
 
     fn on_record(&mut self, record: InputRecord) {
-        let wanted = self.stop_deadline.is_none() && self.offsets.is_assigned(Place::from(&record));
+        let wanted = self.stop_deadline.is_none() && self.offsets.is_assigned(TopicPartition::from(&record));
         if wanted {
             RecordReceived { service: self.stage.service.name, bytes: record.size_bytes() }.emit();
             self.batcher.push(record, Instant::now());
@@ -206,17 +208,23 @@ impl<'a> Session<'a> {
     }
 
     /// What is not with the stage yet goes to the next owner; what is may finish within the bound.
-    fn on_revoked(&mut self, places: Vec<Place>, lost: bool, answer: blocking::Sender<Vec<(Place, i64)>>) {
-        let dropped = self.batcher.drop_unless(|record| !places.contains(&Place::from(record)));
+    fn on_revoked(
+        &mut self,
+        topic_partitions: Vec<TopicPartition>,
+        lost: bool,
+        answer: blocking::Sender<Vec<(TopicPartition, i64)>>,
+    ) {
+        let dropped =
+            self.batcher.drop_unless(|record| !topic_partitions.contains(&TopicPartition::from(record)));
         self.in_flight.release(&dropped);
-        self.partitions_changed(if lost { "lost" } else { "revoked" }, places.len());
+        self.partitions_changed(if lost { "lost" } else { "revoked" }, topic_partitions.len());
         if lost {
             // The group has given us up: no member until it assigns again, be it nothing.
             self.health.set(Condition::Partitions, false);
         }
-        self.forget_lag(&places);
+        self.clear_lag(&topic_partitions);
         let drain = if lost { Duration::ZERO } else { ms(self.config.revoke_drain_ms) };
-        self.revoking = Some(Revoking { places, deadline: Instant::now() + drain, answer });
+        self.revoking = Some(Revoking { topic_partitions, deadline: Instant::now() + drain, answer });
     }
 
     fn on_committed(&mut self, result: Result<(), String>) {
@@ -244,7 +252,7 @@ impl<'a> Session<'a> {
         self.refuse_a_flood(&outcomes)?;
         let Some(batch) = self.batches.get_mut(&done.batch) else { return Ok(()) };
         let offsets = &self.offsets;
-        let holds = |record: &InputRecord| offsets.holds(done.batch, Place::from(record));
+        let holds = |record: &InputRecord| offsets.holds(done.batch, TopicPartition::from(record));
         let records = batch.outgoing(self.stage.service.name, outcomes, holds);
         batch.sends += 1;
         let inputs = self.stage.service.keeps_time.then(|| batch.records.clone());
@@ -319,7 +327,7 @@ impl<'a> Session<'a> {
         self.offsets.complete(id);
         self.in_flight.release(batch.records.iter());
         self.in_flight.release_outputs(batch.bytes_held);
-        batch.tell_rejections(self.stage.service.name);
+        batch.report_rejections(self.stage.service.name);
         let event = BatchDelivered {
             service: self.stage.service.name,
             records_in: &batch.records,
@@ -340,7 +348,7 @@ impl<'a> Session<'a> {
         self.transact_if_due(now, summary);
         self.answer_revocation(now);
         self.commit_if_due(now);
-        self.tell_what_is_in_hand();
+        self.report_in_flight();
     }
 
     /// An idle stage takes what is due, a busy one gets the next batch only when that is full.
@@ -363,16 +371,16 @@ impl<'a> Session<'a> {
         self.offsets.begin(id, &records);
         let spans = RecordSpans::begin(&self.stage.traces, &self.group, &records);
         self.batches.insert(id, Batch::new(records.clone(), spans));
-        room.send(Work { batch: id, records, reply: self.replies.clone() });
+        room.send(StageBatch { batch: id, records, reply: self.replies.clone() });
         true
     }
 
     fn answer_revocation(&mut self, now: Instant) {
-        let drained = self
-            .revoking
-            .take_if(|revoking| revoking.deadline <= now || !self.offsets.in_flight(&revoking.places));
+        let drained = self.revoking.take_if(|revoking| {
+            revoking.deadline <= now || !self.offsets.in_flight(&revoking.topic_partitions)
+        });
         if let Some(revoking) = drained {
-            let offsets = self.offsets.revoke(&revoking.places);
+            let offsets = self.offsets.revoke(&revoking.topic_partitions);
             // The consumer's thread has given up waiting: its next owner repeats some records.
             let _ = revoking.answer.send(offsets);
         }
@@ -435,7 +443,7 @@ impl<'a> Session<'a> {
 
     /// Commits what is done and leaves the group.
     async fn leave(mut self) {
-        self.tell_of_an_empty_hand();
+        self.clear_gauges();
         if let Writer::AtLeastOnce(lane) = &self.writer {
             lane.purge();
         }

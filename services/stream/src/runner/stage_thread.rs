@@ -22,7 +22,7 @@ pub(super) const QUEUE: usize = 2;
 const INTERRUPT_CHECK: Duration = Duration::from_millis(20);
 
 /// A batch for the stage.
-pub(super) struct Work {
+pub(super) struct StageBatch {
     pub batch: BatchId,
     pub records: Arc<Vec<InputRecord>>,
     pub reply: mpsc::UnboundedSender<Event>,
@@ -46,7 +46,7 @@ pub(super) enum StageFailure {
 /// The loop's side of the thread. The thread ends when this is dropped and its batch is done.
 #[derive(Debug)]
 pub(super) struct StageThread {
-    pub work: mpsc::Sender<Work>,
+    pub work: mpsc::Sender<StageBatch>,
     pub service: Service,
     pub traces: Traces,
 }
@@ -106,7 +106,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self, mut inbox: mpsc::Receiver<Work>) {
+    fn run(mut self, mut inbox: mpsc::Receiver<StageBatch>) {
         while let Some(work) = inbox.blocking_recv() {
             let result = self.process(&work);
             self.interrupted |= matches!(result, Err(StageFailure::Interrupted));
@@ -116,7 +116,7 @@ impl Worker {
     }
 
     /// Tries until it succeeds, fails for good, or a shutdown comes.
-    fn process(&mut self, work: &Work) -> Result<Vec<Outcome>, StageFailure> {
+    fn process(&mut self, work: &StageBatch) -> Result<Vec<Outcome>, StageFailure> {
         self.backoff.reset();
         loop {
             // A batch after one that was given up would overtake it.

@@ -38,7 +38,7 @@ const CALL: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// A bundle of batches to be made visible together, with the offsets after their inputs.
-struct Work {
+struct TransactionRequest {
     bundle: Vec<Outgoing>,
     offsets: TopicPartitionList,
     group: ConsumerGroupMetadata,
@@ -71,7 +71,7 @@ pub(super) enum Ended {
 #[derive(Debug)]
 pub(super) struct Transactions {
     ready: VecDeque<Outgoing>,
-    work: blocking::Sender<Work>,
+    work: blocking::Sender<TransactionRequest>,
     under_way: bool,
     backoff: Backoff,
     not_before: Instant,
@@ -157,7 +157,7 @@ impl Transactions {
         group: ConsumerGroupMetadata,
     ) {
         self.under_way = true;
-        if self.work.send(Work { bundle, offsets, group }).is_err() {
+        if self.work.send(TransactionRequest { bundle, offsets, group }).is_err() {
             tracing::error!("the transactions' thread is gone");
         }
     }
@@ -207,11 +207,11 @@ impl Worker {
 
     fn run(
         &mut self,
-        inbox: &blocking::Receiver<Work>,
+        inbox: &blocking::Receiver<TransactionRequest>,
         events: &mpsc::UnboundedSender<Event>,
         runtime: &Handle,
     ) {
-        while let Ok(Work { bundle, offsets, group }) = inbox.recv() {
+        while let Ok(TransactionRequest { bundle, offsets, group }) = inbox.recv() {
             let started = Instant::now();
             let transact = || self.transact(&bundle, &offsets, &group, runtime);
             let ended = catch_unwind(AssertUnwindSafe(transact))

@@ -28,7 +28,7 @@ pub(super) struct BoundedQueue {
 impl BoundedQueue {
     pub fn new(exporter: impl SpanExporter + 'static, service: &str, limit: usize) -> Self {
         let (waiting, service) = (Arc::new(AtomicUsize::new(0)), service.to_owned());
-        let exporter = Told {
+        let exporter = CountingExporter {
             inner: exporter,
             waiting: waiting.clone(),
             failing: AtomicBool::new(false),
@@ -76,14 +76,14 @@ impl SpanProcessor for BoundedQueue {
 
 /// An exporter that tells what became of the spans; of a collector that is away, once.
 #[derive(Debug)]
-struct Told<E> {
+struct CountingExporter<E> {
     inner: E,
     waiting: Arc<AtomicUsize>,
     failing: AtomicBool,
     service: String,
 }
 
-impl<E: SpanExporter> SpanExporter for Told<E> {
+impl<E: SpanExporter> SpanExporter for CountingExporter<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len();
         self.waiting.fetch_sub(spans, Ordering::Relaxed);
@@ -105,7 +105,7 @@ impl<E: SpanExporter> SpanExporter for Told<E> {
     }
 }
 
-impl<E> Told<E> {
+impl<E> CountingExporter<E> {
     fn tell(&self, spans: u64, exported: &OTelSdkResult) {
         let service = self.service.clone();
         let failed_before = self.failing.swap(exported.is_err(), Ordering::Relaxed);

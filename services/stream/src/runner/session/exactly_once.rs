@@ -8,7 +8,7 @@ use super::super::delivery::{Failure, Outgoing};
 use super::super::transactions::{Ended, Transacted};
 use super::{Session, SessionEnd, Writer};
 use crate::events::TransactionEnded;
-use crate::offsets::{BatchId, Place};
+use crate::offsets::{BatchId, TopicPartition};
 use crate::producer::SendError;
 
 impl Session<'_> {
@@ -23,7 +23,9 @@ impl Session<'_> {
             for outgoing in &mut bundle {
                 let (id, offsets) = (outgoing.batch, &self.offsets);
                 let Some(batch) = self.batches.get(&id) else { continue };
-                outgoing.records.retain(|(input, _)| offsets.holds(id, Place::from(&batch.records[*input])));
+                outgoing
+                    .records
+                    .retain(|(input, _)| offsets.holds(id, TopicPartition::from(&batch.records[*input])));
             }
             let ids: Vec<BatchId> = bundle.iter().map(|outgoing| outgoing.batch).collect();
             let offsets = self.offsets.after(&ids);

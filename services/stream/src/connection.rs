@@ -1,5 +1,5 @@
-//! What librdkafka calls back: log lines go to tracing, and what keeps a client from its broker is remembered, since the calls that
-//! wait for an answer only say that none came.
+//! Diagnoses connections from librdkafka's callbacks. Log lines go to tracing. The reason that keeps a client from its broker is
+//! remembered, since a call that waits for an answer only says that none came.
 
 use std::time::{Duration, Instant};
 
@@ -54,7 +54,7 @@ enum Kind {
 
 /// What a client was told last, if anything, and how often it was refused.
 #[derive(Clone, Debug, Default)]
-struct Told {
+struct ConnectionState {
     last: Option<(Kind, String)>,
     refusals: u32,
     refused_at: Option<Instant>,
@@ -62,11 +62,11 @@ struct Told {
 
 /// What keeps a client from its broker. Clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct Trouble(watch::Sender<Told>);
+pub(crate) struct Trouble(watch::Sender<ConnectionState>);
 
 impl Default for Trouble {
     fn default() -> Self {
-        Self(watch::Sender::new(Told::default()))
+        Self(watch::Sender::new(ConnectionState::default()))
     }
 }
 
@@ -93,7 +93,7 @@ impl Trouble {
 
     /// Waits until the broker has refused us more than once.
     pub async fn refused(&self, brokers: &str) -> StreamError {
-        let waited = self.0.subscribe().wait_for(Told::is_refused).await.map(|told| told.clone());
+        let waited = self.0.subscribe().wait_for(ConnectionState::is_refused).await.map(|told| told.clone());
         waited.unwrap_or_default().into_error(brokers, KafkaError::Canceled)
     }
 
@@ -103,7 +103,7 @@ impl Trouble {
     }
 }
 
-impl Told {
+impl ConnectionState {
     fn note(&mut self, kind: Kind, reason: &str, now: Instant) {
         if kind != Kind::Connection {
             let is_new = self.refused_at.is_none_or(|at| now.duration_since(at) > APART);

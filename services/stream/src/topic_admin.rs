@@ -1,4 +1,4 @@
-//! Makes the catalogue's topics exist, and finds those whose limits are too small.
+//! Administers the catalogue's topics: creates the missing ones, and warns of those whose limits are too small.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use unprompt_schemas::topics::{Topic, TopicSpec};
 
 use crate::config::KafkaConfig;
-use crate::context::LoggingContext;
+use crate::connection::LoggingContext;
 use crate::producer::Producer;
-use crate::{StreamError, context, kafka};
+use crate::{StreamError, connection, kafka};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A warning is not worth a longer wait.
@@ -142,7 +142,7 @@ pub async fn committed_offsets(
         }
         let answered = consumer
             .committed_offsets(asked, REQUEST_TIMEOUT)
-            .map_err(|error| context::explain(&kafka, &consumer, error))?;
+            .map_err(|error| connection::explain(&kafka, &consumer, error))?;
         let offsets = answered.elements().into_iter();
         Ok(offsets
             .filter_map(|one| Some((one.partition(), one.offset().to_raw()?)))
@@ -294,7 +294,7 @@ pub(crate) fn watermarks(
             {
                 std::thread::sleep(LEADER_PAUSE);
             }
-            marks => return marks.map_err(|error| context::explain(kafka, consumer, error)),
+            marks => return marks.map_err(|error| connection::explain(kafka, consumer, error)),
         }
     }
 }
@@ -313,9 +313,9 @@ pub(crate) fn metadata(
             Ok(answered) => return Ok(answered),
             Err(error) => error,
         };
-        let gives_up = context::is_refused(consumer) || abandoned.load(Ordering::Relaxed);
+        let gives_up = connection::is_refused(consumer) || abandoned.load(Ordering::Relaxed);
         if gives_up || patience >= REQUEST_TIMEOUT / 4 {
-            return Err(context::explain(kafka, consumer, error));
+            return Err(connection::explain(kafka, consumer, error));
         }
         patience *= 2;
     }

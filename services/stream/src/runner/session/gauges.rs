@@ -1,15 +1,15 @@
-//! What a session tells of itself while it works: how far it is behind, and what it has in hand.
+//! The gauges of a session: its lag, its records in flight, its partitions.
 
 use super::Session;
 use crate::consumer::End;
 use crate::events::{InHand, Lag, PartitionsChanged};
-use crate::offsets::Place;
+use crate::offsets::TopicPartition;
 
 impl Session<'_> {
     /// The records of each of our partitions that are not done, by where the broker says that it ends.
-    pub(super) fn tell_lag(&self, ends: &[End]) {
-        for end in ends.iter().filter(|end| self.offsets.is_assigned(end.place)) {
-            self.lag(end.place, self.behind(end)).emit();
+    pub(super) fn report_lag(&self, ends: &[End]) {
+        for end in ends.iter().filter(|end| self.offsets.is_assigned(end.topic_partition)) {
+            self.lag(end.topic_partition, self.behind(end)).emit();
         }
     }
 
@@ -17,28 +17,28 @@ impl Session<'_> {
         if end.drained && self.in_flight.bytes() == 0 {
             return 0;
         }
-        let done = self.offsets.done(end.place).or(end.committed).unwrap_or(end.start);
+        let done = self.offsets.done(end.topic_partition).or(end.committed).unwrap_or(end.start);
         (end.end - done).max(0)
     }
 
     /// The new owner tells it from here on; the sum over all instances stays right. Where nobody has become the owner yet, nobody
     /// tells it: that an instance is no member is for its readiness to say.
-    pub(super) fn forget_lag(&self, places: &[Place]) {
-        places.iter().for_each(|&place| self.lag(place, 0).emit());
+    pub(super) fn clear_lag(&self, topic_partitions: &[TopicPartition]) {
+        topic_partitions.iter().for_each(|&topic_partition| self.lag(topic_partition, 0).emit());
     }
 
-    fn lag(&self, place: Place, records: i64) -> Lag {
-        let topic = self.consumer.names.name(place.topic);
-        Lag { service: self.stage.service.name, topic, partition: place.partition, records }
+    fn lag(&self, topic_partition: TopicPartition, records: i64) -> Lag {
+        let topic = self.consumer.names.name(topic_partition.topic);
+        Lag { service: self.stage.service.name, topic, partition: topic_partition.partition, records }
     }
 
-    pub(super) fn tell_what_is_in_hand(&self) {
+    pub(super) fn report_in_flight(&self) {
         let (bytes, batches) = (self.in_flight.bytes(), self.batches.len());
         InHand { service: self.stage.service.name, bytes, batches }.emit();
     }
 
-    pub(super) fn tell_of_an_empty_hand(&self) {
-        self.forget_lag(&self.offsets.places());
+    pub(super) fn clear_gauges(&self) {
+        self.clear_lag(&self.offsets.topic_partitions());
         InHand { service: self.stage.service.name, bytes: 0, batches: 0 }.emit();
     }
 
