@@ -1,5 +1,7 @@
 //! Which announced heads the predictor believes.
 
+mod stage;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

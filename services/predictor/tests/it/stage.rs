@@ -1,0 +1,189 @@
+//! The predictor as a plain type on a real index: what it predicts with neighbours, with a head, with both, with neither.
+
+use std::collections::BTreeMap;
+
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use unprompt_embedded_index::EmbeddedIndex;
+use unprompt_index::{ConnectOptions, Layout, MINILM_DIM, PromptIndex, PromptPoint};
+use unprompt_models::recipe::Retrieval;
+use unprompt_predictor::{Encoder, HeadStore, Predictor, Settings};
+use unprompt_schemas::codec::Codec;
+use unprompt_schemas::identity::prompt_id;
+use unprompt_schemas::records::{ImageEmbedding, NamedVector, Prediction};
+use unprompt_schemas::topics::Topic;
+use unprompt_stream::{BatchError, InputRecord, Outcome, Stage as _};
+
+use super::{ENCODER, head_in};
+
+/// Dimensions of the heads that [`head_in`] makes.
+const CLIP_DIM: usize = 3;
+
+struct Fixture {
+    runtime: Runtime,
+    endpoint: EmbeddedIndex,
+    index: PromptIndex,
+    heads: HeadStore,
+    predictor: Predictor,
+    folder: TempDir,
+}
+
+impl Fixture {
+    fn start() -> Self {
+        let (runtime, folder) = (Runtime::new().unwrap(), tempfile::tempdir().unwrap());
+        let endpoint = runtime.block_on(EmbeddedIndex::start(&folder.path().join("index"), 0)).unwrap();
+        let connect = PromptIndex::connect(&endpoint.url(), ConnectOptions::default());
+        let index = runtime.block_on(connect).unwrap();
+        runtime.block_on(index.ensure(&Layout::new(ENCODER, CLIP_DIM, "minilm@1"))).unwrap();
+        let heads = HeadStore::new(ENCODER);
+        let encoder = Encoder { pictures: ENCODER.into(), prompts: ENCODER.into() };
+        let settings = Settings { k: 10, retrieval: Retrieval::Clip, neighbours: 1 };
+        let (codec, handle) = (Codec::single_object(), runtime.handle().clone());
+        let predictor = Predictor::new(index.clone(), heads.clone(), encoder, settings, codec, handle);
+        Self { runtime, endpoint, index, heads, predictor, folder }
+    }
+
+    fn with_prompts(self) -> Self {
+        let point = |axis: usize| PromptPoint {
+            prompt_id: prompt_id(&format!("prompt {axis}")),
+            text: format!("prompt {axis}"),
+            sources: vec!["test".into()],
+            created_at_ms: 0,
+            attributes: BTreeMap::new(),
+            minilm: unit(MINILM_DIM, 10 + axis),
+            clip: unit(CLIP_DIM, axis),
+        };
+        self.runtime.block_on(self.index.upsert((0..2).map(point).collect())).unwrap();
+        self
+    }
+
+    fn with_head(self) -> Self {
+        self.heads.announce(head_in(self.folder.path(), "ridge", 1)).unwrap();
+        self
+    }
+
+    /// The outcome for a picture that looks like the first prompt.
+    fn outcome(&mut self) -> Result<Outcome, BatchError> {
+        Ok(self.predictor.process(&[picture(unit(CLIP_DIM, 0))])?.remove(0))
+    }
+
+    fn prediction(&mut self) -> Prediction {
+        prediction(&self.outcome().unwrap())
+    }
+
+    fn stop(self) {
+        drop((self.index, self.predictor));
+        self.runtime.block_on(self.endpoint.stop()).unwrap();
+    }
+}
+
+fn unit(dims: usize, axis: usize) -> Vec<f32> {
+    (0..dims).map(|at| f32::from(u8::from(at == axis))).collect()
+}
+
+fn picture(vector: Vec<f32>) -> InputRecord {
+    let embedding = ImageEmbedding {
+        image_id: prompt_id("a picture"),
+        prompt_id: None,
+        vectors: vec![NamedVector { model: ENCODER.into(), values: vector }],
+        source_key: None,
+        source_topic: "images.v1".into(),
+        source_partition: 0,
+        source_offset: 7,
+        created_at_ms: 500,
+    };
+    let value = Codec::single_object().encode("image-embeddings.v1", &embedding).unwrap();
+    InputRecord {
+        topic: Topic::ImageEmbeddings,
+        topic_name: "image-embeddings.v1".into(),
+        partition: 0,
+        offset: 0,
+        timestamp_ms: 500,
+        key: None,
+        value: Some(value),
+        headers: Vec::new(),
+    }
+}
+
+fn prediction(outcome: &Outcome) -> Prediction {
+    let Outcome::Outputs(outputs) = outcome else { panic!("{outcome:?}") };
+    Codec::single_object().decode(outputs[0].value.as_deref().unwrap()).unwrap()
+}
+
+fn code(outcome: &Outcome) -> Option<&'static str> {
+    match outcome {
+        Outcome::Outputs(_) => None,
+        Outcome::Rejected(rejection) => Some(rejection.code),
+    }
+}
+
+#[test]
+fn neighbours_alone_predict_their_weighted_mean() {
+    let mut fixture = Fixture::start().with_prompts();
+    let predicted = fixture.prediction();
+    assert_eq!(Some(&predicted.vector), predicted.knn_vector.as_ref());
+    assert!(predicted.vector[10] > 0.999, "the nearest prompt weighs most: {}", predicted.vector[10]);
+    assert_eq!((predicted.head_vector, predicted.head, predicted.expected_cosine), (None, None, None));
+    assert_eq!(predicted.neighbours.len(), 1, "as many as are to be shown");
+    assert_eq!(predicted.neighbours[0].text, "prompt 0");
+    assert!(predicted.neighbours[0].weight > 0.999);
+    fixture.stop();
+}
+
+#[test]
+fn a_head_alone_predicts_without_an_expected_cosine() {
+    let mut fixture = Fixture::start().with_head();
+    let predicted = fixture.prediction();
+    assert_eq!(Some(&predicted.vector), predicted.head_vector.as_ref());
+    assert_eq!(predicted.head.as_deref(), Some("ridge"));
+    assert_eq!((predicted.knn_vector, predicted.expected_cosine), (None, None));
+    assert!(predicted.neighbours.is_empty());
+    fixture.stop();
+}
+
+#[test]
+fn both_are_blended() {
+    let mut fixture = Fixture::start().with_prompts().with_head();
+    let predicted = fixture.prediction();
+    let (knn, head) = (predicted.knn_vector.unwrap(), predicted.head_vector.unwrap());
+    let expected = unprompt_models::blend::blend(&knn, &head, 0.5);
+    assert_eq!(predicted.vector, expected);
+    assert!(predicted.vector != knn && predicted.vector != head);
+    fixture.stop();
+}
+
+#[test]
+fn a_picture_that_comes_before_prompts_and_heads_waits() {
+    let mut fixture = Fixture::start();
+    assert!(matches!(fixture.outcome(), Err(BatchError::Transient(_))));
+    let mut fixture = fixture.with_prompts();
+    assert_eq!(fixture.prediction().neighbours.len(), 1);
+    fixture.stop();
+}
+
+#[test]
+fn a_record_that_cannot_be_predicted_from_is_a_dead_letter_and_its_neighbours_pass() {
+    let mut fixture = Fixture::start().with_prompts().with_head();
+    let good = picture(unit(CLIP_DIM, 0));
+    let batch = [
+        good.clone(),
+        InputRecord { value: None, ..good.clone() },
+        InputRecord { value: Some(b"not avro".to_vec()), ..good.clone() },
+        picture(unit(CLIP_DIM + 1, 0)),
+        good,
+    ];
+    let outcomes = fixture.predictor.process(&batch[..3]).unwrap();
+    assert_eq!(code(&outcomes[0]), None);
+    assert_eq!(code(&outcomes[1]), Some("null-value"));
+    assert!(code(&outcomes[2]).is_some());
+    // A vector of another dimension than the head's, where the head decides what is searched.
+    let encoder = Encoder { pictures: ENCODER.into(), prompts: ENCODER.into() };
+    let settings = Settings { k: 10, retrieval: Retrieval::MiniLm, neighbours: 1 };
+    let (codec, handle) = (Codec::single_object(), fixture.runtime.handle().clone());
+    let (index, heads) = (fixture.index.clone(), fixture.heads.clone());
+    let mut by_head = Predictor::new(index, heads, encoder, settings, codec, handle);
+    let outcomes = by_head.process(&batch[3..]).unwrap();
+    assert_eq!((code(&outcomes[0]), code(&outcomes[1])), (Some("head"), None));
+    drop(by_head);
+    fixture.stop();
+}
