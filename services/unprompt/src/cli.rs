@@ -18,7 +18,7 @@ pub use search::{Export, Query};
 
 /// From pictures back to prompts: publish images to a topic, read the prompts they were made from.
 #[derive(Debug, Parser)]
-#[command(version, about, max_term_width = 100)]
+#[command(version = env!("UNPROMPT_VERSION"), about, max_term_width = 100)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,
