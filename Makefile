@@ -7,8 +7,9 @@ export UNPROMPT_MODELS ?= $(CACHE)/models
 with_cuda = cuda=$$(scripts/cuda-toolkit $(CACHE)/cuda) && CUDA_HOME=$$cuda NVCC=$$cuda/bin/nvcc PATH=$$cuda/bin:$$PATH $(1)
 CHAOS = $(TARGET)/debug/unprompt-chaos --python $(CACHE)/test-python/bin/python --seed $(or $(SEED),1)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+INTO = $(DESTDIR)$(or $(PREFIX),/usr/local)
 
-.PHONY: help setup build demo test kafka fuzz chaos lint docs performance check-cuda bench bench-models has-gpu bench-cuda bench-index bench-import parity references clean
+.PHONY: help setup build install demo test kafka fuzz chaos lint docs performance check-cuda bench bench-models has-gpu bench-cuda bench-index bench-import parity references clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -20,6 +21,12 @@ setup: ## toolchain, system packages and models
 
 build: setup ## the binary
 	$(CARGO) build --locked -p unprompt -p unprompt-unify
+
+install: build ## the binary, stripped, and its models into PREFIX (/usr/local), below DESTDIR where that is set
+	install -D -s -m 755 $(TARGET)/debug/unprompt "$(INTO)/bin/unprompt"
+	mkdir -p "$(INTO)/share/unprompt/models"
+	cd "$(UNPROMPT_MODELS)" && cp -R -p all-MiniLM-L6-v2 $$(ls -d onnxruntime 2>/dev/null) "$(abspath $(INTO))/share/unprompt/models/"
+	cp -R -p models/tiny-world/checkpoints/clip models/tiny-world/checkpoints/sd2 "$(INTO)/share/unprompt/models/"
 
 demo: build ## the main job, from prompts to predictions (ONCE=1: end after the table)
 	$(TARGET)/debug/unprompt demo $(if $(ONCE),--once) --report reports/demo.json

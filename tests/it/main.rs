@@ -13,6 +13,7 @@ mod encoders;
 mod generate;
 mod index_admin;
 mod index_build;
+mod installed;
 mod kill;
 mod models;
 mod one_recipe;

@@ -76,7 +76,7 @@ impl Setup {
 }
 
 /// The one that the set-up fetched, by its path.
-fn minilm() -> PathBuf {
+pub fn minilm() -> PathBuf {
     let cache = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/unprompt/models");
     std::env::var_os("UNPROMPT_MODELS").map_or_else(cache, PathBuf::from).join("all-MiniLM-L6-v2")
 }

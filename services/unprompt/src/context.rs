@@ -209,7 +209,8 @@ impl Context {
         if let Some(folder) = checked.get(&model.name) {
             return Ok(folder.clone());
         }
-        let folder = store().path(model)?;
+        let installed = || Store::new(installed()?).path(model).ok();
+        let folder = store().path(model).or_else(|missing| installed().ok_or(missing))?;
         checked.insert(model.name.clone(), folder.clone());
         Ok(folder)
     }
@@ -232,20 +233,28 @@ fn models_cache() -> PathBuf {
     cache.unwrap_or_else(home).join("unprompt/models")
 }
 
-/// A checkpoint that comes with the repository, seen from a folder of it or from the binary's place in target/.
+/// A checkpoint of the tiny world: in the repository, seen from a folder of it or from the binary's place in target/, or where
+/// `make install` put it.
 fn tiny_world(name: &str) -> anyhow::Result<PathBuf> {
     let here = std::env::current_dir().context("the current folder cannot be told")?;
     let binary = std::env::current_exe().unwrap_or_default();
-    let found = here.ancestors().chain(binary.ancestors()).find_map(|folder| {
-        let checkpoint = folder.join("models/tiny-world/checkpoints").join(name);
-        checkpoint.is_dir().then_some(checkpoint)
-    });
+    let checkouts = here.ancestors().chain(binary.ancestors());
+    let checkouts = checkouts.map(|folder| folder.join("models/tiny-world/checkpoints"));
+    let found = checkouts.chain(installed()).map(|folder| folder.join(name)).find(|folder| folder.is_dir());
     found.with_context(|| {
         format!(
-            "no [models] {name} is configured, and the repository's tiny one is not found from {}",
+            "no [models] {name} is configured, and the tiny one is found neither in a repository around {} nor in the \
+             prefix of this binary",
             here.display()
         )
     })
+}
+
+/// PREFIX/share/unprompt/models of a binary that is PREFIX/bin/unprompt.
+fn installed() -> Option<PathBuf> {
+    let binary = std::env::current_exe().ok()?;
+    let models = binary.parent()?.parent()?.join("share/unprompt/models");
+    models.is_dir().then_some(models)
 }
 
 fn flags(global: &Global, up: Option<&Up>, http_port: Option<u16>) -> Value {
