@@ -9,6 +9,9 @@ CHAOS = $(TARGET)/debug/unprompt-chaos --python $(CACHE)/test-python/bin/python 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 INTO = $(DESTDIR)$(or $(PREFIX),/usr/local)
 
+# Says what is going to be compiled and for how long, where it was not before: $(call say,FILE,WHAT,PROCESSOR MINUTES).
+say = @[ -e $(1) ] || echo "make: compiling $(2), once: about $$(( $(3) / $$(nproc) + 1 )) minutes on $$(nproc) cores" >&2
+
 .PHONY: help setup build install demo test kafka fuzz chaos lint docs performance check-cuda bench bench-models has-gpu bench-cuda bench-index bench-import parity references clean
 
 help: ## what can be made
@@ -20,6 +23,7 @@ setup: ## toolchain, system packages and models
 	@models/tools/fetch_minilm.sh "$(UNPROMPT_MODELS)"
 
 build: setup ## the binary
+	$(call say,$(TARGET)/debug/unprompt,the binary and the 750 crates below it,65)
 	$(CARGO) build --locked -p unprompt -p unprompt-unify
 
 install: build ## the binary, stripped, and its models into PREFIX (/usr/local), below DESTDIR where that is set
@@ -36,6 +40,7 @@ test: setup ## every test
 	@scripts/kafka fetch $(CACHE)/kafka
 	@scripts/registry fetch $(CACHE)/registry
 	@scripts/python-env $(CACHE)/test-python tests/python/requirements.txt >/dev/null
+	$(call say,$(firstword $(wildcard $(TARGET)/debug/deps/unprompt_chaos-*) none),all crates and their tests,90)
 	UNPROMPT_TEST_PYTHON=$(CACHE)/test-python/bin/python UNPROMPT_TEST_KAFKA=$(CACHE)/kafka UNPROMPT_TEST_REGISTRY=$(CACHE)/registry scripts/failures-last $(CARGO) test --locked --workspace --no-fail-fast
 
 kafka: ## an Apache Kafka to play with, on 127.0.0.1:9092 (PORT=…), until Ctrl-C
