@@ -32,8 +32,8 @@ impl Fixture {
     fn start() -> Self {
         let (runtime, folder) = (Runtime::new().unwrap(), tempfile::tempdir().unwrap());
         let endpoint = runtime.block_on(EmbeddedIndex::start(&folder.path().join("index"), 0)).unwrap();
-        let connect = PromptIndex::connect(&endpoint.url(), ConnectOptions::default());
-        let index = runtime.block_on(connect).unwrap();
+        let url = endpoint.url();
+        let index = runtime.block_on(PromptIndex::connect(&url, ConnectOptions::default())).unwrap();
         runtime.block_on(index.ensure(&Layout::new(ENCODER, CLIP_DIM, "minilm@1"))).unwrap();
         let heads = HeadStore::new(ENCODER);
         let encoder = Encoder { pictures: ENCODER.into(), prompts: ENCODER.into() };
