@@ -29,7 +29,7 @@ pub enum JobError {
     ThreadEnded { doing: &'static str },
 
     #[error("[models] {key}: {reason}")]
-    ModelName { key: &'static str, reason: StoreError },
+    ModelName { key: &'static str, reason: Box<StoreError> },
     #[error("[models] {key}: {model} is for {fits}; name it there, or choose a model for {key}")]
     ModelPart { key: &'static str, model: String, fits: &'static str },
     #[error(
@@ -95,8 +95,9 @@ pub enum JobError {
     Model(#[from] ModelError),
     #[error(transparent)]
     Schema(#[from] SchemaError),
+    /// Boxed, so that results stay small.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(Box<StoreError>),
     #[error(transparent)]
     Stream(#[from] StreamError),
 }
@@ -109,5 +110,22 @@ impl JobError {
             Self::ReadingEnded { reason, .. } => Self::ReadingEnded { rows: acknowledged, reason },
             other => other,
         }
+    }
+}
+
+impl From<StoreError> for JobError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Box::new(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Above this size clippy asks for a box.
+    #[test]
+    fn results_stay_small() {
+        assert!(size_of::<JobError>() < 128, "{}", size_of::<JobError>());
     }
 }

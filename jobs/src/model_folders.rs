@@ -85,7 +85,9 @@ impl ModelFolders {
     pub fn manifest(&self) -> Result<Manifest, JobError> {
         let published = Manifest::published()?;
         let Some(own) = &self.settings.manifest else { return Ok(published) };
-        published.with(own).map_err(|reason| JobError::ModelName { key: "manifest", reason })
+        published
+            .with(own)
+            .map_err(|reason| JobError::ModelName { key: "manifest", reason: Box::new(reason) })
     }
 
     /// The folder of a model given by name, whose files are then checked, or a folder as given.
@@ -101,7 +103,9 @@ impl ModelFolders {
                 Err(JobError::ModelPart { key, model: model.name.clone(), fits: model.part.key() })
             }
             Some(Ok(model)) => self.checked(model),
-            Some(Err(reason)) if !given.exists() => Err(JobError::ModelName { key, reason }),
+            Some(Err(reason)) if !given.exists() => {
+                Err(JobError::ModelName { key, reason: Box::new(reason) })
+            }
             _ => Ok(given.to_owned()),
         }
     }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use generate::{Generate, Part};
+pub use generate::Generate;
 pub use index::{Index, IndexBuild, IndexOptimize, IndexRecall, IndexRestore, SearchSpace};
 pub use models::{Models, Pin, PullModels};
 pub use prompts::{Import, Prompts, ReadCorpus, Sample};

@@ -1,14 +1,13 @@
 //! What every command starts from: the configuration with its flags, and clients made from it.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
 use serde_json::{Map, Value, json};
 use unprompt_image_encoder::EncoderFolder;
 use unprompt_index::{Endpoint, PromptIndex};
-use unprompt_model_store::{Manifest, Model, Part, Store};
+use unprompt_jobs::ModelFolders;
+use unprompt_model_store::Manifest;
 use unprompt_models::encoder::VisionTower;
 use unprompt_schemas::codec::Codec;
 use unprompt_stream::config::load;
@@ -27,15 +26,7 @@ pub struct Context {
     /// A Kafka was named, by brokers or by profile, in whichever layer: no embedded broker is hosted or looked for.
     pub kafka_given: bool,
     registry: Registry,
-    /// Models that are known by name and were looked at.
-    checked: Arc<Mutex<BTreeMap<String, PathBuf>>>,
-}
-
-/// The folders of the models that embed prompts.
-#[derive(Clone, Debug)]
-pub struct ModelFolders {
-    pub minilm: PathBuf,
-    pub clip: PathBuf,
+    models: ModelFolders,
 }
 
 impl Context {
@@ -43,13 +34,8 @@ impl Context {
     pub fn load(global: &Global, up: Option<&Up>, http_port: Option<u16>) -> anyhow::Result<Self> {
         let config: Config = load(&defaults(), global.config.as_deref(), flags(global, up, http_port))?;
         let kafka_given = config.kafka.is_elsewhere();
-        Ok(Self {
-            config,
-            json: global.json,
-            kafka_given,
-            registry: Registry::default(),
-            checked: Arc::default(),
-        })
+        let models = ModelFolders::new(config.models.clone());
+        Ok(Self { config, json: global.json, kafka_given, registry: Registry::default(), models })
     }
 
     pub fn data_dir(&self) -> &Path {
@@ -123,7 +109,7 @@ impl Context {
 
     /// Which networks encode the prompts.
     pub fn text_encoder(&self) -> anyhow::Result<unprompt_text_encoder::Settings> {
-        let ModelFolders { minilm, clip } = self.models()?;
+        let (minilm, clip) = (self.minilm()?, self.clip()?);
         Ok(unprompt_text_encoder::Settings { minilm, clip, engine: self.config.models.engine })
     }
 
@@ -133,128 +119,46 @@ impl Context {
         Ok(unprompt_image_encoder::Settings { encoders: self.encoders()?, images, claim_check })
     }
 
+    /// The models of `[models]` and their folders.
+    pub fn models(&self) -> &ModelFolders {
+        &self.models
+    }
+
     /// The vision tower whose space pictures and prompts share.
     pub fn clip_vision(&self) -> anyhow::Result<VisionTower> {
-        Ok(VisionTower::load(&self.clip()?, &self.config.models.vision(self.config.models.clip_side))?)
+        Ok(self.models.load_clip_vision()?)
     }
 
-    /// All image encoders that are configured, the one above first.
+    /// All configured image encoders; the one of [`Self::clip`] comes first.
     pub fn encoders(&self) -> anyhow::Result<Vec<EncoderFolder>> {
-        let models = &self.config.models;
-        let first = (self.clip()?, models.clip_side);
-        let further = models
-            .encoders
-            .iter()
-            .map(|encoder| Ok((self.folder(&encoder.folder, Part::Clip)?, encoder.side)));
-        let encoders = std::iter::once(Ok(first)).chain(further);
-        let settled = |(folder, side)| EncoderFolder { folder, settings: models.vision(side) };
-        encoders.map(|encoder| encoder.map(settled)).collect()
+        let encoders = self.models.encoders()?.into_iter();
+        Ok(encoders.map(|(folder, settings)| EncoderFolder { folder, settings }).collect())
     }
 
-    /// Where the models are that embed prompts.
-    pub fn models(&self) -> anyhow::Result<ModelFolders> {
-        Ok(ModelFolders { minilm: self.minilm()?, clip: self.clip()? })
-    }
-
-    /// MiniLM as it is configured, or the one that is fetched at set-up.
+    /// MiniLM's folder.
     pub fn minilm(&self) -> anyhow::Result<PathBuf> {
-        self.folder(self.config.models.minilm.as_deref().unwrap_or(Path::new(MINILM)), Part::Minilm)
+        Ok(self.models.minilm()?)
     }
 
-    /// The first image encoder as it is configured, or the tiny world's.
+    /// The folder of the first image encoder.
     pub fn clip(&self) -> anyhow::Result<PathBuf> {
-        let given = self.config.models.clip.as_deref();
-        given.map_or_else(|| tiny_world("clip"), |given| self.folder(given, Part::Clip))
+        Ok(self.models.clip()?)
     }
 
-    /// Stable Diffusion as it is configured, or the tiny world's.
+    /// Stable Diffusion's folder.
     pub fn sd2(&self) -> anyhow::Result<PathBuf> {
-        let given = self.config.models.sd2.as_deref();
-        given.map_or_else(|| tiny_world("sd2"), |given| self.folder(given, Part::Sd2))
+        Ok(self.models.sd2()?)
     }
 
-    /// Whether every model is where it is said to be, and those that are named are what was published.
+    /// Checks that every model is there, and that the named ones are as published.
     pub fn check_models(&self) -> anyhow::Result<()> {
-        self.minilm()?;
-        self.sd2()?;
-        self.encoders().map(drop)
+        Ok(self.models.check()?)
     }
 
     /// The models that are known by name.
     pub fn manifest(&self) -> anyhow::Result<Manifest> {
-        let published = Manifest::published()?;
-        let own = self.config.models.manifest.as_deref();
-        own.map_or(Ok(published.clone()), |own| published.with(own)).context("[models] manifest")
+        Ok(self.models.manifest()?)
     }
-
-    /// The folder of the model that bears the name, all of whose files are then the published ones, or a folder as it was given.
-    fn folder(&self, given: &Path, part: Part) -> anyhow::Result<PathBuf> {
-        let key = part.key();
-        // What has a slash is a path; a name without one may be a folder too, but a known model comes first.
-        let name = given.to_str().filter(|name| !name.contains('/'));
-        let manifest = self.manifest()?;
-        match name.map(|name| manifest.model(name)) {
-            Some(Ok(model)) if model.part != part => {
-                bail!("[models] {key}: {} is for {}", model.name, model.part.key())
-            }
-            Some(Ok(model)) => self.checked(model),
-            Some(Err(unknown)) if !given.exists() => Err(unknown).with_context(|| format!("[models] {key}")),
-            _ => Ok(given.to_owned()),
-        }
-    }
-
-    /// A model's folder; what was right once is right for as long as this process lives.
-    fn checked(&self, model: &Model) -> anyhow::Result<PathBuf> {
-        let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(folder) = checked.get(&model.name) {
-            return Ok(folder.clone());
-        }
-        let installed = || Store::new(installed()?).path(model).ok();
-        let folder = store().path(model).or_else(|missing| installed().ok_or(missing))?;
-        checked.insert(model.name.clone(), folder.clone());
-        Ok(folder)
-    }
-}
-
-const MINILM: &str = "all-MiniLM-L6-v2";
-
-/// Where models that are known by name are kept.
-pub fn store() -> Store {
-    Store::new(models_cache())
-}
-
-/// $UNPROMPT_MODELS, or the user's cache.
-fn models_cache() -> PathBuf {
-    if let Some(folder) = std::env::var_os("UNPROMPT_MODELS") {
-        return folder.into();
-    }
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
-    cache.unwrap_or_else(home).join("unprompt/models")
-}
-
-/// A checkpoint of the tiny world: in the repository, seen from a folder of it or from the binary's place in target/, or where
-/// `make install` put it.
-fn tiny_world(name: &str) -> anyhow::Result<PathBuf> {
-    let here = std::env::current_dir().context("the current folder cannot be told")?;
-    let binary = std::env::current_exe().unwrap_or_default();
-    let checkouts = here.ancestors().chain(binary.ancestors());
-    let checkouts = checkouts.map(|folder| folder.join("models/tiny-world/checkpoints"));
-    let found = checkouts.chain(installed()).map(|folder| folder.join(name)).find(|folder| folder.is_dir());
-    found.with_context(|| {
-        format!(
-            "no [models] {name} is configured, and the tiny one is found neither in a repository around {} nor in the \
-             prefix of this binary",
-            here.display()
-        )
-    })
-}
-
-/// PREFIX/share/unprompt/models of a binary that is PREFIX/bin/unprompt.
-fn installed() -> Option<PathBuf> {
-    let binary = std::env::current_exe().ok()?;
-    let models = binary.parent()?.parent()?.join("share/unprompt/models");
-    models.is_dir().then_some(models)
 }
 
 fn flags(global: &Global, up: Option<&Up>, http_port: Option<u16>) -> Value {

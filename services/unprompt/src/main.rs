@@ -7,7 +7,6 @@ mod config;
 mod context;
 mod demo;
 mod endpoints;
-mod evaluation;
 mod hosted;
 mod index_access;
 mod output;

@@ -158,9 +158,9 @@ fn build(
 
 /// How the collection of the configured models is laid out.
 pub fn layout(context: &Context) -> anyhow::Result<Layout> {
-    let models = context.models()?;
-    let (clip, minilm) = (Revision::of_folder(&models.clip)?, Revision::of_folder(&models.minilm)?);
-    let layout = Layout::new(clip.to_string(), encoder::dims(&models.clip)?, minilm.to_string());
+    let folder = context.clip()?;
+    let (clip, minilm) = (Revision::of_folder(&folder)?, Revision::of_folder(&context.minilm()?)?);
+    let layout = Layout::new(clip.to_string(), encoder::dims(&folder)?, minilm.to_string());
     Ok(layout.profile(context.config.index.profile))
 }
 

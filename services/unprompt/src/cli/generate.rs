@@ -1,9 +1,9 @@
 //! The command that draws pictures of many prompts, and its flags.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::Args;
+use unprompt_jobs::generation::Part;
 
 use super::ReadCorpus;
 
@@ -30,37 +30,4 @@ pub struct Generate {
     /// Draw only the K-th of N parts of the prompts: one for each of N workers
     #[arg(long, value_name = "K/N")]
     pub part: Option<Part>,
-}
-
-/// One of several parts of the prompts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// From 1.
-    pub number: u64,
-    pub of: u64,
-}
-
-impl FromStr for Part {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no part: write it like 2/8, from 1/8 to 8/8");
-        let (number, of) = text.split_once('/').ok_or_else(wrong)?;
-        let part =
-            Self { number: number.parse().map_err(|_| wrong())?, of: of.parse().map_err(|_| wrong())? };
-        if (1..=part.of).contains(&part.number) { Ok(part) } else { Err(wrong()) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_are_counted_from_one() {
-        assert_eq!("2/8".parse(), Ok(Part { number: 2, of: 8 }));
-        for wrong in ["0/8", "9/8", "2", "a/b", "1/0", "-1/3"] {
-            assert!(wrong.parse::<Part>().unwrap_err().contains("2/8"), "{wrong}");
-        }
-    }
 }

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use unprompt_jobs::Progress;
+use unprompt_jobs::{Progress, model_store};
 use unprompt_model_store::{Manifest, Model, Pull, Pulled, Source, Sources, State};
 
 use crate::cli::{Models, Pin, PullModels};
-use crate::context::{Context, store};
+use crate::context::Context;
 use crate::output;
 
 pub async fn run(context: &Context, command: Models, stop: CancellationToken) -> anyhow::Result<()> {
@@ -17,13 +17,15 @@ pub async fn run(context: &Context, command: Models, stop: CancellationToken) ->
         Models::List => list(context),
         Models::Pull(args) => pull(context, args, stop).await,
         Models::Verify { names } => verify(context, &names),
-        Models::Path { name } => output::line(store().path(context.manifest()?.model(&name)?)?.display()),
+        Models::Path { name } => {
+            output::line(model_store().path(context.manifest()?.model(&name)?)?.display())
+        }
         Models::Pin(args) => pin(args),
     }
 }
 
 fn list(context: &Context) -> anyhow::Result<()> {
-    let (manifest, store) = (context.manifest()?, store());
+    let (manifest, store) = (context.manifest()?, model_store());
     if context.json {
         let told = |model: &Model| {
             let mut told = serde_json::to_value(model)?;
@@ -83,7 +85,7 @@ async fn stopped_for_long(stop: &CancellationToken) {
 
 /// With a progress bar.
 fn pull_one(model: &Model, from: Option<PathBuf>, stop: &CancellationToken) -> anyhow::Result<Pulled> {
-    let store = store();
+    let store = model_store();
     let progress = Progress::new(format!("pulling {} (bytes)", model.name), store.bytes_to_pull(model));
     let pull = Pull {
         sources: Sources::from_environment(),
@@ -98,9 +100,7 @@ fn pull_one(model: &Model, from: Option<PathBuf>, stop: &CancellationToken) -> a
 fn tell(context: &Context, name: &str, pulled: &Pulled) -> anyhow::Result<()> {
     if context.json {
         let Pulled { folder, files, bytes } = pulled;
-        return output::json(
-            &json!({ "model": name, "folder": folder, "files": files, "bytes": bytes }),
-        );
+        return output::json(&json!({ "model": name, "folder": folder, "files": files, "bytes": bytes }));
     }
     let folder = pulled.folder.display();
     match pulled.files {
@@ -110,7 +110,7 @@ fn tell(context: &Context, name: &str, pulled: &Pulled) -> anyhow::Result<()> {
 }
 
 fn verify(context: &Context, names: &[String]) -> anyhow::Result<()> {
-    let (manifest, store) = (context.manifest()?, store());
+    let (manifest, store) = (context.manifest()?, model_store());
     let models: Vec<&Model> = match names {
         [] => manifest.models.iter().filter(|model| store.state(model) != State::Absent).collect(),
         names => names.iter().map(|name| manifest.model(name)).collect::<Result<_, _>>()?,

@@ -1,7 +1,5 @@
 //! `unprompt query`: search the prompt index by text, picture, vector or prompt; once or many times.
 
-mod batch;
-mod models;
 mod requests;
 
 use std::path::Path;
@@ -11,8 +9,8 @@ use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 use unprompt_corpus::table::{Columns, TableWriter};
 use unprompt_index::Hit;
+use unprompt_jobs::query::{BatchSearch, QueryEncoder};
 
-use self::models::Models;
 use crate::cli::Query;
 use crate::commands::export::row_of_hit;
 use crate::context::Context;
@@ -33,15 +31,15 @@ async fn search(
     args: &Query,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let models = Models::new(context);
+    let mut encoder = QueryEncoder::new(context.models().clone(), context.config.images);
     if let Some(file) = &args.by.batch {
-        return batch::run(index, models, file, args, stop).await;
+        let batch = BatchSearch::open(file, requests::defaults(args)?, encoder)?;
+        return answer(batch, index, stop).await;
     }
     let request = requests::of_flags(args)?;
     let writer = args.out.as_deref().map(|path| table(path, args.with_vectors)).transpose()?;
-    let mut models = models;
-    let query = block_in_place(|| request.resolve(&mut models))?;
-    models.check_against(&index.info().await?)?;
+    let query = block_in_place(|| request.resolve(&mut encoder))?;
+    encoder.check_against(&index.info().await?)?;
     let Some(hits) = stop.run_until_cancelled(index.search(&query)).await else {
         bail!("stopped before the index answered");
     };
@@ -51,6 +49,14 @@ async fn search(
         None if context.json => output::json(&hits),
         None => print_table(&hits),
     }
+}
+
+/// Prints a result a line.
+async fn answer(mut batch: BatchSearch, index: &IndexAccess, stop: &CancellationToken) -> anyhow::Result<()> {
+    while let Some(results) = batch.next(index, stop).await? {
+        results.iter().try_for_each(output::json)?;
+    }
+    Ok(batch.finish()?)
 }
 
 fn table(path: &Path, vectors: bool) -> anyhow::Result<TableWriter> {

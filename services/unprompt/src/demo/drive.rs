@@ -23,12 +23,13 @@ use super::report::{Counts, Report};
 use crate::answers::{Answer, answer_of};
 use crate::cli::{ServiceName, Train};
 use crate::commands::evaluate::evaluate;
-use crate::commands::prompts;
 use crate::commands::publish::picture;
 use crate::commands::train::train;
 use crate::context::Context;
 use crate::stack::Stack;
 use unprompt_jobs::Progress;
+use unprompt_jobs::evaluation::Evaluation;
+use unprompt_jobs::import::prompt_record;
 
 /// Time between looks at how far the services are.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -82,7 +83,7 @@ pub async fn all(stack: &mut Stack, plan: &Plan) -> anyhow::Result<Report> {
     let counts = seconds.time("count", count(&context, &kafka, plan, &trained)).await?;
     let kept = context.data_dir().join("pictures");
     examples::keep_truth(&kept, &truth)?;
-    let (scores, scored) = seconds.time("evaluate", evaluate(&context, truth)).await?;
+    let Evaluation { scores, scored } = seconds.time("evaluate", evaluate(&context, &truth)).await?;
     let examples = examples::keep(&kept, &pictures, &scored)?;
     Ok(Report::new(counts, scores, examples, seconds))
 }
@@ -106,7 +107,7 @@ async fn publish_all<'a>(
     let publisher = Publisher::new(kafka)?;
     let topic_name = kafka.prefix.name(Topic::Prompts);
     let records: Vec<_> =
-        all.map(|prompt| prompts::record(codec, &topic_name, prompt)).collect::<Result<_, _>>()?;
+        all.map(|prompt| prompt_record(codec, &topic_name, prompt)).collect::<Result<_, _>>()?;
     Ok(publisher.publish_many(records).await? as u64)
 }
 

@@ -1,15 +1,12 @@
 //! A few held-out pictures, kept as files to play with, beside what was predicted of them.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use comfy_table::Table;
+use unprompt_jobs::evaluation::{Scored, Truth, TruthLine};
 use unprompt_models::metrics::cosine;
-use unprompt_schemas::Uuid;
 
-use crate::commands::evaluate::Truth;
-use crate::evaluation::Scored;
 use crate::output;
 
 /// How many are kept.
@@ -44,11 +41,11 @@ pub fn keep(
 }
 
 /// Writes which prompt made which picture, as `unprompt evaluate --truth` reads it.
-pub fn keep_truth(folder: &Path, truth: &HashMap<Uuid, String>) -> anyhow::Result<()> {
+pub fn keep_truth(folder: &Path, truth: &Truth) -> anyhow::Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
     let mut lines = String::new();
     for (image_id, text) in truth {
-        let line = Truth { image_id: *image_id, text: text.clone() };
+        let line = TruthLine { image_id: *image_id, text: text.clone() };
         lines.push_str(&serde_json::to_string(&line)?);
         lines.push('\n');
     }

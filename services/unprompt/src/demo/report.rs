@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde::Serialize;
+use unprompt_jobs::evaluation::{CalibrationScores, Scores};
 
 use super::drive::Seconds;
 use super::examples::{self, Example};
-use crate::evaluation::{Calibrated, Scores};
+use crate::commands::evaluate::table;
 use crate::output;
 
 /// What was counted, by readers that share nothing with the services.
@@ -35,7 +36,7 @@ pub struct Report {
     counts: Counts,
     mean_cosine: BTreeMap<&'static str, f64>,
     interval: BTreeMap<&'static str, [f64; 2]>,
-    calibration: Option<Calibrated>,
+    calibration: Option<CalibrationScores>,
     seconds: BTreeMap<&'static str, f64>,
     #[serde(skip)]
     scores: Scores,
@@ -81,7 +82,7 @@ impl Report {
             "\ncosine to the true prompt's embedding, {} held-out pictures",
             self.scores.pictures
         ))?;
-        output::line(self.scores.table())?;
+        output::line(table(&self.scores))?;
         if let Some(calibration) = &self.calibration {
             output::line(format!(
                 "expected_cosine is {:.4} off on average over tenths of the pictures ({:.4} a picture), rank correlation {:.2}",

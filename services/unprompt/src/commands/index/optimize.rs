@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use unprompt_index::IndexInfo;
-use unprompt_jobs::Progress;
+use unprompt_jobs::index_build::build_graph;
 
 use crate::cli::IndexOptimize;
 use crate::context::Context;
@@ -22,7 +22,7 @@ pub async fn run(
         index.change_profile(profile).await?;
     }
     let began = Instant::now();
-    let Some(info) = build(index, stop).await? else {
+    let Some(info) = build_graph(index, stop).await? else {
         anyhow::bail!("stopped; an `unprompt up` or a Qdrant server goes on building, else call this again");
     };
     let seconds = began.elapsed().as_secs_f64();
@@ -36,22 +36,4 @@ pub async fn run(
     output::line(format!(
         "{collection}: {points} prompts, {indexed_vectors} vectors in graphs, {segments} segments, after {seconds:.1} s"
     ))
-}
-
-/// Ends a bulk load, if there is one, and waits for the graph; none where `stop` came first.
-pub async fn build(index: &IndexAccess, stop: &CancellationToken) -> anyhow::Result<Option<IndexInfo>> {
-    // Two vectors a prompt.
-    let total = 2 * index.info().await?.points;
-    let progress = Progress::new("building the graph: vectors", Some(total));
-    let began = Instant::now();
-    let building = index.finish_bulk(|info| {
-        progress.note(format!("{} s so far, a graph counts when it is whole", began.elapsed().as_secs()));
-        progress.set(info.indexed_vectors.min(total));
-    });
-    let info = tokio::select! {
-        info = building => Some(info?),
-        () = stop.cancelled() => None,
-    };
-    progress.finish();
-    Ok(info)
 }

@@ -7,8 +7,8 @@ use anyhow::bail;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use unprompt_jobs::Progress;
+use unprompt_jobs::index_build::build_graph;
 
-use super::optimize;
 use crate::cli::IndexRestore;
 use crate::context::Context;
 use crate::index_access::IndexAccess;
@@ -48,7 +48,7 @@ pub async fn restore(
         () = stop.cancelled() => bail!(resume),
     };
     progress.finish();
-    if optimize::build(index, stop).await?.is_none() {
+    if build_graph(index, stop).await?.is_none() {
         bail!("all prompts are there, the graph is not built yet; `unprompt index optimize` does that");
     }
     if context.json {

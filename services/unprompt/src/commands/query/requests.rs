@@ -1,24 +1,22 @@
-//! Search requests from flags and from JSON; what the JSON leaves out is as the flags say.
+//! Search requests from flags.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use anyhow::{Context as _, bail, ensure};
-use serde_json::{Map, Value, json};
-use unprompt_index::{Picture, SearchRequest};
+use anyhow::Context as _;
+use serde_json::{Map, json};
+use unprompt_index::SearchRequest;
+use unprompt_jobs::query::{MAX_REQUEST_BYTES, RequestDefaults};
 
 use crate::cli::Query;
-
-/// The longest request; a picture of 20 MB in base64 fits.
-pub const MAX_REQUEST_BYTES: u64 = 32 << 20;
 
 /// The one search that the flags ask for.
 pub fn of_flags(args: &Query) -> anyhow::Result<SearchRequest> {
     let by = &args.by;
     if let Some(file) = &by.request {
         let text = read_text(file)?;
-        return of_json(&defaults(args)?, &text).with_context(|| file.display().to_string());
+        return defaults(args)?.parse(&text).with_context(|| file.display().to_string());
     }
     let mut object = Map::new();
     if let Some(text) = &by.text {
@@ -33,11 +31,11 @@ pub fn of_flags(args: &Query) -> anyhow::Result<SearchRequest> {
     if let Some(vector) = &by.vector {
         object.insert("vector".into(), json!(read_vector(vector)?));
     }
-    of_object(&defaults(args)?, object)
+    Ok(defaults(args)?.complete(object)?)
 }
 
 /// What the flags say of any search.
-pub fn defaults(args: &Query) -> anyhow::Result<Map<String, Value>> {
+pub fn defaults(args: &Query) -> anyhow::Result<RequestDefaults> {
     let mut object = Map::new();
     object.insert("limit".into(), json!(args.limit));
     object.insert("exact".into(), json!(args.exact));
@@ -51,42 +49,7 @@ pub fn defaults(args: &Query) -> anyhow::Result<Map<String, Value>> {
         ("ef", args.ef.map(|ef| json!(ef))),
     ];
     object.extend(optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
-    Ok(object)
-}
-
-/// A request in JSON, on top of what the flags say.
-pub fn of_json(defaults: &Map<String, Value>, text: &str) -> anyhow::Result<SearchRequest> {
-    let value: Value = serde_json::from_str(text).context("a search is a JSON object")?;
-    match value {
-        Value::Object(object) => of_object(defaults, object),
-        other => bail!("a search is a JSON object such as {{\"text\": \"a red star\"}}, not {other}"),
-    }
-}
-
-fn of_object(defaults: &Map<String, Value>, object: Map<String, Value>) -> anyhow::Result<SearchRequest> {
-    let mut whole = defaults.clone();
-    for (key, value) in object {
-        match (whole.get_mut(&key), value) {
-            // A filter adds to the flags' conditions, and where both name one, its own holds.
-            (Some(Value::Object(known)), Value::Object(own)) if key == "filter" => known.extend(own),
-            (_, value) => {
-                whole.insert(key, value);
-            }
-        }
-    }
-    if let Some(file) = whole.remove("image_file") {
-        ensure!(!whole.contains_key("image"), "a search has one picture: image or image_file");
-        let path = file.as_str().context("image_file is the path of a picture")?;
-        whole.insert("image".into(), serde_json::to_value(read_picture(Path::new(path))?)?);
-    }
-    Ok(serde_json::from_value(Value::Object(whole))?)
-}
-
-fn read_picture(path: &Path) -> anyhow::Result<Picture> {
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_REQUEST_BYTES).read_to_end(&mut bytes));
-    read.with_context(|| format!("{} cannot be read", path.display()))?;
-    Ok(Picture(bytes))
+    Ok(RequestDefaults::new(object).with_image_files())
 }
 
 fn read_vector(argument: &str) -> anyhow::Result<Vec<f32>> {
@@ -108,7 +71,7 @@ fn read_text(path: &Path) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-    use unprompt_index::{Diversity, Space, Wanted};
+    use unprompt_index::{Diversity, Picture, Space, Wanted};
 
     use super::*;
     use crate::cli::{Cli, Command};
@@ -143,28 +106,13 @@ mod tests {
     }
 
     #[test]
-    fn what_json_leaves_out_is_as_the_flags_say() {
+    fn what_a_line_leaves_out_is_as_the_flags_say() {
         let flags =
             query(&["--batch", "-", "-n", "3", "--source", "a", "--min-length", "5", "--group", "0.9"]);
-        let defaults = defaults(&flags).unwrap();
-        let request =
-            of_json(&defaults, r#"{"text": "x", "filter": {"min_length": 7}, "limit": 4}"#).unwrap();
-        assert_eq!((request.limit, request.filter.min_length), (4, Some(7)));
+        let request = defaults(&flags).unwrap().parse(r#"{"text": "x", "limit": 4}"#).unwrap();
+        assert_eq!((request.limit, request.filter.min_length), (4, Some(5)));
         assert_eq!(request.filter.sources, ["a"]);
         assert_eq!(request.diversity, Some(Diversity::Group { similarity: 0.9 }));
-        for (json, hint) in [
-            ("nonsense", "JSON object"),
-            ("[1]", "JSON object"),
-            (r#"{"text": "x", "filters": {}}"#, "unknown field `filters`"),
-            (r#"{"text": "x", "filter": {"source": "a"}}"#, "unknown field `source`"),
-            (r#"{"image_file": "/no/such.png"}"#, "/no/such.png"),
-            (r#"{"image_file": 3}"#, "path"),
-            (r#"{"image_file": "a.png", "image": "AAAA"}"#, "one picture"),
-            ("{}", "exactly one of text"),
-        ] {
-            let error = format!("{:#}", of_json(&defaults, json).unwrap_err());
-            assert!(error.contains(hint), "{error}");
-        }
     }
 
     #[test]
