@@ -116,7 +116,8 @@ impl ModelFolders {
         if let Some(folder) = checked.get(&model.name) {
             return Ok(folder.clone());
         }
-        let folder = model_store().path(model)?;
+        let installed = || Store::new(installed()?).path(model).ok();
+        let folder = model_store().path(model).or_else(|missing| installed().ok_or(missing))?;
         checked.insert(model.name.clone(), folder.clone());
         Ok(folder)
     }
@@ -141,11 +142,18 @@ fn store_folder() -> PathBuf {
 fn tiny_world(name: &'static str) -> Result<PathBuf, JobError> {
     let here = std::env::current_dir().unwrap_or_default();
     let binary = std::env::current_exe().unwrap_or_default();
-    let found = here.ancestors().chain(binary.ancestors()).find_map(|folder| {
-        let checkpoint = folder.join("models/tiny-world/checkpoints").join(name);
-        checkpoint.is_dir().then_some(checkpoint)
-    });
-    found.ok_or(JobError::NoTinyModel { name, from: here })
+    let checkouts = here.ancestors().chain(binary.ancestors());
+    let checkouts = checkouts.map(|folder| folder.join("models/tiny-world/checkpoints"));
+    let mut folders = checkouts.chain(installed()).map(|folder| folder.join(name));
+    let found = folders.find(|folder| folder.is_dir());
+    found.ok_or_else(|| JobError::NoTinyModel { name, from: here.clone() })
+}
+
+/// PREFIX/share/unprompt/models of a binary that is PREFIX/bin/unprompt, where `make install` puts models.
+fn installed() -> Option<PathBuf> {
+    let binary = std::env::current_exe().ok()?;
+    let models = binary.parent()?.parent()?.join("share/unprompt/models");
+    models.is_dir().then_some(models)
 }
 
 #[cfg(test)]
