@@ -79,7 +79,7 @@ fn index_stages(c: &mut Criterion, prompts: &[InputRecord], embeddings: &[InputR
     let mut predictor = Predictor::new(
         connect(),
         HeadStore::new(&encoder),
-        Encoder { pictures: encoder.clone(), prompts: encoder },
+        Encoder { pictures: encoder.clone(), prompts: encoder, dims: clip.dims() },
         settings,
         codec,
         handle,

@@ -35,8 +35,8 @@ pub mod names {
 
     /// The version of CloudEvents spoken here.
     pub const SPECVERSION_1_0: &str = "1.0";
-    /// `ce_type` of a picture by the generator. Generators before this contract wrote `unprompt.image.generated`;
-    /// readers take any type.
+    /// `ce_type` of a picture by the generator. Generators before this contract wrote
+    /// `unprompt.image.generated`; readers take any type.
     pub const TYPE_IMAGE_GENERATED: &str = "unprompt.image.generated.v1";
     /// `content-type` of a value that is not the picture but its URI (claim check).
     pub const URI_LIST: &str = "text/uri-list";

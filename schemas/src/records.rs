@@ -206,6 +206,40 @@ pub struct NamedVector {
     pub values: Vec<f32>,
 }
 
+/// The fault of a vector that cannot be compared or indexed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VectorFault {
+    #[error("has {got} values where {expected} are expected; encode it again with the configured model")]
+    Dimension { expected: usize, got: usize },
+    #[error("holds a value that is not finite; repair what made it and publish the record again")]
+    NotFinite,
+}
+
+impl VectorFault {
+    /// The code of its dead letter.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Dimension { .. } => "dimension",
+            Self::NotFinite => "not-finite",
+        }
+    }
+}
+
+impl NamedVector {
+    /// Checks that it has `dims` values, all finite.
+    ///
+    /// # Errors
+    /// The first fault.
+    pub fn check(&self, dims: usize) -> Result<(), VectorFault> {
+        let got = self.values.len();
+        match self.values.iter().all(|value| value.is_finite()) {
+            _ if got != dims => Err(VectorFault::Dimension { expected: dims, got }),
+            false => Err(VectorFault::NotFinite),
+            true => Ok(()),
+        }
+    }
+}
+
 /// A picture's vectors, one for each configured encoder.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ImageEmbedding {

@@ -1,4 +1,5 @@
-//! Training and serving predict by one recipe: the predictor reaches the very numbers that the trainer learned at.
+//! Training and serving predict by one recipe: the predictor reaches the very numbers that the
+//! trainer learned at.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,7 +27,8 @@ const CLIP_DIMS: usize = 16;
 const MINILM_DIMS: usize = 384;
 const K: usize = 20;
 
-/// Prompts and pictures in a world where a picture's vector is a projection of its prompt's, with noise.
+/// Prompts and pictures in a world where a picture's vector is a projection of its prompt's, with
+/// noise.
 struct World {
     rng: ChaCha8Rng,
     /// [16][384]
@@ -137,8 +139,9 @@ fn prediction(codec: &Codec, outcome: &Outcome) -> Prediction {
     codec.decode(outputs[0].value.as_deref().unwrap()).unwrap()
 }
 
-/// Given an index and held-out pictures, when a head is learned with either retrieval and then served, then the means of the served
-/// parts are the scores it was learned at, and every prediction has its expected cosine.
+/// Given an index and held-out pictures, when a head is learned with either retrieval and then
+/// served, then the means of the served parts are the scores it was learned at, and every
+/// prediction has its expected cosine.
 #[test]
 fn the_predictor_reaches_the_scores_that_the_trainer_learned_at() {
     let (runtime, folder) = (Runtime::new().unwrap(), tempfile::tempdir().unwrap());
@@ -158,7 +161,7 @@ fn the_predictor_reaches_the_scores_that_the_trainer_learned_at() {
             runtime.block_on(Validation::learn(&index, ridge.clone(), &pairs, retrieval, K)).unwrap();
         let heads = HeadStore::new(ENCODER);
         heads.announce(announced(&learned.head, folder.path())).unwrap();
-        let encoder = Encoder { pictures: ENCODER.into(), prompts: ENCODER.into() };
+        let encoder = Encoder { pictures: ENCODER.into(), prompts: ENCODER.into(), dims: CLIP_DIMS };
         let settings = Settings { k: K, retrieval, neighbours: 3 };
         let handle = runtime.handle().clone();
         let mut predictor = Predictor::new(connect(), heads, encoder, settings, codec.clone(), handle);

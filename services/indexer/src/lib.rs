@@ -17,7 +17,7 @@ use unprompt_stream::{
 
 pub use settings::IndexSection;
 
-/// What the indexer is to the rest of the system.
+/// The indexer, as the rest of the system knows it.
 pub const SERVICE: Service = Service {
     needs: Needs { index: true, heads: false, schema: None },
     ..Service::new("indexer", &[Topic::PromptEmbeddings], &[])
@@ -81,7 +81,8 @@ impl Indexer {
         check_vector("minilm", &embedding.minilm, &layout.minilm, MINILM_DIM)
     }
 
-    /// Writes runs of upserts and of deletes in the order of their records: a prompt deleted and published again is there.
+    /// Writes runs of upserts and of deletes in the order of their records: a prompt deleted and
+    /// published again is there.
     async fn write(&self, changes: &[Change]) -> Result<(), IndexError> {
         for run in changes.chunk_by(|a, b| a.upsert().is_some() == b.upsert().is_some()) {
             let upserts: Vec<PromptPoint> = run.iter().filter_map(Change::upsert).cloned().collect();
@@ -113,28 +114,16 @@ impl Change {
     }
 }
 
-fn check_vector(name: &str, vector: &NamedVector, wanted: &str, dim: usize) -> Result<(), Refusal> {
-    let (model, len) = (&vector.model, vector.values.len());
+fn check_vector(name: &str, vector: &NamedVector, wanted: &str, dims: usize) -> Result<(), Refusal> {
+    let model = &vector.model;
     if model != wanted {
         let reason = format!(
             "the {name} vector is of {model}, the collection of {wanted}; run the text-encoder with {wanted}"
         );
         return Err(Refusal::record("other-model", reason));
     }
-    if len != dim {
-        return Err(Refusal::record(
-            "dimension",
-            format!("the {name} vector has {len} values, the collection {dim}"),
-        ));
-    }
-    // The index refuses it too, but for the whole batch.
-    if !vector.values.iter().all(|value| value.is_finite()) {
-        return Err(Refusal::record(
-            "not-finite",
-            format!("the {name} vector holds a value that is not finite"),
-        ));
-    }
-    Ok(())
+    // The index refuses a faulty vector too, but with it the whole batch.
+    vector.check(dims).map_err(|fault| Refusal::record(fault.code(), format!("the {name} vector {fault}")))
 }
 
 fn deleted(record: &InputRecord) -> Result<Uuid, Refusal> {

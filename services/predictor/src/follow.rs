@@ -13,7 +13,8 @@ use unprompt_stream::{Backoff, InputRecord, KafkaConfig, TableReader};
 
 use crate::{HeadStore, PredictorError};
 
-/// Delays between attempts to read a head while the schema registry is away, from the first to the longest.
+/// Delays between attempts to read a head while the schema registry is away, from the first to the
+/// longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
 /// heads.v1, followed until this is dropped.
@@ -26,11 +27,12 @@ pub struct FollowedHeads {
 }
 
 impl FollowedHeads {
-    /// Follows the topic from its beginning, for heads of `encoder` (`name@revision`). Returns when it has caught up; None where `stop`
-    /// came first. A fault of the configuration cancels `stop`.
+    /// Follows the topic from its beginning, for heads of `encoder` (`name@revision`). Returns when
+    /// it has caught up; None where `stop` came first. A fault of the configuration cancels `stop`.
     ///
     /// # Errors
-    /// [`PredictorError::Heads`] for a registry that refuses us; [`PredictorError::Stream`] for a topic that cannot be read.
+    /// [`PredictorError::Heads`] for a registry that refuses us; [`PredictorError::Stream`] for a
+    /// topic that cannot be read.
     pub async fn start(
         kafka: &KafkaConfig,
         codec: Codec,
@@ -55,7 +57,7 @@ impl FollowedHeads {
         Ok(Some(heads))
     }
 
-    /// Whether heads.v1 can be followed with this configuration.
+    /// Checks that heads.v1 can be followed with this configuration.
     ///
     /// # Errors
     /// [`PredictorError::Heads`], with the reason.
@@ -67,7 +69,8 @@ impl FollowedHeads {
     }
 }
 
-/// Refuses a head that cannot be used with a log line, and keeps the one in use; an error is the configuration's fault.
+/// Refuses a head that cannot be used with a log line, and keeps the one in use; an error is the
+/// configuration's fault.
 fn take_head(
     store: &HeadStore,
     codec: &Codec,

@@ -30,7 +30,7 @@ pub use follow::FollowedHeads;
 pub use heads::{HeadStore, RefusedHead};
 pub use settings::Settings;
 
-/// What the predictor is to the rest of the system.
+/// The predictor, as the rest of the system knows it.
 pub const SERVICE: Service = Service {
     needs: Needs { index: true, heads: true, schema: Some(prepare_schema::<Prediction>) },
     ..Service::new("predictor", &[Topic::ImageEmbeddings], &[Topic::Predictions])
@@ -76,6 +76,8 @@ pub struct Encoder {
     pub pictures: String,
     /// `name@revision` of the prompts' vectors in the index.
     pub prompts: String,
+    /// Values of a vector of either.
+    pub dims: usize,
 }
 
 /// One image vector to predict from, and where it came from.
@@ -122,13 +124,18 @@ impl Predictor {
         })?;
         let mut embedding: ImageEmbedding = self.codec.decode(value)?;
         let found = embedding.vectors.iter().position(|vector| vector.model == self.encoder.pictures);
-        let image = found.map(|at| embedding.vectors.swap_remove(at).values).ok_or_else(|| {
+        let image = found.map(|at| embedding.vectors.swap_remove(at)).ok_or_else(|| {
             let reason = format!(
                 "no vector of {} in the record; run the image-encoder with it",
                 self.encoder.pictures
             );
             Refusal::record("no-vector-of-encoder", reason)
         })?;
+        // The index refuses a faulty vector too, but with it the whole batch.
+        image
+            .check(self.encoder.dims)
+            .map_err(|fault| Refusal::record(fault.code(), format!("the image's vector {fault}")))?;
+        let image = image.values;
         let search = recipe.search_vector(&image).map_err(as_rejection)?;
         Ok(Parsed::Input(Input { embedding, image, search }))
     }

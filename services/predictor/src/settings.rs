@@ -5,7 +5,7 @@ use unprompt_index::MAX_LIMIT_WITH_VECTORS;
 use unprompt_models::recipe::Retrieval;
 use unprompt_stream::config::Invalid;
 
-/// How the neighbours are found and how many of them a prediction shows.
+/// The search for neighbours, and the number of them that a prediction shows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {

@@ -31,7 +31,7 @@ pub const ALL: [ServiceName; 5] = [
 ];
 
 impl ServiceName {
-    /// What the service says of itself.
+    /// The service's own description.
     pub fn describe(self) -> &'static Service {
         match self {
             Self::Generator => &generator::SERVICE,
@@ -156,7 +156,7 @@ fn build(
     })
 }
 
-/// How the collection of the configured models is laid out.
+/// The layout of the collection for the configured models.
 pub fn layout(context: &Context) -> anyhow::Result<Layout> {
     let folder = context.clip()?;
     let (clip, minilm) = (Revision::of_folder(&folder)?, Revision::of_folder(&context.minilm()?)?);
@@ -169,6 +169,7 @@ fn encoder_names(context: &Context) -> anyhow::Result<Encoder> {
     Ok(Encoder {
         pictures: encoder::vector_name(&clip, context.config.models.clip_side)?,
         prompts: Revision::of_folder(&clip)?.to_string(),
+        dims: encoder::dims(&clip)?,
     })
 }
 
@@ -181,7 +182,7 @@ async fn follow_heads(wiring: &Wiring, stop: &CancellationToken) -> anyhow::Resu
 /// Returns once Kafka answers and has our topics. False where `stop` came first.
 ///
 /// # Errors
-/// What no waiting mends, such as credentials that are refused.
+/// Errors that no wait mends, such as refused credentials.
 pub async fn wait_for_topics(
     services: &[ServiceName],
     wiring: &Wiring,
@@ -194,7 +195,8 @@ pub async fn wait_for_topics(
     Ok(until_answered(&names.join(", "), "Kafka", stop, may_pass, ask).await?)
 }
 
-/// Returns once the index answers, or at once for a service that does not need it. False where `stop` came first.
+/// Returns once the index answers, or at once for a service that does not need it. False where
+/// `stop` came first.
 async fn wait_for_index(
     service: &Service,
     wiring: &Wiring,
@@ -208,8 +210,8 @@ async fn wait_for_index(
     Ok(until_answered(service.name, "the index", stop, IndexError::is_transient, ask).await?)
 }
 
-/// Asks the schema registry for what the service will need before it takes a record. A registry that is away is waited for, one that
-/// refuses ends the start. False where `stop` came first.
+/// Asks the schema registry for what the service will need before it takes a record. A registry
+/// that is away is waited for, one that refuses ends the start. False where `stop` came first.
 async fn wait_for_registry(
     service: &Service,
     wiring: &Wiring,
@@ -234,7 +236,7 @@ async fn wait_for_registry(
     answered.with_context(|| format!("{} did not start", service.name))
 }
 
-/// Known to be not ready while it waits.
+/// Makes the service known as not ready while it waits.
 fn not_ready_yet(name: &str, wiring: &Wiring) {
     wiring.health.service(&format!("{}{name}", wiring.kafka.prefix));
 }

@@ -1,4 +1,5 @@
-//! The predictor as a plain type on a real index: what it predicts with neighbours, with a head, with both, with neither.
+//! The predictor as a plain type on a real index: what it predicts with neighbours, with a head,
+//! with both, with neither.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +37,7 @@ impl Fixture {
         let index = runtime.block_on(PromptIndex::connect(&url, ConnectOptions::default())).unwrap();
         runtime.block_on(index.ensure(&Layout::new(ENCODER, CLIP_DIM, "minilm@1"))).unwrap();
         let heads = HeadStore::new(ENCODER);
-        let encoder = Encoder { pictures: ENCODER.into(), prompts: ENCODER.into() };
+        let encoder = Encoder { pictures: ENCODER.into(), prompts: ENCODER.into(), dims: CLIP_DIM };
         let settings = Settings { k: 10, retrieval: Retrieval::Clip, neighbours: 1 };
         let (codec, handle) = (Codec::single_object(), runtime.handle().clone());
         let predictor = Predictor::new(index.clone(), heads.clone(), encoder, settings, codec, handle);
@@ -170,20 +171,16 @@ fn a_record_that_cannot_be_predicted_from_is_a_dead_letter_and_its_neighbours_pa
         InputRecord { value: None, ..good.clone() },
         InputRecord { value: Some(b"not avro".to_vec()), ..good.clone() },
         picture(unit(CLIP_DIM + 1, 0)),
+        picture(Vec::new()),
+        picture(vec![f32::NAN, 0.0, 0.0]),
+        picture(vec![0.0, f32::INFINITY, 0.0]),
         good,
     ];
-    let outcomes = fixture.predictor.process(&batch[..3]).unwrap();
-    assert_eq!(code(&outcomes[0]), None);
-    assert_eq!(code(&outcomes[1]), Some("null-value"));
-    assert!(code(&outcomes[2]).is_some());
-    // A vector of another dimension than the head's, where the head decides what is searched.
-    let encoder = Encoder { pictures: ENCODER.into(), prompts: ENCODER.into() };
-    let settings = Settings { k: 10, retrieval: Retrieval::MiniLm, neighbours: 1 };
-    let (codec, handle) = (Codec::single_object(), fixture.runtime.handle().clone());
-    let (index, heads) = (fixture.index.clone(), fixture.heads.clone());
-    let mut by_head = Predictor::new(index, heads, encoder, settings, codec, handle);
-    let outcomes = by_head.process(&batch[3..]).unwrap();
-    assert_eq!((code(&outcomes[0]), code(&outcomes[1])), (Some("head"), None));
-    drop(by_head);
+    let outcomes = fixture.predictor.process(&batch).unwrap();
+    let codes: Vec<_> = outcomes.iter().map(code).collect();
+    assert_eq!((codes[0], codes[1], codes[7]), (None, Some("null-value"), None));
+    assert!(codes[2].is_some());
+    assert_eq!(codes[3..5], [Some("dimension"); 2]);
+    assert_eq!(codes[5..7], [Some("not-finite"); 2]);
     fixture.stop();
 }
