@@ -1,7 +1,9 @@
-//! Objects of stores: S3 and compatible stores, and web servers. It knows nothing of formats or of other inputs.
+//! Objects of stores: S3 and compatible stores, and web servers. It knows nothing of formats or of
+//! other inputs.
 //!
-//! Credentials and endpoints of S3 come from the environment, as object_store reads them (AWS_ACCESS_KEY_ID,
-//! AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT, AWS_ALLOW_HTTP, …). No name here holds a password.
+//! Credentials and endpoints of S3 come from the environment, as object_store reads them
+//! (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT, AWS_ALLOW_HTTP, …). No name
+//! here holds a password.
 
 use std::fmt;
 use std::future::Future;
@@ -154,13 +156,13 @@ impl ChunkReader for RemoteChunks {
     }
 }
 
-/// Whether a source is the URL of an object or of a store's folder.
+/// True for the URL of an object or of a store's folder.
 pub(crate) fn is_url(source: &str) -> bool {
     ["s3://", "http://", "https://"].iter().any(|scheme| source.starts_with(scheme))
 }
 
-/// Returns the objects that a URL names: one, or on S3 those that match a glob, or those below a prefix whose
-/// names are wanted.
+/// Returns the objects that a URL names: one, or on S3 those that match a glob, or those below a
+/// prefix whose names are wanted.
 pub(crate) fn find(url: &str, is_wanted: fn(&str) -> bool) -> Result<Vec<RemoteFile>, CorpusError> {
     let refused = |reason: &str| CorpusError::NoInput { source_name: redacted(url), reason: reason.into() };
     let parsed = Url::parse(url).map_err(|error| refused(&error.to_string()))?;
@@ -197,7 +199,8 @@ impl Store {
         self.wait(async move { objects.head(&path).await })?.map_err(io::Error::other)
     }
 
-    /// The object of this key, the objects that match it as a glob, or the wanted objects below it; sorted.
+    /// The object of this key, the objects that match it as a glob, or the wanted objects below it;
+    /// sorted.
     fn all(&self, path: &Path, key: &str, is_wanted: fn(&str) -> bool) -> io::Result<Vec<ObjectMeta>> {
         let key = key.trim_start_matches('/');
         let pattern = key.contains(['*', '?', '[']).then(|| glob::Pattern::new(key)).transpose();

@@ -25,7 +25,7 @@ pub struct Input {
     pub(crate) location: InputLocation,
 }
 
-/// Where an input is read from.
+/// The location of an input.
 #[derive(Clone, Debug)]
 pub(crate) enum InputLocation {
     File(PathBuf),
@@ -81,7 +81,7 @@ pub(crate) fn unpacked(name: &str) -> &str {
     [".gz", ".zst", ".zstd"].iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name)
 }
 
-/// Whether a file of this name in a folder is read.
+/// True if a file of this name in a folder is read.
 fn is_known(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let hidden = name.rsplit('/').next().unwrap_or_default().starts_with(['.', '_']);

@@ -133,7 +133,8 @@ pub struct Hit {
 }
 
 impl Hit {
-    /// Its similarity and its MiniLM vector \[384\], which is empty where the query did not ask for it.
+    /// Its similarity and its MiniLM vector \[384\], which is empty where the query did not ask for
+    /// it.
     pub fn similarity_and_minilm(&self) -> (f32, &[f32]) {
         (self.similarity, self.minilm.as_deref().unwrap_or_default())
     }

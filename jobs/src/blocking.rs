@@ -2,8 +2,8 @@
 
 use crate::JobError;
 
-/// Starts `work` on a thread for blocking work, and waits for it. `doing` says what the thread does,
-/// as in "the thread that draws".
+/// Starts `work` on a thread for blocking work, and waits for it. `doing` says what the thread
+/// does, as in "the thread that draws".
 ///
 /// # Errors
 /// [`JobError::ThreadEnded`] where `work` panics.

@@ -7,8 +7,8 @@ use unprompt_models::token_count::token_counter;
 use crate::blocking::blocking;
 use crate::{JobError, ModelFolders};
 
-/// Finds the inputs that `options` name. MiniLM's tokenizer counts tokens where they are bounded; no
-/// other model is needed.
+/// Finds the inputs that `options` name. MiniLM's tokenizer counts tokens where they are bounded;
+/// no other model is needed.
 ///
 /// # Errors
 /// Those of [`Corpus::open`], [`JobError::TokenCounter`].

@@ -13,7 +13,7 @@ use unprompt_stream::StreamError;
 /// An error of a library below, whatever its type.
 pub type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What can go wrong in a job.
+/// The errors of a job.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JobError {

@@ -1,5 +1,5 @@
-//! Draws pictures of many prompts, to images.v1, a folder or parquet files. A run that was stopped or
-//! killed resumes at the next picture, with the same seeds.
+//! Draws pictures of many prompts, to images.v1, a folder or parquet files. A run that was stopped
+//! or killed resumes at the next picture, with the same seeds.
 
 mod folder;
 mod parquet;
@@ -36,7 +36,7 @@ const GENERATION: RunSettings = RunSettings {
     folder: "generations",
 };
 
-/// What is drawn, and where the pictures go.
+/// The choices of a generation.
 #[derive(Clone, Debug)]
 pub struct GenerationSettings {
     pub generator: unprompt_generator::Settings,
@@ -46,7 +46,7 @@ pub struct GenerationSettings {
     pub target: PictureTarget,
 }
 
-/// What a later run of the same command needs to know.
+/// The state that a later run of the same command needs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct GenerationState {
     /// Fresh seeds are made of it.
@@ -78,7 +78,7 @@ pub struct Generation {
     took: Duration,
 }
 
-/// What a run did, and what a million pictures would cost.
+/// The summary of a generation, with the cost of a million pictures.
 #[derive(Clone, Debug, Serialize)]
 pub struct GenerationSummary {
     pub drawn: u64,
@@ -90,7 +90,7 @@ pub struct GenerationSummary {
     pub device: &'static str,
     /// Days of one device for a million pictures; None where none was drawn.
     pub device_days_a_million: Option<f64>,
-    /// Where the pictures are: the topic's name or the folder.
+    /// The topic's name, or the folder of the pictures.
     pub place: String,
 }
 
@@ -128,8 +128,8 @@ impl Generation {
     /// Draws to the end of the corpus.
     ///
     /// # Errors
-    /// Those of [`ResumableRun::next`], of a model that fails as a whole, and of a target that takes no
-    /// more pictures.
+    /// Those of [`ResumableRun::next`], of a model that fails as a whole, and of a target that
+    /// takes no more pictures.
     pub async fn run(&mut self, stop: &CancellationToken) -> Result<(), JobError> {
         let began = Instant::now();
         let drawn = self.draw_all(stop).await;
@@ -138,7 +138,7 @@ impl Generation {
         self.run.end(done)
     }
 
-    /// What became of the prompts; None until all are read.
+    /// The report on the prompts; None until all are read.
     pub fn report(&self) -> Option<&Report> {
         self.run.report()
     }
@@ -165,8 +165,8 @@ impl Generation {
         Ok(())
     }
 
-    /// Draws the missing pictures of some prompts, one pass of the network after the other, so that a
-    /// stop waits for one pass at most.
+    /// Draws the missing pictures of some prompts, one pass of the network after the other, so that
+    /// a stop waits for one pass at most.
     async fn draw_chunk(
         &mut self,
         rows: Vec<Clean>,
@@ -191,8 +191,8 @@ impl Generation {
         Ok(())
     }
 
-    /// The prompt once for each of its pictures that is not there yet, so that a picture that cannot be
-    /// drawn takes no other with it.
+    /// The prompt once for each of its pictures that is not there yet, so that a picture that
+    /// cannot be drawn takes no other with it.
     fn missing(&self, clean: Clean) -> Vec<Prompt> {
         let row = clean.row;
         if self.settings.part.is_some_and(|part| !part.contains(&row.text)) {

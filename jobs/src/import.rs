@@ -1,5 +1,5 @@
-//! Imports prompts from a corpus into prompts.v1. A second run publishes only what the first one did
-//! not have acknowledged.
+//! Imports prompts from a corpus into prompts.v1. A second run publishes only what the first one
+//! did not have acknowledged.
 
 use tokio_util::sync::CancellationToken;
 use unprompt_corpus::report::Report;
@@ -27,7 +27,7 @@ pub struct Import {
     target: Option<(KafkaConfig, Codec)>,
 }
 
-/// What an import did.
+/// The summary of an import.
 #[derive(Clone, Debug)]
 pub struct ImportSummary {
     pub published: u64,

@@ -37,14 +37,14 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 const INDEX_BUILD: RunSettings =
     RunSettings { label: "indexing (bytes)", unit: "prompts", chunk: CHUNK, folder: "builds" };
 
-/// What is indexed, and how the collection is laid out.
+/// The choices of an index build.
 #[derive(Clone, Debug)]
 pub struct IndexBuildSettings {
     /// The profile of a collection that is made.
     pub profile: Profile,
     /// Leaves out prompts whose MiniLM vector has at least this cosine to an earlier one's.
     pub near_duplicate: Option<f32>,
-    /// Whether the graph is built at the end.
+    /// Builds the graph at the end.
     pub graph: bool,
 }
 
@@ -59,7 +59,7 @@ pub struct IndexBuild {
     forgotten: Option<u64>,
 }
 
-/// What a build did.
+/// The summary of an index build.
 #[derive(Clone, Debug)]
 pub struct IndexBuildSummary {
     pub indexed: u64,
@@ -77,8 +77,8 @@ struct WrittenChunk {
 }
 
 impl IndexBuild {
-    /// Loads the networks, makes the collection if there is none, and opens the run after the prompts
-    /// that an earlier one indexed.
+    /// Loads the networks, makes the collection if there is none, and opens the run after the
+    /// prompts that an earlier one indexed.
     ///
     /// # Errors
     /// A model that cannot be loaded, a collection of another encoder, and those of
@@ -119,8 +119,8 @@ impl IndexBuild {
         self.run.resumed_at()
     }
 
-    /// The prompts that the collection holds, where they are fewer than an earlier run wrote and this
-    /// run begins again.
+    /// The prompts that the collection holds, where they are fewer than an earlier run wrote and
+    /// this run begins again.
     pub fn forgotten(&self) -> Option<u64> {
         self.forgotten
     }
@@ -128,8 +128,8 @@ impl IndexBuild {
     /// Indexes to the end of the corpus, and builds the graph if it is wanted.
     ///
     /// # Errors
-    /// Those of [`ResumableRun::next`]; a network that fails; an index that refuses points. An index
-    /// that is away, or whose disk is full, is waited for.
+    /// Those of [`ResumableRun::next`]; a network that fails; an index that refuses points. An
+    /// index that is away, or whose disk is full, is waited for.
     pub async fn run(&mut self, stop: &CancellationToken) -> Result<(), JobError> {
         let vectors = self.vectors_file();
         let done = match self.fill(stop).await {
@@ -148,7 +148,7 @@ impl IndexBuild {
         Ok(())
     }
 
-    /// What was done so far.
+    /// The summary so far.
     pub fn summary(&self) -> IndexBuildSummary {
         let indexed = self.run.made();
         let indexed_by_all = self.run.acknowledged() - self.run.state().dropped();
@@ -164,8 +164,8 @@ impl IndexBuild {
         })
     }
 
-    /// Reads, embeds and writes side by side; chunks are acknowledged in the order of their rows. What
-    /// is being written when reading ends, whatever ends it, is still acknowledged.
+    /// Reads, embeds and writes side by side; chunks are acknowledged in the order of their rows.
+    /// What is being written when reading ends, whatever ends it, is still acknowledged.
     async fn fill(&mut self, stop: &CancellationToken) -> Result<(), JobError> {
         self.find_near_duplicates().await?;
         self.index.begin_bulk().await?;
@@ -239,7 +239,7 @@ impl IndexBuild {
         self.run.acknowledge(written.end, written.points, |near| *near = written.near)
     }
 
-    /// Where the vectors are kept that near duplicates are found by.
+    /// The file of the vectors that near duplicates are found by.
     fn vectors_file(&self) -> Option<PathBuf> {
         self.run.checkpoint_path().map(vectors_beside)
     }

@@ -149,7 +149,8 @@ fn tiny_world(name: &'static str) -> Result<PathBuf, JobError> {
     found.ok_or_else(|| JobError::NoTinyModel { name, from: here.clone() })
 }
 
-/// PREFIX/share/unprompt/models of a binary that is PREFIX/bin/unprompt, where `make install` puts models.
+/// PREFIX/share/unprompt/models of a binary that is PREFIX/bin/unprompt, where `make install` puts
+/// models.
 fn installed() -> Option<PathBuf> {
     let binary = std::env::current_exe().ok()?;
     let models = binary.parent()?.parent()?.join("share/unprompt/models");

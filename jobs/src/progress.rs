@@ -24,7 +24,7 @@ pub struct Progress {
     counted: Mutex<Counted>,
 }
 
-/// Where the rates begin, and the note beside the position.
+/// The beginning of the rates, and the note beside the position.
 #[derive(Debug)]
 struct Counted {
     /// None while the items of an earlier run are read through.
@@ -32,7 +32,7 @@ struct Counted {
     note: Option<String>,
 }
 
-/// Where the rates begin.
+/// The beginning of the rates.
 #[derive(Debug)]
 struct Begin {
     items: u64,

@@ -25,12 +25,12 @@ const RESUME: &str = "give the same command again to resume after them";
 const BEGIN_AGAIN: &str = "nothing was kept: the same command begins again";
 const PIPE: &str = "a pipe cannot be resumed: give all of it again";
 
-/// How a kind of job runs. Every job has one, constant.
+/// The constants of a kind of job.
 #[derive(Clone, Copy, Debug)]
 pub struct RunSettings {
     /// The label of the progress, such as `importing (bytes)`.
     pub label: &'static str,
-    /// What the job makes of the rows, such as `prompts`.
+    /// The unit of the job's output, such as `prompts`.
     pub unit: &'static str,
     /// Rows in a chunk. Chunks end at multiples of it, whichever run reads them.
     pub chunk: usize,
@@ -38,7 +38,7 @@ pub struct RunSettings {
     pub folder: &'static str,
 }
 
-/// Where checkpoints are kept, and whether an earlier one is forgotten.
+/// The folder of the checkpoints, and the choice to forget an earlier one.
 #[derive(Clone, Debug)]
 pub struct CheckpointSettings {
     pub data_dir: PathBuf,
@@ -52,7 +52,7 @@ pub struct Chunk {
     pub end: ChunkEnd,
 }
 
-/// Where a chunk ends.
+/// The end of a chunk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChunkEnd {
     /// Kept rows of the corpus up to here.
@@ -61,7 +61,7 @@ pub struct ChunkEnd {
     pub bytes: u64,
 }
 
-/// What the reading thread sends: chunks, then the report.
+/// A message of the reading thread: chunks, then the report.
 #[derive(Debug)]
 enum Read {
     Chunk(Chunk),
@@ -79,7 +79,7 @@ pub struct ResumableRun<S> {
     progress: Option<Progress>,
     /// None where the run cannot be resumed.
     checkpoint: Option<Checkpoint>,
-    /// What the next run can do after a stop.
+    /// The advice for the next run after a stop.
     advice: &'static str,
     acknowledged: u64,
     resumed_at: u64,
@@ -94,8 +94,8 @@ pub struct ResumableRun<S> {
 impl<S: Serialize + DeserializeOwned + Default> ResumableRun<S> {
     /// Opens a run, after the rows that an earlier one acknowledged.
     ///
-    /// `fingerprint` is what decides the run's rows and what is made of them. Without `checkpoints`,
-    /// and of a corpus that cannot be read again, nothing is kept.
+    /// `fingerprint` is what decides the run's rows and what is made of them. Without
+    /// `checkpoints`, and of a corpus that cannot be read again, nothing is kept.
     ///
     /// # Errors
     /// [`CorpusError::OtherRun`] where an earlier run had other options or inputs, and
@@ -146,12 +146,12 @@ impl<S: Serialize + DeserializeOwned + Default> ResumableRun<S> {
         Ok(())
     }
 
-    /// The next chunk; None at the end, where [`Self::report`] is known. It may be dropped and called
-    /// again without losing a chunk.
+    /// The next chunk; None at the end, where [`Self::report`] is known. It may be dropped and
+    /// called again without losing a chunk.
     ///
     /// # Errors
-    /// [`JobError::Stopped`] where `stop` came first; [`JobError::ReadingEnded`] after the last chunk
-    /// before a fault of the corpus.
+    /// [`JobError::Stopped`] where `stop` came first; [`JobError::ReadingEnded`] after the last
+    /// chunk before a fault of the corpus.
     pub async fn next(&mut self, stop: &CancellationToken) -> Result<Option<Chunk>, JobError> {
         if self.report.is_some() {
             return Ok(None);
@@ -178,8 +178,8 @@ impl<S: Serialize + DeserializeOwned + Default> ResumableRun<S> {
         tokio::task::spawn_blocking(move || read_ahead(corpus, rows, &send));
     }
 
-    /// Acknowledges the rows up to `end.rows` and `made` more items of the job's unit, and updates the
-    /// state with them. The checkpoint is written at most once a second.
+    /// Acknowledges the rows up to `end.rows` and `made` more items of the job's unit, and updates
+    /// the state with them. The checkpoint is written at most once a second.
     ///
     /// # Errors
     /// [`CorpusError::Checkpoint`].
@@ -214,8 +214,8 @@ impl<S: Serialize + DeserializeOwned + Default> ResumableRun<S> {
         Ok(())
     }
 
-    /// Ends the run: [`Self::finish`] after a success; otherwise the checkpoint is written as of the
-    /// last acknowledgement, and the error says how far the run came.
+    /// Ends the run: [`Self::finish`] after a success; otherwise the checkpoint is written as of
+    /// the last acknowledgement, and the error says how far the run came.
     ///
     /// # Errors
     /// The error given, and [`CorpusError::Checkpoint`].
@@ -251,12 +251,12 @@ impl<S: Serialize + DeserializeOwned + Default> ResumableRun<S> {
         JobError::Stopped { rows: self.acknowledged, advice: self.advice }
     }
 
-    /// What the next run can do after this one stops.
+    /// The advice for the next run after this one stops.
     pub fn advice(&self) -> &'static str {
         self.advice
     }
 
-    /// What became of the rows; None until all are read.
+    /// The report on the rows; None until all are read.
     pub fn report(&self) -> Option<&Report> {
         self.report.as_ref()
     }

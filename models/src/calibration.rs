@@ -66,7 +66,8 @@ impl Calibration {
     /// Predictions that [`Calibration::fit`] needs, at least.
     pub const MIN_PREDICTIONS: usize = 2 * FOLDS;
 
-    /// Fits the forecast on held-out predictions and the cosines they reached, [`Self::MIN_PREDICTIONS`] or more of them.
+    /// Fits the forecast on held-out predictions and the cosines they reached,
+    /// [`Self::MIN_PREDICTIONS`] or more of them.
     pub fn fit(evidence: &[Evidence], reached: &[f32]) -> Result<Self, ModelError> {
         if evidence.len() < Self::MIN_PREDICTIONS || evidence.len() != reached.len() {
             return Err(ModelError::TooFewSamples(format!(

@@ -1,6 +1,7 @@
-//! The networks and the arithmetic of Unprompt: MiniLM, image encoders, Stable Diffusion 2, picture preprocessing, heads,
-//! the one recipe of a prediction. It reads model folders in the layouts the field uses (diffusers, transformers,
-//! sentence-transformers) and knows nothing of Kafka, Qdrant or Tokio.
+//! The networks and the arithmetic of Unprompt: MiniLM, image encoders, Stable Diffusion 2, picture
+//! preprocessing, heads, the one recipe of a prediction. It reads model folders in the layouts the
+//! field uses (diffusers, transformers, sentence-transformers) and knows nothing of Kafka, Qdrant
+//! or Tokio.
 
 mod batches;
 pub mod blend;

@@ -1,7 +1,9 @@
-//! The recipe of a prediction: from an image vector and its nearest prompts to the prompt's MiniLM vector, and how far to trust it.
+//! The recipe of a prediction: from an image vector and its nearest prompts to the prompt's MiniLM
+//! vector, and how far to trust it.
 //!
-//! Serving, validation and evaluation all predict through [`Recipe`], so that what is learned is what is served. It must not know
-//! where neighbours come from: whoever has an index searches it for [`Recipe::search_vector`] and hands the answers in.
+//! Serving, validation and evaluation all predict through [`Recipe`], so that what is learned is
+//! what is served. It must not know where neighbours come from: whoever has an index searches it
+//! for [`Recipe::search_vector`] and hands the answers in.
 
 use serde::{Deserialize, Serialize};
 
@@ -68,7 +70,7 @@ pub struct Parts {
     pub head: Option<Vec<f32>>,
     /// Each neighbour's share of `knn`, in their order; the shares sum to 1.
     pub weights: Vec<f32>,
-    /// What the calibration reads; none unless both parts are there.
+    /// The input of the calibration; none unless both parts are there.
     pub evidence: Option<Evidence>,
 }
 
@@ -78,11 +80,12 @@ pub struct Predicted {
     /// The blend of the parts, or the only part there is; \[384\] of unit norm.
     pub vector: Vec<f32>,
     pub parts: Parts,
-    /// The cosine to the true prompt's vector to expect, -1 to 1; none without a calibration or without both parts.
+    /// The cosine to the true prompt's vector to expect, -1 to 1; none without a calibration or
+    /// without both parts.
     pub expected_cosine: Option<f32>,
 }
 
-/// How predictions are made at the moment: the retrieval space and the head in use.
+/// The recipe at the moment: the retrieval space and the head in use.
 #[derive(Clone, Copy, Debug)]
 pub struct Recipe<'a> {
     pub retrieval: Retrieval,
@@ -98,7 +101,8 @@ impl Recipe<'_> {
         search_vector(self.retrieval, self.head.map(|head| &head.ridge), image)
     }
 
-    /// Predicts from an image vector \[d\] and its neighbours, best first. None where there is neither a neighbour nor a head.
+    /// Predicts from an image vector \[d\] and its neighbours, best first. None where there is
+    /// neither a neighbour nor a head.
     ///
     /// # Errors
     /// [`ModelError::Dimensions`] where vectors do not fit the head or each other.
@@ -150,7 +154,8 @@ impl Parts {
         Ok(Self { knn, head, weights, evidence })
     }
 
-    /// The blend at this weight of the head, or the only part there is. None where there is no part.
+    /// The blend at this weight of the head, or the only part there is. None where there is no
+    /// part.
     pub fn blended(&self, weight_of_head: f32) -> Option<Vec<f32>> {
         match (&self.knn, &self.head) {
             (Some(knn), Some(head)) => Some(blend(knn, head, weight_of_head)),
@@ -170,10 +175,11 @@ fn check(expected: Option<usize>, got: usize) -> Result<(), ModelError> {
 }
 
 impl TrainedHead {
-    /// Learns the blend's weight and the calibration on held-out pictures: their parts as `ridge` gave them, and the true prompts'
-    /// vectors \[384\].
+    /// Learns the blend's weight and the calibration on held-out pictures: their parts as `ridge`
+    /// gave them, and the true prompts' vectors \[384\].
     ///
-    /// Only pictures with both parts teach, for only they are blended. Without any the head stands alone, with weight 1.
+    /// Only pictures with both parts teach, for only they are blended. Without any the head stands
+    /// alone, with weight 1.
     ///
     /// # Errors
     /// [`ModelError::Singular`] where the calibration cannot be solved.
@@ -234,7 +240,8 @@ mod tests {
         TrainedHead { ridge: ridge(), blend_weight, calibration }
     }
 
-    /// Fifty pictures, each with a neighbour that is a little off the truth and a head that is a little off elsewhere.
+    /// Fifty pictures, each with a neighbour that is a little off the truth and a head that is a
+    /// little off elsewhere.
     fn held_out() -> (Vec<Parts>, Vec<Vec<f32>>) {
         let picture = |i: usize| {
             let lean = 0.2 + 0.01 * i as f32;

@@ -12,14 +12,16 @@ use crate::minilm::Engine;
 /// The section's defaults, as TOML with comments for its readers.
 pub const DEFAULTS: &str = include_str!("default.toml");
 
-/// `[models]`: folders in the layouts of the field, or names of models that `unprompt models` fetches.
+/// `[models]`: folders in the layouts of the field, or names of models that `unprompt models`
+/// fetches.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSettings {
     /// sentence-transformers' all-MiniLM-L6-v2.
     #[serde(default)]
     pub minilm: Option<PathBuf>,
-    /// The image encoder whose space pictures and prompts share, in transformers' or open_clip's layout.
+    /// The image encoder whose space pictures and prompts share, in transformers' or open_clip's
+    /// layout.
     #[serde(default)]
     pub clip: Option<PathBuf>,
     /// The side in pixels that pictures are brought to for it; its own where absent.
@@ -43,7 +45,7 @@ pub struct ModelSettings {
 }
 
 impl ModelSettings {
-    /// How a vision tower runs, at a side of its own.
+    /// The settings of a vision tower, at a side of its own.
     pub fn vision(&self, side: Option<usize>) -> VisionSettings {
         VisionSettings { side, precision: self.precision, engine: self.vision_engine }
     }

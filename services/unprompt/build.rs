@@ -22,7 +22,8 @@ fn features() -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-/// The commit that is checked out, where this is a clone and not a tarball unpacked in another repository.
+/// The commit that is checked out, where this is a clone and not a tarball unpacked in another
+/// repository.
 fn checked_out() -> Option<String> {
     let asked =
         ["rev-parse", "--show-prefix", "--git-path", "HEAD", "--git-path", "logs/HEAD", "--short=12", "HEAD"];
@@ -32,7 +33,8 @@ fn checked_out() -> Option<String> {
     if prefix != "services/unprompt/" {
         return None;
     }
-    // Every commit and checkout writes to the log. A path that does not exist would run this script each time.
+    // Every commit and checkout writes to the log. A path that does not exist would run this script
+    // each time.
     for path in [head, log].into_iter().filter(|path| Path::new(path).exists()) {
         println!("cargo::rerun-if-changed={path}");
     }

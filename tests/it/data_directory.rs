@@ -13,10 +13,10 @@ use unprompt_schemas::records::Prediction;
 
 use crate::stack::{Up, answer};
 
-/// How far a vector's component, a similarity, a weight or an expected cosine may be off.
+/// The tolerance of a vector's component, a similarity, a weight and an expected cosine.
 const TOLERANCE: f32 = 1e-5;
 
-/// What the older binary found in the data directory, and predicted from it.
+/// The older binary's counts and its prediction from the data directory.
 #[derive(Debug, Deserialize)]
 struct Expected {
     prompts_indexed: u64,
@@ -53,8 +53,8 @@ fn unpacked() -> TempDir {
     folder
 }
 
-/// Runs in the folder that holds the data directory, because the announced path of the head's file is
-/// relative to it.
+/// Runs in the folder that holds the data directory, because the announced path of the head's file
+/// is relative to it.
 fn start(folder: &Path, data_dir: &Path) -> Up {
     let checkpoint = |name: &str| {
         let path = repository().join("models/tiny-world/checkpoints").join(name);
@@ -75,7 +75,7 @@ fn predict(data_dir: &Path) -> Prediction {
     serde_json::from_value(json(data_dir, &["predict", picture.to_str().unwrap()])).unwrap()
 }
 
-/// How many offsets `topics list` counts in a topic.
+/// The offsets that `topics list` counts in a topic.
 fn offsets(data_dir: &Path, topic: &str) -> u64 {
     let topics = json(data_dir, &["topics", "list"]);
     let state = topics.as_array().unwrap().iter().find(|state| state["topic"] == topic).unwrap();

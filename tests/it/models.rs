@@ -93,7 +93,7 @@ fn a_pull_that_is_stopped_and_killed_goes_on_and_what_it_brought_is_served_only_
     assert!(Command::new("kill").args(["-INT", &stopped.id().to_string()]).status().unwrap().success());
     let ended = stopped.wait_with_output().unwrap();
     let said = String::from_utf8(ended.stderr).unwrap();
-    assert!(!ended.status.success() && said.contains("goes on where it was"), "{said}");
+    assert!(!ended.status.success() && said.contains("resumes where it stopped"), "{said}");
 
     let before = setup.begun();
     setup.hub.take_asked();

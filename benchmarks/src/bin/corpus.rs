@@ -1,5 +1,5 @@
-//! How fast prompts are read, cleaned and written as tables, and near duplicates found. Each step prints one JSON
-//! object.
+//! How fast prompts are read, cleaned and written as tables, and near duplicates found. Each step
+//! prints one JSON object.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -104,8 +104,8 @@ fn near_duplicates(folder: &Path, count: usize, threshold: f32) -> anyhow::Resul
     }))
 }
 
-/// Of some of the last half how many have a near duplicate among the vectors kept before, and how many of those were
-/// not told.
+/// Of some of the last half how many have a near duplicate among the vectors kept before, and how
+/// many of those were not told.
 fn missed(vectors: &[Vec<f32>], told: &[bool], threshold: f32) -> (usize, usize) {
     let half = vectors.len() / 2;
     let compared = (half..vectors.len()).step_by((half / COMPARED).max(1));

@@ -1,6 +1,8 @@
-//! CSV and TSV, a record at a time: RFC 4180's quotes, either end of line, and no record longer than a row may be.
+//! CSV and TSV, a record at a time: RFC 4180's quotes, either end of line, and no record longer
+//! than a row may be.
 //!
-//! csv-core parses; the csv crate over it holds a whole file in memory where a quote is never closed.
+//! csv-core parses; the csv crate over it holds a whole file in memory where a quote is never
+//! closed.
 
 use std::borrow::Cow;
 use std::io::{self, BufRead};
@@ -124,8 +126,8 @@ impl Records {
         }
     }
 
-    /// Leaves a record that is too long. The next one begins in the next line, even within quotes: a quote that is
-    /// never closed costs one row and not the rest.
+    /// Leaves a record that is too long. The next one begins in the next line, even within quotes:
+    /// a quote that is never closed costs one row and not the rest.
     fn skip_line(&mut self, is_line_end: bool) -> io::Result<Found> {
         if !is_line_end {
             self.reader.skip_until(b'\n')?;

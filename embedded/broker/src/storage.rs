@@ -16,7 +16,7 @@ use crate::{CLUSTER, EmbeddedBrokerError, NODE};
 
 const FILE: &str = "broker.db";
 
-/// Whether the last broker on this data was killed: only then its write-ahead log is still there.
+/// True if the last broker on this data was killed: only then its write-ahead log is still there.
 pub(crate) fn was_killed(data_dir: &Path) -> bool {
     data_dir.join(format!("{FILE}-wal")).exists()
 }

@@ -49,7 +49,7 @@ impl Default for ConnectOptions {
     }
 }
 
-/// Where the index answers, and how to talk to it.
+/// The address of the index and the options of its client.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     /// Of Qdrant's gRPC, such as `http://127.0.0.1:6334`.

@@ -77,10 +77,12 @@ impl PromptIndex {
         Ok(answers)
     }
 
-    /// The prompts nearest to each query, best first, every one with its MiniLM vector \[384\]; all of them or an error.
+    /// The prompts nearest to each query, best first, every one with its MiniLM vector \[384\]; all
+    /// of them or an error.
     ///
     /// # Errors
-    /// [`IndexError::ForeignPoint`] for a point without that vector: a prediction must not leave it out silently.
+    /// [`IndexError::ForeignPoint`] for a point without that vector: a prediction must not leave it
+    /// out silently.
     pub async fn nearest(&self, queries: Vec<Query>) -> Result<Vec<Vec<Hit>>, IndexError> {
         let queries: Vec<Query> =
             queries.into_iter().map(|query| query.with_vectors([Space::MiniLm])).collect();

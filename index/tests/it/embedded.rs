@@ -1,4 +1,5 @@
-//! Claims about the prompt index on the embedded endpoint: the server is killed under a load, the profile changes.
+//! Claims about the prompt index on the embedded endpoint: the server is killed under a load, the
+//! profile changes.
 
 use std::fs;
 use std::path::Path;
@@ -90,14 +91,14 @@ async fn a_graph_that_was_being_built_when_the_server_was_killed_is_built_after_
     server.kill();
 }
 
-/// Whether a segment of the only collection is being built.
+/// True while a segment of the only collection is being built.
 fn is_building(folder: &Path) -> bool {
     let collection = fs::read_dir(folder.join("collections")).unwrap().flatten().next().unwrap();
     let unfinished = collection.path().join("temp_segments");
     fs::read_dir(unfinished).is_ok_and(|mut entries| entries.next().is_some())
 }
 
-/// What the files of the segments say about their compressed vectors.
+/// The compressed vectors' settings in the files of the segments.
 fn quantised(folder: &std::path::Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {

@@ -40,8 +40,8 @@ type PictureVector = (Uuid, Vec<f32>);
 /// Scores the `k` nearest prompts of every picture in `truth` that is encoded.
 ///
 /// # Errors
-/// [`JobError::NoEmbeddings`], [`JobError::EmptyIndex`], [`JobError::UnknownEncoder`]; an index or a
-/// Kafka that cannot be read; a MiniLM that cannot be loaded.
+/// [`JobError::NoEmbeddings`], [`JobError::EmptyIndex`], [`JobError::UnknownEncoder`]; an index or
+/// a Kafka that cannot be read; a MiniLM that cannot be loaded.
 pub async fn score_retrieval(
     index: &PromptIndex,
     kafka: &KafkaConfig,

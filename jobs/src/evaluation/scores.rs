@@ -36,8 +36,8 @@ pub struct Scores {
 /// How far expected_cosine is from the cosine reached.
 #[derive(Clone, Debug, Serialize)]
 pub struct CalibrationScores {
-    /// Expected calibration error: the pictures sorted by expected_cosine and cut into tenths, the mean
-    /// over the tenths of |mean expected − mean reached|.
+    /// Expected calibration error: the pictures sorted by expected_cosine and cut into tenths, the
+    /// mean over the tenths of |mean expected − mean reached|.
     pub mean_abs_error: f64,
     /// Mean over the single pictures of |expected − reached|: how sharp the expectation is.
     pub mean_abs_error_per_picture: f64,
@@ -48,7 +48,8 @@ pub struct CalibrationScores {
 }
 
 impl Scores {
-    /// Scores each method that every prediction has; `mean_prompt` is left out where it is not known.
+    /// Scores each method that every prediction has; `mean_prompt` is left out where it is not
+    /// known.
     pub fn of(scored: &[Scored], mean_prompt: Option<&[f32]>) -> Self {
         let mut scores = Self {
             pictures: scored.len(),

@@ -1,5 +1,5 @@
-//! A folder of PNG files with a metadata.jsonl about them, as Hugging Face's datasets reads a folder
-//! of images. It must not know which prompts are still to be drawn.
+//! A folder of PNG files with a metadata.jsonl about them, as Hugging Face's datasets reads a
+//! folder of images. It must not know which prompts are still to be drawn.
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
@@ -51,8 +51,8 @@ pub struct Folder {
 const METADATA: &str = "metadata.jsonl";
 
 impl Folder {
-    /// Opens or makes the folder. A line that a killed run left unfinished is removed, and its picture
-    /// is drawn again.
+    /// Opens or makes the folder. A line that a killed run left unfinished is removed, and its
+    /// picture is drawn again.
     pub fn open(path: &Path) -> Result<Self, JobError> {
         Self::open_files(path).map_err(|reason| JobError::PictureFolder { path: path.to_owned(), reason })
     }

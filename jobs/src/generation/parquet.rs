@@ -1,6 +1,6 @@
-//! Pictures in parquet files, each with its PNG as Hugging Face's datasets keeps images: a struct of
-//! bytes and path. The pictures of the next file wait in a folder until it is full, so that a killed
-//! run loses none and draws none twice.
+//! Pictures in parquet files, each with its PNG as Hugging Face's datasets keeps images: a struct
+//! of bytes and path. The pictures of the next file wait in a folder until it is full, so that a
+//! killed run loses none and draws none twice.
 
 use std::collections::HashSet;
 use std::fs::{self, File};

@@ -29,7 +29,8 @@ impl Seeds {
     }
 }
 
-/// One of several parts of the prompts. Each prompt belongs to one of them, whatever lies beside it.
+/// One of several parts of the prompts. Each prompt belongs to one of them, whatever lies beside
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
     /// From 1.
@@ -38,7 +39,7 @@ pub struct Part {
 }
 
 impl Part {
-    /// Whether a prompt belongs to the part.
+    /// True for a prompt of the part.
     pub fn contains(self, text: &str) -> bool {
         prompt_id(text).as_u128() % u128::from(self.of) == u128::from(self.number - 1)
     }

@@ -1,4 +1,4 @@
-//! Where pictures go: images.v1, a folder of PNG files, or parquet files.
+//! The targets of pictures: images.v1, a folder of PNG files, or parquet files.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use super::folder::Folder;
 use super::parquet::Parquet;
 use crate::JobError;
 
-/// Where pictures are to go.
+/// The target of the pictures.
 #[derive(Clone, Debug)]
 pub enum PictureTarget {
     /// images.v1.
@@ -60,7 +60,7 @@ impl Sink {
         }
     }
 
-    /// Whether the picture is there already. A topic is not read, so its pictures are not known.
+    /// True if the picture is there already. A topic is not read, so its pictures are not known.
     pub fn has(&self, id: Uuid) -> bool {
         match self {
             Self::Topic { .. } => false,

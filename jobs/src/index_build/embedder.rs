@@ -1,5 +1,5 @@
-//! Makes points of the collection from rows: both text vectors, near duplicates left out. It must not
-//! know the index's wire.
+//! Makes points of the collection from rows: both text vectors, near duplicates left out. It must
+//! not know the index's wire.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,7 +21,8 @@ const EXAMPLES: usize = 3;
 pub struct Embedder {
     minilm: MiniLm,
     clip: TextTower,
-    /// When each input was last changed, milliseconds since 1970: the time of prompts that have none.
+    /// When each input was last changed, milliseconds since 1970: the time of prompts that have
+    /// none.
     input_times: Vec<i64>,
     near: Option<Near>,
     /// The first near duplicates of this run.

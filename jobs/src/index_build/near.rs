@@ -7,7 +7,7 @@ use unprompt_corpus::CorpusError;
 use unprompt_corpus::near::NearDuplicates;
 use unprompt_models::minilm::MiniLm;
 
-/// How far the search for near duplicates is: what a later run needs to decide the same.
+/// The position of the search for near duplicates, from which a later run decides the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NearState {
     /// Vectors kept in the file.
@@ -48,8 +48,8 @@ impl Near {
         Ok(Self { search, state })
     }
 
-    /// Whether a vector \[384\] is near one that was kept before; counts it for its input if so, and
-    /// keeps it otherwise.
+    /// Whether a vector \[384\] is near one that was kept before; counts it for its input if so,
+    /// and keeps it otherwise.
     pub fn drops(&mut self, input: usize, vector: &[f32]) -> Result<bool, CorpusError> {
         let is_near = self.search.check(vector)?.is_some();
         if is_near {

@@ -1,5 +1,5 @@
-//! Many searches: a request a line, a result a line, in the same order. A line that cannot be answered
-//! is alone with its error.
+//! Many searches: a request a line, a result a line, in the same order. A line that cannot be
+//! answered is alone with its error.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -56,8 +56,8 @@ impl BatchSearch {
     /// The results of the next lines; None at the end.
     ///
     /// # Errors
-    /// [`JobError::SearchesStopped`], [`JobError::Unreadable`], and what concerns all searches, such as
-    /// an index that is away.
+    /// [`JobError::SearchesStopped`], [`JobError::Unreadable`], and what concerns all searches,
+    /// such as an index that is away.
     pub async fn next(
         &mut self,
         index: &PromptIndex,

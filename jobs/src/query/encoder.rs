@@ -25,8 +25,8 @@ impl QueryEncoder {
         Self { models, limits, minilm: None, clip_text: None, clip_vision: None }
     }
 
-    /// Refuses an index that was filled by other models than those used so far: similarities would mean
-    /// nothing.
+    /// Refuses an index that was filled by other models than those used so far: similarities would
+    /// mean nothing.
     ///
     /// # Errors
     /// [`JobError::OtherModel`].

@@ -12,7 +12,7 @@ use crate::JobError;
 /// The longest request; a picture of 20 MB in base64 fits.
 pub const MAX_REQUEST_BYTES: u64 = 32 << 20;
 
-/// What holds for every request that does not say otherwise.
+/// The defaults of every request.
 #[derive(Clone, Debug, Default)]
 pub struct RequestDefaults {
     object: Map<String, Value>,
@@ -25,8 +25,8 @@ impl RequestDefaults {
         Self { object, image_files: false }
     }
 
-    /// Lets requests name a picture on this machine as `image_file`. Only for requests of a user who
-    /// may read the machine's files.
+    /// Lets requests name a picture on this machine as `image_file`. Only for requests of a user
+    /// who may read the machine's files.
     #[must_use]
     pub fn with_image_files(self) -> Self {
         Self { image_files: true, ..self }

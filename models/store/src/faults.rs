@@ -1,4 +1,4 @@
-//! What is wrong with a model's files, and what to do about it.
+//! Faults of a model's files, with the advice for each.
 
 use std::fmt;
 use std::path::Path;

@@ -175,7 +175,7 @@ impl Model {
     }
 }
 
-/// Whether a revision is a commit, 40 hexadecimal digits. A branch or a tag can move.
+/// True for a commit, 40 hexadecimal digits. A branch or a tag can move.
 fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

@@ -16,7 +16,7 @@ pub struct Store {
     root: PathBuf,
 }
 
-/// How much of a model is in the store, by the sizes of its files.
+/// The part of a model that is in the store, by the sizes of its files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, strum::Display)]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
@@ -51,7 +51,7 @@ impl Store {
         self.root.join(&model.name)
     }
 
-    /// How much of the model is there, by the sizes of its files.
+    /// The part of the model that is there, by the sizes of its files.
     pub fn state(&self, model: &Model) -> State {
         let folder = self.folder(model);
         let here = model.files.iter().filter(|file| is_there(&folder, file)).count();
@@ -110,7 +110,7 @@ impl Store {
     }
 }
 
-/// Whether a file of the right size is there.
+/// True if a file of the right size is there.
 fn is_there(folder: &Path, file: &PinnedFile) -> bool {
     let found = std::fs::metadata(folder.join(&file.path));
     found.is_ok_and(|found| found.is_file() && file.bytes.is_none_or(|bytes| bytes == found.len()))

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::manifest::{Model, PinnedFile};
 use crate::{Sha256, Sources, StoreError};
 
-/// How a model is fetched.
+/// The way to fetch a model.
 #[allow(missing_debug_implementations)]
 pub struct Pull<'a> {
     pub sources: Sources,

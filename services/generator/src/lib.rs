@@ -24,10 +24,10 @@ use unprompt_stream::{
 
 pub use settings::{GeneratorSection, Settings};
 
-/// What the generator is to the rest of the system.
+/// The generator, as the rest of the system knows it.
 ///
-/// A picture comes into being when it is drawn, however old its prompt is: with its prompt's time it would be old when it is born, and
-/// deleted.
+/// A picture comes into being when it is drawn, however old its prompt is: with its prompt's time
+/// it would be old when it is born, and deleted.
 pub const SERVICE: Service =
     Service { keeps_time: false, ..Service::new("generator", &[Topic::Prompts], &[Topic::Images]) };
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use unprompt_models::stable_diffusion::{GenerationParams, Precision, Scheduler, VaeTiles};
 use unprompt_stream::config::Invalid;
 
-/// What the generator draws with, and how.
+/// The generator's model and its section.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -33,7 +33,7 @@ pub struct GeneratorSection {
     pub output: Option<(usize, usize)>,
     /// Of the matrices.
     pub precision: Precision,
-    /// Whether pictures are decoded in tiles.
+    /// Decodes pictures in tiles: always, never, or where they are large.
     pub vae_tiles: VaeTiles,
     /// Pictures in one pass of the network.
     pub batch: usize,
@@ -47,7 +47,7 @@ const MAX_SIDE: usize = 8192;
 const MAX_STEPS: usize = 1000;
 
 impl GeneratorSection {
-    /// How one picture is drawn.
+    /// The parameters of one picture.
     pub fn params(&self) -> GenerationParams {
         GenerationParams {
             scheduler: self.scheduler,

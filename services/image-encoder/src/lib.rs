@@ -31,7 +31,7 @@ use decoder::{Decoder, Views};
 
 pub use error::EncoderError;
 
-/// What the image-encoder is to the rest of the system.
+/// The image-encoder, as the rest of the system knows it.
 pub const SERVICE: Service = Service {
     needs: Needs { index: false, heads: false, schema: Some(prepare_schema::<ImageEmbedding>) },
     ..Service::new("image-encoder", &[Topic::Images], &[Topic::ImageEmbeddings])

@@ -1,6 +1,8 @@
-//! Configuration: defaults, then a file, then the environment, then flags; errors that name key and layer; secrets unprintable.
+//! Configuration: defaults, then a file, then the environment, then flags; errors that name key and
+//! layer; secrets unprintable.
 //!
-//! It knows the sections of this crate. Every service owns its section, and the binary composes them: see [`Sections`].
+//! It knows the sections of this crate. Every service owns its section, and the binary composes
+//! them: see [`Sections`].
 
 mod environment;
 mod invalid;

@@ -1,5 +1,6 @@
-//! Diagnoses connections from librdkafka's callbacks. Log lines go to tracing. The reason that keeps a client from its broker is
-//! remembered, since a call that waits for an answer only says that none came.
+//! Diagnoses connections from librdkafka's callbacks. Log lines go to tracing. The reason that
+//! keeps a client from its broker is remembered, since a call that waits for an answer only says
+//! that none came.
 
 use std::time::{Duration, Instant};
 

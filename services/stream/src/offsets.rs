@@ -73,7 +73,8 @@ impl Offsets {
         }
     }
 
-    /// Whether `batch` still answers for `topic_partition`: not once the partition was revoked, even if it came back.
+    /// Whether `batch` still answers for `topic_partition`: not once the partition was revoked,
+    /// even if it came back.
     pub fn holds(&self, batch: BatchId, topic_partition: TopicPartition) -> bool {
         self.assigned
             .get(&topic_partition)
@@ -104,7 +105,7 @@ impl Offsets {
         }
     }
 
-    /// Whether any of `topic_partitions` has records in flight.
+    /// True if any of `topic_partitions` has records in flight.
     pub fn in_flight(&self, topic_partitions: &[TopicPartition]) -> bool {
         topic_partitions.iter().any(|topic_partition| {
             self.assigned.get(topic_partition).is_some_and(|progress| !progress.runs.is_empty())

@@ -1,10 +1,11 @@
-//! The steps that stages share: parse every record, process the good ones together, answer in the order of the records.
+//! The steps that stages share: parse every record, process the good ones together, answer in the
+//! order of the records.
 //!
 //! It must not know what a record means.
 
 use crate::{BatchError, InputRecord, Outcome, OutputRecord, Refusal};
 
-/// What a stage makes of one record.
+/// The result of parsing one record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parsed<T> {
     /// An input that the batch's work answers.
@@ -13,7 +14,8 @@ pub enum Parsed<T> {
     Outputs(Vec<OutputRecord>),
 }
 
-/// A batch whose records are parsed: the inputs to process, and the outcomes that are already known.
+/// A batch whose records are parsed: the inputs to process, and the outcomes that are already
+/// known.
 #[derive(Debug)]
 pub struct ParsedBatch<'a, T> {
     /// One for each record of the batch.
@@ -40,7 +42,8 @@ impl<'a, T> ParsedBatch<'a, T> {
         Self::of(batch, batch.iter().map(parse))
     }
 
-    /// A batch whose records were parsed elsewhere; `parsed` has one result for each record, in order.
+    /// A batch whose records were parsed elsewhere; `parsed` has one result for each record, in
+    /// order.
     ///
     /// # Errors
     /// The first [`Refusal::Batch`]; [`BatchError::Fatal`] where the numbers differ.
@@ -77,8 +80,8 @@ impl<'a, T> ParsedBatch<'a, T> {
     /// The outcome of every record, in order, from one answer for each input.
     ///
     /// # Errors
-    /// [`BatchError::Fatal`] where there are more or fewer answers than inputs: an answer given to the wrong record would be worse
-    /// than none. The first [`Refusal::Batch`] of `output`.
+    /// [`BatchError::Fatal`] where there are more or fewer answers than inputs: an answer given to
+    /// the wrong record would be worse than none. The first [`Refusal::Batch`] of `output`.
     pub fn outcomes<A>(
         self,
         answers: impl IntoIterator<Item = A>,

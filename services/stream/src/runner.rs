@@ -52,17 +52,20 @@ pub struct RunSummary {
     pub batches: u64,
 }
 
-/// Runs a stage until `shutdown`: exactly or at least once, as configured, in order within each partition.
+/// Runs a stage until `shutdown`: exactly or at least once, as configured, in order within each
+/// partition.
 ///
-/// `load` builds the stage on a thread of its own. The topics are created where they are missing. A broker that
-/// is away is waited for.
+/// `load` builds the stage on a thread of its own. The topics are created where they are missing. A
+/// broker that is away is waited for.
 ///
 /// # Errors
 ///
-/// [`StreamError::StageLoad`] and [`StreamError::StageFatal`] from the stage, [`StreamError::Client`] for settings
-/// that librdkafka refuses, [`StreamError::NoTransactions`] where the broker has none and they are asked for,
-/// [`StreamError::Fenced`] where another process bears the same instance's name, [`StreamError::DeadLetterFlood`] where
-/// too much is rejected, [`StreamError::Consumer`] and [`StreamError::Delivery`] for what no retry mends, such as a missing right.
+/// [`StreamError::StageLoad`] and [`StreamError::StageFatal`] from the stage,
+/// [`StreamError::Client`] for settings that librdkafka refuses, [`StreamError::NoTransactions`]
+/// where the broker has none and they are asked for, [`StreamError::Fenced`] where another process
+/// bears the same instance's name, [`StreamError::DeadLetterFlood`] where too much is rejected,
+/// [`StreamError::Consumer`] and [`StreamError::Delivery`] for what no retry mends, such as a
+/// missing right.
 pub async fn run_stage<E: Display>(
     kafka: &KafkaConfig,
     runner: RunnerConfig,

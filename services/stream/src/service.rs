@@ -1,4 +1,5 @@
-//! What a service says of itself before it is built: its name, its topics, what must answer before it takes a record.
+//! What a service says of itself before it is built: its name, its topics, what must answer before
+//! it takes a record.
 //!
 //! It must not know which services there are.
 
@@ -12,20 +13,21 @@ use unprompt_schemas::topics::{Prefix, Topic};
 /// A service, as it is known without building it.
 #[derive(Clone, Copy, Debug)]
 pub struct Service {
-    /// For example `image-encoder`. Its consumer group is `<prefix>unprompt-<name>`; its metrics and its section of `[runner]` bear the
-    /// name.
+    /// For example `image-encoder`. Its consumer group is `<prefix>unprompt-<name>`; its metrics
+    /// and its section of `[runner]` bear the name.
     pub name: &'static str,
     /// The topics it reads.
     pub inputs: &'static [Topic],
     /// The topics it writes, dead letters aside.
     pub outputs: &'static [Topic],
-    /// Whether its outputs bear the time of their input, as in Kafka Streams: then a record's latency counts from the first record of
-    /// its chain. False where an output comes into being only now.
+    /// Whether its outputs bear the time of their input, as in Kafka Streams: then a record's
+    /// latency counts from the first record of its chain. False where an output comes into being
+    /// only now.
     pub keeps_time: bool,
     pub needs: Needs,
 }
 
-/// What a service waits for before it takes a record, beside Kafka.
+/// The dependencies that must answer before a service takes a record, beside Kafka.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Needs {
     /// The prompt index.
@@ -55,12 +57,12 @@ impl Service {
     }
 }
 
-/// What every stage is wired to, beside what it loads.
+/// The connections of every stage, beside the models it loads.
 #[derive(Clone, Debug)]
 pub struct StageWiring {
-    /// How records are written and read.
+    /// The codec of records.
     pub codec: Codec,
-    /// Where a stage, which is synchronous, runs what is not.
+    /// The runtime on which a synchronous stage runs futures.
     pub runtime: Handle,
     /// Ends a wait.
     pub stop: CancellationToken,

@@ -1,4 +1,5 @@
-//! Administers the catalogue's topics: creates the missing ones, and warns of those whose limits are too small.
+//! Administers the catalogue's topics: creates the missing ones, and warns of those whose limits
+//! are too small.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -11,7 +11,8 @@ use crate::Backoff;
 /// Delays between two attempts, from the first to the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
-/// Asks until there is an answer, or an error that `may_pass` says no waiting mends. False where `stop` came first.
+/// Asks until there is an answer, or an error that `may_pass` says no waiting mends. False where
+/// `stop` came first.
 ///
 /// `who` waits for `what`, as the log tells.
 ///

@@ -19,7 +19,7 @@ use unprompt_stream::{
     StageWiring,
 };
 
-/// What the text-encoder is to the rest of the system.
+/// The text-encoder, as the rest of the system knows it.
 pub const SERVICE: Service = Service {
     needs: Needs { index: false, heads: false, schema: Some(prepare_schema::<PromptEmbedding>) },
     ..Service::new("text-encoder", &[Topic::Prompts], &[Topic::PromptEmbeddings])
@@ -75,7 +75,8 @@ impl TextEncoder {
         }
     }
 
-    /// Both vectors of every prompt, in order. A network that fails once fails again, so that is fatal.
+    /// Both vectors of every prompt, in order. A network that fails once fails again, so that is
+    /// fatal.
     fn embed(&mut self, prompts: &[Prompt]) -> Result<Vec<Vectors>, BatchError> {
         let texts: Vec<&str> = prompts.iter().map(|prompt| prompt.text.as_str()).collect();
         let minilm = self.minilm.embed(&texts).map_err(|e| BatchError::Fatal(e.to_string()))?;

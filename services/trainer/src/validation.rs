@@ -20,7 +20,8 @@ pub struct Validation {
 }
 
 impl Validation {
-    /// Predicts every validation picture as the predictor will, but without its own prompt's point, and learns from the outcome.
+    /// Predicts every validation picture as the predictor will, but without its own prompt's point,
+    /// and learns from the outcome.
     pub async fn learn(
         index: &PromptIndex,
         ridge: RidgeHead,
@@ -73,7 +74,8 @@ fn parts(ridge: &RidgeHead, pair: &Pair, hits: &[Hit]) -> Result<Parts, TrainErr
     Ok(Parts::of(&pair.image, &neighbours, Some(ridge))?)
 }
 
-/// The mean cosine of each way to predict; one that some picture lacks is left out, as `unprompt evaluate` does.
+/// The mean cosine of each way to predict; one that some picture lacks is left out, as `unprompt
+/// evaluate` does.
 fn scores(head: &TrainedHead, parts: &[Parts], truth: &[&[f32]]) -> BTreeMap<String, f64> {
     let mean_prompt = vec![head.ridge.mean_target().to_vec(); truth.len()];
     let ways = [

@@ -76,7 +76,7 @@ pub enum Command {
     /// Draw pictures of many prompts: to images.v1, a folder or parquet files
     ///
     /// Reads prompts as `unprompt prompts import` does and draws with the model and settings of [models] sd2 and [generator]. Stopped by
-    /// Ctrl-C or killed, the same command goes on at the picture where it was, with the same seeds; --restart begins again. After a kill
+    /// Ctrl-C or killed, the same command resumes at the next picture, with the same seeds; --restart begins again. After a kill
     /// pictures of the last second may come to the topic twice, with the same ids. Several
     /// workers share the work by --part 1/N to N/N. Ends with what a million pictures would cost at the rate that was seen.
     Generate(Generate),

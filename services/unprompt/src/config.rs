@@ -119,7 +119,8 @@ mod tests {
         assert_eq!(plain.runner.for_service("text-encoder").batch_records, 512);
     }
 
-    /// Each of these was an error of the service that used it, later or never; now it is one of every start.
+    /// Each of these was an error of the service that used it, later or never; now it is one of
+    /// every start.
     #[test]
     fn a_wrong_value_of_any_section_is_named_with_its_key_and_its_layer() {
         for (section, key, value, wanted) in [

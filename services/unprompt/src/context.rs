@@ -76,7 +76,7 @@ impl Context {
         Endpoints::read(self.data_dir())
     }
 
-    /// Where the prompt index answers, and with which key.
+    /// The endpoint of the prompt index, with its key.
     pub fn index_endpoint(&self) -> Endpoint {
         self.config.index.endpoint(self.qdrant_url())
     }
@@ -101,7 +101,7 @@ impl Context {
         Ok(self.registry.client(&self.config.registry)?)
     }
 
-    /// What the generator draws with, and how.
+    /// The generator's model and its section.
     pub fn generator(&self) -> anyhow::Result<unprompt_generator::Settings> {
         let section = self.config.generator.clone();
         Ok(unprompt_generator::Settings { model: self.sd2()?, section })

@@ -12,7 +12,8 @@ pub use absent::EmbeddedBroker;
 #[cfg(not(feature = "embedded-index"))]
 pub use absent::EmbeddedIndex;
 
-/// Starts the embedded index. An error about a damaged folder says how the prompts get into a new one.
+/// Starts the embedded index. An error about a damaged folder says how the prompts get into a new
+/// one.
 #[cfg(feature = "embedded-index")]
 pub async fn start_index(folder: &Path, port: u16) -> anyhow::Result<EmbeddedIndex> {
     use unprompt_embedded_index::EmbeddedIndexError;

@@ -27,7 +27,8 @@ pub fn json_pretty(value: &impl Serialize) -> anyhow::Result<()> {
     line(serde_json::to_string_pretty(value)?)
 }
 
-/// A record as JSON. Its `source_key` is text; base64 in `source_key_base64` where the bytes are not text.
+/// A record as JSON. Its `source_key` is text; base64 in `source_key_base64` where the bytes are
+/// not text.
 pub fn record(record: &impl Serialize) -> Value {
     // A record is a struct: it has no keys that JSON lacks.
     let mut value = serde_json::to_value(record).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Decides when a run is over: every service has read its input to the end, no instance holds a record, and nothing
-//! moves any more.
+//! Decides when a run is over: every service has read its input to the end, no instance holds a
+//! record, and nothing moves any more.
 
 use std::time::{Duration, Instant};
 
@@ -14,15 +14,16 @@ use crate::{LOOK, say};
 
 /// A run is over when nothing has moved for this long.
 const STILL: Duration = Duration::from_secs(3);
-/// Where the marks of transactions make a lag, nothing has to move for this long: records behind a transaction that an
-/// instance left open look the same, until the broker aborts it after `transaction_timeout_ms` (15 s).
+/// Where the marks of transactions make a lag, nothing has to move for this long: records behind a
+/// transaction that an instance left open look the same, until the broker aborts it after
+/// `transaction_timeout_ms` (15 s).
 const STILL_WITH_MARKS: Duration = Duration::from_secs(20);
 /// Between two lines about what is left.
 const TELL: Duration = Duration::from_secs(10);
 /// The longest time that a drain may take.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(1_200);
 
-/// How far a service is behind in its input.
+/// The lag of a service in its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Lag {
     /// Offsets that its consumer group has not committed.
@@ -67,7 +68,8 @@ impl Look {
     }
 }
 
-/// Marks of transactions that may end the partitions of a service's input. The pictures are published without one.
+/// Marks of transactions that may end the partitions of a service's input. The pictures are
+/// published without one.
 fn marks_in(world: &World, input: Topic) -> u64 {
     match (world.kafka.profile, input) {
         (Profile::Embedded, _) | (_, Topic::Images) => 0,
@@ -82,7 +84,8 @@ struct Stillness {
 }
 
 impl Stillness {
-    /// Takes a look at `now`, none where the broker did not answer, and says whether the run is over.
+    /// Takes a look at `now`, none where the broker did not answer, and says whether the run is
+    /// over.
     fn is_over(&mut self, look: Option<Look>, now: Instant) -> bool {
         let Some(look) = look else {
             self.since = None;

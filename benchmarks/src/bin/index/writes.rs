@@ -1,4 +1,5 @@
-//! Writes outside a bulk load, as the indexer's: in batches and one by one, read, merged and durable. Then counts.
+//! Writes outside a bulk load, as the indexer's: in batches and one by one, read, merged and
+//! durable. Then counts.
 
 use std::time::{Duration, Instant};
 

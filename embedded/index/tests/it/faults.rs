@@ -1,4 +1,5 @@
-//! Claims about what goes wrong around the embedded endpoint: its disk fills, its files are damaged.
+//! Claims about what goes wrong around the embedded endpoint: its disk fills, its files are
+//! damaged.
 
 use std::fs;
 use std::path::{Path, PathBuf};

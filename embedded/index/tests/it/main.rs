@@ -1,5 +1,6 @@
-//! Claims about the embedded endpoint, most of them about any Qdrant: UNPROMPT_TEST_QDRANT names a server
-//! (`http://host:6334`) to make those about instead. The others run on the embedded endpoint alone.
+//! Claims about the embedded endpoint, most of them about any Qdrant: UNPROMPT_TEST_QDRANT names a
+//! server (`http://host:6334`) to make those about instead. The others run on the embedded endpoint
+//! alone.
 
 mod collections;
 mod durability;

@@ -13,17 +13,18 @@ use super::policy::Policy;
 pub struct Settings {
     /// Prefixes of the URIs that are fetched; without any nothing is.
     pub allow: Vec<String>,
-    /// Whether hosts may have addresses of one's own networks.
+    /// Allows hosts with addresses of private networks.
     pub allow_private_addresses: bool,
-    /// What a picture may have in bytes; without it as `[images] max_bytes`.
+    /// The limit on a picture's bytes; default: `[images] max_bytes`.
     #[serde(default)]
     pub max_bytes: Option<usize>,
-    /// Pictures held at once, fetched or being decoded: `concurrency` times `max_bytes` is the memory for them as
-    /// they come. Decoding takes more beside: no more, for all of them, than one picture of `[images] max_pixels`.
+    /// Pictures held at once, fetched or being decoded: `concurrency` times `max_bytes` is the
+    /// memory for them as they come. Decoding takes more beside: no more, for all of them, than one
+    /// picture of `[images] max_pixels`.
     pub concurrency: usize,
-    /// How long the tries of a picture may take together, with redirects, to the last byte.
+    /// The time of all attempts of a picture together, with redirects, to the last byte.
     pub timeout_ms: u64,
-    /// Tries, at most.
+    /// The most attempts.
     pub attempts: u32,
     /// Delay before the second try; it doubles from there.
     pub retry_initial_ms: u64,
@@ -68,7 +69,7 @@ pub struct S3 {
     /// Of temporary keys.
     #[serde(default)]
     pub session_token: Option<Secret>,
-    /// Whether the endpoint may speak HTTP without TLS.
+    /// Allows an endpoint that speaks HTTP without TLS.
     pub allow_http: bool,
     /// `https://host/bucket/key`; otherwise `https://bucket.host/key`.
     pub path_style: bool,

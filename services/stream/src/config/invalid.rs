@@ -5,9 +5,10 @@ use std::fmt::Display;
 /// Which key is wrong, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
-    /// With its section: `runner.batch_records`. Empty where several keys contradict each other and the text names them.
+    /// With its section: `runner.batch_records`. Empty where several keys contradict each other and
+    /// the text names them.
     pub key: String,
-    /// What is wrong and what to do, such as `0 is out of range, give 1 or more,`.
+    /// The fault and the advice, such as `0 is out of range, give 1 or more,`.
     pub what: String,
 }
 

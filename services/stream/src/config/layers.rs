@@ -27,8 +27,9 @@ pub trait Sections: DeserializeOwned {
     fn check(&self) -> Result<(), Invalid>;
 }
 
-/// Reads the configuration: `defaults` (TOML), then `file` (or ./unprompt.toml where it exists), then the environment, then `flags`:
-/// any serialisable value of the same shape that leaves out what was not given.
+/// Reads the configuration: `defaults` (TOML), then `file` (or ./unprompt.toml where it exists),
+/// then the environment, then `flags`: any serialisable value of the same shape that leaves out
+/// what was not given.
 ///
 /// # Errors
 ///

@@ -34,7 +34,8 @@ impl Delivery {
     }
 }
 
-/// Defines [`RunnerConfig`], its overrides and its checks from one list: documentation, name, type, default, check.
+/// Defines [`RunnerConfig`], its overrides and its checks from one list: documentation, name, type,
+/// default, check.
 macro_rules! bounds {
     ($($(#[$doc:meta])* $field:ident: $kind:ty = $default:expr, $check:ident;)*) => {
         /// The bounds of one runner.
@@ -94,11 +95,12 @@ bounds! {
     batch_records: usize = 64, count;
     /// Bytes in a batch, at most, unless one record alone is larger.
     batch_bytes: usize = 32 << 20, count;
-    /// How long a record waits for its batch to fill, at most.
+    /// The longest time that a record waits for its batch to fill.
     batch_time_ms: u64 = 1, time_ms;
-    /// Bytes of records held at once: taken, with the stage, or awaiting acknowledgement, and outputs that are not written yet. One
-    /// record, and what the stage makes of the batches in its hand, may exceed it. Kafka's client fetches half as much ahead, and
-    /// one more answer of every broker, which is no larger than that or else one record.
+    /// Bytes of records held at once: taken, with the stage, or awaiting acknowledgement, and
+    /// outputs that are not written yet. One record, and what the stage makes of the batches in its
+    /// hand, may exceed it. Kafka's client fetches half as much ahead, and one more answer of every
+    /// broker, which is no larger than that or else one record.
     bytes_in_flight: usize = 96 << 20, count;
     /// Time between commits, at least.
     commit_interval_ms: u64 = 200, time_ms;
@@ -106,17 +108,19 @@ bounds! {
     retry_initial_ms: u64 = 100, delay_ms;
     /// Delay between retries, at most.
     retry_max_ms: u64 = 10_000, delay_ms;
-    /// How long revoked partitions may take to finish what is in flight before it is dropped.
+    /// The time that revoked partitions have to finish their records in flight before these are
+    /// dropped.
     revoke_drain_ms: u64 = 5_000, time_ms;
-    /// How long a graceful stop may take to finish, flush and commit.
+    /// The time that a graceful stop has to finish, flush and commit.
     stop_timeout_ms: u64 = 30_000, time_ms;
-    /// What the run promises about its outputs.
+    /// The delivery guarantee of the outputs.
     delivery: Delivery = Delivery::Auto, any;
     /// Records written in a transaction, at most, unless one batch alone gives more.
     transaction_records: usize = 10_000, count;
     /// Bytes written in a transaction, at most, unless one batch alone gives more.
     transaction_bytes: usize = 32 << 20, count;
-    /// After this the broker aborts a transaction. A killed service may hold up readers of committed records for as long.
+    /// After this the broker aborts a transaction. A killed service may hold up readers of
+    /// committed records for as long.
     transaction_timeout_ms: u64 = 15_000, transaction_ms;
     /// The last records whose fate is looked at for a flood of dead letters.
     dead_letter_window: usize = 1_000, count;

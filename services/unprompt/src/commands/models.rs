@@ -71,7 +71,7 @@ async fn pull(context: &Context, args: PullModels, stop: CancellationToken) -> a
         // A server that keeps silent does not hold up Ctrl-C: what has come is on the disk.
         let pulled = tokio::select! {
             pulled = pulling => pulled??,
-            () = stopped_for_long(&stop) => bail!("stopped; what has come stays, and the same command goes on where it was"),
+            () = stopped_for_long(&stop) => bail!("stopped; what has come stays, and the same command resumes where it stopped"),
         };
         tell(context, &name, &pulled)?;
     }

@@ -42,7 +42,7 @@ pub async fn restore(
 ) -> anyhow::Result<()> {
     let total = unprompt_index::SnapshotInfo::read(&args.file)?.points;
     let progress = Progress::new("restoring prompts", Some(total));
-    let resume = "stopped; the same command goes on where it stood";
+    let resume = "stopped; the same command resumes there";
     let restored = tokio::select! {
         restored = index.restore(&args.file, args.profile, |done, _| progress.set(done)) => restored?,
         () = stop.cancelled() => bail!(resume),

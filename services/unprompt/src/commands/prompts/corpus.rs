@@ -15,7 +15,7 @@ pub async fn open(context: &Context, args: &ReadCorpus) -> anyhow::Result<Corpus
     Ok(open_corpus(options(args)?, context.models()).await?)
 }
 
-/// Where the command keeps its checkpoint.
+/// The command's checkpoint settings.
 pub fn checkpoints(context: &Context, args: &ReadCorpus) -> CheckpointSettings {
     CheckpointSettings { data_dir: context.data_dir().to_owned(), restart: args.restart }
 }
