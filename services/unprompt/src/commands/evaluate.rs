@@ -70,7 +70,7 @@ pub fn table(scores: &Scores) -> Table {
 
 fn description(method: &str) -> &'static str {
     match method {
-        "mean_prompt" => "the mean of all prompts, whatever the picture",
+        "mean_prompt" => "the mean of the prompts trained on, whatever the picture",
         "knn" => "the nearest prompts, weighted",
         "head" => "the ridge head",
         _ => "both, as learned on validation",
