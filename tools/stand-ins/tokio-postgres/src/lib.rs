@@ -1,0 +1,37 @@
+//! Stands in for tokio-postgres: nisshi-storage-sql asks nisshi-storage for the errors of PostgreSQL, and we store in SQLite.
+
+pub use error::Error;
+
+pub mod error {
+    //! Errors of a server that nobody connects to.
+
+    use std::convert::Infallible;
+
+    /// An error of the server. Nothing makes one.
+    #[derive(Debug)]
+    pub struct Error(Infallible);
+
+    impl Error {
+        /// The SQLSTATE of the error.
+        pub fn code(&self) -> Option<&SqlState> {
+            match self.0 {}
+        }
+    }
+
+    impl std::fmt::Display for Error {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            match self.0 {}
+        }
+    }
+
+    impl std::error::Error for Error {}
+
+    /// A code of the SQL standard.
+    #[derive(Debug, Eq, PartialEq)]
+    pub struct SqlState(&'static str);
+
+    impl SqlState {
+        /// A statement took too long.
+        pub const QUERY_CANCELED: Self = Self("57014");
+    }
+}
