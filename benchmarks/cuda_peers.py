@@ -1,6 +1,8 @@
-"""Stable Diffusion 2.1, CLIP L/14 and EVA02-E on a GPU beside diffusers, transformers and open_clip, on networks of full size with random
-weights: the arithmetic is that of the published ones. Rows of reports/bench.json, each with the share of the card's measured matrix
-rate that it reaches."""
+"""Measures Stable Diffusion 2.1, CLIP L/14 and EVA02-E on a GPU beside their peers.
+
+The peers are diffusers, transformers and open_clip. The networks have full size and random weights,
+so their arithmetic is that of the published ones. Writes rows of reports/bench.json, each with its
+share of the card's measured matrix rate."""
 
 import argparse
 import json
@@ -34,7 +36,7 @@ def kind(dtype):
 
 
 def seconds(work, device):
-    """Seconds of the fastest of some rounds of `work`, until the device is done with it."""
+    """The seconds of the fastest round of `work`, including the wait for the device."""
     import torch
 
     def whole():
@@ -46,7 +48,7 @@ def seconds(work, device):
 
 
 def matrix_rate(device, dtype, side):
-    """Operations a second of a product of two matrices of `side`: what torch reaches here."""
+    """The operations per second that torch reaches here in a product of two matrices of `side`."""
     import torch
 
     a, b = (torch.randn(side, side, device=device, dtype=kind(dtype)) for _ in range(2))
@@ -58,7 +60,7 @@ def matrix_rate(device, dtype, side):
 
 
 def sd_parts(configs):
-    """The networks of a diffusers folder, of the configured sizes, with whatever weights they begin with."""
+    """The networks of a diffusers folder, of the configured sizes, with their initial weights."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -68,7 +70,7 @@ def sd_parts(configs):
 
 
 def make_sd(folder, configs, device):
-    """The tokenizer is the tiny world's, whose tokens are among the first of the larger vocabulary."""
+    """The tiny world's tokenizer: its tokens are among the first of the larger vocabulary."""
     import torch
     from diffusers import DDIMScheduler
 
@@ -89,7 +91,8 @@ def make_sd(folder, configs, device):
     return folder
 
 
-# Operations, counted on networks without weights: two for each multiplication of a matrix product or a convolution.
+# Operations, counted on networks without weights: two per multiplication of a matrix product or a
+# convolution.
 
 
 def operations(make, run):
@@ -97,7 +100,7 @@ def operations(make, run):
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    # Attention in plain products, which the counter knows.
+    # Attention as plain products, which the counter can count.
     with torch.device("meta"), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         network = make()
         with FlopCounterMode(display=False) as counter:
@@ -106,7 +109,7 @@ def operations(make, run):
 
 
 def picture_operations(configs, side, steps):
-    """Of one picture: its prompt, the steps of the UNet with guidance, and the decoder."""
+    """The operations of one picture: its prompt, the UNet's guided steps, and the decoder."""
     import torch
     from diffusers.models.attention_processor import AttnProcessor
 
@@ -165,7 +168,9 @@ def denoised(pipeline, arguments):
 
 
 def diffusers_pictures(folder, arguments, compiled):
-    """Seconds a picture with scaled_dot_product_attention; `compiled` is what diffusers advises for speed."""
+    """Seconds per picture with scaled_dot_product_attention.
+
+    `compiled` follows diffusers' advice for speed."""
     import torch
 
     pipeline = diffusers_pipeline(folder, arguments.dtype, arguments.device)
@@ -195,7 +200,9 @@ def peer_encoder(name, folder, dtype, device):
 
 
 def peer_pictures(name, folder, prepared, dtype, arguments, compiled=False):
-    """Pictures a second of prepared pixels [count, 3, side, side] in f32, from the processor's memory and back to it."""
+    """Pictures per second for prepared f32 pixels [count, 3, side, side].
+
+    The time includes transfers to and from the device."""
     import torch
 
     network = peer_encoder(name, folder, dtype, arguments.device)
@@ -209,7 +216,7 @@ def peer_pictures(name, folder, prepared, dtype, arguments, compiled=False):
 
 
 def prepared_pixels(name, folder, decoded):
-    """As each library prepares pictures, [count, 3, side, side]."""
+    """Pictures prepared by the network's library, [count, 3, side, side]."""
     from transformers import CLIPImageProcessor
 
     if name == CLIP:
@@ -221,7 +228,7 @@ def prepared_pixels(name, folder, decoded):
 
 
 def share(rate, count, card):
-    """What share of the card's matrix rate so many pictures a second of `count` operations are."""
+    """The used share of the card's matrix rate, at `count` operations per picture."""
     return round(rate * count / card, 4)
 
 
@@ -273,7 +280,7 @@ def parsed():
 
 
 def device_name(device):
-    """What the rows say they were measured on; the end where the device is not there."""
+    """The device's name in the rows; exits if the device is missing."""
     import torch
 
     if device == "cpu":
@@ -296,7 +303,7 @@ def ours(arguments, work):
 
 
 def measure_pictures(folder, arguments):
-    """diffusers' seconds, and what it makes of the initial latents, in the precision that is measured and in f32."""
+    """diffusers' seconds, and its result for the initial latents, also in f32."""
     import torch
 
     with torch.inference_mode():

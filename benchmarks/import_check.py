@@ -1,5 +1,7 @@
-"""Imports prompts from parquet, and a few bad lines, into two indexes, once undisturbed and once killed with -9 three times and
-resumed, and compares the collections point for point, vectors and all. Says the rate, the memory at its highest, and what was dropped.
+"""Imports prompts from parquet, and a few bad lines, into two indexes and compares the collections.
+
+One import is undisturbed; the other is killed with -9 three times and resumed. The collections must
+be equal point for point, including vectors. Reports the rate, the peak memory and the dropped rows.
 
     import_check.py UNPROMPT --count 1000000 --work FOLDER --report reports/import.json
 
@@ -27,7 +29,7 @@ def say(text):
 
 
 class Stack:
-    """`unprompt up` on a data directory of its own, which holds the index."""
+    """`unprompt up` on its own data directory, which holds the index."""
 
     def __init__(self, unprompt, folder):
         self.command = [unprompt, "--data-dir", str(folder)]
@@ -62,7 +64,7 @@ class Stack:
 
 
 def bad_lines(unprompt, count, path):
-    """Lines that an import has to drop, so many of each kind, and the report of them."""
+    """Writes lines that an import must drop, `count` of each kind; returns the expected report."""
     sample = [unprompt, "prompts", "sample", "--distinct", "-n", str(count)]
     known = subprocess.run(sample, capture_output=True, text=True, check=True).stdout.splitlines()
     with open(path, "w", encoding="utf-8") as file:
@@ -71,12 +73,12 @@ def bad_lines(unprompt, count, path):
             for written in (text, f"  {text}\u00a0", "", "\u200b\u0007"):
                 file.write(json.dumps({"text": written}) + "\n")
             file.write('{"text": "cut off\n{"caption_of": 7}\n')
-    # The first of each text is kept, and drops the one in the table.
+    # The first line of each text is kept; its copy here and the row in the table are duplicates.
     return {"duplicate": 2 * count, "empty": 2 * count, "not-json": count, "no-text": count}
 
 
 def build(stack, sources, kill_at=None, count=0):
-    """Runs `index build`; kills it when so much of `count` is acknowledged. Its result, if it ended by itself."""
+    """Runs `index build` and returns its result, or kills it at the share `kill_at` of `count`."""
     out = open(stack.folder.with_suffix(".build.json"), "wb+")
     started = time.monotonic()
     process = subprocess.Popen([*stack.command, "--json", "index", "build", *map(str, sources)], stdout=out)
@@ -136,7 +138,7 @@ def through(unprompt, folder, sources, count, kills, keep):
 
 
 def told(built):
-    """What of a run is worth keeping: no paths."""
+    """The part of a run's result for the report, without paths."""
     said = built["said"]
     counts = {name: said[name] for name in ("indexed", "indexed_before", "points")}
     read = {name: said["report"][name] for name in ("read", "kept")}

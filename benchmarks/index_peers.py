@@ -1,11 +1,12 @@
-"""hnswlib and faiss on the very vectors that our index is measured with, and the right answers by comparing with all of them.
+"""Measures hnswlib and faiss on the vectors of our index, and finds the exact answers.
 
     index_peers.py truth VECTORS COUNT QUERIES          writes VECTORS/truth-SPACE-COUNT.u32
     index_peers.py peers VECTORS COUNT QUERIES          prints one JSON object
-    index_peers.py rows RESULTS --report FILE           makes rows of reports/bench.json of what everybody printed
+    index_peers.py rows RESULTS --report FILE           turns all printed results into rows of reports/bench.json
 
-Both graphs have the edges (M = 16) and the candidates while building (128) that our collections have. hnswlib keeps f32, faiss
-8 bits a value, as our default does, but without scoring again with the originals.
+Both graphs have the same edges (M = 16) and candidates while building (128) as our collections.
+hnswlib keeps f32. faiss keeps 8 bits per value like our default, but does not rescore with the
+originals.
 """
 
 import argparse
@@ -21,10 +22,10 @@ K = 100
 M, EF_CONSTRUCTION = 16, 128
 EFS = [100, 128, 192, 256, 400]
 THREADS = [1, 2]
-# Every rate is the median of so many rounds, after one that is not counted.
+# Every rate is the median of this many rounds, after one that is not counted.
 ROUNDS = 3
 SLAB = 50_000
-# So far below its best a peer is compared that does not come to our recall.
+# A peer that does not reach our recall is compared this far below its best recall.
 FLAT = 0.001
 
 
@@ -129,7 +130,7 @@ def peers(folder, count, queries):
 
 
 def at_recall(points, wanted, threads):
-    """Queries a second at a recall, between the two points around it; those of the least recall, where all have more."""
+    """Queries per second at a recall, interpolated; the first point's if all are above it."""
     points = sorted((point["recall"], point["queries_per_s"][threads]) for point in points)
     if wanted > points[-1][0]:
         raise ValueError(f"no point of the curve has recall {wanted}")
@@ -167,12 +168,12 @@ def collection_rows(load, search, inside, peer):
         rows += [row(f"{of}, {space}: over gRPC, {threads} client(s)", "queries/s", rate)
                  for threads, rate in found["queries_per_s"].items()]
     for space, points in (inside or {"spaces": {}})["spaces"].items():
-        # The candidate list that searches have without a wish of their own.
+        # The default size of a search's candidate list.
         usual = next(point for point in points if point["ef"] == inside["usual_ef"])
         for name, graphs in (peer or {None: None}).items():
             theirs = graphs and graphs[space]["curve"]
-            # Where the peer does not come to our recall, both are compared at its best, or rather a little before it: to the
-            # end its curve may be flat, and cost more and more for nothing.
+            # If the peer does not reach our recall, both are compared slightly below its best: near
+            # its end the curve may be flat, with rising cost and no gain.
             best = max((point["recall"] for point in theirs or []), default=1 + FLAT)
             wanted = min(usual["recall"], best - FLAT)
             for threads in usual["queries_per_s"]:
@@ -195,7 +196,7 @@ def make_rows(results, report):
         own = {step["step"]: step for step in steps if step.get("profile") == profile}
         rows += collection_rows(own["load"], own["search"], own.get("inside"), peer) + build_rows(own["load"], peer)
     report = pathlib.Path(report)
-    # Names hold the recall, which another run may miss by a little.
+    # Names contain the recall, which may differ slightly in another run.
     measured = tuple({one["name"].split(")")[0] for one in rows})
     kept = [one for one in (json.loads(report.read_text()) if report.exists() else []) if not one["name"].startswith(measured)]
     report.write_text(json.dumps(kept + rows, indent=2) + "\n")

@@ -1,5 +1,8 @@
-"""CLIP, EVA02, ConvNeXt, Stable Diffusion's UNet and the preparation of pictures beside transformers, open_clip, diffusers, Pillow and
-OpenCV, on networks of full size with random weights: the arithmetic is that of the published ones. Rows of reports/bench.json."""
+"""Measures CLIP, EVA02, ConvNeXt, SD2.1's UNet and picture preparation beside their peers.
+
+The peers are transformers, open_clip, diffusers, Pillow and OpenCV. The networks have full size and
+random weights, so their arithmetic is that of the published ones. Writes rows of
+reports/bench.json."""
 
 import argparse
 import io
@@ -23,7 +26,7 @@ def say(what):
 
 
 def best(work):
-    """Seconds of the fastest of some rounds."""
+    """The seconds of the fastest round."""
     seconds = []
     for _ in range(ROUNDS):
         started = time.perf_counter()
@@ -33,7 +36,7 @@ def best(work):
 
 
 def pictures(folder):
-    """512 x 512, as SD2 makes them, half of them JPEG and half PNG."""
+    """Pictures of 512 x 512 as SD2 draws them, half of them JPEG and half PNG."""
     import numpy
     from PIL import Image
 
@@ -56,7 +59,8 @@ CLIPS = {
 }
 
 
-# Of open_clip; the second and the third have more than 2 GiB of weights. They take seconds a picture.
+# open_clip models; the second and the third have more than 2 GiB of weights. They take seconds per
+# picture.
 OPEN_CLIPS = ("eva02-l-14", "open-clip-vit-h-14", "convnext-xxlarge")
 FEW_PICTURES = 4
 
@@ -67,7 +71,7 @@ def make_clip(folder, vision):
 
     if not (folder / "model.safetensors").is_file():
         torch.manual_seed(1)
-        # The text tower is not run: a small one will do.
+        # The text tower does not run, so a small one will do.
         text = dict(vocab_size=100, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=1)
         CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=768)).save_pretrained(folder)
         CLIPImageProcessor().save_pretrained(folder)
@@ -75,7 +79,7 @@ def make_clip(folder, vision):
 
 
 def make_sd(folder):
-    """SD2.1's UNet; its other parts are small, since they are not measured. The tokenizer is the tiny world's."""
+    """SD2.1's UNet. The other parts are small, and the tokenizer is the tiny world's."""
     import shutil
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -97,7 +101,7 @@ def make_sd(folder):
 
 
 def transformers_clip(folder, decoded, dtype):
-    """Pictures a second: the network alone, and with the faster of transformers' processors."""
+    """Pictures per second: the network alone, and with the faster of transformers' processors."""
     import torch
     from transformers import CLIPImageProcessor, CLIPModel
 
@@ -116,7 +120,7 @@ def transformers_clip(folder, decoded, dtype):
 
 
 def open_clip_encoder(folder, decoded, dtype):
-    """Pictures a second: the network alone, and with open_clip's preparation."""
+    """Pictures per second: the network alone, and with open_clip's preparation."""
     import torch
     from safetensors.torch import load_file
 
@@ -149,7 +153,7 @@ def diffusers_unet(folder, dtype):
 
 
 def peers_preparation(paths):
-    """Pictures a second on one thread: decoded, and resized to 224 by cubic interpolation, by Pillow and by OpenCV."""
+    """Pictures per second on one thread, decoded, and resized and normalised, by each library."""
     import cv2
     import numpy
     from PIL import Image
@@ -164,7 +168,7 @@ def peers_preparation(paths):
     decoded, arrays = pillow(), opencv()
     seconds = {
         "Pillow": (best(pillow), best(lambda: [normal(one.resize((224, 224), Image.BICUBIC)) for one in decoded])),
-        # INTER_AREA is what OpenCV has that does not alias; INTER_CUBIC would be another picture.
+        # OpenCV's resizing without aliasing is INTER_AREA; INTER_CUBIC would give another picture.
         "OpenCV": (best(opencv), best(lambda: [normal(cv2.resize(one, (224, 224), interpolation=cv2.INTER_AREA)) for one in arrays])),
     }
     return {name: {"decode": len(paths) / decode, "preprocess": len(paths) / prepare} for name, (decode, prepare) in seconds.items()}
@@ -199,7 +203,7 @@ def encoder_rows(name, found, peers, library):
 
 
 def clips(arguments, paths, decoded):
-    """Rows of the preparation of pictures and of transformers' encoders."""
+    """Rows for the preparation of pictures and for transformers' encoders."""
     folders = {name: make_clip(arguments.work / name, vision) for name, vision in CLIPS.items()}
     say("our CLIP (4 minutes on two cores)")
     found = ours(arguments.ours, {"pictures": [str(path) for path in paths], "encoders": [str(folder) for folder in folders.values()]})
@@ -215,7 +219,7 @@ def clips(arguments, paths, decoded):
 
 
 def open_clips(arguments, paths, decoded):
-    """Rows of open_clip's encoders."""
+    """Rows for open_clip's encoders."""
     published = pathlib.Path(__file__).parent.parent / "models/tests/reference/published"
     folders = {name: open_clip_models.make(arguments.work / name, published / name, "cpu") for name in OPEN_CLIPS}
     say("our EVA02, OpenCLIP and ConvNeXt (9 minutes)")
@@ -231,7 +235,7 @@ def open_clips(arguments, paths, decoded):
 
 
 def unet(arguments):
-    """Rows of Stable Diffusion's UNet."""
+    """Rows for Stable Diffusion's UNet."""
     folder = make_sd(arguments.work / "sd21")
     say("our UNet and diffusers' (2 minutes)")
     found = ours(arguments.ours, {"pictures": [], "encoders": [], "sd": str(folder), "latents": LATENTS})
@@ -273,7 +277,7 @@ def main():
 
 
 def report(path, rows, ours):
-    """Puts the rows into a report, in place of those whose names are `ours`, and prints them."""
+    """Replaces the rows of a report whose names are `ours` with these rows, and prints them."""
     kept = [one for one in (json.loads(path.read_text()) if path.exists() else []) if not ours(one["name"])]
     path.write_text(json.dumps(kept + rows, indent=2) + "\n")
     for one in rows:

@@ -1,4 +1,4 @@
-"""open_clip's image encoders at full size with random weights, from their published configurations."""
+"""open_clip's image encoders at full size with random weights and published configurations."""
 
 import contextlib
 import json
@@ -11,7 +11,7 @@ def read(path):
 
 @contextlib.contextmanager
 def timm_arguments(configs):
-    """While it lasts, timm makes the network with the `model_args` of a config.json beside open_clip's, where there is one."""
+    """Makes timm apply the `model_args` of a config.json in the folder, if there is one."""
     import timm
 
     create, beside = timm.create_model, configs / "config.json"
@@ -24,7 +24,7 @@ def timm_arguments(configs):
 
 
 def network(configs):
-    """Of a folder's open_clip_config.json. Its text tower is not run: a small one will do."""
+    """The network of a folder's open_clip_config.json; its unused text tower is small."""
     import open_clip
 
     settings = dict(read(configs / "open_clip_config.json")["model_cfg"])
@@ -35,7 +35,7 @@ def network(configs):
 
 
 def make(folder, configs, device):
-    """The network with random weights in `folder`, where it is not there."""
+    """Writes the network with random weights to `folder`, if it is missing."""
     import torch
     from safetensors.torch import save_file
 
@@ -52,7 +52,7 @@ def make(folder, configs, device):
 
 
 def prepared(folder, decoded):
-    """Pictures as open_clip prepares them, [count, 3, side, side]."""
+    """Pictures prepared by open_clip, [count, 3, side, side]."""
     import torch
     from open_clip.transform import PreprocessCfg, image_transform_v2
 

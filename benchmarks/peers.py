@@ -1,10 +1,13 @@
-"""Our engines beside sentence-transformers, fastembed, OpenVINO and transformers: the same work, the same cores, one run.
+"""Measures our engines beside their peers: the same work, the same cores, one run.
 
-Reads prompts (JSON lines with "text") from standard input, runs every engine on them and on the same pictures, and writes a
-list of {"name", "unit", "ours", "peer", "peer_name", "ratio"}; a ratio above 1 says that ours is faster. Rows of MiniLM also have
-"ours_cosine" and "peer_cosine": the smallest of any text's vector to sentence-transformers' in f32, and the mean of all. Each
-engine's rate is the best of three rounds, and the rounds of ours come before and after those of the peers, so that a busy
-neighbour does not favour one side.
+The peers are sentence-transformers, fastembed, OpenVINO and transformers.
+
+Reads prompts (JSON lines with "text") from standard input, runs every engine on them and on the
+same pictures, and writes a list of {"name", "unit", "ours", "peer", "peer_name", "ratio"}; a ratio
+above 1 means that ours is faster. Rows of MiniLM also have "ours_cosine" and "peer_cosine": the
+smallest and the mean cosine between a text's vector and sentence-transformers' in f32. Each
+engine's rate is the best of three rounds. Our rounds run before and after those of the peers, so
+that other load on the machine favours neither side.
 """
 
 import argparse
@@ -39,7 +42,7 @@ def best_rate(count, work):
 
 
 def ours(binary, texts, folder):
-    """What our half printed; the folder gets MiniLM's graph and the vectors of our engines."""
+    """The output of our side, which writes MiniLM's graph and our vectors to the folder."""
     work = json.dumps({"texts": texts, "folder": str(folder), "pictures": PICTURES})
     done = subprocess.run([binary], input=work, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -48,14 +51,14 @@ def ours(binary, texts, folder):
 
 
 def better(one, other):
-    """Of two such answers the larger figure each."""
+    """The larger value of each figure in two such outputs."""
     if isinstance(one, dict):
         return {name: better(one[name], other[name]) for name in one}
     return one if isinstance(one, str) else max(one, other)
 
 
 def sentence_transformers(texts, precision):
-    """Vectors and texts a second."""
+    """Vectors and texts per second."""
     import torch
     from sentence_transformers import SentenceTransformer
 
@@ -66,7 +69,9 @@ def sentence_transformers(texts, precision):
 
 
 def fastembed(texts, folder):
-    """Vectors and texts a second of fastembed on our graph and the model's own files: its own download is a hub's."""
+    """Vectors and texts per second of fastembed.
+
+    It uses our graph and the model's local files, since its own download is from a hub."""
     import numpy
     from fastembed import TextEmbedding
     from fastembed.common.model_description import ModelSource, PoolingType
@@ -85,8 +90,10 @@ def fastembed(texts, folder):
 
 
 class OpenVino:
-    """Our graph on OpenVINO itself, as its documentation has it for throughput: asynchronous requests, and texts sorted by length,
-    which it needs to be fast at all."""
+    """Vectors and texts per second of OpenVINO with our graph.
+
+    Requests are asynchronous, as its documentation recommends for throughput, and texts are sorted
+    by length, without which it is slow."""
 
     def __init__(self, folder, precision):
         import openvino
@@ -123,7 +130,7 @@ class OpenVino:
 
 
 def openvino(texts, folder, precision):
-    """Vectors and texts a second."""
+    """Vectors and texts per second."""
     model = OpenVino(folder, precision)
     return model.embed(texts), best_rate(len(texts), lambda: model.embed(texts))
 
@@ -165,13 +172,13 @@ def row(name, unit, ours, peer, peer_name, **more):
 def cosine(vectors, exact):
     import numpy
 
-    # Those of a bf16 network are not of unit norm exactly.
+    # Vectors of a bf16 network are not exactly of unit norm.
     cosines = (vectors * exact).sum(1) / (numpy.linalg.norm(vectors, axis=1) * numpy.linalg.norm(exact, axis=1))
     return {"min": round(float(cosines.min()), 6), "mean": round(float(cosines.mean()), 6)}
 
 
 def minilm_rows(texts, folder, measured, peers):
-    """Our engines beside the peers, each with its cosine to sentence-transformers in f32."""
+    """Rows of our engines beside the peers, with cosines to sentence-transformers in f32."""
     import numpy
 
     exact, f32_name = peers["sentence-transformers (torch, f32)"][0], "sentence-transformers (torch, f32)"
@@ -191,7 +198,7 @@ def main():
     arguments.add_argument("--more", help="a file of further rows (JSON), measured elsewhere in the same run")
     arguments.add_argument("--report", required=True)
     arguments = arguments.parse_args()
-    # A repeated text would cost us nothing, and the peers its whole price.
+    # A repeated text would cost us nothing, but cost the peers the full time.
     texts = list(dict.fromkeys(json.loads(line)["text"] for line in sys.stdin if line.strip()))
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
@@ -214,7 +221,7 @@ def main():
     if arguments.more:
         rows += json.loads(pathlib.Path(arguments.more).read_text())
     report = pathlib.Path(arguments.report)
-    # The index and networks of full size are measured apart: index_peers.py, models_peers.py.
+    # The index and full-size networks are measured separately: index_peers.py, models_peers.py.
     apart = ("index of", "pictures:", "SD2.1 UNet", "clip-vit")
     kept = [one for one in (json.loads(report.read_text()) if report.exists() else []) if one["name"].startswith(apart)]
     report.write_text(json.dumps(rows + kept, indent=2) + "\n")

@@ -1,4 +1,4 @@
-//! The runner and the embedded broker: records of 1 kB and 100 kB through a stage that does nothing.
+//! The runner and the embedded broker: records of 1 kB and 100 kB through a stage that only copies.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use unprompt_stream::{
 const FROM: Topic = Topic::Images;
 const TO: Topic = Topic::ImageEmbeddings;
 
-/// Publishes `count` records and takes them at the other end.
+/// Publishes `count` records and reads them at the other end.
 async fn through(kafka: &KafkaConfig, publisher: &Publisher, tail: &mut Tail, count: usize, bytes: usize) {
     let records = (0..count).map(|at| OutputRecord {
         topic: FROM,
@@ -43,8 +43,15 @@ fn runner(c: &mut Criterion) {
     let (stage_kafka, stage_stop) = (kafka.clone(), stop.clone());
     let running = runtime.spawn(async move {
         let load = || Ok::<_, String>(Box::new(PassThrough) as Box<dyn Stage>);
-        run_stage(&stage_kafka, RunnerConfig::default(), pass_through::SERVICE, load, stage_stop, Health::default())
-            .await
+        run_stage(
+            &stage_kafka,
+            RunnerConfig::default(),
+            pass_through::SERVICE,
+            load,
+            stage_stop,
+            Health::default(),
+        )
+        .await
     });
     let publisher = runtime.block_on(async { Publisher::new(&kafka) }).unwrap();
     let mut tail = runtime.block_on(Tail::new(&kafka, &[TO], Start::End)).unwrap();

@@ -1,4 +1,5 @@
-//! Each stage alone, without a broker: records in, records out. What one stage writes is the next one's input.
+//! Each stage alone, without a broker: records in, records out. The output of one stage is the
+//! input of the next.
 
 use std::hint::black_box;
 
@@ -13,8 +14,8 @@ use unprompt_indexer::Indexer;
 use unprompt_models::encoder::{TextTower, VisionSettings};
 use unprompt_models::minilm::{Engine, MiniLm};
 use unprompt_models::picture::Limits;
-use unprompt_models::stable_diffusion::{GenerationParams, Precision};
 use unprompt_models::recipe::Retrieval;
+use unprompt_models::stable_diffusion::{GenerationParams, Precision};
 use unprompt_predictor::{Encoder, HeadStore, Predictor, Settings};
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::topics::Topic;
@@ -31,7 +32,7 @@ fn bench(c: &mut Criterion, name: &str, stage: &mut dyn Stage, batch: &[InputRec
     group.finish();
 }
 
-/// What `stage` writes for `batch`, as records for the next stage.
+/// The outputs of `stage` for `batch`, as records for the next stage.
 fn outputs(stage: &mut dyn Stage, batch: &[InputRecord]) -> Vec<InputRecord> {
     let mut records = Vec::new();
     for outcome in stage.process(batch).unwrap() {
@@ -61,7 +62,7 @@ fn stages(c: &mut Criterion) {
     index_stages(c, &prompts, &embeddings);
 }
 
-/// The two stages that work with an index, on an embedded one.
+/// The two stages that use an index, on an embedded one.
 fn index_stages(c: &mut Criterion, prompts: &[InputRecord], embeddings: &[InputRecord]) {
     let (runtime, folder) = (Runtime::new().unwrap(), tempfile::tempdir().unwrap());
     let served = runtime.block_on(EmbeddedIndex::start(folder.path(), 0)).unwrap();

@@ -1,10 +1,11 @@
-//! Vectors that lie as those of a large CLIP do, made from MiniLM vectors, for there are no weights of a large CLIP to make real
-//! ones with.
+//! Vectors distributed like those of a large CLIP, made from MiniLM vectors, since no weights of a
+//! large CLIP are available to make real ones.
 //!
-//! What is known of such vectors is kept: each tower's lie in a narrow cone of its own (two texts that have nothing to do with each
-//! other have a cosine of about 0.6), a picture and its prompt one of about 0.3, and others one of about 0.1 (Liang et al., "Mind
-//! the Gap", 2022). So queries come from elsewhere than what is searched, which is what graphs find hard. Within its cone a vector
-//! is MiniLM's, turned into 512 dimensions, and noise.
+//! They keep the known geometry of such vectors: each tower's vectors are in a narrow cone (two
+//! unrelated texts have a cosine of about 0.6), a picture and its prompt have a cosine of about
+//! 0.3, and other pairs about 0.1 (Liang et al., "Mind the Gap", 2022). So queries come from
+//! another region than the searched vectors, which is hard for graphs. Within its cone a vector is
+//! a MiniLM vector projected to 512 dimensions, plus noise.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -13,7 +14,7 @@ use unprompt_models::minilm::MiniLm;
 /// The length of a vector.
 pub const CLIP_DIM: usize = 512;
 
-/// Which tower a vector is to look like one of.
+/// The tower whose vectors to imitate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tower {
     Text,
@@ -21,7 +22,8 @@ pub enum Tower {
 }
 
 impl Tower {
-    /// How much of a vector is the cone's axis, what was said, and noise; squares sum to about one.
+    /// The weights of the cone's axis, the content and the noise in a vector; their squares sum to
+    /// about one.
     fn parts(self) -> (f32, f32, f32) {
         match self {
             Self::Text => (0.75, 0.6, 0.28),
@@ -30,7 +32,7 @@ impl Tower {
     }
 }
 
-/// Both towers' cones.
+/// The cones of both towers.
 #[derive(Debug)]
 pub struct Cone {
     middle: Vec<f32>,
@@ -41,7 +43,7 @@ pub struct Cone {
 }
 
 impl Cone {
-    /// Cones around the middle of `vectors` [n][384]; always the same for the same vectors.
+    /// Cones around the mean of `vectors` [n][384]; the same vectors always give the same cones.
     pub fn around(vectors: &[Vec<f32>]) -> Self {
         let mut middle = vec![0.0; MiniLm::DIMS];
         for vector in vectors {
@@ -55,7 +57,8 @@ impl Cone {
         Self { middle, turn, text_axis, image_axis: unit(image_axis) }
     }
 
-    /// Vectors [n][512] of unit norm; `first` is the number of the first of `vectors` [n][384], which its noise follows from.
+    /// Projects `vectors` [n][384] into the tower's cone; returns unit vectors [n][512]. `first` is
+    /// the number of the first vector, which determines its noise.
     pub fn bend(&self, tower: Tower, first: usize, vectors: &[Vec<f32>]) -> Vec<Vec<f32>> {
         vectors.iter().enumerate().map(|(at, vector)| self.bend_one(tower, first + at, vector)).collect()
     }
@@ -69,7 +72,7 @@ impl Cone {
         }
         let axis = if tower == Tower::Text { &self.text_axis } else { &self.image_axis };
         let mut rng = ChaCha8Rng::seed_from_u64(number as u64);
-        // A picture's noise is not that of the text of the same number.
+        // A picture and the text of the same number have different noise.
         rng.set_stream(tower as u64);
         let own = noise(&mut rng);
         let parts = axis.iter().zip(unit(turned)).zip(own);
@@ -77,7 +80,8 @@ impl Cone {
     }
 }
 
-/// A direction, any as likely as another (near enough: the sum of four uniform values is taken for normal).
+/// A random direction, approximately uniform: the sum of four uniform values stands for a normal
+/// one.
 fn noise(rng: &mut ChaCha8Rng) -> Vec<f32> {
     unit((0..CLIP_DIM).map(|_| (0..4).map(|_| rng.random::<f32>() - 0.5).sum()).collect())
 }

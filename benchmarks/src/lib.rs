@@ -1,4 +1,4 @@
-//! What the benchmarks share: model folders, texts, pictures, and records made of them.
+//! Shared by the benchmarks: model folders, texts, pictures, and records made of them.
 
 pub mod cone;
 pub mod passing;
@@ -13,7 +13,7 @@ use unprompt_schemas::topics::Topic;
 use unprompt_stream::InputRecord;
 use unprompt_tiny_world::{Grammar, Split};
 
-/// What the binary allocates with.
+/// The allocator of the binary.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
@@ -22,19 +22,19 @@ pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// One of the tiny world's checkpoints: `sd2` or `clip`.
+/// A checkpoint of the tiny world: `sd2` or `clip`.
 pub fn checkpoint(name: &str) -> PathBuf {
     repository().join("models/tiny-world/checkpoints").join(name)
 }
 
-/// MiniLM's folder: in $UNPROMPT_MODELS, which `make` sets, or the user's cache.
+/// MiniLM's folder: in $UNPROMPT_MODELS, which `make` sets, or in the user's cache.
 pub fn minilm() -> PathBuf {
     let models = std::env::var_os("UNPROMPT_MODELS").map(PathBuf::from);
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/unprompt/models");
     models.unwrap_or_else(home).join("all-MiniLM-L6-v2")
 }
 
-/// Prompts of the grammar, always the same.
+/// Prompts from the grammar, the same in every run.
 pub fn texts(count: usize) -> Vec<String> {
     Grammar::new(7).scenes(Split::Train).take(count).map(|scene| scene.prompt()).collect()
 }
@@ -50,21 +50,12 @@ pub fn png(at: usize) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// A record as a stage gets it.
+/// A record as a stage receives it.
 pub fn record(topic: Topic, offset: usize, value: Vec<u8>) -> InputRecord {
-    InputRecord {
-        topic,
-        topic_name: topic.base_name().into(),
-        partition: 0,
-        offset: offset as i64,
-        timestamp_ms: 0,
-        key: None,
-        value: Some(value),
-        headers: Vec::new(),
-    }
+    InputRecord { offset: offset as i64, value: Some(value), ..InputRecord::new(topic) }
 }
 
-/// Prompts as records of prompts.v1, with a seed each where `draw` says so.
+/// Prompts as records of prompts.v1, each with a seed if `draw` is set.
 pub fn prompt_records(count: usize, draw: bool) -> anyhow::Result<Vec<InputRecord>> {
     let codec = Codec::single_object();
     let records = texts(count).into_iter().enumerate().map(|(at, text)| {

@@ -1,4 +1,5 @@
-//! Prints, as one JSON object, how many texts and pictures a second our engines embed: the other half of benchmarks/peers.py.
+//! Prints how many texts and pictures per second our engines embed, as one JSON object: our side of
+//! benchmarks/peers.py.
 
 mod texts;
 
@@ -16,10 +17,11 @@ use unprompt_schemas::codec::Codec;
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::Stage;
 
-/// Each measurement is the best of this many, as it is for the peers.
+/// Each measurement is the best of this many, as for the peers.
 const ROUNDS: usize = 3;
 
-/// Reads {"texts": […], "folder": "…", "pictures": n} from stdin; what the peers need besides goes to the folder.
+/// Reads {"texts": […], "folder": "…", "pictures": n} from stdin; files for the peers go into the
+/// folder.
 fn main() -> anyhow::Result<()> {
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text)?;
@@ -32,7 +34,7 @@ fn main() -> anyhow::Result<()> {
     rates.insert("text_encoder".into(), texts::text_encoder(&texts)?);
     let count = work["pictures"].as_u64().context("no pictures")? as usize;
     rates.insert("clip".into(), json!(clip_rate(count)?));
-    // One line for the script that called.
+    // One line for the calling script.
     use std::io::Write;
     Ok(writeln!(std::io::stdout(), "{}", serde_json::Value::Object(rates))?)
 }

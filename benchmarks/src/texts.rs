@@ -1,4 +1,5 @@
-//! The text networks: each engine alone, and the text-encoder from a topic to a topic. It knows no peers.
+//! The text networks: each engine alone, and the text-encoder from topic to topic. It knows no
+//! peers.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -21,12 +22,13 @@ use unprompt_text_encoder::TextEncoder;
 
 use crate::best_rate;
 
-/// A record that does not come is a defect, not a slow engine.
+/// A record that takes longer means a defect, not a slow engine.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Texts that the engine and the topics see before the clock starts.
+/// Texts for the warm-up of the engine and the topics.
 const WARM_UP: usize = 64;
 
-/// The rate of each engine; `folder` gets the network as graph.onnx, and the vectors of each as <engine>.f32.
+/// The rate of each engine. Writes the network to `folder` as graph.onnx, and the vectors of each
+/// engine as <engine>.f32.
 pub fn engines(texts: &[&str], folder: &Path) -> anyhow::Result<Value> {
     std::fs::write(folder.join("graph.onnx"), MiniLm::onnx_graph(&minilm())?)?;
     let mut engines = serde_json::Map::new();
@@ -41,8 +43,10 @@ pub fn engines(texts: &[&str], folder: &Path) -> anyhow::Result<Value> {
     Ok(engines.into())
 }
 
-/// Both networks of the text-encoder alone, and the service from prompts.v1 to prompt-embeddings.v1 on the embedded
-/// broker, as it is configured by default. Their rounds take turns, so that a busy neighbour does not favour one of them.
+/// Rates of both networks of the text-encoder alone, and of the service with default settings from
+/// prompts.v1 to prompt-embeddings.v1 on the embedded broker.
+///
+/// Their rounds take turns, so that other load on the machine favours neither.
 pub fn text_encoder(texts: &[&str]) -> anyhow::Result<Value> {
     let (mut minilm, clip) =
         (MiniLm::load(&minilm(), Engine::Auto)?, TextTower::load(&checkpoint("clip"), Engine::Auto)?);
@@ -60,8 +64,7 @@ async fn in_turns(
     let kafka = KafkaConfig::embedded(broker.brokers());
     ensure_topics(&kafka).await?;
     let (stop, running) = (CancellationToken::new(), kafka.clone());
-    let (stage_stop, runner) =
-        (stop.clone(), RunnerConfig { batch_records: 512, ..RunnerConfig::default() });
+    let (stage_stop, runner) = (stop.clone(), RunnerConfig { batch_records: 512, ..RunnerConfig::default() });
     let service = tokio::spawn(async move {
         run_stage(&running, runner, unprompt_text_encoder::SERVICE, load, stage_stop, Health::default()).await
     });
@@ -91,7 +94,7 @@ fn load() -> Result<Box<dyn Stage>, unprompt_models::ModelError> {
     Ok(Box::new(stage))
 }
 
-/// Publishes the texts and takes their vectors at the other end.
+/// Publishes the texts and reads their vectors at the other end.
 async fn through(publisher: &Publisher, tail: &mut Tail, texts: &[&str]) -> anyhow::Result<()> {
     let codec = Codec::single_object();
     let record = |text: &&str| {

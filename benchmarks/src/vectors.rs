@@ -1,17 +1,19 @@
-//! Vectors of many prompts, kept in files, so that an index can be measured again without embedding them again.
+//! Vectors of many prompts, kept in files so that an index can be measured again without embedding
+//! again.
 //!
-//! A folder holds rows of f16, little-endian, one after the other, and nothing else in a file:
+//! A file holds consecutive rows of little-endian f16 and nothing else:
 //!
-//! | file | row | what |
+//! | file | row | contents |
 //! |---|---|---|
-//! | `minilm.f16` | 384 | real MiniLM vectors of distinct prompts of the grammar, always the same ones in the same order |
-//! | `clip.f16` | 512 | made from them, see [`Cone`]: as the vectors of a CLIP text tower lie |
+//! | `minilm.f16` | 384 | real MiniLM vectors of distinct prompts of the grammar, in fixed order |
+//! | `clip.f16` | 512 | made from them by [`Cone`]: distributed like a CLIP text tower's vectors |
 //! | `minilm-queries.f16` | 384 | MiniLM vectors of held-out prompts |
-//! | `clip-queries.f16` | 512 | made from those, as the vectors of a CLIP image tower lie |
+//! | `clip-queries.f16` | 512 | made from those: distributed like a CLIP image tower's vectors |
 //!
-//! A longer file serves a shorter wish, and a shorter one is continued where it ends.
+//! A longer file also serves a request for fewer vectors; a shorter one is extended.
 //!
-//! Where embedding would take too long, a folder of its own has the vectors of another one and, after them, mixtures: see [`Mixture`].
+//! If embedding would take too long, a separate folder holds the vectors of another one followed by
+//! mixtures of them: see [`Mixture`].
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
@@ -28,13 +30,13 @@ use unprompt_tiny_world::{Grammar, Split};
 
 use crate::cone::{CLIP_DIM, Cone, Tower, unit};
 
-/// Queries that are kept.
+/// The number of queries in a file.
 pub const QUERIES: usize = 2_000;
-/// The grammar's sequence that the prompts are of.
+/// The seed of the grammar's prompts.
 const SEED: u64 = 1;
 /// Texts embedded, and rows written, at once.
 const SLAB: usize = 4_096;
-/// Rows that the cone takes the middle of.
+/// Rows from which the cone's centre is computed.
 const MIDDLE_OF: usize = 10_000;
 
 /// Rows of one length in a file.
@@ -49,13 +51,13 @@ impl Rows {
         Self { path: folder.join(format!("{name}.f16")), dim }
     }
 
-    /// Whole rows in the file.
+    /// The number of complete rows in the file.
     pub fn count(&self) -> usize {
         let bytes = std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len());
         bytes as usize / self.row_bytes()
     }
 
-    /// The rows from `first` on, `count` of them.
+    /// Reads `count` rows from `first` on.
     pub fn read(&self, first: usize, count: usize) -> anyhow::Result<Vec<Vec<f32>>> {
         let mut file = File::open(&self.path).with_context(|| self.path.display().to_string())?;
         file.seek(SeekFrom::Start((first * self.row_bytes()) as u64))?;
@@ -65,7 +67,7 @@ impl Rows {
         Ok(bytes.chunks_exact(self.row_bytes()).map(|row| row.chunks_exact(2).map(value).collect()).collect())
     }
 
-    /// Continues the file after its last whole row.
+    /// Opens the file for writing after its last complete row.
     fn append(&self) -> anyhow::Result<BufWriter<File>> {
         let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(&self.path)?;
         file.set_len((self.count() * self.row_bytes()) as u64)?;
@@ -97,7 +99,8 @@ impl Vectors {
         }
     }
 
-    /// Makes what the folder lacks of `count` vectors and the queries; `progress` is told the rows there are.
+    /// Creates the missing ones of `count` vectors and the queries; `progress` receives the number
+    /// of rows so far.
     pub fn fill(
         folder: &Path,
         count: usize,
@@ -116,7 +119,7 @@ impl Vectors {
         Ok(vectors)
     }
 
-    /// The same with `mixture` for what embeds.
+    /// Like [`Self::fill`], with rows from `mixture` instead of embedding.
     pub fn fill_mixed(
         folder: &Path,
         mixture: &Mixture,
@@ -139,11 +142,12 @@ impl Vectors {
     }
 }
 
-/// How much of the second vector is in a mixture.
+/// The weight of the second vector in a mixture.
 const SECOND: f32 = 0.5;
 
-/// Vectors that are embedded, and as many more as are wanted: each has the direction of one of those, all in turn, and half of another,
-/// any. Near to the first, as a prompt is of which one part was said differently.
+/// Embedded vectors, and any number of mixtures after them. A mixture has the direction of one
+/// embedded vector, each in turn, plus half of a random other one. It is near the first one, like a
+/// prompt with one part changed.
 #[derive(Debug)]
 pub struct Mixture {
     model: String,
@@ -152,7 +156,7 @@ pub struct Mixture {
 }
 
 impl Mixture {
-    /// Of the first `embedded` vectors in a folder, which has to have them.
+    /// Mixes the first `embedded` vectors of a folder, which must have that many.
     pub fn of(folder: &Path, embedded: usize) -> anyhow::Result<Self> {
         let of = Vectors::of(folder);
         if of.minilm.count() < embedded || embedded == 0 {
@@ -189,7 +193,8 @@ impl Mixture {
     }
 }
 
-/// Distinct prompts of a split, always the same ones in the same order: those of `unprompt prompts sample --distinct`.
+/// Distinct prompts of a split in a fixed order: the same as from `unprompt prompts sample
+/// --distinct`.
 pub fn prompts(split: Split) -> impl Iterator<Item = String> {
     let hasher = BuildHasherDefault::<DefaultHasher>::default();
     let mut seen = HashSet::new();
@@ -197,7 +202,7 @@ pub fn prompts(split: Split) -> impl Iterator<Item = String> {
     texts.filter(move |text| seen.insert(hasher.hash_one(text)))
 }
 
-/// Vectors of two models, or of other prompts, in one file would be worthless.
+/// Refuses to mix vectors of different models or prompts in one file, which would be worthless.
 fn check_model(folder: &Path, model: &str) -> anyhow::Result<()> {
     let path = folder.join("model");
     match std::fs::read_to_string(&path) {
@@ -250,7 +255,7 @@ fn bend(cone: &Cone, tower: Tower, from: &Rows, to: &Rows, count: usize) -> anyh
     Ok(())
 }
 
-/// Whole slabs reach the file, so that one that is cut off is seen by its length.
+/// Writes whole slabs, so that the length of a file shows a truncated one.
 fn write(file: &mut BufWriter<File>, rows: &[Vec<f32>]) -> anyhow::Result<()> {
     for value in rows.iter().flatten() {
         file.write_all(&f16::from_f32(*value).to_le_bytes())?;
@@ -262,7 +267,7 @@ fn write(file: &mut BufWriter<File>, rows: &[Vec<f32>]) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
-    /// Three vectors as though they were embedded.
+    /// Three vectors in place of embedded ones.
     fn embedded(folder: &Path) -> Vectors {
         let vectors = Vectors::of(folder);
         let axis = |at: usize| (0..MiniLm::DIMS).map(|i| f32::from(u8::from(i == at))).collect();

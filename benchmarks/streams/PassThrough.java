@@ -7,7 +7,7 @@ import org.apache.kafka.streams.KafkaStreams;
 import org.apache.kafka.streams.StreamsBuilder;
 import org.apache.kafka.streams.StreamsConfig;
 
-/** Copies a topic to another with exactly_once_v2, with Kafka Streams' own settings but for the size of records. */
+/** Copies a topic with exactly_once_v2 and Kafka Streams' defaults, except the size of records. */
 public class PassThrough {
     private static final int RECORD_MAX_BYTES = 22 << 20;
 

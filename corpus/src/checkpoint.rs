@@ -1,9 +1,11 @@
-//! How far a run is, so that another can go on there. It knows nothing of what the run does.
+//! The progress of a run on disk, so that another run can resume it. It knows nothing of what the
+//! run does.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use atomic_write_file::AtomicWriteFile;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -11,10 +13,11 @@ use sha2::{Digest, Sha256};
 
 use crate::CorpusError;
 
-/// What decides the rows of a run, in their order: the inputs as they are and the options.
+/// Everything that determines the rows of a run and their order: the inputs as found, and the
+/// options.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
-    /// As they were given.
+    /// The sources as given.
     pub sources: Vec<String>,
     pub inputs: Vec<FoundInput>,
     pub options: Value,
@@ -29,24 +32,24 @@ pub struct FoundInput {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct CheckpointFile {
     fingerprint: Fingerprint,
     acknowledged: u64,
     #[serde(default)]
     state: serde_json::Value,
 }
 
-/// The file that says how far a run is: how many of its kept rows are acknowledged.
+/// The file with a run's progress: how many of its kept rows are acknowledged.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
     fingerprint: Fingerprint,
-    /// What the run wants to know again.
+    /// State that the run saves with its progress.
     state: serde_json::Value,
 }
 
 impl Fingerprint {
-    /// What differs from `other`, in words; none: nothing.
+    /// Describes the first difference from `other`; none if they are equal.
     fn difference(&self, other: &Self) -> Option<String> {
         if let Some((option, was, is)) = first_difference(&other.options, &self.options) {
             return Some(format!("{option} was {was} then, and is {is} now"));
@@ -63,14 +66,14 @@ impl Fingerprint {
         }
     }
 
-    /// 16 hexadecimal digits of what was given: the name of the checkpoint's file.
+    /// Returns 16 hexadecimal digits of the sources' digest: the name of the checkpoint's file.
     fn name(&self) -> String {
         let digest = Sha256::digest(self.sources.join("\0").as_bytes());
         digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
-/// The name and both values of the first option in which two sets differ.
+/// Returns the name and both values of the first option that differs.
 fn first_difference<'a>(was: &'a Value, is: &'a Value) -> Option<(String, &'a Value, &'a Value)> {
     match (was, is) {
         (was, is) if was == is => None,
@@ -88,12 +91,12 @@ fn first_difference<'a>(was: &'a Value, is: &'a Value) -> Option<(String, &'a Va
 }
 
 impl Checkpoint {
-    /// The checkpoint of a run over the same sources in `folder`, and how many rows are acknowledged already.
-    /// `restart` forgets an earlier one.
+    /// Opens the checkpoint of a run over the same sources in `folder`, and returns the number of
+    /// rows that are already acknowledged. `restart` deletes an earlier checkpoint.
     ///
     /// # Errors
-    /// [`CorpusError::OtherRun`] where the earlier run had other options or the inputs have changed since,
-    /// [`CorpusError::Checkpoint`].
+    /// [`CorpusError::OtherRun`] if the earlier run had other options or the inputs have changed
+    /// since, [`CorpusError::Checkpoint`].
     pub fn open(folder: &Path, fingerprint: Fingerprint, restart: bool) -> Result<(Self, u64), CorpusError> {
         fs::create_dir_all(folder).map_err(|error| CorpusError::checkpoint(folder, error))?;
         let path = folder.join(format!("{}.json", fingerprint.name()));
@@ -111,30 +114,30 @@ impl Checkpoint {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
             other => other.map_err(|error| failed(error.to_string()))?,
         };
-        let kept: Kept = serde_json::from_slice(&bytes)
+        let saved: CheckpointFile = serde_json::from_slice(&bytes)
             .map_err(|error| failed(format!("{error}; begin again with --restart")))?;
-        match self.fingerprint.difference(&kept.fingerprint) {
+        match self.fingerprint.difference(&saved.fingerprint) {
             None => {
-                self.state = kept.state;
-                Ok(kept.acknowledged)
+                self.state = saved.state;
+                Ok(saved.acknowledged)
             }
             Some(changed) => Err(CorpusError::OtherRun { path: self.path.clone(), changed }),
         }
     }
 
-    /// What was kept beside the rows by [`Checkpoint::save_with`]; none where there is none of this kind.
+    /// Returns the state saved by [`Checkpoint::save_with`]; none if there is none of this type.
     #[must_use]
     pub fn state<S: DeserializeOwned>(&self) -> Option<S> {
         serde_json::from_value(self.state.clone()).ok()
     }
 
-    /// The file.
+    /// Returns the path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// As [`Checkpoint::save`], with what the run wants to know again.
+    /// Saves like [`Checkpoint::save`], with the run's state.
     ///
     /// # Errors
     /// [`CorpusError::Checkpoint`].
@@ -144,23 +147,23 @@ impl Checkpoint {
         self.save(acknowledged)
     }
 
-    /// Keeps how many rows are acknowledged: on the disk, or as it was.
+    /// Saves the number of acknowledged rows atomically: the file has the new number or stays as it
+    /// was.
     ///
     /// # Errors
     /// [`CorpusError::Checkpoint`].
     pub fn save(&self, acknowledged: u64) -> Result<(), CorpusError> {
-        let kept = Kept { fingerprint: self.fingerprint.clone(), acknowledged, state: self.state.clone() };
-        let temporary = self.path.with_extension("json.part");
+        let saved =
+            CheckpointFile { fingerprint: self.fingerprint.clone(), acknowledged, state: self.state.clone() };
         let write = || {
-            let mut file = File::create(&temporary)?;
-            file.write_all(&serde_json::to_vec(&kept)?)?;
-            file.sync_all()?;
-            fs::rename(&temporary, &self.path)
+            let mut file = AtomicWriteFile::open(&self.path)?;
+            file.write_all(&serde_json::to_vec(&saved)?)?;
+            file.commit()
         };
         write().map_err(|error| CorpusError::checkpoint(&self.path, error))
     }
 
-    /// Forgets it: the run is done.
+    /// Deletes the checkpoint of a finished run.
     ///
     /// # Errors
     /// [`CorpusError::Checkpoint`].

@@ -1,5 +1,7 @@
-//! A run over many inputs: read, cleaned, numbered, counted. The same inputs and options give the same rows with the
-//! same numbers, so that a run which stopped is done again up to where it was, quickly, and goes on.
+//! A run over many inputs: their rows are read, cleaned, numbered and counted.
+//!
+//! The same inputs and options give the same rows with the same numbers, so a stopped run can
+//! resume by reading again up to where it stopped.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,11 +9,11 @@ use crate::CorpusError;
 use crate::checkpoint::{Fingerprint, FoundInput};
 use crate::clean::{Cleaner, Cleaning, CountTokens};
 use crate::reader::{Reader, Reading};
-use crate::report::{Reason, Report};
+use crate::report::{CorpusReport, Reason};
 use crate::row::Row;
 use crate::source::{self, Input};
 
-/// What is read, and how.
+/// The inputs of a run and how they are read and cleaned.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Options {
     /// Files, folders, globs, `-`, `s3://…`, `http(s)://…`.
@@ -23,11 +25,11 @@ pub struct Options {
 /// A row that was kept.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Clean {
-    /// Its number among those kept, from 0.
+    /// The number among the kept rows, from 0.
     pub seq: u64,
     /// The number of its input, from 0.
     pub input: usize,
-    /// Its number in its input, from 1.
+    /// The number of the row in its input, from 1.
     pub number: u64,
     pub row: Row,
 }
@@ -38,32 +40,32 @@ pub struct Corpus {
     options: Options,
     inputs: Vec<Input>,
     cleaner: Cleaner,
-    report: Report,
-    /// The number of the input that is read, or read next.
+    report: CorpusReport,
+    /// The number of the input that is read now, or next.
     at: usize,
     reader: Option<Reader>,
-    /// Bytes of the inputs read to their ends.
+    /// The bytes of the inputs that were read to their ends.
     bytes_before: u64,
-    /// Kept rows before this number are passed over.
+    /// Kept rows before this number are skipped.
     from: u64,
-    /// What ended the run, to be told after the rows before it.
+    /// The error that ended the run, returned after the rows before it.
     fault: Option<CorpusError>,
 }
 
 impl Corpus {
-    /// Finds the inputs. Nothing is read yet. `count_tokens` counts for the bounds on tokens; without it words are
-    /// counted.
+    /// Finds the inputs and reads nothing yet. `count_tokens` counts for the bounds on tokens;
+    /// without it, words are counted.
     ///
     /// # Errors
     /// Those of [`source::expand`] and of [`Cleaner::new`].
     pub fn open(options: Options, count_tokens: Option<CountTokens>) -> Result<Self, CorpusError> {
         let inputs = source::expand(&options.sources)?;
         let cleaner = Cleaner::new(options.cleaning.clone(), count_tokens)?;
-        let (report, at, reader, bytes_before, from) = (Report::default(), 0, None, 0, 0);
+        let (report, at, reader, bytes_before, from) = (CorpusReport::default(), 0, None, 0, 0);
         Ok(Self { options, inputs, cleaner, report, at, reader, bytes_before, from, fault: None })
     }
 
-    /// What decides this run's rows.
+    /// Returns everything that determines this run's rows.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         let found = self.inputs.iter().map(|input| FoundInput {
@@ -78,22 +80,30 @@ impl Corpus {
         Fingerprint { sources: self.options.sources.clone(), inputs: found.collect(), options }
     }
 
-    /// Whether a second run can read the same again: not from standard input, nor from a pipe.
+    /// Returns whether a second run can read the same rows again. It cannot from standard input or
+    /// a pipe.
     #[must_use]
     pub fn is_repeatable(&self) -> bool {
         self.inputs.iter().all(|input| input.size.is_some())
     }
 
-    /// Passes over the first `acknowledged` kept rows: they are read and cleaned, since later rows may be their
-    /// duplicates.
+    /// Returns whether no two rows have the same prompt.
+    #[must_use]
+    pub fn has_distinct_prompts(&self) -> bool {
+        !self.options.cleaning.keep_duplicates
+    }
+
+    /// Skips the first `acknowledged` kept rows. They are still read and cleaned, because later
+    /// rows may be their duplicates.
     pub fn resume(&mut self, acknowledged: u64) {
         self.from = acknowledged;
     }
 
-    /// Up to `count` kept rows; none at the end.
+    /// Returns up to `count` kept rows; none at the end.
     ///
     /// # Errors
-    /// Those of [`Reader`], once all rows before were returned. After an error it ends.
+    /// Those of [`Reader`], after all rows before the error were returned. The run ends with the
+    /// error.
     pub fn next_chunk(&mut self, count: usize) -> Result<Vec<Clean>, CorpusError> {
         if let Some(fault) = self.fault.take() {
             return Err(fault);
@@ -140,7 +150,7 @@ impl Corpus {
         }
     }
 
-    /// The open input; none when all are read.
+    /// Returns the open input; none if all are read.
     fn reader(&mut self) -> Result<Option<&mut Reader>, CorpusError> {
         if self.reader.is_none() {
             let Some(input) = self.inputs.get(self.at) else { return Ok(None) };
@@ -158,28 +168,28 @@ impl Corpus {
         self.at += 1;
     }
 
-    /// What became of the rows read so far.
+    /// Returns the counts of the rows read so far.
     #[must_use]
-    pub fn report(&self) -> Report {
+    pub fn report(&self) -> CorpusReport {
         let mut report = self.report.clone();
         let counts = self.cleaner.without_score().into_iter().filter(|(_, count)| *count > 0);
         report.without_score = counts.map(|(score, count)| (score.to_owned(), count)).collect();
         report
     }
 
-    /// Rows read so far.
+    /// Returns the number of rows read so far.
     #[must_use]
     pub fn rows_read(&self) -> u64 {
         self.report.read
     }
 
-    /// Bytes read so far, as the inputs are packed.
+    /// Returns the bytes read so far, before decompression.
     #[must_use]
     pub fn bytes_read(&self) -> u64 {
         self.bytes_before + self.reader.as_ref().map_or(0, Reader::bytes)
     }
 
-    /// Bytes of all inputs; none where one does not say.
+    /// Returns the bytes of all inputs; none if the size of one is unknown.
     #[must_use]
     pub fn bytes_total(&self) -> Option<u64> {
         self.inputs.iter().map(|input| input.size).sum()

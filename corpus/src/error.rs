@@ -1,52 +1,53 @@
-//! What can go wrong with a corpus, and what to do about it.
+//! The errors of a corpus. Every message says what to do next.
 
 use std::path::{Path, PathBuf};
 
-/// Every failure of this crate. Rows that cannot be read are none: they are counted and told (`reader::BadRow`), and
-/// the rest is read.
+/// A failure of this crate. Unreadable rows are no failures: they are counted and reported
+/// ([`BadRow`](crate::BadRow)), and the rest is read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CorpusError {
-    /// Nothing there, or nothing to read in it.
+    /// The source does not exist or has nothing to read.
     #[error("{source_name}: {reason}")]
     NoInput { source_name: String, reason: String },
     /// The operating system or the object store failed.
     #[error("{input} cannot be read: {reason}")]
     Unreadable { input: String, reason: String },
-    /// What the name and the content say is no format that is known.
-    #[error("{input} is in no format that is known here: {reason}; say which with --format")]
+    /// Neither the name nor the content gives a known format.
+    #[error("the format of {input} is not known: {reason}; name it with --format")]
     UnknownFormat { input: String, reason: String },
-    /// A column that was asked for, or must be there, is not.
+    /// A column that was asked for or is required does not exist.
     #[error(
         "{input} has no column {column:?}; it has {columns}. Say which holds the prompts with --column text=NAME"
     )]
     NoColumn { input: String, column: String, columns: String },
-    /// The file ends too early, or its bytes are not what they should be.
+    /// The file ends too early, or its content is corrupt.
     #[error(
         "{input} is damaged or cut off after row {rows}: {reason}. The rows before it were read; fetch or make the file again, \
          or leave it out"
     )]
     Damaged { input: String, rows: u64, reason: String },
-    /// Parquet where it cannot be read from its end.
+    /// Parquet that is compressed or comes from standard input, so that it cannot be read from its
+    /// end.
     #[error(
         "{input}: parquet is read from its end, so neither packed nor from standard input; unpack it into a file whose \
          name ends in .parquet"
     )]
     NotSeekable { input: String },
-    /// The options contradict each other or mean nothing.
+    /// The options contradict each other or make no sense.
     #[error("{0}")]
     Options(String),
-    /// A run was begun with other inputs or other options.
+    /// The checkpoint belongs to a run with other inputs or options.
     #[error(
-        "{} is of another run: {changed}. Give what was given then, or begin again with --restart", path.display()
+        "{} belongs to a run of other inputs or options: {changed}. Repeat that command, or start over with --restart", path.display()
     )]
     OtherRun { path: PathBuf, changed: String },
-    /// The record of how far a run is cannot be read or written.
-    #[error("how far the run is cannot be kept in {}: {reason}", path.display())]
+    /// The checkpoint cannot be read or written.
+    #[error("the checkpoint {} cannot be used: {reason}", path.display())]
     Checkpoint { path: PathBuf, reason: String },
-    /// A table in a format that is not written.
+    /// No format for tables has this extension.
     #[error(
-        "{} names no kind of table; end the name in .parquet, .csv, .tsv or .jsonl (the last three also with .gz or .zst)",
+        "{} does not name a table format; end the name in .parquet, .csv, .tsv or .jsonl (the last three also with .gz or .zst)",
         path.display()
     )]
     UnknownTable { path: PathBuf },

@@ -1,8 +1,9 @@
-//! Prompts in files: reading what people have, cleaning it, and writing tables of prompts.
+//! Prompts in files: reading, cleaning, and writing tables of prompts.
 //!
-//! [`Corpus`] reads [sources](source) row by row ([`reader`]), drops what is not wanted ([`clean`]) and tells why
-//! ([`report`]); [`near::NearDuplicates`] goes on where vectors are at hand; [`table`] writes. It is synchronous and
-//! knows nothing of topics, of the index and of networks: texts and vectors come in and go out.
+//! [`Corpus`] reads [sources](source) row by row ([`reader`]), drops unwanted rows ([`clean`]) and
+//! reports the reasons ([`report`]). [`near::NearDuplicates`] drops near duplicates where vectors
+//! are at hand; [`table`] writes. The crate is synchronous and knows nothing of topics or the
+//! index: texts and vectors come in and go out.
 
 pub mod checkpoint;
 pub mod clean;

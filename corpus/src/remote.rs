@@ -24,37 +24,37 @@ use url::Url;
 
 use crate::CorpusError;
 
-/// Bytes of one request while a file is read from its beginning to its end.
+/// The bytes of one request in a sequential read.
 const PART_BYTES: u64 = 4 << 20;
 
 /// A store, and the thread that sends its requests.
-struct Store {
+struct RemoteStore {
     objects: Arc<dyn ObjectStore>,
-    /// None only while it is dropped.
+    /// None only during drop.
     runtime: Option<Runtime>,
 }
 
 /// An object of a store at one version: reading stops with an error if the object changes.
 pub(crate) struct RemoteFile {
-    store: Arc<Store>,
+    store: Arc<RemoteStore>,
     path: Path,
     /// The URL, without secrets.
     pub name: String,
     pub size: u64,
-    /// The tag, or the time of the last change where the store gives none.
+    /// The tag, or the time of the last change if the store gives none.
     pub version: String,
     /// The time of the last change, milliseconds since 1970.
     pub modified_ms: i64,
     tag: Option<String>,
 }
 
-impl Store {
-    /// Runs `work` on the store's thread and waits for its result, from any thread.
+impl RemoteStore {
+    /// Runs `work` on the store's thread and waits for its result. Works from any thread.
     fn wait<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> io::Result<T> {
         let (done, result) = mpsc::sync_channel(1);
         if let Some(runtime) = &self.runtime {
             runtime.spawn(async move {
-                // Whoever waited may be gone.
+                // The waiting caller may be gone.
                 let _ = done.send(work.await);
             });
         }
@@ -62,7 +62,7 @@ impl Store {
     }
 }
 
-impl Drop for Store {
+impl Drop for RemoteStore {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -71,7 +71,7 @@ impl Drop for Store {
 }
 
 impl RemoteFile {
-    fn new(store: &Arc<Store>, base: &str, object: ObjectMeta) -> Self {
+    fn new(store: &Arc<RemoteStore>, base: &str, object: ObjectMeta) -> Self {
         let modified_ms = object.last_modified.timestamp_millis();
         Self {
             store: store.clone(),
@@ -92,7 +92,7 @@ impl RemoteFile {
         got.map_err(io::Error::other)
     }
 
-    /// Reads it from `start` to its end.
+    /// Reads the object from `start` to its end.
     pub fn reader(self: &Arc<Self>, start: u64) -> RemoteReader {
         RemoteReader { file: self.clone(), at: start, part: Bytes::new() }
     }
@@ -110,7 +110,7 @@ impl fmt::Debug for RemoteFile {
 /// Reads an object part by part.
 pub(crate) struct RemoteReader {
     file: Arc<RemoteFile>,
-    /// Where the next part begins.
+    /// The offset of the next part.
     at: u64,
     part: Bytes,
 }
@@ -131,7 +131,7 @@ impl Read for RemoteReader {
     }
 }
 
-/// An object for parquet, which reads its end first and then what it needs.
+/// An object for parquet, which reads the end first and then the parts that it needs.
 pub(crate) struct RemoteChunks(pub Arc<RemoteFile>);
 
 impl Length for RemoteChunks {
@@ -156,7 +156,7 @@ impl ChunkReader for RemoteChunks {
     }
 }
 
-/// True for the URL of an object or of a store's folder.
+/// Returns whether the source is the URL of an object or of a store's folder.
 pub(crate) fn is_url(source: &str) -> bool {
     ["s3://", "http://", "https://"].iter().any(|scheme| source.starts_with(scheme))
 }
@@ -187,7 +187,7 @@ pub(crate) fn find(url: &str, is_wanted: fn(&str) -> bool) -> Result<Vec<RemoteF
     Ok(found.into_iter().map(|object| RemoteFile::new(&store, &base, object)).collect())
 }
 
-impl Store {
+impl RemoteStore {
     fn new(objects: impl ObjectStore) -> io::Result<Self> {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let runtime = builder.worker_threads(1).thread_name("object-store").enable_all().build()?;
@@ -199,8 +199,8 @@ impl Store {
         self.wait(async move { objects.head(&path).await })?.map_err(io::Error::other)
     }
 
-    /// The object of this key, the objects that match it as a glob, or the wanted objects below it;
-    /// sorted.
+    /// Returns the object with this key, the objects that match it as a glob, or the wanted objects
+    /// below it; sorted.
     fn all(&self, path: &Path, key: &str, is_wanted: fn(&str) -> bool) -> io::Result<Vec<ObjectMeta>> {
         let key = key.trim_start_matches('/');
         let pattern = key.contains(['*', '?', '[']).then(|| glob::Pattern::new(key)).transpose();
@@ -230,27 +230,27 @@ impl Store {
     }
 }
 
-fn s3(url: &Url) -> io::Result<Store> {
+fn s3(url: &Url) -> io::Result<RemoteStore> {
     let bucket = format!("s3://{}", url.host_str().unwrap_or_default());
     let store = AmazonS3Builder::from_env().with_url(bucket).build().map_err(io::Error::other)?;
-    Store::new(store)
+    RemoteStore::new(store)
 }
 
-fn web(url: &Url) -> io::Result<Store> {
+fn web(url: &Url) -> io::Result<RemoteStore> {
     let options = ClientOptions::new().with_allow_http(true);
     let server = &url[..url::Position::BeforePath];
     let store =
         HttpBuilder::new().with_url(server).with_client_options(options).build().map_err(io::Error::other)?;
-    Store::new(store)
+    RemoteStore::new(store)
 }
 
-/// Scheme and host of a URL, without the user's name and password.
+/// Returns the scheme, host and port of a URL, without the user's name and password.
 fn base(url: &Url) -> String {
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
     format!("{}://{}{port}", url.scheme(), url.host_str().unwrap_or_default())
 }
 
-/// A URL as errors may say it.
+/// Returns the URL without secrets, for errors.
 fn redacted(url: &str) -> String {
     match Url::parse(url) {
         Ok(parsed) => format!("{}{}", base(&parsed), parsed.path()),

@@ -1,4 +1,5 @@
-//! What became of every row: read is kept plus dropped, in all and in each input.
+//! Counts of every row's fate. The rows read are the rows kept plus the rows dropped, in total and
+//! in each input.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,12 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::row::BadRow;
 
-/// Examples shown for a reason.
+/// The examples kept for each reason.
 const EXAMPLES: usize = 3;
-/// Their characters.
+/// The characters kept of an example.
 const EXAMPLE_CHARS: usize = 80;
 
-/// Why a row was dropped, in the order in which it is looked for.
+/// The reason for dropping a row, in the order of the checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
@@ -34,7 +35,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// As people read it.
+    /// Returns the reason in words for people.
     #[must_use]
     pub fn words(self) -> &'static str {
         match self {
@@ -75,7 +76,7 @@ impl From<BadRow> for Reason {
 pub struct Example {
     pub input: String,
     pub row: u64,
-    /// Its beginning; empty where it could not be read.
+    /// The beginning of its text; empty if the row could not be read.
     pub text: String,
 }
 
@@ -94,9 +95,9 @@ pub struct InputReport {
     pub kept: u64,
 }
 
-/// What a run did, so far.
+/// The counts of a run so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
+pub struct CorpusReport {
     pub read: u64,
     pub kept: u64,
     pub dropped: BTreeMap<Reason, Dropped>,
@@ -105,7 +106,7 @@ pub struct Report {
     pub inputs: Vec<InputReport>,
 }
 
-impl Report {
+impl CorpusReport {
     pub(crate) fn begin(&mut self, input: &str, format: &str) {
         let (input, format) = (input.to_owned(), format.to_owned());
         self.inputs.push(InputReport { input, format, ..InputReport::default() });
@@ -128,7 +129,7 @@ impl Report {
         self.count(reason, input, row, text);
     }
 
-    /// Drops a row that was kept: number `row` of the input number `input`.
+    /// Drops a row that was kept: row number `row` of input number `input`.
     pub fn drop_kept(&mut self, reason: Reason, (input, row): (usize, u64), text: &str) {
         let Some(report) = self.inputs.get_mut(input) else { return };
         report.kept -= 1;
@@ -137,7 +138,8 @@ impl Report {
         self.count(reason, name, row, text);
     }
 
-    /// Drops `count` rows of the input number `input` that were kept, without examples: an earlier run has seen them.
+    /// Drops `count` kept rows of input number `input`, without examples, because an earlier run
+    /// already gave them.
     pub fn drop_many(&mut self, reason: Reason, input: usize, count: u64) {
         let Some(report) = self.inputs.get_mut(input).filter(|_| count > 0) else { return };
         report.kept -= count;
@@ -154,13 +156,13 @@ impl Report {
         }
     }
 
-    /// Rows that were read and not kept.
+    /// Returns the number of rows that were read and not kept.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped.values().map(|dropped| dropped.count).sum()
     }
 
-    /// Whether every row that was read is accounted for.
+    /// Returns whether every row that was read is accounted for.
     #[must_use]
     pub fn adds_up(&self) -> bool {
         let (read, kept) =
@@ -170,7 +172,7 @@ impl Report {
 }
 
 /// A table for people.
-impl fmt::Display for Report {
+impl fmt::Display for CorpusReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for input in &self.inputs {
             writeln!(f, "{} ({}): {} rows read, {} kept", input.input, input.format, input.read, input.kept)?;

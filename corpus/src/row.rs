@@ -1,10 +1,10 @@
-//! A prompt as it stands in a file. It knows nothing of files.
+//! A prompt of a file. It knows nothing of files.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// A prompt with what its file says about it.
+/// A prompt with the other values of its row.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Row {
     pub text: String,
@@ -15,18 +15,19 @@ pub struct Row {
     pub scores: Scores,
 }
 
-/// What data sets say about the quality of a pair of picture and text; none where they say nothing.
+/// A data set's scores of a pair of picture and text; none if it has no such score.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Scores {
-    /// CLIP's cosine of picture and text.
+    /// CLIP's cosine similarity of picture and text.
     pub similarity: Option<f64>,
-    /// LAION's predictor, about 1 to 10.
+    /// The score of LAION's aesthetic predictor, about 1 to 10.
     pub aesthetic: Option<f64>,
-    /// The highest of those given, 0 to 1 (2 where Stable Diffusion's own filter blurred the picture).
+    /// The highest NSFW score given, 0 to 1 (2 if Stable Diffusion's own filter blurred the
+    /// picture).
     pub nsfw: Option<f64>,
 }
 
-/// Why a row could not be read.
+/// The reason why a row could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BadRow {
@@ -34,10 +35,10 @@ pub enum BadRow {
     /// Longer than [`MAX_ROW_BYTES`](crate::MAX_ROW_BYTES).
     Oversized,
     NotJson,
-    /// Another number of fields than the header has.
+    /// The number of fields differs from the header's.
     FieldCount,
-    /// No text where the text should be.
+    /// The text column has no text.
     NoText,
-    /// An annotator's caption that the data set itself rejects (VizWiz: is_rejected, is_precanned).
+    /// A caption that the data set itself rejects (VizWiz: is_rejected, is_precanned).
     Rejected,
 }

@@ -1,5 +1,5 @@
-//! What there is to read: files, folders, globs, standard input and objects of stores, in an order that is always the
-//! same.
+//! The inputs of a run: files, folders, globs, standard input and objects of stores, in a stable
+//! order.
 
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
@@ -9,18 +9,18 @@ use std::time::UNIX_EPOCH;
 use crate::CorpusError;
 use crate::remote::{self, RemoteFile};
 
-/// The kinds of file that are looked for in folders, before `.gz` and `.zst`.
+/// The extensions of files that are read from folders, before `.gz` and `.zst`.
 const EXTENSIONS: [&str; 8] = ["parquet", "csv", "tsv", "jsonl", "ndjson", "json", "txt", "text"];
 
-/// Something to read from its beginning to its end.
+/// An input that is read from its beginning to its end.
 #[derive(Clone, Debug)]
 pub struct Input {
-    /// As errors and reports say it: no secrets.
+    /// The name in errors and reports, without secrets.
     pub name: String,
     pub size: Option<u64>,
     /// Changes when the content does: the time of the last change, or the store's tag.
     pub version: String,
-    /// When it was last changed, milliseconds since 1970; none where nobody says.
+    /// The time of the last change in milliseconds since 1970, if known.
     pub modified_ms: Option<i64>,
     pub(crate) location: InputLocation,
 }
@@ -34,13 +34,13 @@ pub(crate) enum InputLocation {
 }
 
 impl Input {
-    /// Whether it can be read a second time.
+    /// Returns whether the input is standard input, which cannot be read twice.
     #[must_use]
     pub fn is_stdin(&self) -> bool {
         matches!(self.location, InputLocation::Stdin)
     }
 
-    /// The name without folders and without the endings that say how it is packed and written.
+    /// Returns the file's name without its folders, its compression ending and its extension.
     #[must_use]
     pub fn stem(&self) -> String {
         let file = self.name.rsplit('/').next().unwrap_or(&self.name);
@@ -76,12 +76,12 @@ impl Input {
     }
 }
 
-/// A name without `.gz`, `.zst` or `.zstd`.
+/// Returns a name without `.gz`, `.zst` or `.zstd`.
 pub(crate) fn unpacked(name: &str) -> &str {
     [".gz", ".zst", ".zstd"].iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name)
 }
 
-/// True if a file of this name in a folder is read.
+/// Returns whether a file of this name in a folder is read.
 fn is_known(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let hidden = name.rsplit('/').next().unwrap_or_default().starts_with(['.', '_']);
@@ -89,11 +89,13 @@ fn is_known(name: &str) -> bool {
     !hidden && extension.is_some_and(|extension| EXTENSIONS.contains(&extension))
 }
 
-/// Everything that `sources` name: files, folders (with what is in them), globs, `-`, `s3://bucket/key-or-prefix`,
-/// `http(s)://…`. In the order given; what one of them stands for, in the order of the names.
+/// Finds all inputs that `sources` name: files, folders (with their contents), globs, `-`,
+/// `s3://bucket/key-or-prefix`, `http(s)://…`.
+///
+/// Sources stay in the order given; the inputs of one source are sorted by name.
 ///
 /// # Errors
-/// [`CorpusError::NoInput`] where one stands for nothing, [`CorpusError::Unreadable`].
+/// [`CorpusError::NoInput`] for a source without inputs, [`CorpusError::Unreadable`].
 pub fn expand(sources: &[String]) -> Result<Vec<Input>, CorpusError> {
     let mut inputs = Vec::new();
     for source in sources {
@@ -137,7 +139,7 @@ fn one(path: PathBuf) -> Result<Input, CorpusError> {
     Ok(Input::file(path, &metadata))
 }
 
-/// The files that a glob names; those of folders that it names too.
+/// Returns the files that a glob matches. Folders that it matches are skipped.
 fn matching(pattern: &str) -> Result<Vec<Input>, CorpusError> {
     let bad = |reason: String| CorpusError::NoInput { source_name: pattern.into(), reason };
     let paths = glob::glob(pattern).map_err(|error| bad(error.to_string()))?;
@@ -151,7 +153,8 @@ fn matching(pattern: &str) -> Result<Vec<Input>, CorpusError> {
     Ok(inputs)
 }
 
-/// The files below a folder that are known by their names. Links are followed to files, not to folders.
+/// Collects the files below a folder that have a known extension. Follows links to files, not to
+/// folders.
 fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;

@@ -1,4 +1,4 @@
-//! What can go wrong with the prompt index, and whether trying again can help.
+//! The errors of the prompt index, and which of them are worth a retry.
 
 use std::path::PathBuf;
 
@@ -6,14 +6,15 @@ use qdrant_client::QdrantError;
 use tonic::Code;
 use uuid::Uuid;
 
-/// Every failure of this crate. [`IndexError::is_transient`] tells a stage whether to try the batch again.
+/// Every failure of this crate. [`IndexError::is_transient`] tells a stage whether to retry the
+/// batch.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IndexError {
-    /// The address is not one.
+    /// The address is not a valid URL.
     #[error("{url:?} is not an address of Qdrant's gRPC port; give one such as http://127.0.0.1:6334")]
     InvalidUrl { url: String },
-    /// Nothing answered there.
+    /// Nothing answers at the address.
     #[error(
         "no Qdrant answers at {url} ({reason}); start it, or give its gRPC address (port 6334) with --qdrant"
     )]
@@ -21,10 +22,11 @@ pub enum IndexError {
     /// The server refused or failed a request.
     #[error("qdrant could not {operation}: {code:?}: {message}")]
     Server { operation: &'static str, code: Code, message: String },
-    /// The request could not be made or its answer not be read.
+    /// The request could not be made or its answer could not be read.
     #[error("qdrant's client could not {operation}: {reason}")]
     Client { operation: &'static str, reason: String },
-    /// A write was taken but not confirmed: it may or may not be there. Writing it again is harmless.
+    /// A write was accepted but not confirmed: it may or may not be applied. Writing it again is
+    /// harmless.
     #[error("qdrant took the write but did not confirm it (status {status}); write it again")]
     NotAcknowledged { status: String },
     /// There is no collection behind the alias.
@@ -32,7 +34,7 @@ pub enum IndexError {
         "there is no collection behind the alias {alias:?}; start the indexer first, it creates the collection"
     )]
     NoCollection { alias: String },
-    /// The alias serves another encoder's collection.
+    /// The alias points to another encoder's collection.
     #[error(
         "the alias {alias:?} serves the collection {found:?}, not {wanted:?}: its vectors come from another image \
          encoder. Configure that encoder again, or fill {wanted:?} with PromptIndex::beside and switch the alias to it"
@@ -45,11 +47,11 @@ pub enum IndexError {
     OtherShape { collection: String, detail: String },
     /// The server could not build the graph.
     #[error(
-        "the graph of {collection:?} could not be built: {reason}. Nothing is lost and search stays right, but slow; \
-         see to the cause (space on its disk, its memory) and run `unprompt index optimize`"
+        "the graph of {collection:?} could not be built: {reason}. Nothing is lost, and searches are correct but slow; \
+         fix the cause (disk space, memory) and run `unprompt index optimize`"
     )]
     NotOptimised { collection: String, reason: String },
-    /// A snapshot that cannot be used, or not be written.
+    /// A snapshot that cannot be used or cannot be written.
     #[error("the snapshot {} {reason}", path.display())]
     Snapshot { path: PathBuf, reason: String },
     /// A point that cannot be written.
@@ -58,7 +60,7 @@ pub enum IndexError {
     /// A query that cannot be answered.
     #[error("the query cannot be answered: {reason}")]
     InvalidQuery { reason: String },
-    /// The vector that a query asks by could not be computed; the query is not to blame.
+    /// The query's vector could not be computed; the query is not to blame.
     #[error("the query's vector cannot be computed: {reason}")]
     Encoder { reason: String },
     /// A point of the collection that this version cannot read.
@@ -69,7 +71,7 @@ pub enum IndexError {
 }
 
 impl IndexError {
-    /// Whether the same request may succeed later without anybody changing anything.
+    /// Whether the same request may succeed later without any intervention.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::NotAcknowledged { .. } => true,
@@ -87,7 +89,7 @@ impl IndexError {
         }
     }
 
-    /// The name under which events and metrics count this error.
+    /// The error code in events and metrics.
     pub fn code(&self) -> &'static str {
         match self {
             Self::InvalidUrl { .. } => "invalid-url",

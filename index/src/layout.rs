@@ -1,4 +1,4 @@
-//! How the collection is laid out: its name, its vectors, its payload indexes.
+//! The layout of the collection: its name, its vectors, its payload indexes.
 
 use std::collections::HashMap;
 
@@ -14,19 +14,20 @@ use crate::Profile;
 pub const ALIAS: &str = "prompts";
 /// The length of an all-MiniLM-L6-v2 sentence embedding.
 pub const MINILM_DIM: usize = 384;
-/// Vectors of a segment, in KB, above which it is not merged with others: four million of 512 values. A search visits
-/// every segment, so a million prompts had better be in one.
+/// The size of a segment's vectors, in KB, above which it is not merged with others: four million
+/// vectors of 512 values. A search visits every segment, so a million prompts should be in one.
 const MAX_SEGMENT_KB: u64 = 8_000_000;
-/// Segments that merging aims at: one with the graph and one that takes what is new.
+/// The number of segments that merging aims at: one with the graph and one for new points.
 const SEGMENTS: u64 = 2;
-/// Vectors of a segment, in KB, above which a graph is built: five thousand of 512 values.
+/// The size of a segment's vectors, in KB, above which a graph is built: five thousand vectors of
+/// 512 values.
 pub(crate) const INDEXING_THRESHOLD_KB: u64 = 10_000;
 
 /// A named vector of the collection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Space {
-    /// The text tower of the image encoder: what an image vector is compared with.
+    /// The image encoder's text tower, whose vectors are comparable with image vectors.
     Clip,
     /// all-MiniLM-L6-v2's sentence embedding.
     MiniLm,
@@ -42,7 +43,7 @@ impl Space {
     }
 }
 
-/// What a collection must look like for one pair of models.
+/// The layout of a collection for one pair of models.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     /// The image encoder as `name@revision`; a collection serves one revision.
@@ -51,20 +52,20 @@ pub struct Layout {
     pub clip_dim: usize,
     /// The sentence encoder as `name@revision`.
     pub minilm: String,
-    /// What lies in memory, and how it is compressed.
+    /// What is kept in memory, and how it is compressed.
     pub profile: Profile,
-    /// HNSW's edges a node.
+    /// HNSW's edges per node.
     pub hnsw_m: u64,
-    /// HNSW's candidate list while building.
+    /// The size of HNSW's candidate list while building.
     pub hnsw_ef_construct: u64,
-    /// Shards of the collection on a cluster; the server's default when none.
+    /// Shards of the collection on a cluster; `None` is the server's default.
     pub shards: Option<u32>,
-    /// Copies of each shard on a cluster; the server's default when none.
+    /// Copies of each shard on a cluster; `None` is the server's default.
     pub replicas: Option<u32>,
 }
 
 impl Layout {
-    /// The usual layout, of the profile `balanced`.
+    /// The default layout, with the profile `balanced`.
     pub fn new(encoder: impl Into<String>, clip_dim: usize, minilm: impl Into<String>) -> Self {
         Self {
             encoder: encoder.into(),
@@ -78,7 +79,7 @@ impl Layout {
         }
     }
 
-    /// The same layout with what `profile` sets.
+    /// The same layout with the settings of `profile`.
     pub fn profile(self, profile: Profile) -> Self {
         let (hnsw_m, hnsw_ef_construct) = (profile.hnsw_m(), profile.hnsw_ef_construct());
         Self { profile, hnsw_m, hnsw_ef_construct, ..self }
@@ -132,14 +133,15 @@ impl Layout {
     }
 }
 
-/// Where a collection's metadata keeps the image encoder.
+/// The metadata key of a collection's image encoder.
 pub(crate) const ENCODER: &str = "unprompt_encoder";
-/// Where a collection's metadata keeps the sentence encoder.
+/// The metadata key of a collection's sentence encoder.
 pub(crate) const MINILM: &str = "unprompt_minilm";
-/// Where a collection's metadata keeps its profile; one without it is from before there were profiles, and balanced.
+/// The metadata key of a collection's profile. A collection without it is from before there were
+/// profiles, and is balanced.
 pub(crate) const PROFILE: &str = "unprompt_profile";
 
-/// Lower-case letters, digits and single hyphens.
+/// Reduces text to lower-case letters, digits and single hyphens.
 fn slug(text: &str) -> String {
     let lowered: String =
         text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();

@@ -1,7 +1,9 @@
-//! The prompt index: a collection of prompts with their MiniLM and CLIP text vectors, reached over Qdrant's gRPC.
+//! The prompt index: a collection of prompts with their MiniLM and CLIP text vectors, reached over
+//! Qdrant's gRPC API.
 //!
-//! [`PromptIndex`] is the one client of the collection; it speaks to a Qdrant server and to the embedded endpoint
-//! alike. This crate must not know Kafka or networks: vectors come in and go out.
+//! [`PromptIndex`] is the only client of the collection. It speaks to a Qdrant server and to the
+//! embedded endpoint alike. This crate must not know Kafka or neural networks: it takes vectors and
+//! returns vectors.
 
 mod client;
 mod error;
@@ -22,6 +24,6 @@ pub use point::{Hit, PromptPoint};
 pub use profile::Profile;
 pub use query::{
     Diversity, Encode, Filter, MAX_LIMIT, MAX_LIMIT_WITH_VECTORS, MAX_REACH, NearDuplicate, Picture, Query,
-    SearchRequest, Target, Wanted, resolve_batch, time_ms,
+    SearchRequest, SearchTarget, Target, resolve_batch, time_ms,
 };
 pub use uuid::Uuid;

@@ -1,4 +1,4 @@
-//! Between our types and the client's: ids, payloads and vectors.
+//! Conversions between our types and the client's: ids, payloads and vectors.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -20,13 +20,14 @@ pub(crate) const TEXT: &str = "text";
 pub(crate) const SOURCES: &str = "sources";
 pub(crate) const CREATED_AT: &str = "created_at";
 pub(crate) const ATTRIBUTES: &str = "attributes";
-/// Characters of the text. Points that were written before this field existed have none; a range on it leaves them out.
+/// The length of the text in characters. Points written before this field existed lack it, and no
+/// range on it matches them.
 pub(crate) const LENGTH: &str = "length";
 
 type Fields = HashMap<String, Value>;
 
-/// The path of an attribute in the payload; quoted, for a name may hold dots and brackets. A path cannot say a quote
-/// or a backslash.
+/// The path of an attribute in the payload. It is quoted, since a name may contain dots and
+/// brackets; a path cannot express a quote or a backslash.
 pub(crate) fn attribute_path(key: &str) -> Result<String, IndexError> {
     if key.contains(['"', '\\']) {
         return Err(IndexError::InvalidQuery { reason: format!("no filter can name the attribute {key:?}") });

@@ -1,4 +1,4 @@
-//! A prompt as the index keeps it, and as a search answers it.
+//! A prompt as the index stores it, and as a search returns it.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -12,14 +12,14 @@ use crate::{IndexError, Layout, NearDuplicate, Space};
 pub struct PromptPoint {
     pub prompt_id: Uuid,
     pub text: String,
-    /// Where the prompt was seen, sorted, without repetition.
+    /// The sources in which the prompt was seen, sorted, without repetition.
     pub sources: Vec<String>,
     /// The earliest time the prompt was seen, in milliseconds since 1970.
     pub created_at_ms: i64,
     pub attributes: BTreeMap<String, String>,
-    /// \[384\]; empty where a read did not ask for vectors.
+    /// \[384\]; empty if the read did not request vectors.
     pub minilm: Vec<f32>,
-    /// \[the encoder's dimension\]; empty where a read did not ask for vectors.
+    /// \[the encoder's dimension\]; empty if the read did not request vectors.
     pub clip: Vec<f32>,
 }
 
@@ -32,8 +32,8 @@ impl PromptPoint {
         }
     }
 
-    /// Takes in what is known of the same prompt from before: sources are united, the earliest time wins, attributes
-    /// are added where `self` has none of that name.
+    /// Merges the known state of the same prompt: sources are united, the earliest time wins, and
+    /// attributes are added where `self` has none of that name.
     pub(crate) fn absorb(&mut self, known: Known) {
         self.sources.extend(known.sources);
         self.sources.sort_unstable();
@@ -63,13 +63,14 @@ impl PromptPoint {
     }
 }
 
-/// What an earlier write knew of a prompt.
+/// The state of a prompt from an earlier write.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Known {
     pub sources: Vec<String>,
     pub created_at_ms: i64,
     pub attributes: BTreeMap<String, String>,
-    /// Written since there is a field for the text's length.
+    /// Whether the point has a field for the text's length; points written before the field existed
+    /// lack it.
     pub has_length: bool,
 }
 
@@ -83,7 +84,8 @@ impl Known {
     }
 }
 
-/// Points with one entry for each id, in the order of first appearance; a later one's text and vectors win.
+/// Merges points of the same id, in order of first appearance; the text and vectors of the last one
+/// win.
 pub(crate) fn merge_repeats(points: Vec<PromptPoint>) -> Vec<PromptPoint> {
     let mut places: HashMap<Uuid, usize> = HashMap::with_capacity(points.len());
     let mut merged: Vec<PromptPoint> = Vec::with_capacity(points.len());
@@ -121,19 +123,20 @@ pub struct Hit {
     pub attributes: BTreeMap<String, String>,
     /// Cosine similarity with the query, -1 to 1.
     pub similarity: f32,
-    /// Where the query grouped near duplicates: the others of this one's group, the best first.
+    /// The other prompts of this one's group, best first; empty unless the query groups near
+    /// duplicates.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub near_duplicates: Vec<NearDuplicate>,
-    /// \[384\], where the query asked for it.
+    /// \[384\], if the query requested it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub minilm: Option<Vec<f32>>,
-    /// \[the encoder's dimension\], where the query asked for it.
+    /// \[the encoder's dimension\], if the query requested it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip: Option<Vec<f32>>,
 }
 
 impl Hit {
-    /// Its similarity and its MiniLM vector \[384\], which is empty where the query did not ask for
+    /// Its similarity and its MiniLM vector \[384\], which is empty if the query did not request
     /// it.
     pub fn similarity_and_minilm(&self) -> (f32, &[f32]) {
         (self.similarity, self.minilm.as_deref().unwrap_or_default())

@@ -1,5 +1,6 @@
-//! Named trade-offs between memory, speed and recall: what of a collection lies in memory, how search's copy of the
-//! vectors is compressed, and what a search must ask for to make up for it. Knows nothing of models and prompts.
+//! Named trade-offs between memory, speed and recall: which parts of a collection are in memory,
+//! how the vectors that search compares are compressed, and how many candidates a search requests
+//! to compensate. Knows nothing of models and prompts.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,25 +11,28 @@ use qdrant_client::qdrant::{
     HnswConfigDiff, Memory, QuantizationType, ScalarQuantization, TurboQuantBitSize, TurboQuantization,
 };
 
-/// What a collection's vectors cost and give. Every profile keeps the original f32 vectors, with which the best
-/// candidates are scored again; the README has the measured figures.
+/// A trade-off between the memory of a collection's vectors and its recall and speed.
+///
+/// Every profile keeps the original f32 vectors, with which the best candidates are rescored. The
+/// README has the measured figures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Profile {
-    /// One byte a dimension in memory, and the graph; originals and payload on disk.
+    /// One byte per dimension and the graph in memory; originals and payload on disk.
     #[default]
     Balanced,
-    /// Two bits a dimension in memory; the graph, originals and payload on disk.
+    /// Two bits per dimension in memory; the graph, originals and payload on disk.
     SmallMemory,
-    /// One byte a dimension, a denser graph, and the originals kept in memory as long as there is room.
+    /// One byte per dimension and a denser graph in memory; the originals are cached there while
+    /// there is room.
     Fastest,
 }
 
 impl Profile {
-    /// All of them, the default first.
+    /// All profiles, the default first.
     pub const ALL: [Self; 3] = [Self::Balanced, Self::SmallMemory, Self::Fastest];
 
-    /// As configuration and metadata spell it.
+    /// The name in configuration and metadata.
     pub fn name(self) -> &'static str {
         match self {
             Self::Balanced => "balanced",
@@ -37,8 +41,8 @@ impl Profile {
         }
     }
 
-    /// How many candidates for each answer a search takes from the compressed vectors, to be scored again with the
-    /// originals.
+    /// The number of candidates per answer that a search takes from the compressed vectors and
+    /// rescores with the originals.
     pub fn oversampling(self) -> f64 {
         match self {
             Self::Balanced | Self::Fastest => 1.5,
@@ -46,8 +50,10 @@ impl Profile {
         }
     }
 
-    /// HNSW's candidate list while searching, where a query names none. Chosen for more prompts than it was
-    /// measured with: recall@100 was 0.990 to 1.000 among 200,000 (see the README).
+    /// The size of HNSW's candidate list while searching, if a query gives none.
+    ///
+    /// Chosen for more prompts than it was measured with: recall@100 was 0.990 to 1.000 among
+    /// 200,000 (see the README).
     pub fn ef(self) -> u64 {
         match self {
             Self::Balanced | Self::SmallMemory => 400,
@@ -55,7 +61,7 @@ impl Profile {
         }
     }
 
-    /// HNSW's edges a node.
+    /// HNSW's edges per node.
     pub fn hnsw_m(self) -> u64 {
         match self {
             Self::Balanced | Self::SmallMemory => 16,
@@ -63,7 +69,7 @@ impl Profile {
         }
     }
 
-    /// HNSW's candidate list while building.
+    /// The size of HNSW's candidate list while building.
     pub fn hnsw_ef_construct(self) -> u64 {
         match self {
             Self::Balanced | Self::SmallMemory => 128,
@@ -71,7 +77,7 @@ impl Profile {
         }
     }
 
-    /// Bytes a dimension that the compressed vectors keep in memory, without the graph.
+    /// The bytes per dimension that the compressed vectors keep in memory, without the graph.
     pub fn bytes_a_dimension(self) -> f64 {
         match self {
             Self::Balanced | Self::Fastest => 1.0,
@@ -79,7 +85,7 @@ impl Profile {
         }
     }
 
-    /// The compression in a few words.
+    /// A short description of the compression.
     pub fn quantisation(self) -> &'static str {
         match self {
             Self::Balanced | Self::Fastest => "int8, in memory",
@@ -113,7 +119,7 @@ impl Profile {
         }
     }
 
-    /// The same, as a change of it is asked for.
+    /// The same compression as an update of an existing collection.
     pub(crate) fn change_of_compression(self) -> Change {
         match self.compression() {
             Quantization::Scalar(scalar) => Change::Scalar(scalar),
@@ -123,7 +129,7 @@ impl Profile {
         }
     }
 
-    /// Where the original vectors lie.
+    /// Where the original vectors are kept.
     pub(crate) fn originals(self) -> Memory {
         match self {
             Self::Balanced | Self::SmallMemory => Memory::Cold,
@@ -131,7 +137,7 @@ impl Profile {
         }
     }
 
-    /// Where the keyword and time indexes lie; those of words and lengths are always on disk.
+    /// Where the keyword and time indexes are kept; those of words and lengths are always on disk.
     pub(crate) fn field_indexes(self) -> Option<Memory> {
         match self {
             Self::SmallMemory => Some(Memory::Cold),

@@ -1,8 +1,8 @@
-//! The file of a snapshot: a parquet table of all prompts with their vectors, whose metadata says what it was made from
-//! and holds the SHA-256 of its rows. Knows nothing of Qdrant.
+//! The file of a snapshot: a parquet table of all prompts with their vectors. Its metadata says
+//! what it was made from and holds the SHA-256 of its rows. Knows nothing of Qdrant.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Int64Type};
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Field, Schema};
+use atomic_write_file::AtomicWriteFile;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::{Compression, ZstdLevel};
@@ -26,12 +27,12 @@ use crate::{IndexError, Layout, MINILM_DIM, Profile, PromptPoint};
 
 /// The version of the format that this build writes and reads.
 const FORMAT: u32 = 1;
-/// Where the parquet file's metadata keeps ours.
+/// The key of our entry in the parquet file's metadata.
 const KEY: &str = "unprompt_snapshot";
 /// Rows of a row group, which is held in memory while it is written: about 40 MB.
 const ROW_GROUP: usize = 10_000;
 
-/// What a snapshot was made from.
+/// The origin and contents of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotInfo {
     pub format: u32,
@@ -42,7 +43,7 @@ pub struct SnapshotInfo {
     pub clip_dim: usize,
     pub profile: Profile,
     pub points: u64,
-    /// Of all bytes before the parquet footer.
+    /// The hash of all bytes before the parquet footer.
     sha256: String,
     bytes: u64,
 }
@@ -61,35 +62,32 @@ impl SnapshotInfo {
         }
     }
 
-    /// The layout of a collection that takes it.
+    /// The layout of a collection for this snapshot.
     pub fn layout(&self) -> Layout {
         Layout::new(self.encoder.clone(), self.clip_dim, self.minilm.clone()).profile(self.profile)
     }
 
-    /// Reads what the file at `path` says of itself.
+    /// Reads the metadata of the file at `path`.
     ///
     /// # Errors
-    /// [`IndexError::Snapshot`] for a file that is not a snapshot, is cut short, or is of a later format.
+    /// [`IndexError::Snapshot`] for a file that is not a snapshot, is truncated, or has another
+    /// format version.
     pub fn read(path: &Path) -> Result<Self, IndexError> {
         Ok(open(path)?.0)
     }
 }
 
-/// Writes a snapshot under a temporary name; [`SnapshotWriter::finish`] gives it its own.
+/// Writes a snapshot to a temporary file; [`SnapshotWriter::finish`] gives it its name.
 pub(crate) struct SnapshotWriter {
     path: PathBuf,
-    temporary: PathBuf,
     info: SnapshotInfo,
-    writer: ArrowWriter<Hashed<File>>,
+    writer: ArrowWriter<Hashed<AtomicWriteFile>>,
 }
 
 impl SnapshotWriter {
     pub fn create(path: &Path, info: SnapshotInfo) -> Result<Self, IndexError> {
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(".part");
-        let temporary = path.with_file_name(name);
         let failed = |error: &dyn std::fmt::Display| unwritable(path, error);
-        let file = File::create(&temporary).map_err(|error| failed(&error))?;
+        let file = AtomicWriteFile::open(path).map_err(|error| failed(&error))?;
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_dictionary_enabled(false)
@@ -97,7 +95,7 @@ impl SnapshotWriter {
             .build();
         let writer = ArrowWriter::try_new(Hashed::new(file), schema(info.clip_dim), Some(properties));
         let writer = writer.map_err(|error| failed(&error))?;
-        Ok(Self { path: path.to_owned(), temporary, info, writer })
+        Ok(Self { path: path.to_owned(), info, writer })
     }
 
     pub fn write(&mut self, points: &[PromptPoint]) -> Result<(), IndexError> {
@@ -108,42 +106,33 @@ impl SnapshotWriter {
     }
 
     /// Syncs the file and gives it its name.
-    pub fn finish(mut self) -> Result<SnapshotInfo, IndexError> {
-        let (path, temporary) = (self.path.clone(), self.temporary.clone());
-        let finished = self.close().and_then(|()| fs::rename(&temporary, &path)).and_then(|()| {
-            let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
-        });
-        finished.map_err(|error| unwritable(&path, &error))?;
-        Ok(self.info.clone())
+    pub fn finish(self) -> Result<SnapshotInfo, IndexError> {
+        let path = self.path.clone();
+        self.commit().map_err(|error| unwritable(&path, &error))
     }
 
-    fn close(&mut self) -> io::Result<()> {
+    fn commit(mut self) -> io::Result<SnapshotInfo> {
         self.writer.flush()?;
         self.writer.sync()?;
         (self.info.sha256, self.info.bytes) = self.writer.inner().so_far();
         let info = serde_json::to_string(&self.info)?;
         self.writer.append_key_value_metadata(KeyValue::new(KEY.to_owned(), info));
-        self.writer.finish()?;
-        self.writer.inner().inner.sync_all()
+        self.writer.into_inner()?.inner.commit()?;
+        // Syncs the folder, so that the name survives a power failure.
+        let folder = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+        Ok(self.info)
     }
 }
 
-impl Drop for SnapshotWriter {
-    fn drop(&mut self) {
-        // After `finish` there is none; a stopped snapshot leaves nothing behind.
-        let _ = fs::remove_file(&self.temporary);
-    }
-}
-
-/// Reads a snapshot in batches, in the order of its rows.
+/// Reads a snapshot in batches, in row order.
 pub(crate) struct SnapshotReader {
     path: PathBuf,
     rows: ParquetRecordBatchReader,
 }
 
 impl SnapshotReader {
-    /// Opens the file after reading all of it once to see that nothing of it has changed.
+    /// Opens the file after checking its hash, which reads all of it once.
     pub fn verified(path: &Path, batch: usize) -> Result<(SnapshotInfo, Self), IndexError> {
         let (info, builder) = open(path)?;
         verify(path, &info)?;
@@ -151,7 +140,7 @@ impl SnapshotReader {
         Ok((info, Self { path: path.to_owned(), rows }))
     }
 
-    /// The next prompts; none at the end.
+    /// The next prompts; `None` at the end.
     pub fn next(&mut self) -> Result<Option<Vec<PromptPoint>>, IndexError> {
         let Some(batch) = self.rows.next() else { return Ok(None) };
         let batch = batch.map_err(|error| damaged(&self.path, &error))?;
@@ -206,7 +195,7 @@ fn unwritable(path: &Path, reason: &dyn std::fmt::Display) -> IndexError {
     IndexError::Snapshot { path: path.to_owned(), reason }
 }
 
-/// Counts and hashes what passes through.
+/// Counts and hashes the bytes that pass through.
 struct Hashed<W> {
     inner: W,
     sha256: Sha256,
@@ -297,7 +286,7 @@ fn external(error: &dyn std::fmt::Display) -> ParquetError {
     ParquetError::General(error.to_string())
 }
 
-/// None where a column is not of the type that the schema promised.
+/// Converts a batch to prompts; `None` if a column does not have the type in the schema.
 fn from_batch(batch: &RecordBatch) -> Option<Vec<PromptPoint>> {
     let column = |name: &str| batch.column_by_name(name);
     let ids = column("prompt_id")?.as_string_opt::<i32>()?;

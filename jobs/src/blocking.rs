@@ -1,12 +1,12 @@
-//! Work that blocks, on a thread for it.
+//! Runs blocking work on its own thread.
 
 use crate::JobError;
 
-/// Starts `work` on a thread for blocking work, and waits for it. `doing` says what the thread
-/// does, as in "the thread that draws".
+/// Starts `work` on a thread for blocking work and waits for it. `doing` completes "the thread that
+/// …" in the error, for example "draws".
 ///
 /// # Errors
-/// [`JobError::ThreadEnded`] where `work` panics.
+/// [`JobError::ThreadEnded`] if `work` panics.
 pub fn blocking<T: Send + 'static>(
     doing: &'static str,
     work: impl FnOnce() -> T + Send + 'static,

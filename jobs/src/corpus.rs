@@ -7,7 +7,7 @@ use unprompt_models::token_count::token_counter;
 use crate::blocking::blocking;
 use crate::{JobError, ModelFolders};
 
-/// Finds the inputs that `options` name. MiniLM's tokenizer counts tokens where they are bounded;
+/// Finds the inputs of `options`. MiniLM's tokenizer counts tokens if `options` has bounds on them;
 /// no other model is needed.
 ///
 /// # Errors

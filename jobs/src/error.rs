@@ -10,7 +10,7 @@ use unprompt_models::ModelError;
 use unprompt_schemas::SchemaError;
 use unprompt_stream::StreamError;
 
-/// An error of a library below, whatever its type.
+/// An error of any type from a library.
 pub type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The errors of a job.
@@ -19,7 +19,7 @@ pub type AnyError = Box<dyn std::error::Error + Send + Sync>;
 pub enum JobError {
     #[error("stopped after {rows} prompts; {advice}")]
     Stopped {
-        /// Prompts that were acknowledged, those of earlier runs included.
+        /// The acknowledged prompts, including those of earlier runs.
         rows: u64,
         advice: &'static str,
     },
@@ -41,14 +41,14 @@ pub enum JobError {
     #[error("tokens cannot be counted without MiniLM: {0}")]
     TokenCounter(Box<JobError>),
 
-    #[error("pictures cannot be kept in {}: {reason}; make it writable or choose another --out", path.display())]
+    #[error("pictures cannot be stored in {}: {reason}; make it writable or choose another --out", path.display())]
     PictureFolder { path: PathBuf, reason: io::Error },
-    #[error("{} takes no more pictures: {reason}; give it room and the same command again", path.display())]
+    #[error("{} accepts no more pictures: {reason}; free some space and repeat the command", path.display())]
     PictureNotWritten { path: PathBuf, reason: io::Error },
-    #[error("{} is no file of pictures: {reason}; move it away or choose another --out", path.display())]
+    #[error("{} is not a file of pictures: {reason}; move it away or choose another --out", path.display())]
     NotPictures { path: PathBuf, reason: AnyError },
     #[error(
-        "{} cannot be written: {reason}; the pictures wait in {}: give it room and the same command again",
+        "{} cannot be written: {reason}; the pictures are kept in {}: free some space and repeat the command",
         path.display(), waiting.display()
     )]
     NotPacked { path: PathBuf, waiting: PathBuf, reason: AnyError },
@@ -72,17 +72,17 @@ pub enum JobError {
     NoEmbeddings { encoder: String, pictures: usize },
     #[error("the index has no prompts; import some")]
     EmptyIndex,
-    #[error("the index does not say which encoder it is of; fill it by the indexer or by an index build")]
+    #[error("the index does not name its encoder; fill it with the indexer or an index build")]
     UnknownEncoder,
 
     #[error(
         "the index holds vectors of {theirs}, and [models] {key} is {ours}: configure the one it was filled with"
     )]
     OtherModel { key: &'static str, ours: String, theirs: String },
-    /// Says what a search looks like.
+    /// The message describes the form of a search.
     #[error("{0}")]
     Request(String),
-    #[error("stopped after {searches} searches; give the lines after them again")]
+    #[error("stopped after {searches} searches; repeat the lines after them")]
     SearchesStopped { searches: u64 },
     #[error("{failed} of {searches} searches failed; their lines say why")]
     SearchesFailed { failed: u64, searches: u64 },
@@ -103,7 +103,7 @@ pub enum JobError {
 }
 
 impl JobError {
-    /// The same error of a run that has `acknowledged` prompts by now.
+    /// Returns the same error with the number of prompts that are acknowledged by now.
     pub(crate) fn at(self, acknowledged: u64) -> Self {
         match self {
             Self::Stopped { advice, .. } => Self::Stopped { rows: acknowledged, advice },

@@ -1,4 +1,4 @@
-//! Scores predictions, or the index as it stands, against the true prompts.
+//! Scores predictions, or the current index, against the true prompts.
 
 mod predictions;
 mod retrieval;
@@ -10,5 +10,5 @@ pub use retrieval::{RetrievalScores, score_retrieval};
 pub use scores::{CalibrationScores, METHODS, Scored, Scores};
 pub use truth::{Truth, TruthLine, read_truth};
 
-/// Seed of the bootstrap, so that the same predictions give the same interval.
+/// The seed of the bootstrap, so that the same predictions give the same interval.
 const BOOTSTRAP_SEED: u64 = 20_230_516;

@@ -1,5 +1,5 @@
-//! Draws pictures of many prompts, to images.v1, a folder or parquet files. A run that was stopped
-//! or killed resumes at the next picture, with the same seeds.
+//! Generates pictures of many prompts, to images.v1, a folder or parquet files. A run that was
+//! stopped or killed resumes at the next picture, with the same seeds.
 
 mod folder;
 mod parquet;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use unprompt_corpus::checkpoint::Fingerprint;
-use unprompt_corpus::report::Report;
+use unprompt_corpus::report::CorpusReport;
 use unprompt_corpus::{Clean, Corpus};
 use unprompt_generator::{Generator, Picture};
 use unprompt_schemas::Uuid;
@@ -27,7 +27,7 @@ use sink::Sink;
 pub use seeds::{Part, Seeds};
 pub use sink::PictureTarget;
 
-/// Prompts read at once.
+/// The prompts read at once.
 const PROMPTS: usize = 16;
 const GENERATION: RunSettings = RunSettings {
     label: "drawing (bytes of prompts)",
@@ -41,34 +41,34 @@ const GENERATION: RunSettings = RunSettings {
 pub struct GenerationSettings {
     pub generator: unprompt_generator::Settings,
     pub seeds: Seeds,
-    /// The part of the prompts to draw; all of them where absent.
+    /// The part of the prompts to draw; absent for all of them.
     pub part: Option<Part>,
     pub target: PictureTarget,
 }
 
-/// The state that a later run of the same command needs.
+/// The state that a later run of the same command resumes from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct GenerationState {
-    /// Fresh seeds are made of it.
+    /// The id that fresh seeds are derived from.
     run: Uuid,
-    /// Pictures drawn by all runs.
+    /// The pictures drawn by all runs.
     drawn: u64,
-    /// Pictures of prompts that are not acknowledged yet.
+    /// The pictures already drawn for prompts that are not acknowledged yet.
     beyond: HashSet<Uuid>,
 }
 
-/// The state of a run that begins, with fresh seeds of its own.
+/// The state of a new run, with its own fresh seeds.
 impl Default for GenerationState {
     fn default() -> Self {
         Self { run: Uuid::new_v4(), drawn: 0, beyond: HashSet::new() }
     }
 }
 
-/// A generation under way.
+/// A generation in progress.
 #[derive(Debug)]
 pub struct Generation {
     settings: GenerationSettings,
-    /// None while it draws on its thread.
+    /// None while it is in use on a drawing thread.
     generator: Option<Generator>,
     device: &'static str,
     sink: Sink,
@@ -82,20 +82,20 @@ pub struct Generation {
 #[derive(Clone, Debug, Serialize)]
 pub struct GenerationSummary {
     pub drawn: u64,
-    /// Drawn by earlier runs.
+    /// The pictures drawn by earlier runs.
     pub drawn_before: u64,
     pub pictures_failed: u64,
     pub pictures_per_s: f64,
     /// `processor` or `GPU`.
     pub device: &'static str,
-    /// Days of one device for a million pictures; None where none was drawn.
+    /// The days that one device takes for a million pictures; None if none was drawn.
     pub device_days_a_million: Option<f64>,
     /// The topic's name, or the folder of the pictures.
     pub place: String,
 }
 
 impl Generation {
-    /// Loads the generator and opens the target, after the pictures that an earlier run drew.
+    /// Loads the generator and opens the target. Resumes after the pictures of an earlier run.
     ///
     /// # Errors
     /// A model that cannot be loaded, a target that cannot be written, and those of
@@ -113,19 +113,20 @@ impl Generation {
         let mut run: ResumableRun<GenerationState> =
             ResumableRun::open(corpus, GENERATION, fingerprint, Some(checkpoints))?;
         let sink = Sink::open(&settings.target).await?;
-        // Fresh seeds are the same ones again, however early the run ends.
+        // Saved at once, so that a resumed run has the same fresh seeds, however early this run
+        // ends.
         run.save()?;
         let (device, drawn_before) = (generator.device(), run.state().drawn);
         let generator = Some(generator);
         Ok(Self { settings, generator, device, sink, run, drawn_before, failed: 0, took: Duration::ZERO })
     }
 
-    /// Prompts whose pictures earlier runs drew.
+    /// Returns the number of prompts whose pictures earlier runs drew.
     pub fn resumed_at(&self) -> u64 {
         self.run.resumed_at()
     }
 
-    /// Draws to the end of the corpus.
+    /// Draws the pictures of the rest of the corpus.
     ///
     /// # Errors
     /// Those of [`ResumableRun::next`], of a model that fails as a whole, and of a target that
@@ -138,8 +139,8 @@ impl Generation {
         self.run.end(done)
     }
 
-    /// The report on the prompts; None until all are read.
-    pub fn report(&self) -> Option<&Report> {
+    /// Returns the report on the prompts; None until all are read.
+    pub fn report(&self) -> Option<&CorpusReport> {
         self.run.report()
     }
 
@@ -165,8 +166,8 @@ impl Generation {
         Ok(())
     }
 
-    /// Draws the missing pictures of some prompts, one pass of the network after the other, so that
-    /// a stop waits for one pass at most.
+    /// Draws the missing pictures of some prompts in single passes of the network, so that a stop
+    /// waits for at most one pass.
     async fn draw_chunk(
         &mut self,
         rows: Vec<Clean>,
@@ -191,8 +192,8 @@ impl Generation {
         Ok(())
     }
 
-    /// The prompt once for each of its pictures that is not there yet, so that a picture that
-    /// cannot be drawn takes no other with it.
+    /// Returns the prompt once for each missing picture, so that a picture that cannot be drawn
+    /// does not affect the others.
     fn missing(&self, clean: Clean) -> Vec<Prompt> {
         let row = clean.row;
         if self.settings.part.is_some_and(|part| !part.contains(&row.text)) {
@@ -236,7 +237,8 @@ impl Generation {
     }
 }
 
-/// The corpus' fingerprint with everything else that decides the pictures and their place.
+/// Returns the corpus' fingerprint, extended by everything else that determines the pictures and
+/// their target.
 fn fingerprint(
     corpus: &Corpus,
     settings: &GenerationSettings,

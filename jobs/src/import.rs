@@ -1,8 +1,8 @@
-//! Imports prompts from a corpus into prompts.v1. A second run publishes only what the first one
-//! did not have acknowledged.
+//! Imports prompts from a corpus into prompts.v1. A second run publishes only the prompts that were
+//! not acknowledged in the first one.
 
 use tokio_util::sync::CancellationToken;
-use unprompt_corpus::report::Report;
+use unprompt_corpus::report::CorpusReport;
 use unprompt_corpus::{Clean, Corpus};
 use unprompt_schemas::SchemaError;
 use unprompt_schemas::codec::Codec;
@@ -13,13 +13,13 @@ use unprompt_stream::{KafkaConfig, OutputRecord, Publisher, ensure_topics};
 
 use crate::{CheckpointSettings, Chunk, JobError, ResumableRun, RunSettings};
 
-/// Prompts of a chunk are published together.
+/// The prompts of a chunk, which are published together.
 const CHUNK: usize = 1_000;
 const IMPORT: RunSettings =
     RunSettings { label: "importing (bytes)", unit: "prompts", chunk: CHUNK, folder: "imports" };
 const DRY_RUN: RunSettings = RunSettings { label: "reading (bytes)", ..IMPORT };
 
-/// An import under way. Its checkpoint has no state beside the rows.
+/// An import in progress. Its checkpoint has no state beside the rows.
 #[derive(Debug)]
 pub struct Import {
     run: ResumableRun<()>,
@@ -31,14 +31,14 @@ pub struct Import {
 #[derive(Clone, Debug)]
 pub struct ImportSummary {
     pub published: u64,
-    /// Published by earlier runs.
+    /// The prompts published by earlier runs.
     pub published_before: u64,
-    /// None where reading did not come to its end.
-    pub report: Option<Report>,
+    /// None if reading did not reach the end.
+    pub report: Option<CorpusReport>,
 }
 
 impl Import {
-    /// Opens an import, after the prompts that an earlier run of the same corpus published.
+    /// Opens an import. Resumes after the prompts that an earlier run of the same corpus published.
     ///
     /// # Errors
     /// Those of [`ResumableRun::open`].
@@ -53,24 +53,24 @@ impl Import {
         Ok(Self { run, target: Some((kafka, codec)) })
     }
 
-    /// Opens an import that reads and cleans, and publishes nothing.
+    /// Opens an import that reads and cleans but publishes nothing.
     ///
     /// # Errors
-    /// None are expected: nothing is kept.
+    /// None are expected, because nothing is saved.
     pub fn dry_run(corpus: Corpus) -> Result<Self, JobError> {
         let fingerprint = corpus.fingerprint();
         Ok(Self { run: ResumableRun::open(corpus, DRY_RUN, fingerprint, None)?, target: None })
     }
 
-    /// Prompts that earlier runs published.
+    /// Returns the number of prompts that earlier runs published.
     pub fn resumed_at(&self) -> u64 {
         self.run.resumed_at()
     }
 
-    /// Runs to the end of the corpus.
+    /// Imports the rest of the corpus.
     ///
     /// # Errors
-    /// Those of [`ResumableRun::next`], and of a Kafka that does not take the prompts.
+    /// Those of [`ResumableRun::next`], and of a Kafka that does not accept the prompts.
     pub async fn run(&mut self, stop: &CancellationToken) -> Result<(), JobError> {
         let done = match self.target.clone() {
             Some((kafka, codec)) => self.publish_all(&kafka, &codec, stop).await,
@@ -118,10 +118,10 @@ fn prompt(clean: Clean) -> Prompt {
     Prompt { text: row.text, source: row.source, seeds: row.seeds, attributes: row.attributes }
 }
 
-/// The record that publishes a prompt on prompts.v1.
+/// Returns the record that publishes a prompt on prompts.v1.
 ///
 /// # Errors
-/// A schema registry that must be asked and does not answer.
+/// Those of [`Codec::encode`]: a record that is too large, or a schema registry that gives no id.
 pub fn prompt_record(codec: &Codec, topic_name: &str, prompt: &Prompt) -> Result<OutputRecord, SchemaError> {
     Ok(OutputRecord {
         topic: Topic::Prompts,

@@ -1,6 +1,6 @@
-//! Builds the prompt index in bulk: prompts of a corpus are embedded here and written into the
-//! collection past the topics, then the graph is built. For millions of prompts; a build that was
-//! killed resumes where it stopped.
+//! Builds the prompt index in bulk: embeds the prompts of a corpus, writes them straight into the
+//! collection instead of through the topics, then builds the graph. It is meant for millions of
+//! prompts; a build that was killed resumes where it stopped.
 
 mod embedder;
 mod graph;
@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use unprompt_corpus::Corpus;
 use unprompt_corpus::checkpoint::Fingerprint;
-use unprompt_corpus::report::Report;
+use unprompt_corpus::report::CorpusReport;
 use unprompt_index::{Profile, PromptIndex, PromptPoint};
 
 use self::embedder::{EmbeddedChunk, Embedder};
@@ -26,12 +26,12 @@ use crate::{ResumableRun, RunSettings};
 
 pub use graph::build_graph;
 
-/// Prompts embedded together: enough of them for batches of equal length. They are the same ones in
-/// every run, so that a run that resumes makes the very same vectors.
+/// The prompts of a chunk, enough to form batches of equal length. Chunks are the same in every
+/// run, so that a resumed run makes exactly the same vectors.
 const CHUNK: usize = 4_096;
-/// Chunks that the index writes at once.
+/// The chunks written to the index concurrently.
 const WRITING: usize = 2;
-/// Between two attempts to write.
+/// The delay between attempts to write.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 const INDEX_BUILD: RunSettings =
@@ -40,20 +40,20 @@ const INDEX_BUILD: RunSettings =
 /// The choices of an index build.
 #[derive(Clone, Debug)]
 pub struct IndexBuildSettings {
-    /// The profile of a collection that is made.
+    /// The profile of a new collection.
     pub profile: Profile,
-    /// Leaves out prompts whose MiniLM vector has at least this cosine to an earlier one's.
+    /// Drops prompts whose MiniLM vector has at least this cosine to an earlier prompt's.
     pub near_duplicate: Option<f32>,
-    /// Builds the graph at the end.
+    /// Whether to build the graph at the end.
     pub graph: bool,
 }
 
-/// A build under way.
+/// An index build in progress.
 #[derive(Debug)]
 pub struct IndexBuild {
     settings: IndexBuildSettings,
     index: PromptIndex,
-    /// None while it embeds on its thread.
+    /// None while it is in use on an embedding thread.
     embedder: Option<Embedder>,
     run: ResumableRun<NearState>,
     forgotten: Option<u64>,
@@ -63,10 +63,10 @@ pub struct IndexBuild {
 #[derive(Clone, Debug)]
 pub struct IndexBuildSummary {
     pub indexed: u64,
-    /// Indexed by earlier runs.
+    /// The prompts indexed by earlier runs.
     pub indexed_before: u64,
-    /// None where reading did not come to its end. Near duplicates count as dropped.
-    pub report: Option<Report>,
+    /// None if reading did not reach the end. Near duplicates count as dropped.
+    pub report: Option<CorpusReport>,
 }
 
 /// A chunk that is durable in the index.
@@ -77,8 +77,8 @@ struct WrittenChunk {
 }
 
 impl IndexBuild {
-    /// Loads the networks, makes the collection if there is none, and opens the run after the
-    /// prompts that an earlier one indexed.
+    /// Loads the networks, creates the collection if there is none, and opens the run. Resumes
+    /// after the prompts that an earlier run indexed.
     ///
     /// # Errors
     /// A model that cannot be loaded, a collection of another encoder, and those of
@@ -94,19 +94,21 @@ impl IndexBuild {
         let embedder = blocking("loads the networks", move || Embedder::load(&models, times)).await??;
         let ensured = index.ensure(&embedder.layout().profile(settings.profile)).await?;
         let fingerprint = fingerprint(&corpus, &ensured.collection, settings.near_duplicate);
+        let has_distinct_prompts = corpus.has_distinct_prompts();
         let run = ResumableRun::open(corpus, INDEX_BUILD, fingerprint, Some(checkpoints))?;
         let (index, embedder) = (index.clone(), Some(embedder));
         let mut build = Self { settings, index, embedder, run, forgotten: None };
-        build.restart_if_points_are_lost().await?;
+        build.restart_if_points_are_lost(has_distinct_prompts).await?;
         Ok(build)
     }
 
-    /// A collection that was dropped since is filled from the first prompt again.
-    async fn restart_if_points_are_lost(&mut self) -> Result<(), JobError> {
+    /// Restarts at the first prompt if the collection has lost points, for example because it was
+    /// dropped.
+    async fn restart_if_points_are_lost(&mut self, has_distinct_prompts: bool) -> Result<(), JobError> {
         let written = self.run.resumed_at() - self.run.state().dropped();
         if written > 0 {
             let points = self.index.info().await?.points;
-            if points < written {
+            if points < least_points(written, has_distinct_prompts) {
                 self.run.restart()?;
                 self.forgotten = Some(points);
             }
@@ -114,22 +116,23 @@ impl IndexBuild {
         Ok(())
     }
 
-    /// Prompts that earlier runs worked through.
+    /// Returns the number of prompts that earlier runs processed.
     pub fn resumed_at(&self) -> u64 {
         self.run.resumed_at()
     }
 
-    /// The prompts that the collection holds, where they are fewer than an earlier run wrote and
-    /// this run begins again.
+    /// Returns the number of prompts in the collection if they are fewer than an earlier run wrote,
+    /// so that this run starts again.
     pub fn forgotten(&self) -> Option<u64> {
         self.forgotten
     }
 
-    /// Indexes to the end of the corpus, and builds the graph if it is wanted.
+    /// Indexes the rest of the corpus, and builds the graph if the settings ask for it.
+    ///
+    /// Retries while the index is unreachable or its disk is full.
     ///
     /// # Errors
-    /// Those of [`ResumableRun::next`]; a network that fails; an index that refuses points. An
-    /// index that is away, or whose disk is full, is waited for.
+    /// Those of [`ResumableRun::next`]; a network that fails; an index that refuses points.
     pub async fn run(&mut self, stop: &CancellationToken) -> Result<(), JobError> {
         let vectors = self.vectors_file();
         let done = match self.fill(stop).await {
@@ -148,15 +151,16 @@ impl IndexBuild {
         Ok(())
     }
 
-    /// The summary so far.
+    /// Returns the summary so far.
     pub fn summary(&self) -> IndexBuildSummary {
         let indexed = self.run.made();
         let indexed_by_all = self.run.acknowledged() - self.run.state().dropped();
         IndexBuildSummary { indexed, indexed_before: indexed_by_all - indexed, report: self.report() }
     }
 
-    /// The reader's report, in which near duplicates count as kept, put right.
-    fn report(&self) -> Option<Report> {
+    /// Returns the reader's report with near duplicates counted as dropped; the reader counts them
+    /// as kept.
+    fn report(&self) -> Option<CorpusReport> {
         let report = self.run.report()?.clone();
         Some(match &self.embedder {
             Some(embedder) => embedder.without_near_duplicates(report),
@@ -164,8 +168,9 @@ impl IndexBuild {
         })
     }
 
-    /// Reads, embeds and writes side by side; chunks are acknowledged in the order of their rows.
-    /// What is being written when reading ends, whatever ends it, is still acknowledged.
+    /// Reads, embeds and writes concurrently; acknowledges chunks in the order of their rows.
+    ///
+    /// Writes in progress when reading ends, for whatever reason, are still acknowledged.
     async fn fill(&mut self, stop: &CancellationToken) -> Result<(), JobError> {
         self.find_near_duplicates().await?;
         self.index.begin_bulk().await?;
@@ -194,7 +199,8 @@ impl IndexBuild {
         ended.unwrap_or(Ok(()))
     }
 
-    /// Opens the search for near duplicates, where one is wanted, as far as the earlier run was.
+    /// Opens the search for near duplicates, if there is to be one, in the state of the earlier
+    /// run.
     async fn find_near_duplicates(&mut self) -> Result<(), JobError> {
         let (Some(threshold), Some(embedder)) = (self.settings.near_duplicate, &mut self.embedder) else {
             return Ok(());
@@ -206,7 +212,7 @@ impl IndexBuild {
         Ok(())
     }
 
-    /// Starts to embed a chunk on a thread of its own.
+    /// Starts to embed a chunk on a blocking thread.
     fn embed(&mut self, chunk: Chunk) -> Option<impl Future<Output = Embedding> + use<>> {
         let mut embedder = self.embedder.take()?;
         Some(blocking("embeds", move || {
@@ -221,7 +227,6 @@ impl IndexBuild {
         embedded
     }
 
-    /// Writes a chunk.
     fn write(
         &self,
         chunk: EmbeddedChunk,
@@ -239,20 +244,25 @@ impl IndexBuild {
         self.run.acknowledge(written.end, written.points, |near| *near = written.near)
     }
 
-    /// The file of the vectors that near duplicates are found by.
+    /// Returns the file of vectors for the search for near duplicates.
     fn vectors_file(&self) -> Option<PathBuf> {
         self.run.checkpoint_path().map(vectors_beside)
     }
 }
 
-/// The embedder and what it made, or that its thread ended too early.
+/// The embedder with its result, or the error that its thread ended too early.
 type Embedding = Result<(Embedder, Result<EmbeddedChunk, JobError>), JobError>;
 
 fn vectors_beside(checkpoint: &Path) -> PathBuf {
     checkpoint.with_extension("vectors")
 }
 
-/// The corpus' fingerprint with everything else that decides the points.
+/// Returns the least number of points that `written` prompts make. Equal prompts share a point.
+fn least_points(written: u64, has_distinct_prompts: bool) -> u64 {
+    if has_distinct_prompts { written } else { written.min(1) }
+}
+
+/// Returns the corpus' fingerprint, extended by everything else that determines the points.
 fn fingerprint(corpus: &Corpus, collection: &str, near_duplicate: Option<f32>) -> Fingerprint {
     let mut fingerprint = corpus.fingerprint();
     fingerprint.options = json!({
@@ -261,7 +271,7 @@ fn fingerprint(corpus: &Corpus, collection: &str, near_duplicate: Option<f32>) -
     fingerprint
 }
 
-/// Writes points; an index that is away, or whose disk is full, is waited for until `stop`.
+/// Writes points. Retries until `stop` while the index is unreachable or its disk is full.
 async fn write_points(
     index: &PromptIndex,
     points: &[PromptPoint],
@@ -291,5 +301,16 @@ fn remove(file: &Path) -> Result<(), JobError> {
             Err(JobError::NotRemoved { path: file.to_owned(), reason })
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kept_duplicates_are_not_taken_for_lost_points() {
+        assert_eq!((least_points(4_096, true), least_points(4_096, false)), (4_096, 1));
+        assert_eq!(least_points(0, false), 0);
     }
 }

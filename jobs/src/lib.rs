@@ -1,7 +1,7 @@
 //! Jobs that run once and end: libraries for the command line and for a gateway.
 //!
-//! A job knows what it reads and writes; it must not know flags, or how a result is printed. What a
-//! user is told on the way is logged under [`PROGRESS_TARGET`].
+//! A job knows what it reads and writes; it must not know flags, or how a result is printed.
+//! Messages to the user during a job are logged under [`PROGRESS_TARGET`].
 
 mod blocking;
 mod corpus;

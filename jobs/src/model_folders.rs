@@ -1,25 +1,26 @@
 //! Resolves `[models]` to folders: a path, the name of a published model, or the repository's tiny
 //! world.
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use unprompt_model_store::{Manifest, Model, Part, Store};
+use unprompt_model_store::{Manifest, Model, ModelStore, Part};
 use unprompt_models::encoder::{TextTower, VisionSettings, VisionTower};
 use unprompt_models::minilm::MiniLm;
 use unprompt_models::settings::ModelSettings;
 
 use crate::JobError;
 
-/// The name of the MiniLM that set-up fetches.
+/// The name of the MiniLM that set-up downloads.
 const MINILM: &str = "all-MiniLM-L6-v2";
 
-/// The models of `[models]` and their folders. Clones share which named models were checked.
+/// The models of `[models]` and their folders. Clones share the list of checked models.
 #[derive(Clone, Debug)]
 pub struct ModelFolders {
     settings: ModelSettings,
-    /// The folders of named models whose files were checked.
+    /// The folders of named models whose files have been checked.
     checked: Arc<Mutex<BTreeMap<String, PathBuf>>>,
 }
 
@@ -32,24 +33,25 @@ impl ModelFolders {
         &self.settings
     }
 
-    /// The configured MiniLM, or the one that set-up fetches.
+    /// Returns the folder of the configured MiniLM, or of the one that set-up downloads.
     pub fn minilm(&self) -> Result<PathBuf, JobError> {
         self.folder(self.settings.minilm.as_deref().unwrap_or(Path::new(MINILM)), Part::Minilm)
     }
 
-    /// The first image encoder: the configured one, or the tiny world's.
+    /// Returns the folder of the first image encoder: the configured one, or the tiny world's.
     pub fn clip(&self) -> Result<PathBuf, JobError> {
         let given = self.settings.clip.as_deref();
         given.map_or_else(|| tiny_world("clip"), |given| self.folder(given, Part::Clip))
     }
 
-    /// Stable Diffusion: the configured one, or the tiny world's.
+    /// Returns the folder of Stable Diffusion: the configured one, or the tiny world's.
     pub fn sd2(&self) -> Result<PathBuf, JobError> {
         let given = self.settings.sd2.as_deref();
         given.map_or_else(|| tiny_world("sd2"), |given| self.folder(given, Part::Sd2))
     }
 
-    /// The folder and settings of every configured image encoder; [`Self::clip`] comes first.
+    /// Returns the folder and settings of every configured image encoder; [`Self::clip`] comes
+    /// first.
     pub fn encoders(&self) -> Result<Vec<(PathBuf, VisionSettings)>, JobError> {
         let settings = &self.settings;
         let mut encoders = vec![(self.clip()?, settings.vision(settings.clip_side))];
@@ -59,7 +61,7 @@ impl ModelFolders {
         Ok(encoders)
     }
 
-    /// Checks that every model is there, and that the named ones are as published.
+    /// Checks that every model exists, and that named models match the published files.
     pub fn check(&self) -> Result<(), JobError> {
         self.minilm()?;
         self.sd2()?;
@@ -81,7 +83,7 @@ impl ModelFolders {
         Ok(VisionTower::load(&self.clip()?, &self.settings.vision(self.settings.clip_side))?)
     }
 
-    /// The models that are known by name: the published ones, and those of `[models] manifest`.
+    /// Returns the models known by name: the published ones, and those of `[models] manifest`.
     pub fn manifest(&self) -> Result<Manifest, JobError> {
         let published = Manifest::published()?;
         let Some(own) = &self.settings.manifest else { return Ok(published) };
@@ -90,10 +92,11 @@ impl ModelFolders {
             .map_err(|reason| JobError::ModelName { key: "manifest", reason: Box::new(reason) })
     }
 
-    /// The folder of a model given by name, whose files are then checked, or a folder as given.
+    /// Returns the folder of a model given by name, after a check of its files, or a folder as
+    /// given.
     ///
-    /// A name with a slash is a path. Without one it may be a folder too, but a known model comes
-    /// first.
+    /// A name with a slash is a path. A name without one may also be a folder, but a known model
+    /// takes precedence.
     fn folder(&self, given: &Path, part: Part) -> Result<PathBuf, JobError> {
         let key = part.key();
         let name = given.to_str().filter(|name| !name.contains('/'));
@@ -110,25 +113,25 @@ impl ModelFolders {
         }
     }
 
-    /// A model's folder. Its files are checked once in the life of the process.
+    /// Returns a model's folder. Its files are checked once per process.
     fn checked(&self, model: &Model) -> Result<PathBuf, JobError> {
-        let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut checked = self.checked.lock();
         if let Some(folder) = checked.get(&model.name) {
             return Ok(folder.clone());
         }
-        let installed = || Store::new(installed()?).path(model).ok();
+        let installed = || ModelStore::new(installed()?).path(model).ok();
         let folder = model_store().path(model).or_else(|missing| installed().ok_or(missing))?;
         checked.insert(model.name.clone(), folder.clone());
         Ok(folder)
     }
 }
 
-/// The store of the models that are known by name.
-pub fn model_store() -> Store {
-    Store::new(store_folder())
+/// Returns the store of the models known by name.
+pub fn model_store() -> ModelStore {
+    ModelStore::new(store_folder())
 }
 
-/// `$UNPROMPT_MODELS`, or a folder in the user's cache.
+/// Returns `$UNPROMPT_MODELS`, or a folder in the user's cache.
 fn store_folder() -> PathBuf {
     if let Some(folder) = std::env::var_os("UNPROMPT_MODELS") {
         return folder.into();
@@ -138,7 +141,8 @@ fn store_folder() -> PathBuf {
     cache.unwrap_or_else(home).join("unprompt/models")
 }
 
-/// A checkpoint of the repository, found from the current folder or from the binary in target/.
+/// Finds a checkpoint of the repository's tiny world, from the current folder, from the binary in
+/// target/, or from the installed models.
 fn tiny_world(name: &'static str) -> Result<PathBuf, JobError> {
     let here = std::env::current_dir().unwrap_or_default();
     let binary = std::env::current_exe().unwrap_or_default();
@@ -149,8 +153,8 @@ fn tiny_world(name: &'static str) -> Result<PathBuf, JobError> {
     found.ok_or_else(|| JobError::NoTinyModel { name, from: here.clone() })
 }
 
-/// PREFIX/share/unprompt/models of a binary that is PREFIX/bin/unprompt, where `make install` puts
-/// models.
+/// Returns PREFIX/share/unprompt/models for a binary at PREFIX/bin/unprompt, where `make install`
+/// puts models.
 fn installed() -> Option<PathBuf> {
     let binary = std::env::current_exe().ok()?;
     let models = binary.parent()?.parent()?.join("share/unprompt/models");

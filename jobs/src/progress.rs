@@ -1,8 +1,8 @@
-//! The progress of a long job on stderr: a bar on a terminal, elsewhere a log line every few
+//! The progress of a long job on stderr: a bar on a terminal, otherwise a log line every few
 //! seconds.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::io::IsTerminal;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -14,7 +14,7 @@ const LOG_EVERY: Duration = Duration::from_secs(5);
 const WITH_TOTAL: &str = "{msg} {wide_bar} {human_pos}/{human_len} {per_sec} eta {eta}";
 const WITHOUT_TOTAL: &str = "{spinner} {msg} {human_pos} {per_sec}";
 
-/// The progress of a job. Threads may share it.
+/// The progress of a job, which threads may share.
 #[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
@@ -24,15 +24,15 @@ pub struct Progress {
     counted: Mutex<Counted>,
 }
 
-/// The beginning of the rates, and the note beside the position.
+/// The start of the rates, and the note beside the position.
 #[derive(Debug)]
 struct Counted {
-    /// None while the items of an earlier run are read through.
+    /// None while the items of an earlier run are skipped.
     from: Option<Begin>,
     note: Option<String>,
 }
 
-/// The beginning of the rates.
+/// The start of the rates.
 #[derive(Debug)]
 struct Begin {
     items: u64,
@@ -51,7 +51,7 @@ impl Begin {
 }
 
 impl Progress {
-    /// Begins a job of `total` items; None for a total that is not known.
+    /// Starts a job of `total` items; None if the total is unknown.
     pub fn new(label: impl Into<String>, total: Option<u64>) -> Self {
         let label = label.into();
         let is_terminal = std::io::stderr().is_terminal();
@@ -68,8 +68,8 @@ impl Progress {
         Self { bar, label, is_terminal, logged: Mutex::new(Instant::now()), counted: Mutex::new(counted) }
     }
 
-    /// Resumes the job of an earlier run, whose items are read through first. Rates and the
-    /// estimate begin at the first item that this run counts.
+    /// Resumes the job of an earlier run, whose items are skipped first. Rates and the estimate
+    /// start at the first item that this run counts.
     pub fn going_on(self) -> Self {
         self.counted().from = None;
         self
@@ -81,8 +81,8 @@ impl Progress {
         self.counted().note = Some(note);
     }
 
-    /// Sets the items done in all to `count`, and shows how many of `what` this run made of them:
-    /// of bytes that are read, for example, prompts. Both have a rate.
+    /// Sets the total of items done to `count`, and shows how many of `what` this run made from
+    /// them: for example prompts from bytes read. Both have a rate.
     pub fn set_made(&self, count: u64, made: u64, what: &str) {
         self.bar.set_position(count);
         self.begin(made);
@@ -98,14 +98,14 @@ impl Progress {
         self.log_if_due();
     }
 
-    /// Sets the items done in all.
+    /// Sets the total of items done.
     pub fn set(&self, count: u64) {
         self.bar.set_position(count);
         self.begin(0);
         self.log_if_due();
     }
 
-    /// Begins the rates, unless they have begun.
+    /// Starts the rates, unless they have started.
     fn begin(&self, made: u64) {
         let mut counted = self.counted();
         if counted.from.is_none() {
@@ -115,15 +115,15 @@ impl Progress {
     }
 
     fn counted(&self) -> MutexGuard<'_, Counted> {
-        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counted.lock()
     }
 
-    /// The items done so far.
+    /// Returns the number of items done so far.
     pub fn position(&self) -> u64 {
         self.bar.position()
     }
 
-    /// Ends the job: removes the bar, and logs how many items were done and how long they took.
+    /// Ends the job: removes the bar, and logs the number of items and the time taken.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
         let took_s = self.bar.elapsed().as_secs_f64();
@@ -134,8 +134,8 @@ impl Progress {
         if self.is_terminal {
             return;
         }
-        // Whoever holds the lock is logging already.
-        let Ok(mut logged) = self.logged.try_lock() else { return };
+        // The thread that holds the lock is already logging.
+        let Some(mut logged) = self.logged.try_lock() else { return };
         if logged.elapsed() < LOG_EVERY {
             return;
         }
@@ -149,7 +149,7 @@ impl Progress {
             (self.per_s(&counted), counted.note.clone())
         };
         let (done, total) = (self.bar.position(), self.bar.length());
-        // Before the first item there is no estimate to give.
+        // Before the first item there is no estimate.
         let left = total.filter(|_| per_s > 0.0).map(|total| total.saturating_sub(done) as f64);
         let left_s = left.map(|left| round(left / per_s));
         let per_s = round(per_s);

@@ -1,5 +1,5 @@
-//! Searches by text, picture, vector or prompt: requests read from JSON, and the networks that
-//! embed what they ask by.
+//! Searches by text, picture, vector or prompt: parses requests from JSON, and embeds their texts
+//! and pictures.
 
 mod batch;
 mod encoder;

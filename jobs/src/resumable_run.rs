@@ -1,7 +1,7 @@
 //! A run over the rows of a corpus that can be stopped and resumed.
 //!
-//! A thread reads chunks ahead; the job works on them and acknowledges them; a checkpoint keeps how
-//! far the run is. It must not know what the job makes of the rows.
+//! A thread reads chunks ahead, the job processes and acknowledges them, and a checkpoint stores
+//! the progress. It must not know what the job does with the rows.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,19 +11,19 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use unprompt_corpus::checkpoint::{Checkpoint, Fingerprint};
-use unprompt_corpus::report::Report;
+use unprompt_corpus::report::CorpusReport;
 use unprompt_corpus::{Clean, Corpus, CorpusError};
 
 use crate::{JobError, Progress};
 
-/// Chunks read ahead of the one that is worked on.
+/// The chunks read ahead of the one in process.
 const AHEAD: usize = 4;
 /// The least time between two writes of the checkpoint.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
-const RESUME: &str = "give the same command again to resume after them";
-const BEGIN_AGAIN: &str = "nothing was kept: the same command begins again";
-const PIPE: &str = "a pipe cannot be resumed: give all of it again";
+const RESUME: &str = "repeat the command to resume";
+const BEGIN_AGAIN: &str = "nothing was saved: repeating the command starts over";
+const PIPE: &str = "a pipe cannot be resumed: send all of it again";
 
 /// The constants of a kind of job.
 #[derive(Clone, Copy, Debug)]
@@ -32,20 +32,20 @@ pub struct RunSettings {
     pub label: &'static str,
     /// The unit of the job's output, such as `prompts`.
     pub unit: &'static str,
-    /// Rows in a chunk. Chunks end at multiples of it, whichever run reads them.
+    /// The rows of a chunk. Chunks end at multiples of it, whichever run reads them.
     pub chunk: usize,
-    /// The folder of the checkpoints in the data directory.
+    /// The folder of the checkpoints within the data directory.
     pub folder: &'static str,
 }
 
-/// The folder of the checkpoints, and the choice to forget an earlier one.
+/// The folder of the checkpoints, and whether to discard an earlier one.
 #[derive(Clone, Debug)]
 pub struct CheckpointSettings {
     pub data_dir: PathBuf,
     pub restart: bool,
 }
 
-/// Kept rows, and where they end.
+/// Kept rows and their end.
 #[derive(Debug)]
 pub struct Chunk {
     pub rows: Vec<Clean>,
@@ -55,29 +55,29 @@ pub struct Chunk {
 /// The end of a chunk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChunkEnd {
-    /// Kept rows of the corpus up to here.
+    /// The kept rows of the corpus up to here.
     pub rows: u64,
-    /// Bytes of the inputs that were read by then.
+    /// The bytes of the inputs read up to here.
     pub bytes: u64,
 }
 
-/// A message of the reading thread: chunks, then the report.
+/// A message from the reading thread: chunks, then the report.
 #[derive(Debug)]
 enum Read {
     Chunk(Chunk),
-    End { report: Report, fault: Option<CorpusError> },
+    End { report: CorpusReport, fault: Option<CorpusError> },
 }
 
-/// A run with the state `S` that its checkpoint keeps beside the rows.
+/// A run with the state `S`, which its checkpoint stores beside the rows.
 #[derive(Debug)]
 pub struct ResumableRun<S> {
     settings: RunSettings,
-    /// The corpus, until its reading begins.
+    /// The corpus, until reading starts.
     unread: Option<(Corpus, mpsc::Sender<Read>)>,
     chunks: mpsc::Receiver<Read>,
-    report: Option<Report>,
+    report: Option<CorpusReport>,
     progress: Option<Progress>,
-    /// None where the run cannot be resumed.
+    /// None if the run cannot be resumed.
     checkpoint: Option<Checkpoint>,
     /// The advice for the next run after a stop.
     advice: &'static str,
@@ -85,20 +85,20 @@ pub struct ResumableRun<S> {
     resumed_at: u64,
     made: u64,
     state: S,
-    /// When the checkpoint was written last.
+    /// The time of the checkpoint's last write.
     saved: Option<Instant>,
-    /// Something was acknowledged since.
+    /// Whether anything was acknowledged since then.
     is_unsaved: bool,
 }
 
 impl<S: Serialize + DeserializeOwned + Default> ResumableRun<S> {
-    /// Opens a run, after the rows that an earlier one acknowledged.
+    /// Opens a run. Resumes after the rows that an earlier run acknowledged.
     ///
-    /// `fingerprint` is what decides the run's rows and what is made of them. Without
-    /// `checkpoints`, and of a corpus that cannot be read again, nothing is kept.
+    /// `fingerprint` covers everything that determines the run's rows and its output. Nothing is
+    /// saved without `checkpoints`, or for a corpus that cannot be read again.
     ///
     /// # Errors
-    /// [`CorpusError::OtherRun`] where an earlier run had other options or inputs, and
+    /// [`CorpusError::OtherRun`] if an earlier run had other options or inputs, and
     /// [`CorpusError::Checkpoint`].
     pub fn open(
         mut corpus: Corpus,
@@ -131,7 +131,7 @@ impl<S: Serialize + DeserializeOwned + Default> ResumableRun<S> {
         })
     }
 
-    /// Forgets what an earlier run did. Call it before the first chunk is read.
+    /// Discards the progress of an earlier run. Call it before the first chunk is read.
     ///
     /// # Errors
     /// [`CorpusError::Checkpoint`].
@@ -146,12 +146,13 @@ impl<S: Serialize + DeserializeOwned + Default> ResumableRun<S> {
         Ok(())
     }
 
-    /// The next chunk; None at the end, where [`Self::report`] is known. It may be dropped and
-    /// called again without losing a chunk.
+    /// Returns the next chunk; None at the end, when [`Self::report`] is known.
+    ///
+    /// The future may be dropped without losing a chunk.
     ///
     /// # Errors
-    /// [`JobError::Stopped`] where `stop` came first; [`JobError::ReadingEnded`] after the last
-    /// chunk before a fault of the corpus.
+    /// [`JobError::Stopped`] if `stop` came first; [`JobError::ReadingEnded`] after the last chunk
+    /// before an error of the corpus.
     pub async fn next(&mut self, stop: &CancellationToken) -> Result<Option<Chunk>, JobError> {
         if self.report.is_some() {
             return Ok(None);
@@ -179,7 +180,7 @@ impl<S: Serialize + DeserializeOwned + Default> ResumableRun<S> {
     }
 
     /// Acknowledges the rows up to `end.rows` and `made` more items of the job's unit, and updates
-    /// the state with them. The checkpoint is written at most once a second.
+    /// the state accordingly. Writes the checkpoint at most once a second.
     ///
     /// # Errors
     /// [`CorpusError::Checkpoint`].
@@ -214,8 +215,8 @@ impl<S: Serialize + DeserializeOwned + Default> ResumableRun<S> {
         Ok(())
     }
 
-    /// Ends the run: [`Self::finish`] after a success; otherwise the checkpoint is written as of
-    /// the last acknowledgement, and the error says how far the run came.
+    /// Ends the run. After a success calls [`Self::finish`]; otherwise writes the checkpoint as of
+    /// the last acknowledgement, and adds the number of acknowledged rows to the error.
     ///
     /// # Errors
     /// The error given, and [`CorpusError::Checkpoint`].
@@ -227,7 +228,7 @@ impl<S: Serialize + DeserializeOwned + Default> ResumableRun<S> {
         Err(error.at(self.acknowledged))
     }
 
-    /// Ends the progress and removes the checkpoint: nothing is left to resume.
+    /// Ends the progress and removes the checkpoint, because nothing is left to resume.
     ///
     /// # Errors
     /// [`CorpusError::Checkpoint`].
@@ -239,39 +240,39 @@ impl<S: Serialize + DeserializeOwned + Default> ResumableRun<S> {
         }
     }
 
-    /// Ends the progress where the job has more to do than its rows.
+    /// Ends the progress if the job has more to do after its rows.
     pub fn end_progress(&mut self) {
         if let Some(progress) = self.progress.take() {
             progress.finish();
         }
     }
 
-    /// The error of a run that is stopped now.
+    /// Returns the error of a run that is stopped now.
     pub fn stopped(&self) -> JobError {
         JobError::Stopped { rows: self.acknowledged, advice: self.advice }
     }
 
-    /// The advice for the next run after this one stops.
+    /// Returns the advice for the next run after a stop.
     pub fn advice(&self) -> &'static str {
         self.advice
     }
 
-    /// The report on the rows; None until all are read.
-    pub fn report(&self) -> Option<&Report> {
+    /// Returns the report on the rows; None until all are read.
+    pub fn report(&self) -> Option<&CorpusReport> {
         self.report.as_ref()
     }
 
-    /// Rows acknowledged by this run and the earlier ones.
+    /// Returns the number of rows acknowledged by this run and earlier ones.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged
     }
 
-    /// Rows acknowledged by earlier runs.
+    /// Returns the number of rows acknowledged by earlier runs.
     pub fn resumed_at(&self) -> u64 {
         self.resumed_at
     }
 
-    /// Items of the job's unit that this run made.
+    /// Returns the number of items of the job's unit that this run made.
     pub fn made(&self) -> u64 {
         self.made
     }
@@ -280,7 +281,7 @@ impl<S: Serialize + DeserializeOwned + Default> ResumableRun<S> {
         &self.state
     }
 
-    /// The file of the checkpoint; None where the run cannot be resumed.
+    /// Returns the file of the checkpoint; None if the run cannot be resumed.
     pub fn checkpoint_path(&self) -> Option<&Path> {
         self.checkpoint.as_ref().map(Checkpoint::path)
     }
@@ -298,7 +299,7 @@ fn open_checkpoint(
     Ok((Some(checkpoint), acknowledged))
 }
 
-/// Sends chunks of `rows` rows and then the report; ends early when nobody receives any more.
+/// Sends chunks of `rows` rows and then the report. Ends early if the receiver is gone.
 fn read_ahead(mut corpus: Corpus, rows: usize, send: &mpsc::Sender<Read>) {
     let fault = loop {
         match corpus.next_chunk(rows) {
@@ -313,7 +314,7 @@ fn read_ahead(mut corpus: Corpus, rows: usize, send: &mpsc::Sender<Read>) {
             Err(fault) => break Some(fault),
         }
     };
-    // Nobody receives only where the job has failed already.
+    // The receiver is gone only if the job has already failed.
     let _ = send.blocking_send(Read::End { report: corpus.report(), fault });
 }
 
@@ -328,7 +329,7 @@ mod tests {
     const SETTINGS: RunSettings =
         RunSettings { label: "counting (bytes)", unit: "letters", chunk: 2, folder: "counts" };
 
-    /// Letters counted so far.
+    /// The letters counted so far.
     #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
     struct Count(u64);
 
@@ -358,7 +359,7 @@ mod tests {
             ResumableRun::open(corpus, SETTINGS, fingerprint, Some(&checkpoints))
         }
 
-        /// The checkpoint as JSON, where there is one.
+        /// Returns the checkpoint as JSON, if there is one.
         fn kept(&self) -> Option<serde_json::Value> {
             let files = std::fs::read_dir(self.folder.path().join("counts")).ok()?;
             let file = files.flatten().next()?;

@@ -1,11 +1,12 @@
 //! Batches of texts of similar length. Padding costs as much as text, so a batch is bounded by its
 //! padded tokens.
 
-/// Tokens in a batch of a single worker, which has all cores; padding included.
+/// Maximum number of tokens, padding included, in a batch of a single worker, which has all cores.
 const TOKENS: usize = 1024;
-/// Tokens in a batch of several workers: the worker of the last batch keeps the others waiting.
+/// Maximum number of tokens in a batch of several workers. It is smaller because the worker with
+/// the last batch keeps the others waiting.
 const TOKENS_OF_WORKER: usize = 256;
-/// Texts in a batch.
+/// Maximum number of texts in a batch.
 const TEXTS: usize = 64;
 
 /// Returns the indices of `ids`, longest first, in batches of at most [`TOKENS`] padded tokens or,

@@ -1,11 +1,12 @@
-//! The neighbours' part of a prediction, and the blend of it with the head's part.
+//! The neighbours' vector of a prediction and its blend with the head's vector.
 
 use crate::metrics::{cosine, normalise};
 
-/// The prompts' weighted mean, unit norm, and each neighbour's share of it (the shares sum to 1).
+/// Returns the weighted mean of the neighbours' prompts, unit norm, and each neighbour's share of
+/// it (the shares sum to 1).
 ///
-/// A neighbour at cosine distance d = 1 - similarity weighs 1 / (d^6 + 1e-4), the recipe of the competition's
-/// prompt-retrieval solutions. No neighbours give an empty vector.
+/// A neighbour at cosine distance d = 1 - similarity has the weight 1 / (d^6 + 1e-4), the recipe of
+/// the competition's prompt-retrieval solutions. Without neighbours the vector is empty.
 pub fn knn_vector(neighbours: &[(f32, &[f32])]) -> (Vec<f32>, Vec<f32>) {
     let weights: Vec<f64> = neighbours.iter().map(|(similarity, _)| weight(*similarity)).collect();
     let total: f64 = weights.iter().sum();
@@ -23,7 +24,8 @@ fn weight(similarity: f32) -> f64 {
     1.0 / (distance.powi(6) + 1e-4)
 }
 
-/// `weight_of_head` of the head's vector and the rest of the neighbours', each of unit norm first; unit norm.
+/// Blends the vectors: `weight_of_head` of the head's and the rest of the neighbours'. Both are
+/// normalised first, and the result has unit norm.
 pub fn blend(knn: &[f32], head: &[f32], weight_of_head: f32) -> Vec<f32> {
     let (mut knn, mut head) = (knn.to_vec(), head.to_vec());
     normalise(&mut knn);
@@ -36,8 +38,8 @@ pub fn blend(knn: &[f32], head: &[f32], weight_of_head: f32) -> Vec<f32> {
 
 const GRID: usize = 50;
 
-/// The head's weight (0 to 1, in steps of 0.02) with the highest mean cosine on held-out predictions; of equals,
-/// the smallest.
+/// Returns the head's weight (0 to 1, in steps of 0.02) with the highest mean cosine on held-out
+/// predictions; for equal cosines, the smallest weight.
 pub fn learn_weight<K, H, T>(knn: &[K], head: &[H], truth: &[T]) -> f32
 where
     K: AsRef<[f32]>,
@@ -61,7 +63,7 @@ where
     best.0 as f32
 }
 
-/// The three cosines that decide the blend's cosine at every weight.
+/// The three cosines that determine the blend's cosine at every weight.
 struct Dots {
     knn_truth: f64,
     head_truth: f64,

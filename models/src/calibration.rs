@@ -1,7 +1,9 @@
-//! How much to trust a prediction: the cosine to expect, from what is known when predicting.
+//! The confidence of a prediction: the expected cosine, from evidence that is available at
+//! prediction time.
 //!
-//! A ridge regression over five pieces of evidence is fitted on held-out predictions. Its own cross-fitted (out of
-//! fold) forecasts then decide how far it is believed: forecasts that do not help are shrunk to the mean.
+//! A ridge regression over five features is fitted on held-out predictions. Its own cross-fitted
+//! (out-of-fold) forecasts then decide how much it is trusted: forecasts that do not help are
+//! shrunk to the mean.
 
 use nalgebra::{DMatrix, DVector};
 
@@ -11,16 +13,17 @@ use crate::metrics::cosine;
 const FEATURES: usize = 5;
 const FOLDS: usize = 5;
 const STRENGTHS: [f64; 5] = [0.3, 3.0, 30.0, 300.0, 3000.0];
-/// The first of the stored values: which layout follows.
+/// The layout version, which is the first stored value.
 const LAYOUT: f64 = 1.0;
 const VALUES: usize = 2 + 3 * FEATURES;
 
-/// What is known about a prediction when it is made.
+/// The features of a prediction that are available when it is made.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Evidence([f64; FEATURES]);
 
 impl Evidence {
-    /// From the neighbours' vector, the head's vector, the neighbours' similarities (best first) and their weights.
+    /// Computes the evidence from the neighbours' vector, the head's vector, the neighbours'
+    /// similarities (best first) and their weights.
     pub fn new(knn: &[f32], head: &[f32], similarities: &[f32], weights: &[f32]) -> Self {
         let count = similarities.len().max(1) as f64;
         let best = similarities.iter().copied().fold(f32::MIN, f32::max).max(-1.0);
@@ -37,7 +40,7 @@ impl Evidence {
     }
 }
 
-/// Entropy of the weights as a share of the highest possible, 0 to 1.
+/// Returns the entropy of the weights relative to its maximum, 0 to 1.
 fn entropy(weights: &[f32]) -> f64 {
     let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
     if weights.len() < 2 || total <= 0.0 {
@@ -47,7 +50,7 @@ fn entropy(weights: &[f32]) -> f64 {
     shares.map(|share| -share * share.ln()).sum::<f64>() / (weights.len() as f64).ln()
 }
 
-/// The largest weight's share.
+/// Returns the largest weight's share.
 fn concentration(weights: &[f32], total: f64) -> f64 {
     let largest = weights.iter().map(|&w| f64::from(w)).fold(0.0, f64::max);
     if total > 0.0 { largest / total } else { 0.0 }
@@ -63,11 +66,11 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// Predictions that [`Calibration::fit`] needs, at least.
+    /// The minimum number of predictions for [`Calibration::fit`].
     pub const MIN_PREDICTIONS: usize = 2 * FOLDS;
 
-    /// Fits the forecast on held-out predictions and the cosines they reached,
-    /// [`Self::MIN_PREDICTIONS`] or more of them.
+    /// Fits the forecast on at least [`Self::MIN_PREDICTIONS`] held-out predictions and the cosines
+    /// they reached.
     pub fn fit(evidence: &[Evidence], reached: &[f32]) -> Result<Self, ModelError> {
         if evidence.len() < Self::MIN_PREDICTIONS || evidence.len() != reached.len() {
             return Err(ModelError::TooFewSamples(format!(
@@ -92,7 +95,7 @@ impl Calibration {
         Ok(whole.shrunk(belief(&forecasts, &samples), mean(samples.iter().map(|(_, r)| *r))))
     }
 
-    /// Ridge regression on standardised evidence.
+    /// Fits a ridge regression on standardised evidence.
     fn ridge(samples: &[(Evidence, f64)], strength: f64) -> Result<Self, ModelError> {
         let column = |k: usize| samples.iter().map(move |(evidence, _)| evidence.0[k]);
         let means: [f64; FEATURES] = std::array::from_fn(|k| mean(column(k)));
@@ -108,7 +111,7 @@ impl Calibration {
         Ok(Self { intercept, means, scales, coefficients: std::array::from_fn(|k| solution[k]) })
     }
 
-    /// `belief` of the forecast's deviation from the mean, no more.
+    /// Scales the forecast's deviation from the mean by `belief`.
     fn shrunk(mut self, belief: f64, mean: f64) -> Self {
         self.coefficients.iter_mut().for_each(|c| *c *= belief);
         self.intercept = mean;
@@ -122,12 +125,12 @@ impl Calibration {
         self.intercept + deviation
     }
 
-    /// The cosine to expect, -1 to 1.
+    /// Returns the expected cosine, -1 to 1.
     pub fn expected_cosine(&self, evidence: &Evidence) -> f32 {
         self.forecast(evidence).clamp(-1.0, 1.0) as f32
     }
 
-    /// Everything needed to make it again.
+    /// Returns all values that [`Self::from_values`] needs.
     pub fn values(&self) -> Vec<f64> {
         [&[LAYOUT, self.intercept][..], &self.means, &self.scales, &self.coefficients].concat()
     }
@@ -150,7 +153,7 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
     sum / count.max(1) as f64
 }
 
-/// Each sample's forecast by a model that has not seen it.
+/// Returns each sample's forecast by a model that was fitted without it.
 fn cross_fitted(samples: &[(Evidence, f64)], strength: f64) -> Result<Vec<f64>, ModelError> {
     let mut forecasts = vec![0.0; samples.len()];
     for fold in 0..FOLDS {
@@ -168,7 +171,7 @@ fn cross_fitted(samples: &[(Evidence, f64)], strength: f64) -> Result<Vec<f64>, 
     Ok(forecasts)
 }
 
-/// The slope of what was reached against the cross-fitted forecasts, kept within 0 and 1.
+/// Returns the slope of the reached cosines against the cross-fitted forecasts, clamped to 0 to 1.
 fn belief(forecasts: &[f64], samples: &[(Evidence, f64)]) -> f64 {
     let (centre, level) = (mean(forecasts.iter().copied()), mean(samples.iter().map(|(_, r)| *r)));
     let covariance: f64 = forecasts.iter().zip(samples).map(|(f, (_, r))| (f - centre) * (r - level)).sum();

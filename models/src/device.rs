@@ -10,8 +10,8 @@ use strum::{Display, EnumString, IntoStaticStr, VariantArray};
 use crate::ModelError;
 use crate::named::named;
 
-/// The one device of all networks. Every device that candle opens has its own handles, and tensors
-/// of two devices do not mix.
+/// Returns the device that all networks share. Every device that candle opens has its own handles,
+/// and tensors of two devices cannot be combined.
 pub(crate) fn preferred() -> Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
     DEVICE.get_or_init(found).clone()
@@ -28,15 +28,15 @@ fn found() -> Device {
     })
 }
 
-/// Waits until a network that was just loaded is on its device. Every thread has its own stream
-/// there, and another thread may run the network.
+/// Waits until a newly loaded network is on its device. Every thread has its own stream there, and
+/// another thread may run the network.
 pub(crate) fn loaded<T>(network: T, device: &Device) -> Result<T> {
     device.synchronize()?;
     Ok(network)
 }
 
-/// The type of a network's matrices on candle. On a CPU 16 bits halve the memory and sums stay f32;
-/// on CUDA everything is computed in this type.
+/// The type of a network's matrices on candle. On a CPU, 16 bits halve the memory and sums stay in
+/// f32; on CUDA, everything is computed in this type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "&'static str")]
 #[derive(Display, EnumString, IntoStaticStr, VariantArray)]

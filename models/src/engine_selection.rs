@@ -1,4 +1,5 @@
-//! Selects the engine that runs a network, and says why. It knows engines, and no network.
+//! Selects the engine that runs a network, with the reason. It knows engines; it must not know
+//! networks.
 
 use std::path::Path;
 
@@ -7,7 +8,7 @@ use crate::device;
 use crate::engine::Engine;
 use crate::self_check::{self, Probe};
 
-/// The selected engine, and the reason.
+/// The selected engine and the reason.
 #[derive(Debug, Clone)]
 pub(crate) struct EngineChoice {
     pub engine: Engine,
@@ -18,8 +19,8 @@ pub(crate) struct EngineChoice {
 /// processors.
 ///
 /// OpenVINO in bf16 is not among them, although it is the fastest on some processors: on others
-/// with the same instructions it is slower than f32; some texts keep less than 0.9999 of cosine;
-/// and its destructor once ended a process of ours.
+/// with the same instructions it is slower than f32, some texts keep less than 0.9999 of cosine,
+/// and its destructor once crashed one of our processes.
 const BY_SPEED: [Engine; 3] = [Engine::OpenVino, Engine::Onnx, Engine::Candle];
 
 /// The order on a GPU.
@@ -29,7 +30,7 @@ const BY_SPEED_ON_GPU: [Engine; 3] = [Engine::Candle, Engine::OpenVino, Engine::
 /// while it loads them; ONNX Runtime takes twice their memory, and is hardly slower.
 const BY_SIZE: [Engine; 3] = [Engine::Onnx, Engine::OpenVino, Engine::Candle];
 
-/// 2 GiB.
+/// The size in bytes above which weights are large: 2 GiB.
 const LARGE: u64 = 2 << 30;
 
 /// Loads the network on the wanted engine or, for [`Engine::Auto`], on the first engine that loads.
@@ -82,8 +83,8 @@ fn select<P: Probe>(
             return network(engine);
         }
         available(engine)?;
-        // One network is dropped before the next is read: there may be room for one large network
-        // only.
+        // One network is dropped before the next is read, because memory may hold only one large
+        // network.
         let expected = match &mut expected {
             Some(expected) => expected,
             none => none.insert(probe.vectors(&mut network(Engine::Candle)?)?),
@@ -133,7 +134,7 @@ mod tests {
             }
         };
         assert_eq!(selected(Engine::Auto, failing).unwrap().engine, Engine::Candle);
-        // Candle's vectors are made once for all that are compared with them.
+        // Candle's vectors are computed once for all engines that are compared with them.
         assert_eq!(tried, [Engine::Candle, Engine::OpenVino, Engine::Onnx, Engine::Candle]);
     }
 

@@ -1,8 +1,8 @@
-//! The one error type of the crate. Each variant says what to do next.
+//! The crate's error type. Each message says what to do next.
 
 use std::path::PathBuf;
 
-/// What can go wrong in loading or running a model.
+/// Errors in loading or running a model.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     #[error("{} is missing: {hint}", path.display())]
@@ -47,7 +47,7 @@ impl ModelError {
         Self::Broken { path: path.into(), reason: reason.to_string() }
     }
 
-    /// The error for a name that is none of `choices`.
+    /// Builds the error for a name that is not one of `choices`.
     pub(crate) fn unknown(what: &'static str, name: &str, choices: &[&str]) -> Self {
         let choices = match choices {
             [] => String::new(),

@@ -12,7 +12,8 @@ use crate::ModelError;
 
 /// The model that made a vector or a picture: the folder's name, and the first 12 hexadecimal
 /// digits of the SHA-256 over its configuration, tokenizer and weight files (relative path, length
-/// and content of each, sorted by path). Equal revisions mean equal files, in whatever folder.
+/// and content of each, sorted by path). Equal revisions mean equal files, regardless of the
+/// folder.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Revision {
     pub name: String,
@@ -25,7 +26,7 @@ impl fmt::Display for Revision {
     }
 }
 
-/// Endings of the files that count towards a revision. Documentation, pictures and other weight
+/// Extensions of the files that count towards a revision. Documentation, pictures and other weight
 /// formats do not count.
 const COUNTED: [&str; 3] = ["safetensors", "json", "txt"];
 
@@ -97,21 +98,21 @@ pub(crate) fn missing(path: &Path) -> ModelError {
     ModelError::Missing { path: path.to_path_buf(), hint }
 }
 
-/// A file's bytes.
+/// Reads a file.
 pub fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
     std::fs::read(path).map_err(|error| missing_or_broken(path, &error))
 }
 
-/// A JSON file as `T`.
+/// Reads a JSON file as `T`.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelError> {
     serde_json::from_slice(&read(path)?).map_err(|error| ModelError::broken(path, error))
 }
 
-/// Settings whose other values mean another network: each name, with the values that are allowed. A
+/// Settings whose other values would mean another network: each name with its allowed values. A
 /// missing setting and null are always allowed.
 pub(crate) type Fixed<'a> = &'a [(&'a str, &'a [&'a str])];
 
-/// Refuses a setting that our network does not implement, by name.
+/// Refuses settings that our network does not implement; the error names the setting.
 pub(crate) fn check_settings(
     path: &Path,
     settings: &Map<String, Value>,

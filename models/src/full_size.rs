@@ -1,10 +1,11 @@
-//! The published models at their full size, without their weights: for each configuration our
-//! networks ask for the very tensors, by name and shape, that the reference implementation has
-//! (recorded by models/tools/make_published_shapes.py).
+//! Tests of the published models at full size, without their weights: for each configuration, our
+//! networks must request exactly the tensors, by name and shape, that the reference implementation
+//! has (recorded by models/tools/make_published_shapes.py).
 
+use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -12,7 +13,7 @@ use candle_nn::var_builder::SimpleBackend;
 
 use crate::weights::expect;
 
-/// All tensors of a published model. Each is one broadcast zero, so that it takes no memory.
+/// All tensors of a published model. Each is a single broadcast zero, so it takes no memory.
 pub(crate) struct Published {
     tensors: HashMap<String, Vec<usize>>,
     asked: Mutex<BTreeSet<String>>,
@@ -27,7 +28,7 @@ pub(crate) fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/published").join(name)
 }
 
-/// "layers.{0-2}.norm" is layers.0.norm to layers.2.norm.
+/// Expands ranges: "layers.{0-2}.norm" becomes layers.0.norm to layers.2.norm.
 fn unfolded(name: &str) -> Vec<String> {
     let range = name.split_once('{').and_then(|(before, rest)| {
         let (range, after) = rest.split_once('}')?;
@@ -54,15 +55,15 @@ impl Published {
         VarBuilder::from_backend(Box::new(Asking(self.clone())), DType::F32, Device::Cpu)
     }
 
-    /// The tensors that were not asked for.
+    /// Returns the tensors that were not requested.
     pub(crate) fn left(&self) -> Vec<String> {
-        let asked = self.asked.lock().unwrap();
+        let asked = self.asked.lock();
         let mut left: Vec<_> = self.tensors.keys().filter(|name| !asked.contains(*name)).cloned().collect();
         left.sort();
         left
     }
 
-    /// Asserts that every tensor was asked for but those with the prefixes `unused`.
+    /// Asserts that all tensors were requested except those with the prefixes `unused`.
     pub(crate) fn all_asked_for_but(&self, unused: &[&str]) {
         let left = self.left();
         let unexpected: Vec<_> =
@@ -92,7 +93,7 @@ impl SimpleBackend for Asking {
 
     fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
         let Some(shape) = self.0.tensors.get(name) else { bail!("the reference has no tensor {name}") };
-        self.0.asked.lock().unwrap().insert(name.to_owned());
+        self.0.asked.lock().insert(name.to_owned());
         Tensor::zeros((), dtype, device)?.broadcast_as(shape.as_slice())
     }
 

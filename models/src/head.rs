@@ -1,7 +1,8 @@
-//! The head: a ridge regression from an image encoder's vector [d] to the prompt's MiniLM vector [384].
+//! The head: a ridge regression from an image encoder's vector [d] to the prompt's MiniLM vector
+//! [384].
 //!
-//! Inputs and targets are centred on the training means, so the means act as the bias. The strength is
-//! scikit-learn's `alpha`: W = (X'X + alpha I)^-1 X'Y on the centred samples.
+//! Inputs and targets are centred on the training means, so the means act as the bias. The strength
+//! is scikit-learn's `alpha`: W = (X'X + alpha I)^-1 X'Y on the centred samples.
 
 use std::collections::HashMap;
 
@@ -11,12 +12,12 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use crate::ModelError;
 use crate::metrics::{cosine, normalise};
 
-/// Strengths worth trying for unit-norm inputs.
+/// Strengths to try for unit-norm inputs.
 pub const STRENGTHS: [f64; 9] = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
 
 const FORMAT: &str = "unprompt-ridge-head/1";
 
-/// Pairs of an image vector and its prompt's vector; both lists have one length.
+/// Pairs of an image vector and its prompt's vector. Both lists have the same length.
 #[derive(Debug, Clone, Default)]
 pub struct Samples<'a> {
     pub inputs: Vec<&'a [f32]>,
@@ -55,24 +56,25 @@ pub struct RidgeHead {
     /// [d, targets], row-major.
     weights: Vec<f32>,
     mean_input: Vec<f32>,
-    /// Not normalised: this is the bias.
+    /// The mean target, not normalised.
     bias: Vec<f32>,
     /// `bias` with unit norm.
     mean_target: Vec<f32>,
     strength: f64,
-    /// The names of the encoder and of MiniLM with their revisions; empty until it was saved and read again.
+    /// The names and revisions of the encoder and of MiniLM; empty until the head was saved and
+    /// loaded.
     encoder: String,
     minilm: String,
 }
 
 impl RidgeHead {
-    /// Fits on `train` at one strength.
+    /// Fits a head on `train` with one strength.
     pub fn fit(train: &Samples, strength: f64) -> Result<Self, ModelError> {
         Normal::of(train)?.solve(strength)
     }
 
-    /// Fits on `train` at each strength, keeps the head with the highest mean cosine on `validation`, and returns
-    /// it with that mean cosine.
+    /// Fits a head on `train` with each strength. Returns the one with the highest mean cosine on
+    /// `validation`, and that cosine.
     pub fn fit_with_validation(
         train: &Samples,
         validation: &Samples,
@@ -100,7 +102,7 @@ impl RidgeHead {
         Ok(total / samples.inputs.len().max(1) as f64)
     }
 
-    /// The prompt's vector [384], unit norm, for an image vector [d].
+    /// Predicts the prompt's vector [384], unit norm, from an image vector [d].
     pub fn predict(&self, image: &[f32]) -> Result<Vec<f32>, ModelError> {
         check_dimensions("an image vector", self.mean_input.len(), image.len())?;
         let mut sum = self.bias.clone();
@@ -113,32 +115,36 @@ impl RidgeHead {
         Ok(sum)
     }
 
-    /// The "mean prompt": the mean of the training targets, unit norm. The floor any head must beat.
+    /// The "mean prompt": the mean of the training targets, unit norm. It is the baseline that
+    /// every head must beat.
     pub fn mean_target(&self) -> &[f32] {
         &self.mean_target
     }
 
-    /// The strength it was fitted with.
+    /// The strength that the head was fitted with.
     pub fn strength(&self) -> f64 {
         self.strength
     }
 
-    /// The image encoder (`name@revision`) whose vectors it takes; empty before it was saved.
+    /// The name of the picture vectors that the head takes: `name@revision` of the encoder, with
+    /// `;side=` if the side is not the trained one. Empty until the head was saved and loaded.
     pub fn encoder(&self) -> &str {
         &self.encoder
     }
 
-    /// The MiniLM (`name@revision`) whose space it predicts; empty before it was saved.
+    /// The MiniLM (`name@revision`) whose space the head predicts; empty until it was saved and
+    /// loaded.
     pub fn minilm(&self) -> &str {
         &self.minilm
     }
 
-    /// Dimensions of input and output.
+    /// Dimensions of the input and the output.
     pub fn dims(&self) -> (usize, usize) {
         (self.mean_input.len(), self.bias.len())
     }
 
-    /// The safetensors file: `weights` [d, 384], `mean_input` [d], `bias` [384], and the names as metadata.
+    /// Serialises the head as a safetensors file: `weights` [d, 384], `mean_input` [d], `bias`
+    /// [384], and the names as metadata.
     pub fn to_bytes(&self, encoder: &str, minilm: &str) -> Result<Vec<u8>, ModelError> {
         let (inputs, targets) = self.dims();
         let parts = [
@@ -161,8 +167,8 @@ impl RidgeHead {
         safetensors::serialize(views, Some(metadata)).map_err(|error| ModelError::Head(error.to_string()))
     }
 
-    /// The inverse of [`RidgeHead::to_bytes`]; refuses other formats, shapes that do not fit and values that are
-    /// not finite.
+    /// Reads a file of [`RidgeHead::to_bytes`]. Refuses other formats, mismatched shapes and values
+    /// that are not finite.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ModelError> {
         let broken = |error: safetensors::SafeTensorError| ModelError::Head(error.to_string());
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(broken)?;
@@ -214,7 +220,7 @@ fn floats_of(name: &str, view: &TensorView) -> Result<Vec<f32>, ModelError> {
     }
 }
 
-/// The normal equations of the centred samples, made once for all strengths.
+/// The normal equations of the centred samples, computed once for all strengths.
 struct Normal {
     gram: DMatrix<f64>,
     cross: DMatrix<f64>,
@@ -222,7 +228,7 @@ struct Normal {
     mean_target: DVector<f64>,
 }
 
-/// Samples turned to f64 at a time.
+/// The number of samples that are converted to f64 at a time.
 const BLOCK: usize = 1024;
 
 impl Normal {
@@ -267,7 +273,7 @@ fn mean(vectors: &[&[f32]], dimensions: usize) -> DVector<f64> {
     sum / vectors.len() as f64
 }
 
-/// [dimensions, samples], one sample a column.
+/// Returns the centred samples [dimensions, samples], one column per sample.
 fn centred(vectors: &[&[f32]], mean: &DVector<f64>) -> DMatrix<f64> {
     DMatrix::from_fn(mean.len(), vectors.len(), |k, i| f64::from(vectors[i][k]) - mean[k])
 }
@@ -331,7 +337,7 @@ mod tests {
             &[1e-6, 1.0, 1e6],
         )
         .unwrap();
-        // The targets are noise around one mean: believing it all (1e6) is right.
+        // The targets are noise around one mean, so the strongest regularisation (1e6) is right.
         assert_eq!(head.strength(), 1e6);
         let weak = RidgeHead::fit(&samples(&inputs, &targets), 1e-6).unwrap();
         assert!(score > weak.mean_cosine(&samples(&fresh, &noise)).unwrap() + 0.01);

@@ -1,7 +1,6 @@
 //! The networks and the arithmetic of Unprompt: MiniLM, image encoders, Stable Diffusion 2, picture
-//! preprocessing, heads, the one recipe of a prediction. It reads model folders in the layouts the
-//! field uses (diffusers, transformers, sentence-transformers) and knows nothing of Kafka, Qdrant
-//! or Tokio.
+//! preprocessing, heads and the prediction recipe. It reads model folders in the common layouts
+//! (diffusers, transformers, sentence-transformers) and must not know Kafka, Qdrant or Tokio.
 
 mod batches;
 pub mod blend;

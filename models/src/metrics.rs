@@ -1,9 +1,9 @@
-//! How good predictions are: cosine, its bootstrap interval, rank correlation and calibration error.
+//! Metrics of predictions: cosine, its bootstrap interval, rank correlation and calibration error.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Cosine similarity of two vectors of one length; 0 where either is zero.
+/// Returns the cosine similarity of two vectors of equal length; 0 if either is zero.
 pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
     debug_assert_eq!(a.len(), b.len(), "cosine of vectors of different lengths");
     let (mut dot, mut aa, mut bb) = (0f64, 0f64, 0f64);
@@ -23,7 +23,7 @@ pub fn normalise(vector: &mut [f32]) {
     }
 }
 
-/// Mean of the cosines of the pairs; 0 for none.
+/// Returns the mean cosine of the pairs; 0 if there are none.
 pub fn mean_cosine<A: AsRef<[f32]>, B: AsRef<[f32]>>(predicted: &[A], truth: &[B]) -> f64 {
     let total: f64 =
         predicted.iter().zip(truth).map(|(a, b)| f64::from(cosine(a.as_ref(), b.as_ref()))).sum();
@@ -32,7 +32,8 @@ pub fn mean_cosine<A: AsRef<[f32]>, B: AsRef<[f32]>>(predicted: &[A], truth: &[B
 
 const RESAMPLES: usize = 2000;
 
-/// The 95 % percentile-bootstrap interval of the mean of `values`; the same seed gives the same interval.
+/// Returns the 95 % percentile-bootstrap interval of the mean of `values`. The same seed gives the
+/// same interval.
 pub fn bootstrap_interval(values: &[f64], seed: u64) -> (f64, f64) {
     if values.is_empty() {
         return (f64::NAN, f64::NAN);
@@ -49,7 +50,8 @@ pub fn bootstrap_interval(values: &[f64], seed: u64) -> (f64, f64) {
     (at(0.025), at(0.975))
 }
 
-/// Spearman's rank correlation, ties given their mean rank; 0 where either side is constant.
+/// Returns Spearman's rank correlation. Ties get their mean rank. Returns 0 if either side is
+/// constant.
 pub fn spearman(a: &[f64], b: &[f64]) -> f64 {
     pearson(&ranks(a), &ranks(b))
 }
@@ -75,13 +77,13 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     ranks
 }
 
-/// Mean absolute difference between what was expected and what was reached.
+/// Returns the mean absolute difference between expected and reached values.
 pub fn mean_abs_error(expected: &[f64], reached: &[f64]) -> f64 {
     expected.iter().zip(reached).map(|(e, r)| (e - r).abs()).sum::<f64>() / expected.len().max(1) as f64
 }
 
-/// Expected calibration error (Naeini et al., 2015) over `bins` bins of equal count: the mean over the bins of
-/// |mean expected - mean reached|, weighted by their sizes.
+/// Returns the expected calibration error (Naeini et al., 2015) over `bins` bins of equal count:
+/// the mean over the bins of |mean expected - mean reached|, weighted by their sizes.
 pub fn calibration_error(expected: &[f64], reached: &[f64], bins: usize) -> f64 {
     let mut order: Vec<usize> = (0..expected.len().min(reached.len())).collect();
     if order.is_empty() {

@@ -1,8 +1,8 @@
-//! Enums whose values people name in configuration and on the command line. strum derives the
-//! names; this module adds the error that lists them, and serde's traits by the same names.
+//! Enums whose values are named in configuration and on the command line. strum derives the names;
+//! this module adds the error that lists them, and serde's traits with the same names.
 
-/// Gives an enum `ALL` and `name`, and the error of `FromStr` and serde: `there is no engine "…":
-/// choose auto, …`.
+/// Implements `ALL` and `name` for an enum, and the error of `FromStr` and serde: `there is no
+/// engine "…": choose auto, …`.
 ///
 /// The enum derives `Deserialize`, `Serialize` and strum's `Display`, `EnumString`, `IntoStaticStr`
 /// and `VariantArray`, with the attributes that [`crate::device::Precision`] has.
@@ -48,8 +48,8 @@ mod tests {
     use crate::engine::Engine;
     use crate::stable_diffusion::{Scheduler, VaeTiles};
 
-    /// Whether the values have these names everywhere, and an unknown name is refused with all of
-    /// them.
+    /// Asserts that the values have these names everywhere and that the refusal of an unknown name
+    /// lists them.
     fn are_named<T>(values: &[T], names: &[&str], refusal: &str)
     where
         T: Copy + Debug + Display + PartialEq + FromStr<Err = ModelError> + Serialize + DeserializeOwned,

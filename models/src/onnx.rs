@@ -1,6 +1,6 @@
 //! Networks on ONNX Runtime. Their graphs are built from the weights, so a model folder needs no
-//! .onnx file. ONNX Runtime's own kernels or OpenVINO run them; the libraries are found and loaded
-//! at start.
+//! .onnx file. They run on ONNX Runtime's own kernels or on OpenVINO, whose libraries are found and
+//! loaded at start.
 
 mod bert;
 mod clip_text;
@@ -29,7 +29,7 @@ use ort::ep::{ExecutionProvider, OpenVINO};
 use crate::ModelError;
 use crate::engine::Engine;
 
-/// Checks that the libraries of an engine are found from a model's folder.
+/// Checks that an engine's libraries can be found from a model's folder.
 pub(crate) fn available(folder: &Path, engine: Engine) -> Result<(), ModelError> {
     library::environment(folder)?;
     let openvino = matches!(engine, Engine::OpenVino | Engine::OpenVinoBf16);

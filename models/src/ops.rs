@@ -1,6 +1,5 @@
 //! The layers of the networks, channels last ([batch, height, width, channels]). On the CPU they
-//! run our own kernels, fused and in parallel; on other devices the same formulas in candle's
-//! operations.
+//! run our own fused, parallel kernels; on other devices the same formulas in candle's operations.
 
 mod add;
 mod attention;
@@ -28,7 +27,7 @@ pub(crate) mod testing {
     use candle_core::{Device, Tensor};
     use rand::{Rng, SeedableRng};
 
-    /// Values from -1 to 1, the same for the same seed.
+    /// Random values from -1 to 1, determined by the seed.
     pub fn random(shape: &[usize], seed: u64) -> Tensor {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
         let values: Vec<f32> = (0..shape.iter().product()).map(|_| rng.random::<f32>() * 2.0 - 1.0).collect();

@@ -1,5 +1,5 @@
-//! Resizes the learned positions of a grid of patches to pictures of another size than the trained
-//! one: torch's bicubic interpolation (`torch.nn.functional.interpolate(mode="bicubic")`), in the
+//! Resizes the learned positions of a grid of patches to another picture size than the trained one:
+//! torch's bicubic interpolation (`torch.nn.functional.interpolate(mode="bicubic")`), in the
 //! variants of transformers and of timm and open_clip.
 
 use candle_core::{Device, Result, Tensor};
@@ -7,14 +7,14 @@ use candle_core::{Device, Result, Tensor};
 /// The interpolation of a library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resampling {
-    /// transformers: four taps, whatever the scale.
+    /// transformers: four taps at any scale.
     Plain,
-    /// timm and open_clip: `antialias=True`, which widens the taps when the grid becomes smaller.
+    /// timm and open_clip: `antialias=True`, which uses wider taps if the grid gets smaller.
     Antialias,
 }
 
-/// Resizes positions [prefix + from * from, width] to [prefix + to * to, width]; the first `prefix`
-/// belong to no patch.
+/// Resizes positions [prefix + from * from, width] to [prefix + to * to, width]. The first `prefix`
+/// positions do not belong to patches.
 pub(crate) fn resized(
     positions: &Tensor,
     prefix: usize,
@@ -39,7 +39,7 @@ pub(crate) fn resized(
     Tensor::cat(&[&positions.narrow(0, 0, prefix)?, &grid.to_dtype(dtype)?.to_device(device)?], 0)
 }
 
-/// The weights [to, from] of one axis.
+/// Returns the weights [to, from] of one axis.
 fn matrix(from: usize, to: usize, resampling: Resampling) -> Result<Tensor> {
     let mut weights = vec![0f64; to * from];
     for (k, row) in weights.chunks_exact_mut(from).enumerate() {
@@ -51,7 +51,7 @@ fn matrix(from: usize, to: usize, resampling: Resampling) -> Result<Tensor> {
     Tensor::from_vec(weights, (to, from), &Device::Cpu)?.to_dtype(candle_core::DType::F32)
 }
 
-/// Four taps around `centre`; positions beyond the edge count as the edge.
+/// Writes four taps around `centre`. Positions beyond the edge count as the edge.
 fn plain(row: &mut [f64], centre: f64) {
     let last = row.len() as i64 - 1;
     for at in centre.floor() as i64 - 1..=centre.floor() as i64 + 2 {
@@ -59,7 +59,7 @@ fn plain(row: &mut [f64], centre: f64) {
     }
 }
 
-/// Pillow's taps, without the positions beyond the edge.
+/// Writes Pillow's taps, without the positions beyond the edge.
 fn antialias(row: &mut [f64], k: usize, scale: f64) {
     let (stretch, centre) = (scale.max(1.0), scale * (k as f64 + 0.5));
     let begin = ((centre - 2.0 * stretch + 0.5) as i64).max(0) as usize;

@@ -1,9 +1,9 @@
-//! The recipe of a prediction: from an image vector and its nearest prompts to the prompt's MiniLM
-//! vector, and how far to trust it.
+//! The prediction recipe: from an image vector and its nearest prompts to the prompt's MiniLM
+//! vector, with the expected cosine.
 //!
-//! Serving, validation and evaluation all predict through [`Recipe`], so that what is learned is
-//! what is served. It must not know where neighbours come from: whoever has an index searches it
-//! for [`Recipe::search_vector`] and hands the answers in.
+//! Serving, validation and evaluation all predict through [`Recipe`], so that learning and serving
+//! match. It must not know where neighbours come from: the caller searches an index for
+//! [`Recipe::search_vector`] and passes the neighbours in.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,33 +13,34 @@ use crate::calibration::{Calibration, Evidence};
 use crate::head::RidgeHead;
 use crate::metrics::cosine;
 
-/// The name of the blend, as predictions carry it.
+/// The name of the blend in predictions.
 pub const BLEND_NAME: &str = "linear-after-normalising";
 
-/// The space that is searched for a picture's neighbours.
+/// The vector space that is searched for a picture's neighbours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Retrieval {
-    /// The image's vector among the prompts' CLIP text vectors.
+    /// Searches for the image's vector among the prompts' CLIP text vectors.
     #[default]
     Clip,
-    /// The head's output among the prompts' MiniLM vectors; CLIP's space while there is no head.
+    /// Searches for the head's output among the prompts' MiniLM vectors, or in CLIP's space while
+    /// there is no head.
     MiniLm,
 }
 
-/// The vector to search the prompt index for, in the space it belongs to.
+/// The vector to search the prompt index for, with its space.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SearchVector {
-    /// Compare with the prompts' CLIP text vectors.
+    /// A vector to compare with the prompts' CLIP text vectors.
     Clip(Vec<f32>),
-    /// Compare with the prompts' MiniLM vectors, \[384\].
+    /// A vector \[384\] to compare with the prompts' MiniLM vectors.
     MiniLm(Vec<f32>),
 }
 
 /// One of the prompts nearest to an image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Neighbour<'a> {
-    /// Cosine similarity with the vector searched for, -1 to 1.
+    /// Cosine similarity to the search vector, -1 to 1.
     pub similarity: f32,
     /// The prompt's MiniLM vector, \[384\].
     pub minilm: &'a [f32],
@@ -57,35 +58,35 @@ pub struct TrainedHead {
     pub ridge: RidgeHead,
     /// The head's weight in the blend, 0 to 1.
     pub blend_weight: f32,
-    /// None where too few held-out pictures had neighbours.
+    /// The calibration; None if too few held-out pictures had neighbours.
     pub calibration: Option<Calibration>,
 }
 
 /// The parts of a prediction, before they are blended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parts {
-    /// The neighbours' weighted mean, \[384\] of unit norm; none without a neighbour.
+    /// The neighbours' weighted mean \[384\], unit norm; None without neighbours.
     pub knn: Option<Vec<f32>>,
-    /// The head's vector, \[384\] of unit norm; none without a head.
+    /// The head's vector \[384\], unit norm; None without a head.
     pub head: Option<Vec<f32>>,
-    /// Each neighbour's share of `knn`, in their order; the shares sum to 1.
+    /// Each neighbour's share of `knn`, in order. The shares sum to 1.
     pub weights: Vec<f32>,
-    /// The input of the calibration; none unless both parts are there.
+    /// The input of the calibration; None unless both parts are there.
     pub evidence: Option<Evidence>,
 }
 
 /// A predicted prompt vector with its parts and its expected cosine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Predicted {
-    /// The blend of the parts, or the only part there is; \[384\] of unit norm.
+    /// The blend of the parts, or the only part; \[384\], unit norm.
     pub vector: Vec<f32>,
     pub parts: Parts,
-    /// The cosine to the true prompt's vector to expect, -1 to 1; none without a calibration or
+    /// The expected cosine to the true prompt's vector, -1 to 1; None without a calibration or
     /// without both parts.
     pub expected_cosine: Option<f32>,
 }
 
-/// The recipe at the moment: the retrieval space and the head in use.
+/// The current recipe: the retrieval space and the head in use.
 #[derive(Clone, Copy, Debug)]
 pub struct Recipe<'a> {
     pub retrieval: Retrieval,
@@ -93,7 +94,7 @@ pub struct Recipe<'a> {
 }
 
 impl Recipe<'_> {
-    /// The vector to search the index for, for an image vector \[d\].
+    /// Returns the vector to search the index for, given an image vector \[d\].
     ///
     /// # Errors
     /// [`ModelError::Dimensions`] where the head takes vectors of another dimension.
@@ -101,7 +102,7 @@ impl Recipe<'_> {
         search_vector(self.retrieval, self.head.map(|head| &head.ridge), image)
     }
 
-    /// Predicts from an image vector \[d\] and its neighbours, best first. None where there is
+    /// Predicts from an image vector \[d\] and its neighbours, best first. Returns None if there is
     /// neither a neighbour nor a head.
     ///
     /// # Errors
@@ -118,7 +119,7 @@ impl Recipe<'_> {
     }
 }
 
-/// [`Recipe::search_vector`] with a head whose blend is not learned yet.
+/// Like [`Recipe::search_vector`], with a head whose blend is not learned yet.
 ///
 /// # Errors
 /// [`ModelError::Dimensions`] where the head takes vectors of another dimension.
@@ -134,7 +135,8 @@ pub fn search_vector(
 }
 
 impl Parts {
-    /// The parts for an image vector \[d\], its neighbours, best first, and the head in use.
+    /// Computes the parts for an image vector \[d\], its neighbours, best first, and the head in
+    /// use.
     ///
     /// # Errors
     /// [`ModelError::Dimensions`] where vectors do not fit the head or each other.
@@ -154,7 +156,7 @@ impl Parts {
         Ok(Self { knn, head, weights, evidence })
     }
 
-    /// The blend at this weight of the head, or the only part there is. None where there is no
+    /// Blends the parts with this weight of the head, or returns the only part. None if there is no
     /// part.
     pub fn blended(&self, weight_of_head: f32) -> Option<Vec<f32>> {
         match (&self.knn, &self.head) {
@@ -175,14 +177,14 @@ fn check(expected: Option<usize>, got: usize) -> Result<(), ModelError> {
 }
 
 impl TrainedHead {
-    /// Learns the blend's weight and the calibration on held-out pictures: their parts as `ridge`
-    /// gave them, and the true prompts' vectors \[384\].
+    /// Learns the blend's weight and the calibration on held-out pictures: their parts, computed
+    /// with `ridge`, and the true prompts' vectors \[384\].
     ///
-    /// Only pictures with both parts teach, for only they are blended. Without any the head stands
-    /// alone, with weight 1.
+    /// Only pictures with both parts are used, because only they are blended. Without any, the head
+    /// is used alone, with weight 1.
     ///
     /// # Errors
-    /// [`ModelError::Singular`] where the calibration cannot be solved.
+    /// [`ModelError::Singular`] if the calibration cannot be solved.
     pub fn learn<T: AsRef<[f32]>>(
         ridge: RidgeHead,
         held_out: &[Parts],
@@ -225,7 +227,7 @@ mod tests {
     use super::*;
     use crate::head::Samples;
 
-    /// A head that answers about the axis of its input, [3] to [3].
+    /// A head that returns roughly the axis of its input, [3] to [3].
     fn ridge() -> RidgeHead {
         let axes: Vec<Vec<f32>> =
             (0..3).map(|axis| (0..3).map(|i| f32::from(u8::from(i == axis))).collect()).collect();
@@ -240,8 +242,8 @@ mod tests {
         TrainedHead { ridge: ridge(), blend_weight, calibration }
     }
 
-    /// Fifty pictures, each with a neighbour that is a little off the truth and a head that is a
-    /// little off elsewhere.
+    /// Fifty pictures, each with a neighbour slightly off the truth and a head slightly off in
+    /// another direction.
     fn held_out() -> (Vec<Parts>, Vec<Vec<f32>>) {
         let picture = |i: usize| {
             let lean = 0.2 + 0.01 * i as f32;

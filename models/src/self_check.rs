@@ -1,6 +1,6 @@
-//! Checks that an engine computes the right vectors on this machine: compares a few inputs with
-//! candle's vectors when a network is loaded. A library that generates kernels at run time may be
-//! right on one processor and wrong on another, and a wrong vector looks like any other.
+//! Checks that an engine computes the right vectors on this machine: compares its vectors of a few
+//! inputs with candle's when a network is loaded. A library that generates kernels at run time may
+//! be right on one processor and wrong on another, and a wrong vector looks like any other.
 
 use crate::engine::Engine;
 use crate::metrics::cosine;
@@ -12,8 +12,8 @@ use crate::{ModelError, texts};
 pub(crate) trait Probe {
     type Network;
 
-    /// The network's vectors for the inputs, always in the same order, some in a batch and some
-    /// alone.
+    /// Returns the network's vectors of the inputs, always in the same order, some computed in a
+    /// batch and some alone.
     fn vectors(&self, network: &mut Self::Network) -> Result<Vec<Vec<f32>>, ModelError>;
 }
 
@@ -31,8 +31,8 @@ impl Probe for Texts<'_> {
     }
 }
 
-/// The least cosine to candle's vectors with which an engine is trusted: a little below the
-/// engine's own precision.
+/// Returns the threshold of the check: the lowest cosine to candle's vectors at which an engine is
+/// trusted. It is slightly below the engine's own precision.
 fn least_cosine(engine: Engine) -> f32 {
     match engine {
         Engine::OpenVinoBf16 => 0.999,
@@ -53,7 +53,7 @@ pub(crate) fn checked<P: Probe>(
 ) -> Result<P::Network, ModelError> {
     let found = probe.vectors(&mut network)?;
     let cosines = expected.iter().zip(&found).map(|(expected, found)| cosine(expected, found));
-    // NaN is worse than any cosine.
+    // NaN counts as worse than any cosine.
     let worst = cosines.map(|cosine| if cosine.is_nan() { -1.0 } else { cosine }).fold(1.0, f32::min);
     match worst >= least_cosine(engine) {
         true => Ok(network),
@@ -70,8 +70,8 @@ pub(crate) mod tests {
     use super::*;
     use crate::texts::TextNetwork;
 
-    /// Embeds a text as the angle of its number of tokens, with an error for texts from a length
-    /// on.
+    /// A network that embeds a text as the angle of its number of tokens, rotated by an error from
+    /// a given length on.
     #[derive(Debug)]
     struct Rotated {
         by: f32,
@@ -86,7 +86,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// A network that is wrong by an angle; by 0 it is right.
+    /// A network that is wrong by an angle. With 0 it is right.
     pub(crate) fn rotated(by: f32) -> TextWorkers {
         vec![Box::new(Rotated { by, from_length: 0 })]
     }
@@ -107,7 +107,7 @@ pub(crate) mod tests {
     #[test]
     fn an_engine_that_is_as_exact_as_it_can_be_is_trusted() {
         check(Engine::Onnx, 0.0, 0).unwrap();
-        // Their cosines are 0.99995, 0.9995 and 0.98.
+        // These angles give cosines of 0.99995, 0.9995 and 0.98.
         check(Engine::OpenVino, 0.01, 0).unwrap();
         check(Engine::OpenVinoBf16, 0.032, 0).unwrap();
         check(Engine::Int8, 0.2, 0).unwrap();

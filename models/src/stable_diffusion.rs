@@ -1,7 +1,8 @@
-//! Stable Diffusion 2 (and 1) from a diffusers folder: prompts and seeds in, pictures out.
+//! Stable Diffusion 2 (and 1) from a diffusers folder: maps prompts and seeds to pictures.
 //!
-//! Equal to diffusers' StableDiffusionPipeline with the same scheduler from the same initial
-//! latents. The initial latents are ours: a seed gives the same picture in any batch.
+//! The output equals that of diffusers' StableDiffusionPipeline with the same scheduler and the
+//! same initial latents. The initial latents are our own: a seed gives the same picture in any
+//! batch.
 
 mod blocks;
 mod config;
@@ -20,22 +21,22 @@ pub use pipeline::StableDiffusion;
 pub use scheduler::Scheduler;
 pub use tiles::VaeTiles;
 
-/// One picture to make.
+/// A picture to generate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GenerationRequest {
     pub prompt: String,
     pub seed: u64,
 }
 
-/// The parameters of generated pictures. Their text is stable: it is part of the identity of the
-/// pictures. It leaves out tiles; [`StableDiffusion::identity`] adds them, since they depend on the
-/// model.
+/// The parameters of generated pictures. Their text form is stable, because it is part of the
+/// pictures' identity. It omits tiles; [`StableDiffusion::identity`] adds them, since they depend
+/// on the model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerationParams {
     pub scheduler: Scheduler,
     /// Denoising steps.
     pub steps: usize,
-    /// Classifier-free guidance (Ho and Salimans, 2022); 1 or less means none.
+    /// The scale of classifier-free guidance (Ho and Salimans, 2022); 1 or less disables it.
     pub guidance_scale: f64,
     /// The negative prompt; may be empty.
     pub negative_prompt: String,
@@ -75,7 +76,7 @@ impl fmt::Display for GenerationParams {
         if let Some((height, width)) = self.output {
             write!(f, " output={height}x{width}")?;
         }
-        // Last, since it is free text.
+        // The negative prompt comes last, since it is free text.
         if !self.negative_prompt.is_empty() {
             write!(f, " negative_prompt={}", self.negative_prompt)?;
         }
@@ -83,7 +84,7 @@ impl fmt::Display for GenerationParams {
     }
 }
 
-/// Why one picture of a batch was not made.
+/// The reason why a picture of a batch was not generated.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GenerationError {
     #[error(

@@ -1,6 +1,6 @@
-//! Embeds many texts: a repeated text once, tokenized on a thread of its own ahead of the network,
-//! in batches of similar length, which the network's workers share. It knows no network and no
-//! engine.
+//! Embeds many texts: each distinct text once, tokenized on a separate thread ahead of the network,
+//! in batches of similar length that the network's workers share. It must not know networks or
+//! engines.
 
 use std::collections::HashMap;
 use std::sync::mpsc;
@@ -9,28 +9,27 @@ use std::thread;
 use crate::tokenizer::TextTokenizer;
 use crate::{ModelError, batches, workers};
 
-/// A text network: rows of token ids of similar length in, one unit vector a row out.
+/// A text network: maps rows of token ids of similar length to one unit vector per row.
 pub(crate) trait TextNetwork: Send + std::fmt::Debug {
     fn embed(&mut self, ids: &[&[u32]]) -> Result<Vec<Vec<f32>>, ModelError>;
 }
 
-/// One or more copies of a network. Each worker runs a batch of its own at the same time as the
-/// others.
+/// One or more copies of a network. The workers run different batches at the same time.
 ///
-/// A network that spreads over several cores makes them wait for each other at every layer, and for
-/// anything else that runs on one of them. Workers of one core each do not wait.
+/// A network on several cores makes them wait for each other at every layer, and for anything else
+/// that runs on one of them. Workers with one core each do not wait.
 pub(crate) type TextWorkers = Vec<Box<dyn TextNetwork>>;
 
-/// The token that fills rows of a causal network up to the longest. The end token does not see what
-/// follows it, so any token that every vocabulary has will do.
+/// The token that pads rows of a causal network to the longest row. The end token does not see what
+/// follows it, so any token that every vocabulary has works.
 pub(crate) const PADDING: u32 = 0;
 
-/// Texts that are sorted by length together. The network waits for the first ones, so they are
-/// fewer.
+/// The number of texts in the first slab; texts are sorted by length within a slab. The network
+/// waits for the first slab, so it is smaller than [`SLAB`].
 const FIRST: usize = 1024;
 const SLAB: usize = 8192;
 
-/// Returns one vector a text, in their order. At most two slabs' tokens are held beside the
+/// Returns one vector per text, in order. Holds the tokens of at most two slabs besides the
 /// vectors.
 pub(crate) fn embed(
     tokenizer: &TextTokenizer,
@@ -45,7 +44,7 @@ pub(crate) fn embed(
     Ok(places.into_iter().map(|place| vectors[place].clone()).collect())
 }
 
-/// The texts without repetition, and where each text is among them.
+/// Returns the distinct texts, and the index of each text among them.
 fn distinct<'a>(texts: &[&'a str]) -> (Vec<&'a str>, Vec<usize>) {
     let mut known = HashMap::with_capacity(texts.len());
     let mut distinct = Vec::with_capacity(texts.len());
@@ -73,7 +72,7 @@ fn embed_distinct(
     thread::scope(|scope| {
         let (sender, tokenized) = mpsc::sync_channel(0);
         scope.spawn(move || {
-            // Nobody receives any more once the network has failed.
+            // Sending fails once the network has failed, because the receiver is gone.
             slabs.map(|slab| tokenizer.encode(slab)).try_for_each(|ids| sender.send(ids))
         });
         for ids in tokenized {
@@ -105,8 +104,8 @@ mod tests {
 
     use super::*;
 
-    /// Its vector is a text's ids; the one that is given the `fails_on`th row of it and its like
-    /// fails, and the others take their time from then on.
+    /// A network whose vectors are the texts' ids. Of all workers, the one that gets the
+    /// `fails_on`th row fails; the others are slow from then on.
     #[derive(Debug, Clone)]
     struct Counting {
         rows: Arc<AtomicUsize>,
@@ -138,7 +137,7 @@ mod tests {
         TextTokenizer::load(&folder, 40).unwrap()
     }
 
-    /// So many texts, every tenth of which is repeated.
+    /// Makes `count` texts, every tenth of which is repeated.
     fn texts(count: usize) -> Vec<String> {
         (0..count).map(|at| format!("a red {} star", if at % 10 == 9 { 0 } else { at })).collect()
     }
@@ -159,7 +158,7 @@ mod tests {
         }
     }
 
-    /// It answers once three of its like are at work.
+    /// A network that returns once three workers are running.
     #[derive(Debug)]
     struct Waiting(Arc<AtomicUsize>);
 

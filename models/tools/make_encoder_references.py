@@ -18,7 +18,7 @@ from transformers import (Blip2Config, Blip2ForImageTextRetrieval, Blip2Model, B
 
 TEXTS = ["a large red circle on a green field", "", "a small striped star above a blue cube, oil painting", "two yellow fish",
          "two yellow fish under a night sky " * 20, "étude, naïve: 🦊 №½"]
-# Smaller and larger than they were made for.
+# Sides smaller and larger than the trained ones.
 SCALES = (0.75, 1.5)
 TEXT = dict(vocab_size=784, width=24, heads=3, layers=2, context_length=40)
 
@@ -40,7 +40,7 @@ def randomise(model, seed):
                 value = normal(p, 1.2 / math.sqrt(p[0].numel()))
             else:
                 value = p
-            # Kept as f16, so the reference computes with what f16 keeps of them.
+            # The weights are stored as f16, so the reference must compute with the rounded values.
             p.copy_(value.half().float())
     return model.eval()
 
@@ -215,7 +215,7 @@ def blip2_language(references):
     model = randomise(Blip2Model(Blip2Config(vision_config=BLIP_VISION, qformer_config=QFORMER, text_config=language,
                                              num_query_tokens=5)), 4)
     folder = references.folder(name)
-    # In shards, as the large ones are published.
+    # Stored in shards, like the large published models.
     model.half().save_pretrained(folder, max_shard_size="60KB")
     model.float()
     blip_processor(side).save_pretrained(folder)

@@ -202,7 +202,7 @@ def random_folder(folder):
 def epsilon():
     folder = OUT / "sd-epsilon"
     random_folder(folder)
-    # Latents of 14 x 10 do not halve evenly twice: the way up must follow the sizes of the way down.
+    # 14 x 10 latents cannot be halved evenly twice: the up path must use the sizes of the down path.
     stable_diffusion("epsilon", folder, 7, 2.5, 4, (14, 10))
 
 

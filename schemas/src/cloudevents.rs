@@ -1,6 +1,7 @@
-//! What describes a picture travels in headers, in CloudEvents' binary mode for Kafka.
+//! Headers that describe a picture, in CloudEvents' binary mode for Kafka.
 //!
-//! Reference: CloudEvents 1.0.2, "Kafka protocol binding", section 3.2; W3C Trace Context for `traceparent`.
+//! Reference: CloudEvents 1.0.2, "Kafka protocol binding", section 3.2; W3C Trace Context for
+//! `traceparent`.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +10,12 @@ use uuid::Uuid;
 
 use crate::SchemaError;
 use crate::dead_letter;
+pub use crate::headers::Headers;
 use crate::identity;
-
-/// A record's headers in their order; a name may be there more than once.
-pub type Headers = Vec<(String, Vec<u8>)>;
 
 /// The names and fixed values of headers.
 pub mod names {
-    /// What every CloudEvents attribute starts with.
+    /// The prefix of every CloudEvents attribute.
     pub const CE_PREFIX: &str = "ce_";
     pub const SPECVERSION: &str = "ce_specversion";
     pub const ID: &str = "ce_id";
@@ -24,28 +23,32 @@ pub mod names {
     pub const SOURCE: &str = "ce_source";
     /// RFC 3339.
     pub const TIME: &str = "ce_time";
-    /// Extension: the prompt_id the picture was made from.
+    /// Extension: the prompt_id that the picture was generated from.
     pub const PROMPT_ID: &str = "ce_promptid";
-    /// Extension: the seed the picture was made from.
+    /// Extension: the seed that the picture was generated from.
     pub const SEED: &str = "ce_seed";
     pub const CONTENT_TYPE: &str = "content-type";
     pub const CORRELATION_ID: &str = "correlation-id";
     pub const TRACEPARENT: &str = "traceparent";
     pub const TRACESTATE: &str = "tracestate";
 
-    /// The version of CloudEvents spoken here.
+    /// The supported version of CloudEvents.
     pub const SPECVERSION_1_0: &str = "1.0";
-    /// `ce_type` of a picture by the generator. Generators before this contract wrote
-    /// `unprompt.image.generated`; readers take any type.
+    /// The `ce_type` of a picture from the generator. Generators before this contract wrote
+    /// `unprompt.image.generated`; readers accept any type.
     pub const TYPE_IMAGE_GENERATED: &str = "unprompt.image.generated.v1";
-    /// `content-type` of a value that is not the picture but its URI (claim check).
+    /// The type of an image that `unprompt publish` or `unprompt predict` sends.
+    pub const TYPE_IMAGE_PUBLISHED: &str = "unprompt.image.published.v1";
+    /// The `content-type` of a value that is the picture's URI instead of the picture (claim
+    /// check).
     pub const URI_LIST: &str = "text/uri-list";
 }
 
-/// What the headers say about a picture. All of it may be absent: a bare picture is welcome.
+/// The description of a picture in its headers. All of it may be absent: a picture needs no
+/// headers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImageEvent {
-    /// `ce_id`, which is the picture's identity where given.
+    /// `ce_id`: the picture's identity if given.
     pub id: Option<String>,
     pub source: Option<String>,
     pub event_type: Option<String>,
@@ -55,15 +58,15 @@ pub struct ImageEvent {
     pub prompt_id: Option<Uuid>,
     pub seed: Option<i64>,
     pub correlation_id: Option<String>,
-    /// Any other attribute, by its name without `ce_`.
+    /// All other attributes, by their names without `ce_`.
     pub extensions: BTreeMap<String, String>,
 }
 
 impl ImageEvent {
-    /// Reads the attributes and leaves all other headers alone.
+    /// Reads the attributes and ignores all other headers.
     ///
     /// # Errors
-    /// For an attribute that is there but malformed or repeated, and for a `ce_specversion` other than 1.0.
+    /// For an attribute that is malformed or repeated, and for a `ce_specversion` other than 1.0.
     pub fn parse(headers: &Headers) -> Result<Self, SchemaError> {
         let mut attributes = ce_attributes(headers)?;
         check_specversion(&mut attributes)?;
@@ -84,7 +87,7 @@ impl ImageEvent {
         })
     }
 
-    /// The headers that say this. A time outside the years -9999 to 9999 is left out.
+    /// Returns the headers of this event. A time outside the years -9999 to 9999 is left out.
     pub fn to_headers(&self) -> Headers {
         let time =
             self.time_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok()).map(|time| time.to_string());
@@ -112,7 +115,8 @@ impl ImageEvent {
         headers
     }
 
-    /// The picture's identity: from `ce_id` where given, otherwise from its place. `topic` is the full name.
+    /// Returns the picture's identity: from `ce_id` if given, otherwise from its place. `topic` is
+    /// the full name.
     pub fn image_id(&self, topic: &str, partition: i32, offset: i64) -> Uuid {
         match &self.id {
             Some(id) => identity::image_id_of(id),
@@ -121,8 +125,10 @@ impl ImageEvent {
     }
 }
 
-/// What a prediction copies of its picture's headers: all but those that describe the picture itself (`ce_*`, `content-type`),
-/// those of a dead letter, and a trace context that is malformed.
+/// Returns the headers that a prediction copies from its picture.
+///
+/// These are all but those that describe the picture itself (`ce_*`, `content-type`), those of a
+/// dead letter, and a malformed trace context.
 pub fn forwarded(headers: &Headers) -> Headers {
     let trace = trace_context(headers);
     let is_copied = |name: &str| match name {
@@ -132,7 +138,7 @@ pub fn forwarded(headers: &Headers) -> Headers {
     headers.iter().filter(|(name, _)| is_copied(name)).cloned().collect()
 }
 
-/// The `traceparent` of the headers, where there is exactly one and it is well-formed.
+/// Returns the `traceparent` of the headers if there is exactly one and it is well-formed.
 pub fn trace_context(headers: &Headers) -> Option<&str> {
     let mut parents = headers.iter().filter(|(name, _)| name == names::TRACEPARENT);
     let (_, value) = parents.next()?;
@@ -140,9 +146,10 @@ pub fn trace_context(headers: &Headers) -> Option<&str> {
     (parents.next().is_none() && is_traceparent(text)).then_some(text)
 }
 
-/// Whether the text is `version-traceid-parentid-flags` of W3C Trace Context. Only version 00 must end after the flags.
+/// Returns whether the text is `version-traceid-parentid-flags` of W3C Trace Context. Only version
+/// 00 must end after the flags.
 pub fn is_traceparent(text: &str) -> bool {
-    // A header may be nothing but hyphens, and as long as a record: its parts are not gathered.
+    // A header may be as long as a record and consist of hyphens, so its parts are not collected.
     let mut parts = text.splitn(5, '-');
     let mut next = || parts.next();
     let (Some(version), Some(trace_id), Some(parent_id), Some(flags), rest) =
@@ -183,7 +190,7 @@ fn check_specversion(attributes: &mut BTreeMap<String, String>) -> Result<(), Sc
         Some(version) => {
             Err(bad(names::SPECVERSION, version, "1.0, the only version of CloudEvents read here"))
         }
-        // `kcat -H ce_id=mine picture.png` is welcome: only 1.0 can be meant.
+        // `kcat -H ce_id=mine picture.png` is accepted: only 1.0 can be meant.
         None => Ok(()),
     }
 }

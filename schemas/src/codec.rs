@@ -1,27 +1,28 @@
-//! Bytes to records and back: Avro's single-object encoding, and Confluent's framing where a registry is configured.
+//! Encodes and decodes records: Avro's single-object encoding, and Confluent framing if a registry
+//! is configured.
 //!
-//! A reader takes both. Single object: C3 01, the schema's CRC-64-AVRO fingerprint (8 bytes, little endian), the datum. Confluent:
-//! 00, the schema's id in the registry (4 bytes, big endian), the datum. References: Avro specification 1.12, "Single-object
-//! encoding"; Confluent, "Wire format".
+//! A reader takes both. Single object: C3 01, the schema's CRC-64-AVRO fingerprint (8 bytes, little
+//! endian), the datum. Confluent: 00, the schema's id in the registry (4 bytes, big endian), the
+//! datum. References: Avro specification 1.12, "Single-object encoding"; Confluent, "Wire format".
 
 use std::sync::Arc;
 
 use crate::SchemaError;
+use crate::avro_reader::{self, DecodeFault, DecodeFaultKind, Input};
 use crate::confluent::Confluent;
 use crate::foreign;
 use crate::history::{self, Fingerprint, WriterSchema};
-use crate::layout::{self, Fault, FaultKind, Input};
 use crate::records::Record;
 use crate::registry::Registry;
 
 /// The first bytes of Avro's single-object encoding.
 pub const SINGLE_OBJECT_MARKER: [u8; 2] = [0xC3, 0x01];
-/// The first byte of Confluent's framing.
+/// The first byte of Confluent framing.
 pub const CONFLUENT_MAGIC: u8 = 0;
 
 const SINGLE_OBJECT_HEADER_BYTES: usize = 10;
 const CONFLUENT_HEADER_BYTES: usize = 5;
-/// What a topic's limit leaves for key, headers and the broker's frame.
+/// The part of a topic's limit that is reserved for the key, the headers and the broker's frame.
 const FRAME_ROOM_BYTES: usize = 64 * 1024;
 
 /// Encodes a record in Avro's single-object encoding with its current schema.
@@ -37,12 +38,13 @@ pub fn encode<R: Record>(record: &R) -> Result<Vec<u8>, SchemaError> {
 /// Decodes Avro's single-object encoding, written with any schema of the record's history.
 ///
 /// # Errors
-/// [`SchemaError::RegistryNeeded`] for Confluent framing; the other variants say what is wrong with the bytes.
+/// [`SchemaError::RegistryNeeded`] for Confluent framing; the other variants say what is wrong with
+/// the bytes.
 pub fn decode<R: Record>(bytes: &[u8]) -> Result<R, SchemaError> {
     Codec::single_object().decode(bytes)
 }
 
-/// How a service writes records, and where it looks up the schemas of those it reads.
+/// The encoding that a service writes, and its source of schemas for the records it reads.
 #[derive(Clone, Debug, Default)]
 pub struct Codec {
     confluent: Option<Arc<Confluent>>,
@@ -54,12 +56,13 @@ impl Codec {
         Self::default()
     }
 
-    /// Writes Confluent framing, under the subject `<topic>-value`, and reads both.
+    /// Writes Confluent framing, under the subject `<topic>-value`, and reads both encodings.
     pub fn confluent(registry: Arc<dyn Registry>) -> Self {
         Self { confluent: Some(Arc::new(Confluent::new(registry))) }
     }
 
-    /// Asks the registry, where there is one, for what [`Self::encode`] will need, so that later no record waits for it.
+    /// Fetches from the registry, if there is one, what [`Self::encode`] needs, so that no record
+    /// waits for it later.
     ///
     /// # Errors
     /// [`SchemaError::Registry`].
@@ -70,7 +73,7 @@ impl Codec {
     /// Encodes a record for this topic (full name).
     ///
     /// # Errors
-    /// [`SchemaError::TooLarge`], or [`SchemaError::Registry`] where the registry gives no id.
+    /// [`SchemaError::TooLarge`], or [`SchemaError::Registry`] if the registry gives no id.
     pub fn encode<R: Record>(&self, topic_name: &str, record: &R) -> Result<Vec<u8>, SchemaError> {
         let Some(confluent) = &self.confluent else { return encode(record) };
         let id = confluent.id_of::<R>(topic_name)?;
@@ -82,7 +85,8 @@ impl Codec {
     /// Decodes either framing.
     ///
     /// # Errors
-    /// As [`decode`]; with a registry also [`SchemaError::Registry`] and [`SchemaError::IncompatibleSchema`].
+    /// As [`decode`]; with a registry also [`SchemaError::Registry`] and
+    /// [`SchemaError::IncompatibleSchema`].
     pub fn decode<R: Record>(&self, bytes: &[u8]) -> Result<R, SchemaError> {
         match bytes {
             [CONFLUENT_MAGIC, ..] => self.decode_confluent(bytes),
@@ -91,11 +95,13 @@ impl Codec {
         }
     }
 
-    /// [`Self::decode`] for readers that are not the record's consumer: none where the record itself is at fault.
+    /// Decodes like [`Self::decode`], for readers other than the record's consumer; none if the
+    /// record itself is at fault.
     ///
     /// # Errors
-    /// Those of the configuration and of the registry. [`SchemaError::RegistryNeeded`] is one: with a registry the record may be
-    /// readable, and whoever reads for a job is told that rather than given fewer records.
+    /// Those of the configuration and of the registry. [`SchemaError::RegistryNeeded`] is one of
+    /// them: with a registry the record may be readable, and a job must report that rather than
+    /// silently read fewer records.
     pub fn decode_readable<R: Record>(&self, bytes: &[u8]) -> Result<Option<R>, SchemaError> {
         match self.decode(bytes) {
             Err(error @ SchemaError::RegistryNeeded { .. }) => Err(error),
@@ -116,7 +122,8 @@ impl Codec {
     }
 }
 
-/// Whether the bytes claim to be Avro, in either framing. No UTF-8 text starts like the one, and no sensible text like the other.
+/// Returns whether the bytes claim to be Avro, in either framing. No UTF-8 text starts like a
+/// single object, and no sensible text starts like Confluent framing.
 pub fn is_framed(bytes: &[u8]) -> bool {
     bytes.first() == Some(&CONFLUENT_MAGIC) || bytes.starts_with(&SINGLE_OBJECT_MARKER)
 }
@@ -140,9 +147,9 @@ fn decode_single_object<R: Record>(bytes: &[u8]) -> Result<R, SchemaError> {
 fn append_datum<R: Record>(record: &R, mut bytes: Vec<u8>) -> Result<Vec<u8>, SchemaError> {
     let header_bytes = bytes.len();
     record.write(&mut bytes);
-    // Only so large a record can have more items in a field than are read again.
-    if bytes.len() as u64 > layout::ITEMS_MAX {
-        layout::walk(&R::form().inlined, &bytes[header_bytes..])
+    // Below this size, no field can have more items than a reader accepts.
+    if bytes.len() as u64 > avro_reader::ITEMS_MAX {
+        avro_reader::walk(&R::form().inlined, &bytes[header_bytes..])
             .map_err(|fault| faulty::<R>(fault, bytes.len()))?;
     }
     let limit = R::TOPIC.spec().max_message_bytes as usize - FRAME_ROOM_BYTES;
@@ -152,7 +159,7 @@ fn append_datum<R: Record>(record: &R, mut bytes: Vec<u8>) -> Result<Vec<u8>, Sc
     }
 }
 
-/// Reads what the current schema wrote, or an `older` one.
+/// Reads a datum of the current schema, or of an `older` one.
 fn read_datum<R: Record>(
     older: Option<&WriterSchema>,
     datum: &[u8],
@@ -160,7 +167,7 @@ fn read_datum<R: Record>(
 ) -> Result<R, SchemaError> {
     let faulty = |fault| faulty::<R>(fault, datum.len() + header_bytes);
     if let Some(writer) = older {
-        let trailing = layout::walk(&writer.inlined, datum).map_err(faulty)?;
+        let trailing = avro_reader::walk(&writer.inlined, datum).map_err(faulty)?;
         check_end::<R>(trailing)?;
         return read_older(writer, datum);
     }
@@ -170,7 +177,7 @@ fn read_datum<R: Record>(
     Ok(record)
 }
 
-/// Reads what another schema than the current one wrote, by Avro's rules of schema resolution.
+/// Reads a datum of a schema other than the current one, by Avro's rules of schema resolution.
 fn read_older<R: Record>(writer: &WriterSchema, mut datum: &[u8]) -> Result<R, SchemaError> {
     let record = foreign::guarded(|| {
         let value = writer.reader.read_value(&mut datum).and_then(|value| value.resolve(R::schema()));
@@ -192,11 +199,11 @@ pub(crate) fn check_name<R: Record>(writer: &WriterSchema) -> Result<(), SchemaE
     if found == R::NAME { Ok(()) } else { Err(SchemaError::WrongRecord { expected: R::NAME, found }) }
 }
 
-fn faulty<R: Record>(fault: Fault, length: usize) -> SchemaError {
-    let Fault { field, kind } = fault;
+fn faulty<R: Record>(fault: DecodeFault, length: usize) -> SchemaError {
+    let DecodeFault { field, kind } = fault;
     match kind {
-        FaultKind::CutOff => SchemaError::Truncated { record: R::NAME, field, length },
-        FaultKind::Invalid(reason) => {
+        DecodeFaultKind::CutOff => SchemaError::Truncated { record: R::NAME, field, length },
+        DecodeFaultKind::Invalid(reason) => {
             SchemaError::Malformed { record: R::NAME, field, reason: reason.to_owned() }
         }
     }

@@ -1,10 +1,13 @@
-//! What a codec remembers of its registry: ids for good, schemas up to a bound, and for a while which ids are unknown there.
+//! A cache of a registry's answers: ids for good, schemas up to a bound, and unknown ids for a
+//! while.
 //!
-//! A record names its schema by four bytes that anybody may write, so what is asked is bounded in number and in pace.
+//! A record names its schema by four bytes that anybody may write, so requests to the registry are
+//! limited in number and rate.
 
+use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use apache_avro::schema_compatibility::SchemaCompatibility;
@@ -14,33 +17,34 @@ use crate::codec::check_name;
 use crate::history::WriterSchema;
 use crate::records::Record;
 use crate::registry::{self, Registry, RegistryError};
-use crate::{foreign, layout};
+use crate::{avro_reader, foreign};
 
-/// Schemas remembered, at most; a topic has a handful.
+/// The most schemas kept; a topic has a handful.
 const SCHEMAS_MAX: usize = 1_000;
-/// Unknown ids remembered, at most.
+/// The most unknown ids kept.
 const UNKNOWN_MAX: usize = 10_000;
-/// An id that the registry did not know may have come there since: it is asked again after this.
+/// The time after which an unknown id is requested again, because it may have been registered
+/// since.
 const UNKNOWN_FOR: Duration = Duration::from_secs(30);
-/// Once a second's worth of unknown ids was asked for at once, the next wait for one of these each.
+/// The interval between requests for unknown ids once [`UNKNOWN_BURST`] is used up.
 const UNKNOWN_PACE: Duration = Duration::from_millis(50);
 const UNKNOWN_BURST: Duration = Duration::from_secs(1);
 
-/// A registry and what it has answered.
+/// A registry and its answers so far.
 #[derive(Debug)]
 pub(crate) struct Confluent {
     registry: Arc<dyn Registry>,
-    /// By subject.
+    /// Ids by subject.
     ids: RwLock<HashMap<String, u32>>,
-    /// By id and the record that is to be read.
-    schemas: RwLock<Bounded<(u32, &'static str), Found>>,
+    /// Schemas by id and by the name of the record to read.
+    schemas: RwLock<Bounded<(u32, &'static str), SchemaMatch>>,
     unknown: Mutex<Unknown>,
 }
 
-/// What the schema of an id is to a record.
+/// The relation of an id's schema to a record.
 #[derive(Clone, Debug)]
-enum Found {
-    /// Its values are laid out as the current schema's are.
+enum SchemaMatch {
+    /// Its values have the layout of the current schema.
     Current,
     Older(Arc<WriterSchema>),
     OtherRecord(String),
@@ -54,37 +58,38 @@ impl Confluent {
         Self { registry, ids: RwLock::default(), schemas, unknown: Mutex::new(unknown) }
     }
 
-    /// The id of the record's current schema on this topic.
+    /// Returns the id of the record's current schema on this topic.
     pub fn id_of<R: Record>(&self, topic_name: &str) -> Result<u32, SchemaError> {
         let subject = registry::subject(topic_name);
-        let known = self.ids.read().unwrap_or_else(PoisonError::into_inner).get(&subject).copied();
+        let known = self.ids.read().get(&subject).copied();
         if let Some(id) = known {
             return Ok(id);
         }
         let id = self.registry.id_of(&subject, R::SCHEMA_JSON)?;
-        self.ids.write().unwrap_or_else(PoisonError::into_inner).insert(subject, id);
+        self.ids.write().insert(subject, id);
         Ok(id)
     }
 
-    /// The schema with this id, where it can be read as the record; none where it is laid out as the record's current one.
+    /// Returns the schema with this id if it can be read as the record; none if its layout is that
+    /// of the record's current schema.
     pub fn older_schema_of<R: Record>(&self, id: u32) -> Result<Option<Arc<WriterSchema>>, SchemaError> {
         let key = (id, R::NAME);
-        let known = self.schemas.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        let known = self.schemas.read().get(&key).cloned();
         if let Some(found) = known {
             return found.read_as::<R>(id);
         }
         let found = self.ask::<R>(id)?;
-        self.schemas.write().unwrap_or_else(PoisonError::into_inner).insert(key, found.clone());
+        self.schemas.write().insert(key, found.clone());
         found.read_as::<R>(id)
     }
 
-    fn ask<R: Record>(&self, id: u32) -> Result<Found, RegistryError> {
+    fn ask<R: Record>(&self, id: u32) -> Result<SchemaMatch, RegistryError> {
         let now = Instant::now();
         let delay = self.with_unknown(|unknown| unknown.delay(id, now))?;
         std::thread::sleep(delay);
         match self.registry.schema_of(id) {
-            Ok(json) => Ok(Found::of::<R>(&json)),
-            Err(RegistryError::Unusable { reason, .. }) => Ok(Found::Incompatible(reason)),
+            Ok(json) => Ok(SchemaMatch::of::<R>(&json)),
+            Err(RegistryError::Unusable { reason, .. }) => Ok(SchemaMatch::Incompatible(reason)),
             Err(error @ RegistryError::UnknownId { .. }) => {
                 self.with_unknown(|unknown| unknown.note(id, Instant::now()));
                 Err(error)
@@ -94,11 +99,11 @@ impl Confluent {
     }
 
     fn with_unknown<T>(&self, f: impl FnOnce(&mut Unknown) -> T) -> T {
-        f(&mut self.unknown.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.unknown.lock())
     }
 }
 
-impl Found {
+impl SchemaMatch {
     fn of<R: Record>(json: &str) -> Self {
         let writer = match WriterSchema::parse_foreign(json) {
             Ok(writer) => writer,
@@ -107,7 +112,7 @@ impl Found {
         if check_name::<R>(&writer).is_err() {
             return Self::OtherRecord(writer.name());
         }
-        if layout::is_same(&writer.inlined, &R::form().inlined) {
+        if avro_reader::is_same(&writer.inlined, &R::form().inlined) {
             return Self::Current;
         }
         let can_read = || SchemaCompatibility::can_read(&writer.schema, R::schema());
@@ -129,17 +134,18 @@ impl Found {
     }
 }
 
-/// Ids that the registry did not know, and how soon it may be asked for another.
+/// Ids that the registry does not know, and the rate limit of requests for them.
 #[derive(Debug)]
 struct Unknown {
-    /// Until when each is taken for unknown.
+    /// The time until which each id is treated as unknown.
     ids: Bounded<u32, Instant>,
-    /// Every unknown id takes this one pace further; ahead of the burst it is waited for.
+    /// Advances by [`UNKNOWN_PACE`] with every unknown id. A request waits while this is more than
+    /// [`UNKNOWN_BURST`] ahead of the clock.
     paid_until: Option<Instant>,
 }
 
 impl Unknown {
-    /// How long to wait before the registry is asked for this id.
+    /// Returns the delay before the registry may be asked for this id.
     fn delay(&self, id: u32, now: Instant) -> Result<Duration, RegistryError> {
         if self.ids.get(&id).is_some_and(|until| now < *until) {
             return Err(RegistryError::UnknownId { id });
@@ -154,7 +160,7 @@ impl Unknown {
     }
 }
 
-/// A map of so many entries at most; the oldest makes room.
+/// A map of at most `limit` entries. A new entry replaces the oldest.
 #[derive(Debug)]
 struct Bounded<K, V> {
     entries: HashMap<K, V>,

@@ -1,24 +1,26 @@
-//! The current records to and from their bytes, directly: no schema is walked, no tree of values is built.
+//! Direct encoding of the current records: no schema is walked, no tree of values is built.
 //!
-//! A bulk index reads far more vectors than apache-avro's tree of values lets through. What is written here is what `avro/` says; tests
-//! hold both sides against apache-avro. Values of older schemas go through apache-avro (see `codec`).
+//! A bulk index reads vectors faster than apache-avro can build its trees of values. The encoding
+//! here follows the schemas in `avro/`; tests compare both directions with apache-avro. Values of
+//! older schemas go through apache-avro (see `codec`).
 
 use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use crate::layout::{Fault, FaultKind, Input};
+use crate::avro_reader::{DecodeFault, DecodeFaultKind, Input};
 
-/// The most items that memory is reserved for at once: a count is not to be believed before its items were read.
+/// The most items that memory is reserved for at once: a count is not trusted before its items are
+/// read.
 const RESERVED_ITEMS_MAX: u64 = 4096;
 
 /// A type with one encoding in Avro's binary format.
 pub trait Datum: Sized {
     fn write(&self, out: &mut Vec<u8>);
-    fn read(input: &mut Input<'_>) -> Result<Self, Fault>;
+    fn read(input: &mut Input<'_>) -> Result<Self, DecodeFault>;
 }
 
-/// Implements [`Datum`] for a struct as a record; fields in the order of its schema.
+/// Implements [`Datum`] for a struct as a record. The fields are listed in the order of its schema.
 macro_rules! datum {
     ($type:ident { $($field:ident),* $(,)? }) => {
         impl $crate::datum::Datum for $type {
@@ -27,7 +29,7 @@ macro_rules! datum {
                 $($crate::datum::Datum::write($field, out);)*
             }
 
-            fn read(input: &mut $crate::layout::Input<'_>) -> Result<Self, $crate::layout::Fault> {
+            fn read(input: &mut $crate::avro_reader::Input<'_>) -> Result<Self, $crate::avro_reader::DecodeFault> {
                 Ok(Self {
                     $($field: $crate::datum::Datum::read(input).map_err(|fault| fault.inside(stringify!($field)))?),*
                 })
@@ -47,7 +49,7 @@ impl Datum for i64 {
         out.push(coded as u8);
     }
 
-    fn read(input: &mut Input<'_>) -> Result<Self, Fault> {
+    fn read(input: &mut Input<'_>) -> Result<Self, DecodeFault> {
         input.long()
     }
 }
@@ -57,7 +59,7 @@ impl Datum for i32 {
         i64::from(*self).write(out);
     }
 
-    fn read(input: &mut Input<'_>) -> Result<Self, Fault> {
+    fn read(input: &mut Input<'_>) -> Result<Self, DecodeFault> {
         input.int()
     }
 }
@@ -67,7 +69,7 @@ impl Datum for f32 {
         out.extend_from_slice(&self.to_le_bytes());
     }
 
-    fn read(input: &mut Input<'_>) -> Result<Self, Fault> {
+    fn read(input: &mut Input<'_>) -> Result<Self, DecodeFault> {
         input.array().map(f32::from_le_bytes)
     }
 }
@@ -77,7 +79,7 @@ impl Datum for f64 {
         out.extend_from_slice(&self.to_le_bytes());
     }
 
-    fn read(input: &mut Input<'_>) -> Result<Self, Fault> {
+    fn read(input: &mut Input<'_>) -> Result<Self, DecodeFault> {
         input.array().map(f64::from_le_bytes)
     }
 }
@@ -87,7 +89,7 @@ impl Datum for Vec<u8> {
         write_sized(self, out);
     }
 
-    fn read(input: &mut Input<'_>) -> Result<Self, Fault> {
+    fn read(input: &mut Input<'_>) -> Result<Self, DecodeFault> {
         input.sized().map(<[u8]>::to_vec)
     }
 }
@@ -97,7 +99,7 @@ impl Datum for String {
         write_sized(self.as_bytes(), out);
     }
 
-    fn read(input: &mut Input<'_>) -> Result<Self, Fault> {
+    fn read(input: &mut Input<'_>) -> Result<Self, DecodeFault> {
         input.text().map(str::to_owned)
     }
 }
@@ -108,8 +110,9 @@ impl Datum for Uuid {
         write_sized(self.hyphenated().encode_lower(&mut text).as_bytes(), out);
     }
 
-    fn read(input: &mut Input<'_>) -> Result<Self, Fault> {
-        Uuid::try_parse(input.text()?).map_err(|_| Fault::new(FaultKind::Invalid("the text is not a UUID")))
+    fn read(input: &mut Input<'_>) -> Result<Self, DecodeFault> {
+        Uuid::try_parse(input.text()?)
+            .map_err(|_| DecodeFault::new(DecodeFaultKind::Invalid("the text is not a UUID")))
     }
 }
 
@@ -122,7 +125,7 @@ impl<T: Datum> Datum for Option<T> {
         }
     }
 
-    fn read(input: &mut Input<'_>) -> Result<Self, Fault> {
+    fn read(input: &mut Input<'_>) -> Result<Self, DecodeFault> {
         if input.index(2)? == 0 { Ok(None) } else { T::read(input).map(Some) }
     }
 }
@@ -132,7 +135,7 @@ impl<T: Datum> Datum for Vec<T> {
         write_blocks(self.len(), self.iter(), out, T::write);
     }
 
-    fn read(input: &mut Input<'_>) -> Result<Self, Fault> {
+    fn read(input: &mut Input<'_>) -> Result<Self, DecodeFault> {
         let mut items = Vec::new();
         while let Some(count) = input.block(items.len() as u64)? {
             items.reserve(count.min(RESERVED_ITEMS_MAX) as usize);
@@ -152,7 +155,7 @@ impl<T: Datum> Datum for BTreeMap<String, T> {
         });
     }
 
-    fn read(input: &mut Input<'_>) -> Result<Self, Fault> {
+    fn read(input: &mut Input<'_>) -> Result<Self, DecodeFault> {
         let (mut entries, mut before) = (BTreeMap::new(), 0);
         while let Some(count) = input.block(before)? {
             for _ in 0..count {
@@ -164,7 +167,7 @@ impl<T: Datum> Datum for BTreeMap<String, T> {
     }
 }
 
-/// All items in one block, then the empty block that ends them.
+/// Writes all items in one block, then the empty block that ends them.
 fn write_blocks<I>(
     count: usize,
     items: impl Iterator<Item = I>,

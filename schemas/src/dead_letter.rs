@@ -1,31 +1,35 @@
-//! The headers of dead-letters.v1: where a record came from and why it was rejected. Its key, value and own headers stay as they
-//! were.
+//! The headers of dead-letters.v1: where a record came from and why it was rejected. The record's
+//! key, value and own headers stay unchanged.
 
 use crate::SchemaError;
-use crate::cloudevents::Headers;
+use crate::headers::Headers;
 
 /// The names of the headers.
 pub mod names {
-    /// What all of them start with.
+    /// The prefix of all names here.
     pub const PREFIX: &str = "unprompt-dead-letter-";
     /// The full name of the record's topic.
     pub const TOPIC: &str = "unprompt-dead-letter-topic";
     pub const PARTITION: &str = "unprompt-dead-letter-partition";
     pub const OFFSET: &str = "unprompt-dead-letter-offset";
-    /// The record's own timestamp, milliseconds since the Unix epoch; the dead letter's is the time of the rejection.
+    /// The timestamp of the rejected record, in milliseconds since the Unix epoch. The dead
+    /// letter's own timestamp is the time of the rejection.
     pub const TIMESTAMP: &str = "unprompt-dead-letter-timestamp";
-    /// The service that rejected it.
+    /// The service that rejected the record.
     pub const SERVICE: &str = "unprompt-dead-letter-service";
     /// A short stable code, for example `truncated-record`.
     pub const CODE: &str = "unprompt-dead-letter-code";
-    /// What is wrong and what to do, for a person.
+    /// The fault and its remedy, in words for people.
     pub const ERROR: &str = "unprompt-dead-letter-error";
+    /// Optional: marks a dead letter without the record's key, value and headers. With them it was
+    /// too large for the topic.
+    pub const VALUE_OMITTED: &str = "unprompt-dead-letter-value-omitted";
 }
 
-/// The longest text of an error that is sent, in bytes.
+/// The longest error text that is sent, in bytes.
 pub const ERROR_MAX_BYTES: usize = 4096;
 
-/// Where a rejected record came from, and why it was rejected.
+/// The origin of a rejected record and the reason for its rejection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeadLetter {
     pub topic: String,
@@ -38,7 +42,8 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
-    /// The record's own headers, then these. Those of an earlier rejection (the record was published again) go.
+    /// Returns the record's own headers, then these. Drops the headers of an earlier rejection,
+    /// which a record has if it was published again.
     pub fn to_headers(&self, own: &Headers) -> Headers {
         let described = [
             (names::TOPIC, self.topic.clone()),
@@ -56,7 +61,7 @@ impl DeadLetter {
     /// Reads the headers of a dead letter.
     ///
     /// # Errors
-    /// For a header that is missing, not UTF-8, or not a number where one belongs.
+    /// For a header that is missing, not UTF-8, or not a number where one is expected.
     pub fn parse(headers: &Headers) -> Result<Self, SchemaError> {
         Ok(Self {
             topic: text(headers, names::TOPIC)?,
@@ -70,12 +75,12 @@ impl DeadLetter {
     }
 }
 
-/// The headers the record had before it was rejected: what to publish it again with.
+/// Returns the headers that the record had before it was rejected, as needed to publish it again.
 pub fn own_headers(headers: &Headers) -> Headers {
     headers.iter().filter(|(name, _)| !is_name(name)).cloned().collect()
 }
 
-/// Whether this is a header of a dead letter.
+/// Returns whether this is a header of a dead letter.
 pub fn is_name(name: &str) -> bool {
     name.starts_with(names::PREFIX)
 }

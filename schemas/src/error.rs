@@ -3,7 +3,7 @@
 use crate::history::Fingerprint;
 use crate::registry::RegistryError;
 
-/// What can be wrong with a record, a header, or the configuration that names topics.
+/// A fault in a record, a header, or the configuration that names topics.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
     #[error(
@@ -22,7 +22,7 @@ pub enum SchemaError {
         "the {record} ends at byte {length}, inside {field}: the value was cut off, publish it again in full"
     )]
     Truncated { record: &'static str, field: String, length: usize },
-    #[error("{count} bytes follow the end of the {record}: publish exactly one encoded record a message")]
+    #[error("{count} bytes follow the end of the {record}: publish exactly one encoded record per message")]
     TrailingBytes { record: &'static str, count: usize },
     #[error("the {record} cannot be read at {field}: {reason}; encode it with the schema its header names")]
     Malformed { record: &'static str, field: String, reason: String },
@@ -30,7 +30,8 @@ pub enum SchemaError {
         "the {record} takes {length} bytes encoded, and {limit} is its topic's limit: shorten its texts or vectors"
     )]
     TooLarge { record: &'static str, length: usize, limit: usize },
-    /// The record's fault, for anybody may write such five bytes; where the registry was forgotten, the flood of them tells.
+    /// The record is at fault: anybody may write these five bytes. If the registry was left out of
+    /// the configuration by mistake, a flood of these errors shows it.
     #[error(
         "the value is in Confluent framing (schema id {id}), and no schema registry is configured: give the registry's address, or \
          let producers use Avro's single-object encoding"
@@ -56,12 +57,12 @@ pub enum SchemaError {
     Header { name: String, value: String, expected: &'static str },
     #[error("the header {name} is missing: {hint}")]
     MissingHeader { name: &'static str, hint: &'static str },
-    #[error("the header {name} is there {count} times: send it once")]
+    #[error("the header {name} occurs {count} times: send it once")]
     RepeatedHeader { name: String, count: usize },
 }
 
 impl SchemaError {
-    /// A short stable code for dead letters and metrics.
+    /// Returns a short stable code for dead letters and metrics.
     pub fn code(&self) -> &'static str {
         match self {
             Self::NotAvro { .. } => "not-avro",
@@ -86,7 +87,8 @@ impl SchemaError {
         }
     }
 
-    /// Whether the configuration is wrong, so that the service must stop: no record is to blame.
+    /// Returns whether the configuration is wrong, so that the service must stop: no record is to
+    /// blame.
     pub fn is_fatal(&self) -> bool {
         match self {
             Self::Prefix { .. } => true,
@@ -95,7 +97,7 @@ impl SchemaError {
         }
     }
 
-    /// Whether the same call may succeed later.
+    /// Returns whether the same call may succeed later.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Registry(RegistryError::Unreachable { .. }))
     }

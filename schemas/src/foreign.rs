@@ -1,17 +1,20 @@
-//! Schemas of strangers: a registry's answer, reduced to what says how bytes are laid out before apache-avro sees it.
+//! Foreign schemas: reduces a registry's answer to the attributes of the byte layout before
+//! apache-avro sees it.
 //!
-//! apache-avro 0.21 panics on names and aliases that are none, and keeps or checks much that no reader needs: defaults, documentation,
-//! attributes of one's own. serde_json reads no text that nests deeper than 128.
+//! apache-avro 0.21 panics on invalid names and aliases, and keeps or checks much that no reader
+//! needs: defaults, documentation, custom attributes. serde_json refuses texts that nest deeper
+//! than 128.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use apache_avro::schema::Schema;
 use serde_json::{Map, Value};
 
-/// The longest reason that is kept for a schema: apache-avro's may quote all of it.
+/// The longest error text kept for a schema: apache-avro may quote the whole schema.
 const REASON_MAX_CHARS: usize = 500;
 
-/// What a logical type may be; others, such as decimals, are read as what they are stored as.
+/// The logical types that are kept. Others, such as decimals, are read as the type that stores
+/// them.
 const LOGICAL_TYPES: [&str; 10] = [
     "uuid",
     "date",
@@ -25,6 +28,8 @@ const LOGICAL_TYPES: [&str; 10] = [
     "local-timestamp-nanos",
 ];
 
+/// Parses a foreign schema.
+///
 /// # Errors
 /// Why the text is no Avro schema.
 pub fn parse(json: &str) -> Result<Schema, String> {
@@ -34,7 +39,7 @@ pub fn parse(json: &str) -> Result<Schema, String> {
     })
 }
 
-/// Runs apache-avro on what strangers sent: a panic that the checks here have missed is an error like any other.
+/// Runs apache-avro on foreign input and turns a panic that the checks here missed into an error.
 ///
 /// # Errors
 /// Those of `f`, shortened, and a panic.
@@ -44,7 +49,7 @@ pub fn guarded<T>(f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     result.map_err(|reason| reason.chars().take(REASON_MAX_CHARS).collect())
 }
 
-/// The schema without all that is beside its layout.
+/// Returns the schema without attributes that do not affect its layout.
 fn reduced(schema: &Value) -> Result<Value, String> {
     match schema {
         Value::Array(parts) => parts.iter().map(reduced).collect::<Result<_, _>>().map(Value::Array),
@@ -76,7 +81,7 @@ fn reduced_attribute(key: &str, value: &Value) -> Result<Value, String> {
     }
 }
 
-/// A name, with or without its namespace.
+/// Returns whether the text is a name, with or without a namespace.
 fn is_name(text: &str) -> bool {
     text.split('.').all(|part| {
         let begins = part.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');

@@ -1,6 +1,8 @@
-//! Every schema a record was ever written with, by fingerprint: what was written stays readable.
+//! Every schema that a record was ever written with, by fingerprint, so that old values stay
+//! readable.
 //!
-//! A changed schema gets a new file under `avro/history/<Record>/` and a line here; no line ever goes.
+//! A changed schema gets a new file under `avro/history/<Record>/` and a line here. No line is ever
+//! removed.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,9 +13,9 @@ use apache_avro::headers::HeaderBuilder;
 use apache_avro::rabin::Rabin;
 use apache_avro::schema::Schema;
 
-use crate::{foreign, layout};
+use crate::{avro_reader, foreign};
 
-/// A schema as it was written once.
+/// A schema that records were written with at some time.
 #[derive(Copy, Clone, Debug)]
 pub struct HistoricSchema {
     /// The record's name, for example `Prompt`.
@@ -33,7 +35,7 @@ macro_rules! historic {
     };
 }
 
-/// All of them, oldest first for each record.
+/// All schemas; for each record, oldest first.
 pub const ALL: &[HistoricSchema] = historic![
     "Prompt" "0fa29b72f48e04c2",
     "ImageEmbedding" "1f132e2397593631",
@@ -42,16 +44,17 @@ pub const ALL: &[HistoricSchema] = historic![
     "Prediction" "8c3f8257b90c499d",
 ];
 
-/// A schema's fingerprint in the order of the wire, where it follows C3 01.
+/// A schema's fingerprint in the byte order of the wire, where it follows C3 01.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint(pub [u8; 8]);
 
 impl Fingerprint {
-    /// CRC-64-AVRO of the schema's parsing canonical form, as the Avro specification defines both.
+    /// Returns the CRC-64-AVRO of the schema's parsing canonical form, both as the Avro
+    /// specification defines them.
     ///
     /// # Panics
-    /// On schemas that apache-avro has no canonical form of, such as one with attributes of its own. Those of `avro/` have one; a
-    /// stranger's must not come here.
+    /// Panics for schemas without a canonical form in apache-avro, such as one with custom
+    /// attributes. Those of `avro/` have one; never pass a foreign schema.
     pub fn of(schema: &Schema) -> Self {
         let canonical = Schema::parse_str(&canonical_form(schema)).expect("a canonical form is a schema");
         let digest = canonical.fingerprint::<Rabin>();
@@ -65,17 +68,20 @@ impl fmt::Display for Fingerprint {
     }
 }
 
-/// The parsing canonical form. apache-avro 0.21 leaves `{"type":"string"}` where a logical type was removed, and the specification
-/// says `"string"`; other readers would not find the fingerprint of the former.
+/// Returns the parsing canonical form.
+///
+/// apache-avro 0.21 leaves `{"type":"string"}` where it removed a logical type, but the
+/// specification says `"string"`. Other readers would not find the fingerprint of the former.
 fn canonical_form(schema: &Schema) -> String {
     let primitives = ["null", "boolean", "int", "long", "float", "double", "bytes", "string"];
-    // Names cannot contain a brace, and every other text is stripped: the replacement meets types only.
+    // Names cannot contain a brace, and the form has no other texts, so the replacement affects
+    // types only.
     let unwrap =
         |form: String, name| form.replace(&format!(r#"{{"type":"{name}"}}"#), &format!(r#""{name}""#));
     primitives.into_iter().fold(schema.canonical_form(), unwrap)
 }
 
-/// A schema ready to read values that were written with it.
+/// A schema, prepared to read values that were written with it.
 pub(crate) struct WriterSchema {
     pub(crate) schema: Schema,
     pub(crate) inlined: Schema,
@@ -83,7 +89,7 @@ pub(crate) struct WriterSchema {
 }
 
 impl WriterSchema {
-    /// One of `avro/`.
+    /// Parses a schema of `avro/`.
     ///
     /// # Errors
     /// Why the text is no Avro schema that can be read here.
@@ -91,7 +97,7 @@ impl WriterSchema {
         Self::new(Schema::parse_str(json).map_err(|error| error.to_string())?)
     }
 
-    /// One that a registry has, of whoever registered it.
+    /// Parses a schema from a registry, which anybody may have registered.
     ///
     /// # Errors
     /// As [`Self::parse`].
@@ -101,14 +107,14 @@ impl WriterSchema {
     }
 
     fn new(schema: Schema) -> Result<Self, String> {
-        let inlined = layout::inline(&schema)?;
-        // Headers are read before a schema is chosen, so the reader expects none.
+        let inlined = avro_reader::inline(&schema)?;
+        // The codec reads the header before it chooses a schema, so this reader expects none.
         let reader = GenericSingleObjectReader::new_with_header_builder(schema.clone(), NoHeader)
             .map_err(|error| error.to_string())?;
         Ok(Self { schema, inlined, reader })
     }
 
-    /// The record's name without its namespace.
+    /// Returns the record's name without its namespace.
     pub(crate) fn name(&self) -> String {
         self.schema.name().map(|name| name.name.clone()).unwrap_or_else(|| "value without a name".to_owned())
     }
@@ -128,7 +134,7 @@ impl HeaderBuilder for NoHeader {
     }
 }
 
-/// The schema with this fingerprint, of whichever record.
+/// Returns the schema with this fingerprint, of any record.
 pub(crate) fn find(fingerprint: Fingerprint) -> Option<&'static WriterSchema> {
     static PARSED: LazyLock<HashMap<Fingerprint, WriterSchema>> = LazyLock::new(|| {
         let parse = |historic: &HistoricSchema| {

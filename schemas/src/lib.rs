@@ -1,8 +1,10 @@
 //! The contract between the services: records, topics, identities, codecs and headers.
 //!
-//! Everything that two services must agree on is here, and nothing else: no Kafka client, no index, no network. The same
-//! contract for other languages is in `avro/` (schemas) and `asyncapi.yaml` (topics, messages, headers).
+//! This crate holds everything that two services must agree on, and nothing else: no Kafka client,
+//! no index, no network. The same contract for other languages is in `avro/` (schemas) and
+//! `asyncapi.yaml` (topics, messages, headers).
 
+mod avro_reader;
 pub mod cloudevents;
 pub mod codec;
 mod confluent;
@@ -10,9 +12,9 @@ mod datum;
 pub mod dead_letter;
 mod error;
 mod foreign;
+mod headers;
 pub mod history;
 pub mod identity;
-mod layout;
 pub mod records;
 pub mod registry;
 pub mod topics;

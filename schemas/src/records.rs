@@ -1,6 +1,8 @@
-//! The records on the wire. Beside each type stands its Avro schema in `avro/`; tests hold the two together.
+//! The records on the wire. Each type has its Avro schema in `avro/`; tests keep the two in
+//! agreement.
 //!
-//! Vectors have unit L2 norm unless said otherwise, and times are milliseconds since the Unix epoch.
+//! Vectors have unit L2 norm unless said otherwise, and times are milliseconds since the Unix
+//! epoch.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -20,25 +22,25 @@ use crate::topics::Topic;
 
 /// The longest prompt, in bytes of UTF-8.
 pub const PROMPT_MAX_BYTES: usize = 64 * 1024;
-/// The source of a prompt that was published as bare text.
+/// The source of a prompt that is published as bare text.
 pub const PLAIN_TEXT_SOURCE: &str = "text/plain";
 
 /// A type with an Avro schema.
 pub trait Record: Serialize + DeserializeOwned + Debug + Datum + sealed::Formed {
     /// The schema's name without its namespace.
     const NAME: &'static str;
-    /// The topic whose values these are.
+    /// The topic that carries these records as values.
     const TOPIC: Topic;
-    /// The current schema as it stands in `avro/`.
+    /// The text of the current schema in `avro/`.
     const SCHEMA_JSON: &'static str;
 
-    /// The current schema.
+    /// Returns the current schema.
     fn schema() -> &'static Schema {
         &Self::form().schema
     }
 }
 
-/// A record's current schema, apart from its type.
+/// A record's current schema, independent of its Rust type.
 #[derive(Copy, Clone, Debug)]
 pub struct CurrentSchema {
     /// [`Record::NAME`].
@@ -54,7 +56,7 @@ impl CurrentSchema {
         Self { record: R::NAME, topic: R::TOPIC, json: R::SCHEMA_JSON, fingerprint }
     }
 
-    /// That of every record.
+    /// Returns the current schema of every record.
     pub fn all() -> [Self; 5] {
         [
             Self::of::<Prompt>(),
@@ -154,31 +156,33 @@ record!(
 datum!(NamedVector { model, values });
 datum!(Neighbour { prompt_id, text, similarity, weight });
 
-/// A prompt to embed and, when it has seeds, to draw.
+/// A prompt to embed and, if it has seeds, to generate pictures from.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Prompt {
     pub text: String,
-    /// Where it comes from.
+    /// The prompt's origin, for example the name of a data set.
     pub source: String,
-    /// One picture is generated for each; none: index only.
+    /// One picture is generated for each seed; without seeds, the prompt is only indexed.
     pub seeds: Vec<i64>,
     pub attributes: BTreeMap<String, String>,
 }
 
 impl Prompt {
-    /// Reads a value of prompts.v1: Avro in either framing, otherwise bare UTF-8 text, which is taken without the white space (and
-    /// byte order mark) around it and gets the source [`PLAIN_TEXT_SOURCE`] and no seeds.
+    /// Reads a value of prompts.v1: Avro in either framing, otherwise bare UTF-8 text.
+    ///
+    /// Bare text loses the white space and byte order mark around it, and gets the source
+    /// [`PLAIN_TEXT_SOURCE`] and no seeds.
     ///
     /// # Errors
-    /// [`SchemaError::EmptyPrompt`], [`SchemaError::PromptTooLong`], [`SchemaError::PromptNotUtf8`], and those of
-    /// [`Codec::decode`].
+    /// [`SchemaError::EmptyPrompt`], [`SchemaError::PromptTooLong`],
+    /// [`SchemaError::PromptNotUtf8`], and those of [`Codec::decode`].
     pub fn from_record(value: &[u8], codec: &Codec) -> Result<Self, SchemaError> {
         let prompt = if codec::is_framed(value) { codec.decode(value)? } else { Self::from_text(value)? };
         check_prompt_text(&prompt.text)?;
         Ok(prompt)
     }
 
-    /// The prompt's identity.
+    /// Returns the prompt's identity.
     pub fn id(&self) -> Uuid {
         identity::prompt_id(&self.text)
     }
@@ -201,7 +205,8 @@ fn check_prompt_text(text: &str) -> Result<(), SchemaError> {
 /// A vector and the model that made it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct NamedVector {
-    /// `name@revision`.
+    /// The name of the vector space: `name@revision` of the model. A picture's vector that was made
+    /// at another side than the trained one has `;side=` and the side in pixels after it.
     pub model: String,
     pub values: Vec<f32>,
 }
@@ -216,7 +221,7 @@ pub enum VectorFault {
 }
 
 impl VectorFault {
-    /// The code of its dead letter.
+    /// Returns the code of its dead letter.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Dimension { .. } => "dimension",
@@ -226,7 +231,7 @@ impl VectorFault {
 }
 
 impl NamedVector {
-    /// Checks that it has `dims` values, all finite.
+    /// Checks that the vector has `dims` values, all finite.
     ///
     /// # Errors
     /// The first fault.
@@ -240,11 +245,11 @@ impl NamedVector {
     }
 }
 
-/// A picture's vectors, one for each configured encoder.
+/// A picture's vectors, one per configured encoder.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ImageEmbedding {
     pub image_id: Uuid,
-    /// The prompt the picture was made from, where known.
+    /// The prompt that the picture was generated from, if known.
     pub prompt_id: Option<Uuid>,
     pub vectors: Vec<NamedVector>,
     #[serde(with = "apache_avro::serde_avro_bytes_opt")]
@@ -255,7 +260,7 @@ pub struct ImageEmbedding {
     pub created_at_ms: i64,
 }
 
-/// A prompt with its two vectors. A null value under the prompt_id as key deletes it.
+/// A prompt with its two vectors. A record with the prompt_id as key and a null value deletes it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PromptEmbedding {
     pub prompt_id: Uuid,
@@ -265,42 +270,42 @@ pub struct PromptEmbedding {
     pub created_at_ms: i64,
     /// 384 components.
     pub minilm: NamedVector,
-    /// By the text tower of the image encoder.
+    /// The embedding by the text tower of the image encoder.
     pub clip: NamedVector,
 }
 
-/// A trained head, ready to be loaded.
+/// A trained head, ready to load.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Head {
     pub name: String,
-    /// Where its safetensors file is.
+    /// The path of its safetensors file.
     pub path: String,
-    /// Of the file, 64 lower-case hexadecimal digits.
+    /// The SHA-256 of the file, 64 lower-case hexadecimal digits.
     pub sha256: String,
-    /// `name@revision` of the image encoder it fits.
+    /// The name of the picture vectors that the head takes, as in [`NamedVector::model`].
     pub encoder: String,
-    /// `name@revision` of the sentence encoder it answers for.
+    /// `name@revision` of the sentence encoder whose vectors the head predicts.
     pub minilm: String,
     pub metrics: BTreeMap<String, f64>,
     /// The head's weight in the blend, 0 to 1.
     pub blend_weight: f64,
-    /// Parameters of the calibration; empty: none.
+    /// The parameters of the calibration; empty if the head is not calibrated.
     pub calibration: Vec<f64>,
     pub created_at_ms: i64,
 }
 
-/// A prompt near a picture.
+/// A prompt near a picture, with its share in the prediction.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Neighbour {
     pub prompt_id: Uuid,
     pub text: String,
-    /// Cosine, -1 to 1.
+    /// Cosine similarity, -1 to 1.
     pub similarity: f32,
-    /// The share in `knn_vector`; the weights sum to 1.
+    /// The prompt's share in `knn_vector`; the weights sum to 1.
     pub weight: f32,
 }
 
-/// The answer for one picture.
+/// The prediction for one picture.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Prediction {
     pub image_id: Uuid,
@@ -315,9 +320,9 @@ pub struct Prediction {
     pub head_vector: Option<Vec<f32>>,
     /// Best first.
     pub neighbours: Vec<Neighbour>,
-    /// None until a calibrated head is loaded.
+    /// Absent without a calibrated head.
     pub expected_cosine: Option<f32>,
-    /// `name@revision`.
+    /// The name of the picture's vector, as in [`NamedVector::model`].
     pub encoder: String,
     pub head: Option<String>,
     pub index: String,

@@ -1,30 +1,33 @@
-//! What a codec needs of a schema registry, and one in memory.
+//! The interface of a schema registry, and a registry in memory.
 //!
 //! Must not know a network: a client of a real registry implements [`Registry`] elsewhere.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::fmt::Debug;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The subject of a topic's values, by Confluent's topic name strategy. `topic_name` is the full name.
+/// Returns the subject of a topic's values under Confluent's topic name strategy. `topic_name` is
+/// the full name.
 pub fn subject(topic_name: &str) -> String {
     format!("{topic_name}-value")
 }
 
-/// Schemas by id and ids by schema, as Confluent's schema registry keeps them. Codecs keep the answers, and may be used from any
-/// thread: an answer may take a while.
+/// A schema registry after Confluent's model: schemas by id and ids by schema.
+///
+/// An answer may take a while, so codecs cache it. Codecs call from any thread.
 pub trait Registry: Debug + Send + Sync {
-    /// The id of this schema (JSON) under this subject; registers it where it is new and that is allowed.
+    /// Returns the id of this schema (JSON) under this subject. Registers a new schema if that is
+    /// allowed.
     fn id_of(&self, subject: &str, schema: &str) -> Result<u32, RegistryError>;
-    /// The schema (JSON) with this id.
+    /// Returns the schema (JSON) with this id.
     fn schema_of(&self, id: u32) -> Result<String, RegistryError>;
 }
 
-/// Why a registry gave no answer.
+/// The reason why a registry gave no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryError {
     #[error(
-        "the schema registry is out of reach ({reason}): check [registry] url and whether it runs; it is tried again"
+        "the schema registry is unreachable ({reason}): check [registry] url and that it runs; the request is repeated"
     )]
     Unreachable { reason: String },
     #[error(
@@ -32,7 +35,7 @@ pub enum RegistryError {
     )]
     Refused { what: String, reason: String },
     #[error(
-        "the schema registry refused the schema of {record} under {subject} ({reason}): only compatible changes are taken; see \
+        "the schema registry refused the schema of {record} under {subject} ({reason}): it accepts only compatible changes; see \
          `unprompt schemas check`, and which release registered the newest version"
     )]
     Incompatible { subject: String, record: String, reason: String },
@@ -51,7 +54,7 @@ pub enum RegistryError {
     Unusable { id: u32, reason: String },
 }
 
-/// A registry that lives and dies with the process.
+/// A registry in the memory of the process.
 #[derive(Debug, Default)]
 pub struct MemoryRegistry {
     ids: Mutex<HashMap<String, u32>>,
@@ -59,7 +62,7 @@ pub struct MemoryRegistry {
 
 impl MemoryRegistry {
     fn ids(&self) -> MutexGuard<'_, HashMap<String, u32>> {
-        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ids.lock()
     }
 }
 

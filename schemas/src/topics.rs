@@ -12,7 +12,8 @@ const FOR_EVER: i64 = -1;
 
 /// The largest encoded picture, in bytes: 20 MiB.
 pub const PICTURE_MAX_BYTES: usize = 20 * MIB as usize;
-/// The largest record of any topic (a dead letter), in bytes: what producers, consumers and brokers must let pass.
+/// The largest record of any topic (a dead letter), in bytes. Producers, consumers and brokers must
+/// allow it.
 pub const RECORD_MAX_BYTES: i32 = 22 * MIB;
 /// The longest topic name that Kafka allows, in characters.
 pub const NAME_MAX_CHARS: usize = 249;
@@ -29,15 +30,15 @@ pub enum Topic {
     DeadLetters,
 }
 
-/// How a topic is to be created.
+/// The properties that a topic is created with.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct TopicSpec {
     /// The name without a prefix.
     pub name: &'static str,
     pub partitions: i32,
-    /// Milliseconds that records are kept; -1: for ever.
+    /// The time that records are kept, in milliseconds; -1 for ever.
     pub retention_ms: i64,
-    /// The largest record (batch) the topic takes, in bytes.
+    /// The largest record batch that the topic takes, in bytes.
     pub max_message_bytes: i32,
     /// Whether only the newest record of each key is kept.
     pub compacted: bool,
@@ -54,7 +55,7 @@ impl Topic {
         Topic::DeadLetters,
     ];
 
-    /// The name without a prefix, for example `images.v1`.
+    /// Returns the name without a prefix, for example `images.v1`.
     pub const fn base_name(self) -> &'static str {
         match self {
             Topic::Prompts => "prompts.v1",
@@ -67,13 +68,13 @@ impl Topic {
         }
     }
 
-    /// How the topic is to be created.
+    /// Returns the properties that the topic is created with.
     pub fn spec(self) -> TopicSpec {
         let (partitions, retention_ms, max_message_bytes) = match self {
-            // Prompts and their embeddings stay, so that an index can be built anew from them.
+            // Prompts and their embeddings are kept, so that an index can be rebuilt from them.
             Topic::Prompts | Topic::PromptEmbeddings => (4, FOR_EVER, 4 * MIB),
             Topic::Images => (4, 7 * DAY_MS, 21 * MIB),
-            // What the trainer learns from.
+            // The trainer learns from these.
             Topic::ImageEmbeddings => (4, 90 * DAY_MS, 4 * MIB),
             Topic::Heads => (1, FOR_EVER, 4 * MIB),
             Topic::Predictions => (4, 30 * DAY_MS, 4 * MIB),
@@ -90,17 +91,34 @@ impl fmt::Display for Topic {
     }
 }
 
-/// What stands before every topic's name, verbatim (`team-a.` gives `team-a.images.v1`); none by default.
+const fn longest_base_name() -> usize {
+    let (mut longest, mut at) = (0, 0);
+    while at < Topic::ALL.len() {
+        let length = Topic::ALL[at].base_name().len();
+        if length > longest {
+            longest = length;
+        }
+        at += 1;
+    }
+    longest
+}
+
+/// The text before every topic's name, verbatim (`team-a.` gives `team-a.images.v1`); empty by
+/// default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Prefix(String);
 
 impl Prefix {
-    /// The longest prefix, in characters: with it the longest name of the catalogue still fits Kafka's limit.
-    pub const MAX_CHARS: usize = NAME_MAX_CHARS - Topic::PromptEmbeddings.base_name().len();
+    /// The longest prefix, in characters: with it, the longest name of the catalogue still fits
+    /// Kafka's limit.
+    pub const MAX_CHARS: usize = NAME_MAX_CHARS - longest_base_name();
 
+    /// Checks and takes a prefix.
+    ///
     /// # Errors
-    /// [`SchemaError::Prefix`] for a character that Kafka does not allow in names, or for too many of them.
+    /// [`SchemaError::Prefix`] for a character that Kafka does not allow in names, or for too many
+    /// characters.
     pub fn new(prefix: &str) -> Result<Self, SchemaError> {
         let refuse =
             |reason| Err(SchemaError::Prefix { prefix: prefix.to_owned(), reason, limit: Self::MAX_CHARS });
@@ -117,12 +135,13 @@ impl Prefix {
         &self.0
     }
 
-    /// The topic's full name.
+    /// Returns the topic's full name.
     pub fn name(&self, topic: Topic) -> String {
         format!("{}{}", self.0, topic.base_name())
     }
 
-    /// The topic with this full name; none for a name outside the catalogue or under another prefix.
+    /// Returns the topic with this full name; none for a name outside the catalogue or under
+    /// another prefix.
     pub fn parse(&self, name: &str) -> Option<Topic> {
         let base = name.strip_prefix(self.as_str())?;
         Topic::ALL.into_iter().find(|topic| topic.base_name() == base)

@@ -1,4 +1,4 @@
-//! Tells `unprompt --version` the commit and the features of this build.
+//! Provides the commit and the features of this build for `unprompt --version`.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,7 +12,7 @@ fn main() {
     println!("cargo::rustc-env=UNPROMPT_VERSION={version} (commit {commit}; features {})", features());
 }
 
-/// The features, as Cargo.toml spells them.
+/// Returns the features, as Cargo.toml spells them.
 fn features() -> String {
     let variables = std::env::vars();
     let enabled = variables.filter_map(|(name, _)| Some(name.strip_prefix("CARGO_FEATURE_")?.to_lowercase()));
@@ -22,7 +22,7 @@ fn features() -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-/// The commit that is checked out, where this is a clone and not a tarball unpacked in another
+/// Returns the commit that is checked out. None for a tarball that was unpacked inside another
 /// repository.
 fn checked_out() -> Option<String> {
     let asked =
@@ -41,7 +41,7 @@ fn checked_out() -> Option<String> {
     Some(commit.to_owned())
 }
 
-/// The commit that `git archive` writes into commit.txt.
+/// Returns the commit that `git archive` wrote into commit.txt.
 fn archived() -> Option<String> {
     println!("cargo::rerun-if-changed=commit.txt");
     let commit = std::fs::read_to_string("commit.txt").ok()?;

@@ -1,4 +1,4 @@
-"""Reads a topic from its beginning to its end, committed records only, and says which numbers it holds and how often.
+"""Reads the committed records of a topic and reports which numbers it holds and how often.
 
 It shares no code with the services: kafka-python speaks Kafka's protocol by itself.
 """

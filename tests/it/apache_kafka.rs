@@ -1,4 +1,4 @@
-//! The very same services on an Apache Kafka: with `--kafka`, nothing else changes.
+//! The same services on an Apache Kafka: nothing changes but `--kafka`.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;

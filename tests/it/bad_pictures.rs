@@ -1,4 +1,4 @@
-//! A bad picture ends in the dead letters with a reason, and its neighbours are predicted.
+//! A bad picture becomes a dead letter with a reason, and its neighbours are predicted.
 
 use std::collections::{HashMap, HashSet};
 
@@ -100,7 +100,7 @@ async fn a_picture_before_the_first_prompt_waits_for_it_and_is_no_dead_letter() 
     publish(&up.kafka, vec![picture_record(png(200, 40, 30), id)]).await;
     read_until(&up.kafka, Topic::ImageEmbeddings, "the picture's embedding", |records| !records.is_empty())
         .await;
-    // The predictor has time for several tries, all of them without a prompt.
+    // The predictor has time for several attempts, all of them without a prompt.
     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
     assert!(read(&up.kafka, Topic::DeadLetters).await.is_empty(), "an early picture was taken for a bad one");
     assert!(read(&up.kafka, Topic::Predictions).await.is_empty(), "predicted from nothing");

@@ -1,11 +1,12 @@
-//! A short run of `make chaos`: instances killed, stopped and frozen, broker and index away, under load and with poison.
+//! A short run of `make chaos`: instances killed, stopped and frozen, broker and index unavailable,
+//! under load and with poison.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use unprompt_chaos::{Broker, Counts, Options, Report, run};
+use unprompt_chaos::{Broker, ChaosReport, Counts, Options, run};
 
-async fn short(broker: Broker, seed: u64) -> Report {
+async fn short(broker: Broker, seed: u64) -> ChaosReport {
     let python = std::env::var_os("UNPROMPT_TEST_PYTHON");
     let counts = Counts { kills: 3, terms: 1, freezes: 1, broker_restarts: 1, index_outages: 1 };
     let options = Options {

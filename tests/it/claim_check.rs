@@ -1,4 +1,5 @@
-//! A record that says where its picture is: what is allowed is predicted, the rest is a dead letter, an outage waits.
+//! Records with the URI of a picture: an allowed one is predicted, others become dead letters, an
+//! outage makes the batch wait.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;

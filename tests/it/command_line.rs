@@ -1,4 +1,4 @@
-//! The commands, as a person would use them against a running stack.
+//! The commands, as a user runs them against a running stack.
 
 use std::io::Write;
 use std::process::Command;
@@ -96,7 +96,7 @@ fn completions_and_configuration_errors_need_no_server() {
     assert!(!output.status.success() && said.contains("batch_recrods"), "{said}");
 }
 
-/// Whatever is wrong with it, and with whatever is written in its place.
+/// Whatever the mistake, and whatever value the wrong key has.
 #[test]
 fn a_misspelt_configuration_never_prints_its_secrets() {
     let folder = tempfile::tempdir().unwrap();
@@ -131,7 +131,7 @@ fn a_misspelt_configuration_never_prints_its_secrets() {
     }
 }
 
-/// A bare picture published with kcat is answered under the id it was given.
+/// A bare picture published with kcat is answered under its given id.
 #[test]
 fn kcat_publishes_a_bare_picture() {
     let folder = tempfile::tempdir().unwrap();

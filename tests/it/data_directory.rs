@@ -1,4 +1,4 @@
-//! A data directory that an older binary wrote opens, and predicts the same.
+//! A data directory written by an older binary opens and predicts the same.
 //!
 //! `tests/fixtures/data-directory/README.md` says which binary wrote it and how.
 
@@ -53,8 +53,8 @@ fn unpacked() -> TempDir {
     folder
 }
 
-/// Runs in the folder that holds the data directory, because the announced path of the head's file
-/// is relative to it.
+/// Starts in the folder that holds the data directory, because the announced path of the head's
+/// file is relative to it.
 fn start(folder: &Path, data_dir: &Path) -> Up {
     let checkpoint = |name: &str| {
         let path = repository().join("models/tiny-world/checkpoints").join(name);

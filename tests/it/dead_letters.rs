@@ -1,4 +1,5 @@
-//! Dead letters, as an operator handles them: listed, shown, published again once the cause is mended, purged.
+//! Dead letters as an operator handles them: listed, shown, replayed after the cause is fixed,
+//! purged.
 
 use std::collections::HashMap;
 use std::net::TcpListener;
@@ -63,7 +64,7 @@ async fn dead_letters_are_listed_shown_published_again_and_purged() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_dead_letters_than_a_chunk_holds_are_published_again_once_each() {
-    // Rejected twice they are no flood yet, which would stop the service.
+    // Few enough that even rejected twice they are not the flood that stops a service.
     const LETTERS: usize = 90;
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");

@@ -1,4 +1,4 @@
-//! The demo, small: everything end to end, counted and scored.
+//! The demo at a small size: end to end, counted and scored.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! The pages: what they tell a reader to click on, type or configure exists.
+//! The documentation: everything it tells a reader to click on, type or configure exists.
 
 use crate::other_clients::{must_succeed, python};
 

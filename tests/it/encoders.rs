@@ -1,4 +1,5 @@
-//! An encoder at a side of its own and others beside it, through all of it: embedded, trained on, predicted with.
+//! An encoder at a non-default side, with other encoders beside it: embedded, trained on, predicted
+//! with.
 
 use unprompt_schemas::Uuid;
 use unprompt_schemas::codec::Codec;
@@ -12,7 +13,7 @@ use crate::stack::{
 };
 
 const PROMPTS: usize = 120;
-/// The tiny world's CLIP is made for 64.
+/// The tiny world's CLIP has the native side 64.
 const SIDE: (&str, &str) = ("UNPROMPT__MODELS__CLIP_SIDE", "48");
 const FURTHER: (&str, &str) = (
     "UNPROMPT__MODELS__ENCODERS",
@@ -59,7 +60,7 @@ async fn a_head_is_used_for_the_side_it_was_trained_with_and_for_no_other() {
     assert_eq!(predicted(&up.kafka, 1).await.head, None);
     let trained = train("at-48", &[SIDE, FURTHER]);
     assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
-    // It is announced on a topic, which the predictor reads in its own time.
+    // The head is announced on a topic, and the predictor may read it later.
     let mut tries = 2..200;
     let with_head = loop {
         let prediction = predicted(&up.kafka, tries.next().expect("the head is in use in the end")).await;

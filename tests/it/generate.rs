@@ -1,4 +1,4 @@
-//! `unprompt generate`: pictures of many prompts, whatever happens on the way.
+//! `unprompt generate`: pictures of many prompts, in spite of interruptions.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ fn succeeds(output: Output) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// `out` is the data directory too, so that runs into different places know nothing of each other.
+/// The data directory is derived from `out`, so that runs with different outputs are independent.
 fn generate(table: &Path, out: &Path, more: &[&str]) -> Command {
     let mut command = unprompt();
     command.args(["--json", "--data-dir"]).arg(out.with_extension("data"));
@@ -31,7 +31,7 @@ fn generate(table: &Path, out: &Path, more: &[&str]) -> Command {
     command
 }
 
-/// Every picture of a folder by its name, and the lines that tell of them.
+/// All pictures of a folder by name, and the lines that describe them.
 fn pictures(folder: &Path) -> (BTreeMap<String, Vec<u8>>, Vec<Value>) {
     let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let pngs = files.filter(|path| path.extension().is_some_and(|end| end == "png"));
@@ -113,7 +113,7 @@ fn parquet_files_have_as_many_pictures_as_are_wanted_and_other_settings_do_not_m
         std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     files.sort();
     assert!((5..=6).contains(&files.len()), "{files:?}");
-    // The files are read as prompts: each row is one.
+    // The files can be read as prompts: each row is one.
     let mut count = unprompt();
     count.args(["--json", "prompts", "import", "--dry-run", "--keep-duplicates"]).arg(&out);
     let read: Value = serde_json::from_str(&succeeds(count.output().unwrap())).unwrap();

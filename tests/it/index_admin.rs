@@ -1,4 +1,4 @@
-//! `unprompt index`: looking after the collection where nothing runs on the data directory.
+//! `unprompt index`: administration of the collection while nothing runs on the data directory.
 
 use std::path::Path;
 use std::process::Output;
@@ -11,7 +11,7 @@ use crate::stack::unprompt;
 
 const PROMPTS: u64 = 400;
 
-/// A value between -1 and 1 that follows from where it stands.
+/// A value between -1 and 1 determined by its position.
 fn value(number: u64, place: u64) -> f32 {
     let mixed = (number * 1_000_003 + place + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     (mixed >> 40) as f32 / (1u64 << 23) as f32 - 1.0
@@ -30,7 +30,7 @@ fn prompt(number: u64) -> PromptPoint {
     }
 }
 
-/// An index in the data directory that nobody has open.
+/// Creates an index in the data directory and closes it.
 async fn fill(data_dir: &Path) {
     let index = EmbeddedIndex::start(&data_dir.join("index"), 0).await.unwrap();
     let client = PromptIndex::connect(&index.url(), ConnectOptions::default()).await.unwrap();

@@ -1,4 +1,4 @@
-//! `unprompt index build`: from files to the collection, whatever happens on the way.
+//! `unprompt index build`: from files to the collection, in spite of interruptions.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
@@ -12,7 +12,7 @@ use crate::stack::{unprompt, wait_for};
 /// Three chunks of rows.
 const PROMPTS: usize = 10_000;
 
-/// A table of prompts of the grammar, made by the binary.
+/// A table of prompts from the grammar, made by the binary.
 fn table(folder: &Path) -> PathBuf {
     let path = folder.join("prompts.parquet");
     let count = PROMPTS.to_string();
@@ -42,7 +42,7 @@ fn build(data_dir: &Path, table: &Path, more: &[&str]) -> std::process::Command 
     command
 }
 
-/// How many rows a build under way has had acknowledged, as it keeps it.
+/// The number of acknowledged rows in the checkpoint of a running build.
 fn acknowledged(data_dir: &Path) -> u64 {
     let files = std::fs::read_dir(data_dir.join("builds")).into_iter().flatten().flatten();
     let mut checkpoints = files.filter(|file| file.path().extension().is_some_and(|end| end == "json"));
@@ -113,7 +113,7 @@ async fn an_index_that_goes_away_is_waited_for_and_nothing_is_missing() {
         build(&data_dir, &table, &["--qdrant", &url, "--no-graph"]).stdout(Stdio::piped()).spawn().unwrap();
     wait_for("rows to be acknowledged", || (acknowledged(&data_dir) > 0).then_some(()));
     index.stop().await.unwrap();
-    // It has something to write by then, and nobody to write it to.
+    // By then it has rows to write and no index to write them to.
     let stood = acknowledged(&data_dir);
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     assert!(child.try_wait().unwrap().is_none(), "the build gave up");

@@ -1,4 +1,4 @@
-//! The binary away from its repository, as `make install` leaves it.
+//! The binary outside its repository, as `make install` leaves it.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ fn install(prefix: &Path) -> PathBuf {
     std::fs::create_dir_all(binary.parent().unwrap()).unwrap();
     std::fs::create_dir_all(&models).unwrap();
     let built = env!("CARGO_BIN_EXE_unprompt");
-    // A link of the other kind would lead the binary back to where it was built.
+    // A symbolic link would lead the binary back to where it was built.
     std::fs::hard_link(built, &binary).or_else(|_| std::fs::copy(built, &binary).map(drop)).unwrap();
     let checkpoints = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny-world/checkpoints");
     for name in ["clip", "sd2"] {

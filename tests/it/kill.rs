@@ -1,4 +1,5 @@
-//! kill -9 in the middle of the stream: after a new start every picture has its prediction and every prompt its point.
+//! kill -9 in the middle of the stream: after a restart every picture has its prediction and every
+//! prompt its point.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -15,7 +16,7 @@ use crate::stack::{
     Up, all_predicted, picture_record, png, predictions, prompt_record, prompts, publish, read, read_until,
 };
 
-/// Times the process is killed.
+/// How often the process is killed.
 const KILLS: usize = 4;
 const PROMPTS_EACH: usize = 400;
 const PICTURES_EACH: usize = 60;
@@ -26,7 +27,8 @@ async fn indexed(up: &Up) -> u64 {
     index.count(&Filter::default()).await.unwrap_or(0)
 }
 
-/// Right after the kill, before any service works again: an offset was committed only once its point was durable.
+/// Checks, right after the kill and before any service works again, that every committed offset has
+/// a durable point.
 async fn what_was_committed_is_indexed(data_dir: &Path) {
     let broker = EmbeddedBroker::start(&data_dir.join("broker"), 0).await.unwrap();
     let index = EmbeddedIndex::start(&data_dir.join("index"), 0).await.unwrap();
@@ -60,7 +62,7 @@ async fn nothing_is_lost_when_the_process_is_killed_again_and_again() {
             pictures.insert(id);
         }
         publish(&up.kafka, records).await;
-        // At different points of the stream: right away, and ever later.
+        // At different points of the stream: early in the first round, later in each further one.
         tokio::time::sleep(Duration::from_millis(150 + 450 * round as u64)).await;
         let predicted = predictions(&read(&up.kafka, Topic::Predictions).await).len();
         let count = indexed(&up).await;

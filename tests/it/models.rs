@@ -1,4 +1,4 @@
-//! `unprompt models`: a model from a hub that stalls, and what stands in its way.
+//! `unprompt models`: a model from a hub that stalls, and other obstacles.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -55,7 +55,7 @@ impl Setup {
         command
     }
 
-    /// Exit and all that was said.
+    /// Runs the command; returns whether it succeeded, and its output.
     fn says(&self, args: &[&str]) -> (bool, String) {
         let output = self.command(args).output().unwrap();
         let said = [output.stdout, output.stderr].concat();
@@ -66,7 +66,7 @@ impl Setup {
         self.command(&["models", "pull", MODEL]).stderr(Stdio::piped()).spawn().unwrap()
     }
 
-    /// Bytes of a file that has begun to come.
+    /// The bytes of a partly downloaded file.
     fn begun(&self) -> u64 {
         let staging = self.folder.path().join("models/.pull").join(MODEL);
         let files = std::fs::read_dir(staging).into_iter().flatten().flatten();
@@ -75,7 +75,7 @@ impl Setup {
     }
 }
 
-/// The one that the set-up fetched, by its path.
+/// The path of the MiniLM that `make setup` fetched.
 pub fn minilm() -> PathBuf {
     let cache = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/unprompt/models");
     std::env::var_os("UNPROMPT_MODELS").map_or_else(cache, PathBuf::from).join("all-MiniLM-L6-v2")
@@ -144,7 +144,7 @@ fn a_pull_that_is_stopped_and_killed_goes_on_and_what_it_brought_is_served_only_
     }
 
     let (ok, said) = setup.says(&["models", "pull", MODEL]);
-    assert!(ok && said.contains("1 files came"), "{said}");
+    assert!(ok && said.contains("1 files fetched"), "{said}");
     let mut doctor = setup.command(&["doctor"]);
     doctor.env("UNPROMPT__MODELS__CLIP", MODEL).env("UNPROMPT__MODELS__MINILM", &minilm);
     let said = String::from_utf8(doctor.output().unwrap().stdout).unwrap();

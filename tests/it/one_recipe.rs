@@ -1,5 +1,5 @@
-//! Training and serving predict by one recipe: the predictor reaches the very numbers that the
-//! trainer learned at.
+//! Training and serving predict by one recipe: the predictor reproduces the scores that the trainer
+//! learned at.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -42,7 +42,8 @@ impl World {
         Self { rng, projection }
     }
 
-    /// A prompt's MiniLM vector. Few numbers decide it, so that some prompts are near each other.
+    /// A prompt's MiniLM vector. It depends on few numbers, so that some prompts are near each
+    /// other.
     fn prompt(&mut self) -> Vec<f32> {
         let mut prompt = vec![0.1; MINILM_DIMS];
         (0..8).for_each(|at| prompt[at * 7] += self.rng.random::<f32>());
@@ -123,14 +124,8 @@ fn record(codec: &Codec, pair: &Pair) -> InputRecord {
         created_at_ms: 0,
     };
     InputRecord {
-        topic: Topic::ImageEmbeddings,
-        topic_name: "image-embeddings.v1".into(),
-        partition: 0,
-        offset: 0,
-        timestamp_ms: 0,
-        key: None,
         value: Some(codec.encode("image-embeddings.v1", &embedding).unwrap()),
-        headers: Vec::new(),
+        ..InputRecord::new(Topic::ImageEmbeddings)
     }
 }
 

@@ -1,11 +1,12 @@
-//! Clients in other languages agree with ours: Python's qdrant-client on the index, fastavro on the records.
+//! Clients in other languages agree with ours: Python's qdrant-client on the index, fastavro on the
+//! records.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::stack::{Up, answer, talk, wait_for};
 
-/// The interpreter that `make test` set up: $UNPROMPT_TEST_PYTHON, or where `make test` puts it.
+/// The interpreter that `make test` set up: $UNPROMPT_TEST_PYTHON, or the default location.
 pub fn python(script: &str) -> Command {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");

@@ -1,4 +1,5 @@
-//! A service whose Kafka or index is away when it starts waits for it, and says that it is not ready.
+//! A service whose Kafka or index is unavailable at the start waits for it, and reports that it is
+//! not ready.
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
@@ -22,7 +23,8 @@ impl Drop for Serving {
 }
 
 impl Serving {
-    /// Starts `command` on the embedded broker of another process, at `kafka_port`, and returns once it says that it waits for it.
+    /// Starts `command` on the embedded broker of another process, at `kafka_port`, and returns
+    /// once it reports that it waits for that broker.
     fn without_kafka(command: &[&str], data_dir: &Path, kafka_port: u16, http_port: u16) -> Self {
         let child = unprompt()
             .args(command)
@@ -42,7 +44,7 @@ impl Serving {
         serving
     }
 
-    /// SIGTERM, and whether the stop was a graceful one.
+    /// Sends SIGTERM; returns whether the stop was graceful.
     fn terminate(mut self) -> bool {
         let pid = self.0.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());

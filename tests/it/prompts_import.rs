@@ -1,5 +1,5 @@
-//! `unprompt prompts import`, as a person would use it: many kinds of files, a report, and going on where a run was
-//! stopped.
+//! `unprompt prompts import` as a user runs it: many kinds of files, a report, and resuming a
+//! stopped run.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -20,7 +20,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A table of prompts of the grammar.
+/// A table of prompts from the grammar.
 fn sample(data_dir: &Path, path: &Path, count: usize) {
     let out = path.to_str().unwrap();
     answer(data_dir, &["prompts", "sample", "-n", &count.to_string(), "--seed", "3", "--out", out]);

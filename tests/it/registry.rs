@@ -1,4 +1,5 @@
-//! With a schema registry: what is on the topics, other clients of it, and what is wrong without it.
+//! With a schema registry: the records on the topics, other clients of it, and the errors without
+//! it.
 
 use std::io::Write;
 use std::path::Path;
@@ -17,7 +18,7 @@ use crate::stack::{Up, get, png, publish, read, read_until, unprompt, wait_for};
 
 const SCRIPT: &str = "tests/python/registry_client.py";
 
-/// A command of the binary with the environment.
+/// Runs a command of the binary with these environment variables.
 fn talk(data_dir: &Path, environment: &[(&str, &str)], args: &[&str]) -> Output {
     let mut command = unprompt();
     command.arg("--data-dir").arg(data_dir).args(args).envs(environment.iter().copied());
@@ -30,7 +31,7 @@ fn answer(data_dir: &Path, environment: &[(&str, &str)], args: &[&str]) -> Strin
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The schema that the registry has for the id of a value in Confluent framing.
+/// The registry's schema for the id of a value in Confluent framing.
 fn registered_schema(registry: &Registry, value: &[u8]) -> Value {
     let (header, _) = value.split_first_chunk::<5>().expect("a header");
     let [0, id @ ..] = *header else { panic!("not in Confluent framing: {header:?}") };
@@ -39,13 +40,13 @@ fn registered_schema(registry: &Registry, value: &[u8]) -> Value {
     let asked = get(address.parse().unwrap(), &format!("/{path}/schemas/ids/{id}")).unwrap();
     let (head, body) = asked.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.1 200"), "the registry does not know the id {id}: {head}");
-    // The body may come in chunks; its JSON is on one line.
+    // The body may be chunked; its JSON is on one line.
     let json = body.lines().find(|line| line.starts_with('{')).unwrap();
     let stored: Value = serde_json::from_str(json).unwrap();
     serde_json::from_str(stored["schema"].as_str().unwrap()).unwrap()
 }
 
-/// A prompt by Python's confluent-kafka, of a schema with one field more than ours.
+/// A prompt published by Python's confluent-kafka, with a schema of one field more than ours.
 fn publish_evolved_prompt(folder: &Path, kafka: &KafkaConfig, registry: &Registry, text: &str) -> Vec<u8> {
     let mut schema: Value = serde_json::from_str(Prompt::SCHEMA_JSON).unwrap();
     let mood = json!({"name": "mood", "type": "string", "default": ""});
@@ -67,8 +68,9 @@ fn hex(text: &str) -> Vec<u8> {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
 
-/// Given a registry, when Python publishes a prompt of a newer schema and a picture is predicted, then all Avro on the topics is in
-/// Confluent framing with ids that the registry knows, and Python reads the prediction.
+/// Given a registry, when Python publishes a prompt of a newer schema and a picture is predicted,
+/// then all Avro on the topics is in Confluent framing with ids that the registry knows, and Python
+/// reads the prediction.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_registry_everybody_reads_everybodys_records() {
     let registry = tokio::task::block_in_place(Registry::start);
@@ -123,7 +125,8 @@ async fn with_a_registry_everybody_reads_everybodys_records() {
     assert_eq!(check["ok"], true, "{check}");
 }
 
-/// `unprompt up` on a data directory, and what it says before it ends by itself with an error.
+/// Runs `unprompt up` on a data directory; returns its output after it ended by itself with an
+/// error.
 fn ends_saying(data_dir: &Path, environment: &[(&str, &str)]) -> String {
     let mut command = unprompt();
     command.args(["up", "--broker-port", "0", "--index-port", "0", "--http-port", "0", "--log", "warn"]);
@@ -136,7 +139,7 @@ fn ends_saying(data_dir: &Path, environment: &[(&str, &str)]) -> String {
     said
 }
 
-/// Killed when the test ends before it.
+/// Killed if the test ends first.
 struct Ended(std::process::Child);
 
 impl Drop for Ended {
@@ -146,8 +149,8 @@ impl Drop for Ended {
     }
 }
 
-/// Given no registry, when somebody publishes a prompt of five bytes that only a registry could explain, then it is a dead letter of
-/// each reader, and the services go on.
+/// Given no registry, when somebody publishes a prompt of five bytes that only a registry could
+/// explain, then it is a dead letter of each reader, and the services continue.
 #[tokio::test(flavor = "multi_thread")]
 async fn confluent_framing_without_a_registry_is_a_dead_letter() {
     let folder = tempfile::tempdir().unwrap();
@@ -170,8 +173,8 @@ async fn confluent_framing_without_a_registry_is_a_dead_letter() {
     assert!(up.terminate());
 }
 
-/// Given a registry that services may not register with, then they end before they take a record, and say what to do; when it is
-/// done, they start.
+/// Given a registry that services may not register with, then they end before they take a record,
+/// and say what to do; once it is done, they start.
 #[test]
 fn a_schema_that_nobody_registered_ends_the_start() {
     let registry = Registry::start();
@@ -184,7 +187,8 @@ fn a_schema_that_nobody_registered_ends_the_start() {
     assert!(up.terminate());
 }
 
-/// Given a registry that is away at the start, then the services are not ready and wait for it.
+/// Given a registry that is unavailable at the start, then the services are not ready and wait for
+/// it.
 #[test]
 fn a_registry_that_is_away_at_the_start_is_waited_for() {
     let mut registry = Registry::start();
@@ -225,7 +229,8 @@ fn the_schemas_are_listed_shown_registered_and_checked() {
     assert!(complaint(&nowhere).contains("no schema registry is configured"));
 }
 
-/// Given that another release has gone its own way, then `check` fails before a service would.
+/// Given that another release registered an incompatible schema, then `check` fails before a
+/// service would.
 #[test]
 fn an_incompatible_schema_fails_the_check_and_the_registration() {
     let registry = Registry::start();
@@ -240,13 +245,13 @@ fn an_incompatible_schema_fails_the_check_and_the_registration() {
     assert!(said.contains("prompts.v1-value") && said.contains("only compatible changes"), "{said}");
 }
 
-/// What a command that failed said.
+/// The error output of a failed command.
 fn complaint(output: &Output) -> String {
     assert!(!output.status.success(), "it succeeded");
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// As an operator would.
+/// Sends a request with curl, as an operator would.
 fn curl(method: &str, url: &str, body: &Value) {
     let mut curl = Command::new("curl");
     curl.args(["-sSf", "-X", method, "-H", "content-type: application/json", "-d", &body.to_string(), url]);

@@ -1,4 +1,4 @@
-//! Searching and exporting from the command line, beside a running stack and without one.
+//! Searching and exporting from the command line, with and without a running stack.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -17,7 +17,7 @@ const WIKI: [&str; 4] = [
 ];
 const USERS: [&str; 3] = ["a blue house in the snow", "A RED STAR", "a green field under the moon"];
 
-/// Brings the prompts in and waits until they are found.
+/// Imports the prompts and waits until a search finds them.
 fn import(folder: &Path, data_dir: &Path) {
     for (source, texts) in [("wiki", &WIKI[..]), ("users", &USERS[..])] {
         let file = folder.join(format!("{source}.txt"));

@@ -1,4 +1,4 @@
-//! The binary against an Apache Kafka that asks who it is.
+//! The binary against an Apache Kafka that requires authentication.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use unprompt_test_kafka::{SCRAM_USER, SecureKafka};
 
 use crate::stack::{talk, unprompt};
 
-/// A configuration whose password stands in a file.
+/// A configuration whose password is in a file.
 fn configure(folder: &Path, broker: &SecureKafka, password: &str) -> String {
     std::fs::write(folder.join("password"), format!("{password}\n")).unwrap();
     let (brokers, user) = (broker.sasl_ssl(), SCRAM_USER.0);

@@ -1,4 +1,4 @@
-//! A running `unprompt up` on a data directory of the test's own.
+//! A running `unprompt up` on a data directory of the test.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};
@@ -16,7 +16,7 @@ use unprompt_schemas::topics::Topic;
 use unprompt_stream::{InputRecord, KafkaConfig, OutputRecord, Publisher, read_to_end};
 use unprompt_tiny_world::{Grammar, Split};
 
-/// The longest a test waits for anything.
+/// The timeout of every wait in a test.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The binary under test.
@@ -41,7 +41,7 @@ impl Up {
         Self::start_with(data_dir, &[])
     }
 
-    /// The same on a Kafka that stands elsewhere, under a prefix.
+    /// Like [`Self::start`], on another Kafka, under a prefix.
     pub fn start_on(data_dir: &Path, kafka: &KafkaConfig) -> Self {
         let prefix = ("UNPROMPT__KAFKA__PREFIX", kafka.prefix.as_str());
         let mut up = Self::start_with(
@@ -52,19 +52,19 @@ impl Up {
         up
     }
 
-    /// The same with variables of the environment.
+    /// Like [`Self::start`], with environment variables.
     pub fn start_with(data_dir: &Path, environment: &[(&str, &str)]) -> Self {
         let mut up = Self::start_unready(data_dir, environment);
         up.wait_ready();
         up
     }
 
-    /// The same, without waiting until the services are ready.
+    /// Like [`Self::start_with`], without waiting until the services are ready.
     pub fn start_unready(data_dir: &Path, environment: &[(&str, &str)]) -> Self {
         Self::spawn(unprompt().envs(environment.iter().copied()), data_dir)
     }
 
-    /// The same as [`Self::start_with`], with `folder` as the working folder of the process.
+    /// Like [`Self::start_with`], with `folder` as the working folder of the process.
     pub fn start_in(folder: &Path, data_dir: &Path, environment: &[(&str, &str)]) -> Self {
         let mut command = unprompt();
         let mut up = Self::spawn(command.current_dir(folder).envs(environment.iter().copied()), data_dir);
@@ -73,7 +73,7 @@ impl Up {
     }
 
     fn spawn(command: &mut Command, data_dir: &Path) -> Self {
-        // What a killed process left would be taken for the new one's.
+        // A killed process's file would be mistaken for the new one's.
         let _ = std::fs::remove_file(data_dir.join("endpoints.json"));
         let child = command
             .args(["up", "--broker-port", "0", "--index-port", "0", "--http-port", "0"])
@@ -97,7 +97,7 @@ impl Up {
         let address = |name: &str| {
             endpoints[name].as_str().expect("an address").parse::<SocketAddr>().expect("an address")
         };
-        // None where the broker stands elsewhere.
+        // Null if the broker is not embedded.
         let kafka = KafkaConfig::embedded(endpoints["kafka"].as_str().unwrap_or_default());
         Self { child, kafka, qdrant: address("qdrant"), http: address("http") }
     }
@@ -112,13 +112,13 @@ impl Up {
         });
     }
 
-    /// SIGKILL: nothing is flushed, nothing committed.
+    /// Kills the process with SIGKILL: nothing is flushed, nothing committed.
     pub fn kill(mut self) {
         self.child.kill().expect("it can be killed");
         self.child.wait().expect("it ends");
     }
 
-    /// SIGTERM, and the exit status of a graceful stop.
+    /// Sends SIGTERM; returns whether the process ended with success.
     pub fn terminate(mut self) -> bool {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
@@ -133,7 +133,7 @@ impl Drop for Up {
     }
 }
 
-/// A plain HTTP GET; nothing while nobody listens.
+/// A plain HTTP GET; `None` while nothing listens.
 pub fn get(address: SocketAddr, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
@@ -143,7 +143,7 @@ pub fn get(address: SocketAddr, path: &str) -> Option<String> {
     Some(answer)
 }
 
-/// Asks again and again until there is an answer.
+/// Polls until there is an answer.
 pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
@@ -160,7 +160,7 @@ pub fn talk(data_dir: &Path, args: &[&str]) -> Output {
     unprompt().arg("--data-dir").arg(data_dir).args(args).output().expect("the binary runs")
 }
 
-/// Its stdout, after it succeeded.
+/// The command's stdout; the command must succeed.
 pub fn answer(data_dir: &Path, args: &[&str]) -> String {
     let output = talk(data_dir, args);
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -168,7 +168,7 @@ pub fn answer(data_dir: &Path, args: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("stdout is text")
 }
 
-/// Prompts of the grammar as records, with a seed each where `draw` says so.
+/// Prompts from the grammar as records, each with a seed if `draw` is set.
 pub fn prompts(seed: u64, count: usize, draw: bool) -> Vec<Prompt> {
     let scenes = Grammar::new(seed).scenes(Split::Train).take(count).enumerate();
     scenes
@@ -211,14 +211,14 @@ pub async fn publish(kafka: &KafkaConfig, records: Vec<OutputRecord>) {
         .expect("all records are acknowledged");
 }
 
-/// Everything on a topic so far.
+/// All records of a topic so far.
 pub async fn read(kafka: &KafkaConfig, topic: Topic) -> Vec<InputRecord> {
     let mut records = Vec::new();
     read_to_end(kafka, &[topic], |record| records.push(record)).await.expect("the topic can be read");
     records
 }
 
-/// Waits until `done` holds for what is on the topic.
+/// Waits until `done` holds for the records of the topic.
 pub async fn read_until(
     kafka: &KafkaConfig,
     topic: Topic,

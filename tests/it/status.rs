@@ -1,9 +1,10 @@
-//! `unprompt status` tells what is: numbers against a running stack, and what is away.
+//! `unprompt status`: its numbers for a running stack, and its report of unavailable parts.
 
+use parking_lot::Mutex;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Child, ExitStatus};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use pty_process::blocking::Pty;
 use serde_json::Value;
@@ -95,7 +96,7 @@ async fn status_of_an_apache_kafka_is_that_of_the_services_under_its_prefix() {
         command.arg("--data-dir").arg(folder.path()).args(["--json", "status", "--kafka", &up.kafka.brokers]);
         let output = command.env("UNPROMPT__KAFKA__PREFIX", "status.").output().unwrap();
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-        // The mark of a transaction comes after what it wrote.
+        // A transaction's marker comes after its records.
         let embedded = offsets(&report, "status.prompt-embeddings.v1")?;
         (embedded > 5 && service(&report, "text-encoder")["lag"] == 0).then_some(report)
     });
@@ -112,7 +113,7 @@ async fn status_of_an_apache_kafka_is_that_of_the_services_under_its_prefix() {
     assert!(up.terminate());
 }
 
-/// A watch on a terminal of its own, and all that was drawn on it.
+/// A watch on its own terminal, and everything drawn on it.
 struct Watch {
     child: Child,
     terminal: Arc<Pty>,
@@ -133,29 +134,29 @@ impl Watch {
             .unwrap();
         let watch = Self { child, terminal: Arc::new(terminal), drawn: Arc::default(), seen: 0 };
         let (terminal, drawn) = (watch.terminal.clone(), watch.drawn.clone());
-        // It ends with an error when the last who had the terminal open is gone.
+        // The read fails once no process has the terminal open.
         std::thread::spawn(move || {
             let mut part = [0; 4096];
             while let Ok(length @ 1..) = (&*terminal).read(&mut part) {
-                drawn.lock().unwrap().extend_from_slice(&part[..length]);
+                drawn.lock().extend_from_slice(&part[..length]);
             }
         });
         watch
     }
 
-    /// Waits until they are drawn, after what was seen before.
+    /// Waits until the words are drawn after the ones seen before.
     fn wait_to_see(&mut self, words: &str) {
         self.seen += wait_for(words, || {
-            let drawn = self.drawn.lock().unwrap();
+            let drawn = self.drawn.lock();
             String::from_utf8_lossy(&drawn[self.seen..]).find(words)
         });
     }
 
-    /// Ctrl-C, how it ended, and what was on the terminal by then.
+    /// Sends Ctrl-C; returns the exit status and everything drawn by then.
     fn interrupt(mut self) -> (ExitStatus, String) {
         (&*self.terminal).write_all(b"\x03").unwrap();
         let status = wait_for("the end of the watch", || self.child.try_wait().unwrap());
-        (status, String::from_utf8_lossy(&self.drawn.lock().unwrap()).into_owned())
+        (status, String::from_utf8_lossy(&self.drawn.lock()).into_owned())
     }
 }
 

@@ -9,7 +9,7 @@ use unprompt_test_otlp::{Collector, Span};
 
 use crate::stack::{Up, answer, png, read, talk, unprompt, wait_for};
 
-/// Runs a command with these variables, and gives what it printed after it succeeded.
+/// Runs a command with this environment variable; returns its output. It must succeed.
 fn told(data_dir: &Path, environment: (&str, &str), args: &[&str]) -> String {
     let mut command = unprompt();
     command.arg("--data-dir").arg(data_dir).args(args).env(environment.0, environment.1);

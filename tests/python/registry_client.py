@@ -1,10 +1,11 @@
-"""What a pipeline does with Python's confluent-kafka and a schema registry: its Avro serializer writes, its deserializer reads.
+"""Writes and reads Avro with Python's confluent-kafka and a schema registry, as a user would.
 
     python registry_client.py produce BROKERS REGISTRY TOPIC SCHEMA_FILE KEY    < value as JSON
     python registry_client.py consume BROKERS REGISTRY TOPIC COUNT
 
-`produce` registers the schema, writes one record and prints the value's bytes in hexadecimal. `consume` prints the first COUNT
-records of the topic as JSON lines, decoded with the schemas that the registry has for their ids."""
+`produce` registers the schema, writes one record and prints the value's bytes in hexadecimal.
+`consume` prints the first COUNT records of the topic as JSON lines, decoded with the registry's
+schemas for their ids."""
 
 import json
 import sys

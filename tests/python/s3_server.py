@@ -1,8 +1,8 @@
-"""An S3 to test with, moto's: bucket `pictures` holds the files of a folder under their names.
+"""Serves moto's S3 for tests: the bucket `pictures` holds the files of a folder under their names.
 
     python s3_server.py FOLDER
 
-Prints its address once it is up, and ends with its standard input."""
+Prints its address once it is up, and ends when its standard input closes."""
 
 import sys
 from pathlib import Path

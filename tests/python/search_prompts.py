@@ -1,8 +1,8 @@
-"""What an analyst does with Python's qdrant-client: lists the collection, counts it, searches it with a filter.
+"""Lists, counts and searches the collection with Python's qdrant-client, as an analyst would.
 
     python search_prompts.py 127.0.0.1:6334 SOURCE COUNT
 
-Prints the nearest prompts' texts, one a line; an assertion fails where an answer is not what was asked for."""
+Prints the nearest prompts' texts, one per line; an assertion fails if an answer is wrong."""
 
 import sys
 

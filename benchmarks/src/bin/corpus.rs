@@ -1,5 +1,5 @@
-//! How fast prompts are read, cleaned and written as tables, and near duplicates found. Each step
-//! prints one JSON object.
+//! The speed of reading, cleaning and writing tables of prompts, and of finding near duplicates.
+//! Each step prints one JSON object.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -15,11 +15,11 @@ use unprompt_corpus::{Corpus, Options};
 use unprompt_models::minilm::{Engine, MiniLm};
 use unprompt_schemas::identity::prompt_id;
 
-/// The formats that are measured.
+/// The measured formats.
 const TABLES: [&str; 3] = ["table.parquet", "table.jsonl", "table.csv.gz"];
-/// Rows of one write, and of one read.
+/// Rows per write and per read.
 const CHUNK: usize = 4_096;
-/// Vectors whose decision is held against every vector before them.
+/// Vectors whose result is checked by comparison with every earlier vector.
 const COMPARED: usize = 200;
 
 #[derive(Debug, Parser)]
@@ -36,14 +36,14 @@ enum Step {
         #[arg(long, default_value_t = 1_000_000)]
         count: usize,
     },
-    /// Tell near duplicates by their MiniLM vectors
+    /// Find near duplicates by their MiniLM vectors
     NearDuplicates {
-        /// The folder of the vectors, which are made where they are not there
+        /// The folder of the vectors, which are created if missing
         #[arg(long)]
         vectors: PathBuf,
         #[arg(long, default_value_t = 200_000)]
         count: usize,
-        /// The least cosine of a near duplicate
+        /// The minimum cosine of a near duplicate
         #[arg(long, default_value_t = 0.95)]
         threshold: f32,
     },
@@ -104,8 +104,8 @@ fn near_duplicates(folder: &Path, count: usize, threshold: f32) -> anyhow::Resul
     }))
 }
 
-/// Of some of the last half how many have a near duplicate among the vectors kept before, and how
-/// many of those were not told.
+/// Checks a sample of the last half: returns how many have a near duplicate among the vectors kept
+/// before, and how many of those were missed.
 fn missed(vectors: &[Vec<f32>], told: &[bool], threshold: f32) -> (usize, usize) {
     let half = vectors.len() / 2;
     let compared = (half..vectors.len()).step_by((half / COMPARED).max(1));

@@ -1,5 +1,6 @@
-//! Prints, as one JSON object, how fast our image encoders, Stable Diffusion and the preparation of pictures are on networks of full size:
-//! the other half of benchmarks/models_peers.py and benchmarks/cuda_peers.py.
+//! Prints the speed of our image encoders, Stable Diffusion and picture preparation on full-size
+//! networks, as one JSON object: our side of benchmarks/models_peers.py and
+//! benchmarks/cuda_peers.py.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -13,26 +14,27 @@ use unprompt_models::encoder::{Engine, Precision, VisionSettings, VisionTower};
 use unprompt_models::picture::{Limits, Pixels, Preprocessor, RgbImage, decode};
 use unprompt_models::stable_diffusion::{GenerationParams, GenerationRequest, StableDiffusion};
 
-/// Each measurement is the best of this many, as it is for the peers.
+/// Each measurement is the best of this many, as for the peers.
 const ROUNDS: usize = 2;
 
 #[derive(Deserialize)]
-struct Work {
+struct Workload {
     /// Encoded pictures.
     pictures: Vec<PathBuf>,
-    /// Folders of image encoders; the first has preprocessor_config.json where preparation is to be measured.
+    /// Folders of image encoders; the first one has a preprocessor_config.json if preparation is
+    /// measured.
     encoders: Vec<PathBuf>,
     #[serde(default = "yes")]
     preparation: bool,
-    /// The engines and precisions that encoders are run on; those of processors where there are none.
+    /// Engines and precisions to run encoders with; if empty, the processor's.
     #[serde(default)]
     ways: Vec<(String, String)>,
     /// A diffusers folder.
     sd: Option<PathBuf>,
-    /// Sides of latents, where steps of its UNet are wanted.
+    /// Sides of latents for which UNet steps are measured.
     #[serde(default)]
     latents: Vec<usize>,
-    /// Where whole pictures of it are.
+    /// The measurement of whole pictures, if requested.
     drawings: Option<Drawings>,
 }
 
@@ -40,14 +42,14 @@ fn yes() -> bool {
     true
 }
 
-/// Pictures from the prompt to the pixels, of each side in each number together.
+/// Pictures from prompt to pixels: every side with every batch size.
 #[derive(Deserialize)]
 struct Drawings {
     precision: String,
     steps: usize,
     sides: Vec<usize>,
     batches: Vec<usize>,
-    /// [4, side / 8, side / 8] of the first side: denoised for the peer to compare.
+    /// [4, side / 8, side / 8] of the first side: initial latents whose result the peer compares.
     initial: Vec<f32>,
 }
 
@@ -56,7 +58,7 @@ const PROMPT: &str = "a photograph of a fox";
 fn main() -> anyhow::Result<()> {
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text)?;
-    let work: Work = serde_json::from_str(&text)?;
+    let work: Workload = serde_json::from_str(&text)?;
     let encoded = work.pictures.iter().map(std::fs::read).collect::<Result<Vec<_>, _>>()?;
     let mut found = Map::new();
     if let Some(folder) = work.encoders.first().filter(|_| work.preparation) {
@@ -77,7 +79,7 @@ fn main() -> anyhow::Result<()> {
     Ok(writeln!(std::io::stdout(), "{}", Value::Object(found))?)
 }
 
-/// The most memory that this process held.
+/// The peak memory of this process.
 fn peak_bytes() -> anyhow::Result<u64> {
     let status =
         std::fs::read_to_string("/proc/self/status").context("the kernel does not tell of memory")?;
@@ -86,7 +88,7 @@ fn peak_bytes() -> anyhow::Result<u64> {
     Ok(kibibytes << 10)
 }
 
-/// Seconds of the fastest of some rounds.
+/// The seconds of the fastest round.
 fn best<E: Into<anyhow::Error>>(mut work: impl FnMut() -> Result<(), E>) -> anyhow::Result<f64> {
     let mut best = f64::INFINITY;
     for _ in 0..ROUNDS {
@@ -97,7 +99,7 @@ fn best<E: Into<anyhow::Error>>(mut work: impl FnMut() -> Result<(), E>) -> anyh
     Ok(best)
 }
 
-/// Pictures a second on one thread: decoded, and decoded, resized, cut and normalised.
+/// Pictures per second on one thread: decoded only; and decoded, resized, cropped and normalised.
 fn preparation(encoded: &[Vec<u8>], folder: &Path) -> anyhow::Result<Value> {
     let preprocessor = Preprocessor::load(&folder.join("preprocessor_config.json"))?;
     let limits = Limits::default();
@@ -128,7 +130,7 @@ fn ways(wanted: &[(String, String)]) -> anyhow::Result<Vec<(Engine, Precision)>>
     wanted.iter().map(|(engine, precision)| Ok((engine.parse()?, precision.parse()?))).collect()
 }
 
-/// Pictures a second on each engine and in each precision, the network alone and with preprocessing.
+/// Pictures per second with each engine and precision: the network alone, and with preprocessing.
 fn encoder(folder: &Path, encoded: &[Vec<u8>], ways: &[(Engine, Precision)]) -> anyhow::Result<Value> {
     let decoded = decode_all(encoded)?;
     let mut found = Map::new();
@@ -155,7 +157,7 @@ fn encoder(folder: &Path, encoded: &[Vec<u8>], ways: &[(Engine, Precision)]) -> 
     Ok(Value::Object(found))
 }
 
-/// Seconds of one step with guidance, which is a batch of two, for each side of latents and precision.
+/// Seconds per guided step, which is a batch of two, for each side of latents and each precision.
 fn unet(folder: &Path, sides: &[usize]) -> anyhow::Result<Value> {
     let mut found = Map::new();
     for precision in [Precision::F32, Precision::Bf16] {
@@ -167,7 +169,8 @@ fn unet(folder: &Path, sides: &[usize]) -> anyhow::Result<Value> {
                 let params = GenerationParams { steps, ..GenerationParams::default() };
                 best(|| model.denoise(&initial, &[PROMPT], &params, &[]).map(drop))
             };
-            // The prompt is encoded once, whatever the steps.
+            // The difference removes encoding the prompt, which happens once for any number of
+            // steps.
             let seconds = run(2)? - run(1)?;
             found.insert(format!("{precision} {side}"), json!(seconds));
         }
@@ -175,7 +178,7 @@ fn unet(folder: &Path, sides: &[usize]) -> anyhow::Result<Value> {
     Ok(Value::Object(found))
 }
 
-/// Seconds a picture, for each side and number together; what `initial` becomes; and what all of it ran on.
+/// Seconds per picture, for each side and batch size; the result of `initial`; and the device.
 fn draw(folder: &Path, drawings: &Drawings) -> anyhow::Result<Value> {
     let precision: Precision = drawings.precision.parse()?;
     eprintln!("models: pictures of {} in {precision}", folder.display());

@@ -1,4 +1,5 @@
-//! The runner beside a bare rdkafka loop and Kafka Streams, on an Apache Kafka of its own: rows of reports/bench.json.
+//! The runner beside a plain rdkafka loop and Kafka Streams, on its own Apache Kafka: rows of
+//! reports/bench.json.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -12,7 +13,8 @@ use unprompt_schemas::topics::Prefix;
 use unprompt_stream::{KafkaConfig, Profile, ensure_topics};
 use unprompt_test_kafka::Kafka;
 
-/// Rounds in turn, so that a busy neighbour favours nobody; the median counts.
+/// Contenders take turns for this many rounds, so that other load on the machine favours none; the
+/// median counts.
 const ROUNDS: usize = 3;
 const SIZES: [(&str, usize, usize); 2] = [("1 kB", 200_000, 1_000), ("100 kB", 4_000, 100_000)];
 const WHO: [Who; 5] = [
@@ -23,8 +25,8 @@ const WHO: [Who; 5] = [
     Who::Streams,
 ];
 
-/// `measure STREAMS` prints the rows, with Kafka Streams' jars and PassThrough.class in the folder STREAMS;
-/// `pass ours|bare BROKERS PREFIX GROUP [--transactional]` is a contender.
+/// `measure STREAMS` prints the rows; the folder STREAMS holds Kafka Streams' jars and
+/// PassThrough.class. `pass ours|bare BROKERS PREFIX GROUP [--transactional]` runs a contender.
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -68,7 +70,7 @@ async fn measure(streams: &Path) -> anyhow::Result<()> {
         rows.push(added_row(how, "p50", quantile(&mut added, 0.5), 10.0));
         rows.push(added_row(how, "p99", quantile(&mut added, 0.99), f64::NAN));
     }
-    // One line for the script that called.
+    // One line for the calling script.
     Ok(writeln!(std::io::stdout(), "{}", Value::Array(rows))?)
 }
 

@@ -1,4 +1,5 @@
-//! What a user would write: one loop of rdkafka that consumes, copies and produces, with the very settings of the runner.
+//! What a user would write: one rdkafka loop that consumes, copies and produces, with the same
+//! settings as the runner.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use super::{FROM, TO};
 const POLL: Duration = Duration::from_millis(10);
 const CALL: Duration = Duration::from_secs(30);
 
-/// Runs until it is killed; in transactions, or with a flush before every commit.
+/// Runs until it is killed; with transactions, or with a flush before every commit.
 pub fn run(kafka: &KafkaConfig, group: &str, transactional: bool) -> anyhow::Result<()> {
     let runner = RunnerConfig::default();
     let consumer = BaseConsumer::from_config(&config(properties::consumer(kafka, group)))?;

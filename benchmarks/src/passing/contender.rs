@@ -1,4 +1,4 @@
-//! A contender in a process of its own, killed when its turn is over.
+//! A contender in its own process, killed at the end of its turn.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -8,7 +8,7 @@ use unprompt_stream::KafkaConfig;
 
 use super::{FROM, TO};
 
-/// Who passes records through.
+/// The program that passes records through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
     Ours {
@@ -29,7 +29,7 @@ pub struct Contender {
 }
 
 impl Contender {
-    /// Starts one that joins `group` and reads from the beginning.
+    /// Starts a contender that joins `group` and reads from the beginning.
     pub fn start(who: Who, kafka: &KafkaConfig, group: &str, streams: &Path) -> anyhow::Result<Self> {
         let state = TempDir::new()?;
         let mut command = match who {
@@ -57,7 +57,7 @@ impl Contender {
 
 impl Drop for Contender {
     fn drop(&mut self) {
-        // One that has ended cannot be killed any more.
+        // It may have ended already and then cannot be killed.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

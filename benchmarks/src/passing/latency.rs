@@ -1,4 +1,5 @@
-//! What the runner adds to a record's way: from when a plain consumer sees the input to when one sees the output.
+//! The latency that the runner adds to a record: the time between a plain consumer seeing the input
+//! and one seeing the output.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -9,14 +10,14 @@ use unprompt_stream::{InputRecord, KafkaConfig, OutputRecord, Publisher, Start, 
 
 use super::{FROM, TO, ours};
 
-/// Records a second: far from what it can bear, so that nothing queues.
+/// Records per second: far below the limit, so that nothing queues.
 const A_SECOND: u32 = 100;
 const RECORDS: usize = 2_000;
-/// Not measured: connections are made, and code is warmed.
+/// The first records, not measured: connections are opened and code warms up.
 const WARM_UP: usize = 200;
 const BYTES: usize = 1_000;
 
-/// Milliseconds that the runner added to each record.
+/// The milliseconds that the runner added to each record.
 pub async fn added_ms(kafka: &KafkaConfig, group: &str, transactional: bool) -> anyhow::Result<Vec<f64>> {
     let stop = CancellationToken::new();
     let (of_runner, name, until) = (kafka.clone(), group.to_owned(), stop.clone());
@@ -35,7 +36,7 @@ pub async fn added_ms(kafka: &KafkaConfig, group: &str, transactional: bool) -> 
 
 type Seen = HashMap<usize, Instant>;
 
-/// When a plain consumer of committed records saw each number.
+/// The times at which a plain consumer of committed records saw each number.
 async fn seen(
     kafka: &KafkaConfig,
     topic: Topic,

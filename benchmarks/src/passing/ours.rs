@@ -5,14 +5,14 @@ use unprompt_stream::config::Delivery;
 use unprompt_stream::pass_through::{self, PassThrough};
 use unprompt_stream::{Health, KafkaConfig, RunnerConfig, Service, Stage, run_stage};
 
-/// Runs until `stop`, with the defaults of every service.
+/// Runs until `stop`, with the default settings of services.
 pub async fn run(
     kafka: &KafkaConfig,
     group: &str,
     transactional: bool,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    // A name of its own, so that every round has a consumer group of its own.
+    // A unique name gives every round its own consumer group.
     let service = Service { name: group.to_owned().leak(), ..pass_through::SERVICE };
     let delivery = if transactional { Delivery::ExactlyOnce } else { Delivery::AtLeastOnce };
     let config = RunnerConfig { delivery, ..RunnerConfig::default() };

@@ -1,4 +1,4 @@
-//! Records a second: how fast a contender works a full topic off.
+//! Records per second: how fast a contender drains a full topic.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,14 +10,15 @@ use unprompt_test_kafka::Kafka;
 use super::contender::{Contender, Who};
 use super::{FROM, TO};
 
-/// The share of the records that warms a contender up, and the share at which its time is taken.
+/// The shares of the records between which the time is measured; the first records warm the
+/// contender up.
 const MEASURED: (f64, f64) = (0.25, 0.95);
-/// The broker's clock tells milliseconds: less than this is no measurement.
+/// The minimum measured time: the broker's clock has a resolution of milliseconds.
 const LEAST_MS: i64 = 200;
-/// A contender that gives nothing for so long is stuck.
+/// A contender without output for this long is stuck.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Fills the topic that all contenders read.
+/// Fills the input topic of all contenders.
 pub async fn fill(kafka: &KafkaConfig, count: usize, bytes: usize) -> anyhow::Result<()> {
     let publisher = Publisher::new(kafka)?;
     let record = |at: usize| OutputRecord {
@@ -30,7 +31,7 @@ pub async fn fill(kafka: &KafkaConfig, count: usize, bytes: usize) -> anyhow::Re
     Ok(())
 }
 
-/// Has the broker stamp what is written with the time at which it was appended.
+/// Configures the output topic so that the broker stamps records with the time of appending.
 pub fn stamp_by_broker(kafka: &KafkaConfig) -> anyhow::Result<()> {
     let topic = kafka.prefix.name(TO);
     let set = Kafka::tool(
@@ -51,7 +52,8 @@ pub fn stamp_by_broker(kafka: &KafkaConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Records a second of one contender over `count` records that wait for it, by when the broker appended its outputs.
+/// One contender's records per second over `count` waiting records, by the times at which the
+/// broker appended its outputs.
 pub async fn rate(
     who: Who,
     kafka: &KafkaConfig,

@@ -1,11 +1,11 @@
-//! Which languages are kept. Only what is told with confidence is dropped, or stands in a script
-//! that none of them uses: prompts are short.
+//! Language filter. Prompts are short, so a text is dropped only if its language is detected
+//! reliably, or if none of the wanted languages uses its script.
 
 use whatlang::Lang;
 
 use crate::CorpusError;
 
-/// ISO 639-1 for the languages that are told; whatlang knows them by ISO 639-3.
+/// ISO 639-1 codes of the languages that whatlang detects; whatlang itself uses ISO 639-3.
 const TWO_LETTERS: [(&str, Lang); 68] = [
     ("af", Lang::Afr),
     ("ak", Lang::Aka),
@@ -85,7 +85,7 @@ impl Languages {
         codes.iter().map(|code| language(code)).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Whether the text is in one of them, or in none that can be told.
+    /// Returns whether the text is in one of the languages, or in none that can be detected.
     pub fn keeps(&self, text: &str) -> bool {
         if self.0.is_empty() {
             return true;

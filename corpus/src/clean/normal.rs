@@ -1,11 +1,11 @@
-//! The text that is published: as its identity has it, without what cannot be seen.
+//! The published form of a text: normalised as for its identity, without invisible characters.
 
 use unprompt_schemas::identity;
 
-/// Control characters and invisible format characters are taken out, then the text is brought into the form that
-/// names it: NFC, single spaces.
+/// Removes control characters and invisible format characters, then normalises the text as for its
+/// identity: NFC, single spaces.
 pub(super) fn normalise(text: &str) -> String {
-    // What most prompts are needs neither.
+    // The fast path for most prompts, which are ASCII without control characters.
     if text.is_ascii() && !text.bytes().any(|byte| byte.is_ascii_control() && !byte.is_ascii_whitespace()) {
         return collapsed(text);
     }
@@ -21,7 +21,8 @@ pub(super) fn normalise(text: &str) -> String {
     identity::normalise(&visible)
 }
 
-/// Of ASCII, which is in NFC as it is. White space as Unicode has it includes the vertical tab, which `char` knows.
+/// Collapses the white space of ASCII, which is always in NFC. `char` counts the vertical tab as
+/// white space, as Unicode does.
 fn collapsed(text: &str) -> String {
     let mut normal = String::with_capacity(text.len());
     for word in text.split_whitespace() {
@@ -33,9 +34,11 @@ fn collapsed(text: &str) -> String {
     normal
 }
 
-/// Unicode's control characters that are no white space, and of its format characters those that show nothing by
-/// themselves: soft hyphen, zero widths and joiners, marks and embeddings of direction, byte order mark, annotations,
-/// tags.
+/// Returns whether a character is invisible.
+///
+/// These are Unicode's control characters except white space, and the format characters without a
+/// glyph of their own: soft hyphen, zero-width characters and joiners, direction marks and
+/// embeddings, byte order mark, annotations, tags.
 fn is_invisible(character: char) -> bool {
     if character.is_control() {
         return !character.is_whitespace();
@@ -46,7 +49,7 @@ fn is_invisible(character: char) -> bool {
         | '\u{e0000}'..='\u{e007f}')
 }
 
-/// Joiners shape emoji, and letters of scripts that need them: there they stay.
+/// Returns whether a joiner shapes its neighbours, as in emoji and some scripts. Such joiners stay.
 fn joins(before: Option<char>, joiner: char, after: Option<char>) -> bool {
     let shaped = |character: Option<char>| {
         character.is_some_and(|c| !c.is_ascii() && !c.is_whitespace() && !is_invisible(c))

@@ -1,7 +1,8 @@
-//! A random rotation that costs n log n: signs and Walsh-Hadamard transforms by turns, three times (Andoni et al.,
-//! "Practical and optimal LSH for angular distance", 2015). The signs are the same for ever.
+//! A random rotation in n log n: random signs and Walsh-Hadamard transforms in alternation, three
+//! times (Andoni et al., "Practical and optimal LSH for angular distance", 2015). The signs are the
+//! same in every run.
 
-/// At least as many values come out: those of the keys and of the signature.
+/// The least number of output values: enough for the keys and the signature.
 const MIN_LENGTH: usize = 512;
 const ROUNDS: usize = 3;
 
@@ -20,7 +21,7 @@ impl Rotation {
         Self { length, signs: signs.collect() }
     }
 
-    /// Scaled by a constant, which no sign depends on.
+    /// Rotates and scales by a constant, which affects no sign.
     pub fn rotate(&self, vector: &[f32]) -> Vec<f32> {
         let mut values = vector.to_vec();
         values.resize(self.length, 0.0);

@@ -1,4 +1,4 @@
-//! Vectors as halves, in memory or in a file, little-endian and one after the other.
+//! Vectors as half floats, in memory or in a file: consecutive, little-endian.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -10,7 +10,7 @@ use half::slice::HalfFloatSliceExt;
 
 use crate::CorpusError;
 
-/// Vectors in memory are held in pieces of so many, so that growing copies nothing.
+/// Vectors in memory are allocated in pieces of this many, so that growing copies nothing.
 const PIECE: usize = 4_096;
 
 #[derive(Debug)]
@@ -30,16 +30,16 @@ impl Vectors {
         Self { dim, storage: Storage::Memory(Vec::new()) }
     }
 
-    /// Goes on with a file's first `kept` vectors.
+    /// Opens a file and keeps its first `kept` vectors.
     pub fn in_file(dim: usize, path: &Path, kept: u64) -> Result<Self, CorpusError> {
         let failed = |error: io::Error| CorpusError::unwritable(path, error);
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(kept == 0).open(path);
         let file = options.map_err(failed)?;
         let (length, wanted) = (file.metadata().map_err(failed)?.len(), kept * 2 * dim as u64);
         if length < wanted {
-            let rows = length / (2 * dim as u64);
-            let reason = format!("it should hold {kept} vectors; begin again");
-            return Err(CorpusError::Damaged { input: path.display().to_string(), rows, reason });
+            let held = length / (2 * dim as u64);
+            let reason = format!("it holds {held} of {kept} vectors; start over with --restart");
+            return Err(CorpusError::checkpoint(path, reason));
         }
         file.set_len(wanted).map_err(failed)?;
         Ok(Self { dim, storage: Storage::File { file, path: path.to_owned(), count: kept as usize } })
@@ -66,7 +66,7 @@ impl Vectors {
         Ok(())
     }
 
-    /// Reads the vector of this number into `vector`.
+    /// Reads the vector with this number into `vector`.
     pub fn read(&self, number: usize, vector: &mut [f32]) -> Result<(), CorpusError> {
         match &self.storage {
             Storage::Memory(pieces) => {

@@ -1,4 +1,4 @@
-//! The bytes of an input, unpacked. It knows nothing of what they mean.
+//! The decompressed bytes of an input. It knows nothing of their meaning.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -13,10 +13,11 @@ const BUFFER_BYTES: usize = 256 << 10;
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-/// How many bytes of an input, as it is packed, were taken.
+/// The number of bytes consumed from an input, before decompression.
 pub(super) type Counter = Arc<AtomicU64>;
 
-/// Counts what is taken, not what is read ahead: a small input is not over with its first row.
+/// Counts bytes when they are consumed rather than buffered, so that a small input is not counted
+/// as read at its first row.
 struct Counted<R> {
     inner: BufReader<R>,
     counter: Counter,
@@ -41,8 +42,8 @@ impl<R: Read> BufRead for Counted<R> {
     }
 }
 
-/// The bytes, unpacked where their beginning says that they are gzip (of any number of members) or zstd (of any
-/// number of frames).
+/// Opens the input, and decompresses it if its first bytes are those of gzip (any number of
+/// members) or zstd (any number of frames).
 pub(super) fn open(input: &Input, counter: &Counter) -> io::Result<Box<dyn BufRead + Send>> {
     let raw: Box<dyn Read + Send> = match &input.location {
         InputLocation::File(path) => Box::new(File::open(path)?),

@@ -1,4 +1,4 @@
-//! Parquet: of each row group only the columns that are needed, a few rows at a time.
+//! Parquet: reads only the needed columns of each row group, a few rows at a time.
 
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,19 +16,19 @@ use serde_json::{Map, Value};
 
 use super::bytes::Counter;
 use super::columns::{Chosen, Columns};
-use super::{Entry, Fault, Rows};
+use super::{ReadFault, RowEntry, Rows};
 use crate::CorpusError;
 use crate::remote::RemoteChunks;
 use crate::row::{BadRow, Row};
 use crate::source::{Input, InputLocation};
 
-/// Rows held at once.
+/// The rows held at once.
 const BATCH: usize = 1_024;
 
 pub(super) struct ParquetRows {
     batches: ParquetRecordBatchReader,
     chosen: Chosen,
-    /// By the numbers of the file's columns; none where a column is not read.
+    /// The texts by column number; none for a column that is not read.
     columns: Vec<Option<StringArray>>,
     rows_in_batch: usize,
     at: usize,
@@ -74,12 +74,12 @@ impl ParquetRows {
         Ok(Self { batches, chosen, columns, rows_in_batch, at: 0, row: 0, total, size, counter })
     }
 
-    /// Reads the next rows; false at the end.
-    fn next_batch(&mut self) -> Result<bool, Fault> {
-        let batch = guarded(|| self.batches.next().transpose()).map_err(Fault::damaged)?;
+    /// Reads the next batch of rows; false at the end.
+    fn next_batch(&mut self) -> Result<bool, ReadFault> {
+        let batch = guarded(|| self.batches.next().transpose()).map_err(ReadFault::damaged)?;
         let Some(batch) = batch else { return Ok(false) };
         for (number, array) in self.chosen.all().into_iter().zip(batch.columns()) {
-            self.columns[number] = Some(texts(array).map_err(|error| Fault::damaged(error.to_string()))?);
+            self.columns[number] = Some(texts(array).map_err(|error| ReadFault::damaged(error.to_string()))?);
         }
         (self.rows_in_batch, self.at) = (batch.num_rows(), 0);
         Ok(true)
@@ -94,7 +94,7 @@ impl ParquetRows {
 }
 
 impl Rows for ParquetRows {
-    fn next(&mut self) -> Result<Option<Entry>, Fault> {
+    fn next(&mut self) -> Result<Option<RowEntry>, ReadFault> {
         while self.at == self.rows_in_batch {
             if !self.next_batch()? {
                 self.counter.store(self.size, Ordering::Relaxed);
@@ -104,14 +104,14 @@ impl Rows for ParquetRows {
         let content = self.content(self.at);
         self.at += 1;
         self.row += 1;
-        // As if its bytes were read row by row.
+        // The progress in bytes, as if they were spread evenly over the rows.
         let done = (self.size as f64 * self.row as f64 / self.total.max(1) as f64) as u64;
         self.counter.store(done.min(self.size), Ordering::Relaxed);
-        Ok(Some(Entry { row: self.row, content }))
+        Ok(Some(RowEntry { row: self.row, content }))
     }
 }
 
-/// Runs parquet's decoder, which on damaged bytes may panic where it should fail.
+/// Runs parquet's decoder, which may panic on damaged bytes instead of returning an error.
 fn guarded<T, E: std::fmt::Display>(work: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|error| error.to_string()),
@@ -119,7 +119,7 @@ fn guarded<T, E: std::fmt::Display>(work: impl FnOnce() -> Result<T, E>) -> Resu
     }
 }
 
-/// A column as text: lists and maps as JSON, times as milliseconds since 1970.
+/// Converts a column to text: lists and maps as JSON, times as milliseconds since 1970.
 fn texts(array: &ArrayRef) -> Result<StringArray, ArrowError> {
     let array = match array.data_type() {
         DataType::Timestamp(_, zone) => {
@@ -135,7 +135,7 @@ fn texts(array: &ArrayRef) -> Result<StringArray, ArrowError> {
     Ok(cast(&array, &DataType::Utf8)?.as_string::<i32>().clone())
 }
 
-/// A list of texts or numbers, or a map of texts, as JSON.
+/// Converts a list of texts or numbers, or a map of texts, to JSON.
 fn nested(array: &ArrayRef, at: usize) -> Result<Option<String>, ArrowError> {
     if array.is_null(at) {
         return Ok(None);

@@ -1,15 +1,18 @@
-//! Which column means what, in the schemas that are published and in those that people have.
+//! The meanings of columns, in published schemas and in other tables.
 //!
-//! * DiffusionDB's metadata.parquet (the data set's card at huggingface.co/datasets/poloclub/diffusiondb):
-//!   image_name, prompt, part_id, seed, step, cfg, sampler, width, height, user_name, timestamp, image_nsfw,
-//!   prompt_nsfw (0 to 1; 2 where the picture was blurred).
-//! * COYO-700M (the card at huggingface.co/datasets/kakaobrain/coyo-700m): id, url, text, width, height, image_phash,
-//!   text_length, word_count, num_tokens_bert, num_tokens_gpt, num_faces, clip_similarity_vitb32,
-//!   clip_similarity_vitl14, nsfw_score_opennsfw2, nsfw_score_gantman, watermark_score, aesthetic_score_laion_v2.
-//! * COCO's and VizWiz' captions: {"images": […], "annotations": [{"image_id", "id", "caption"}]}; VizWiz adds
-//!   is_precanned, is_rejected and text_detected, and its users leave out what is precanned or rejected.
-//! * Lexica's search (the types of github.com/transitive-bullshit/lexica-api): {"images": [{id, gallery, src,
-//!   srcSmall, prompt, width, height, seed, grid, model, guidance, promptid, nsfw}]}.
+//! * DiffusionDB's metadata.parquet (the data set's card at
+//!   huggingface.co/datasets/poloclub/diffusiondb): image_name, prompt, part_id, seed, step, cfg,
+//!   sampler, width, height, user_name, timestamp, image_nsfw, prompt_nsfw (0 to 1; 2 if the
+//!   picture was blurred).
+//! * COYO-700M (the card at huggingface.co/datasets/kakaobrain/coyo-700m): id, url, text, width,
+//!   height, image_phash, text_length, word_count, num_tokens_bert, num_tokens_gpt, num_faces,
+//!   clip_similarity_vitb32, clip_similarity_vitl14, nsfw_score_opennsfw2, nsfw_score_gantman,
+//!   watermark_score, aesthetic_score_laion_v2.
+//! * COCO's and VizWiz' captions: {"images": […], "annotations": [{"image_id", "id", "caption"}]};
+//!   VizWiz adds is_precanned, is_rejected and text_detected, and its users leave out precanned and
+//!   rejected captions.
+//! * Lexica's search (the types of github.com/transitive-bullshit/lexica-api): {"images": [{id,
+//!   gallery, src, srcSmall, prompt, width, height, seed, grid, model, guidance, promptid, nsfw}]}.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -28,9 +31,10 @@ const AESTHETIC: &[&str] = &["aesthetic_score_laion_v2", "aesthetic_score", "aes
 const NSFW: &[&str] =
     &["nsfw_score_opennsfw2", "nsfw_score_gantman", "prompt_nsfw", "image_nsfw", "nsfw", "punsafe"];
 
-/// Columns by what they mean; what is not named is found by its usual name.
+/// The columns of each meaning. Columns without a name here are found by their usual names.
 ///
-/// Seeds are taken from a column `seeds` only: each is a picture to be drawn, and DiffusionDB's `seed` is one that was.
+/// Seeds come from a column `seeds` only. Each of them is a picture to generate, while
+/// DiffusionDB's `seed` belongs to a picture that already exists.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mapping {
     pub text: Option<String>,
@@ -40,15 +44,15 @@ pub struct Mapping {
     pub similarity: Option<String>,
     pub aesthetic: Option<String>,
     pub nsfw: Option<String>,
-    /// Columns kept as attributes; none: those that the data set's schema suggests.
+    /// The columns kept as attributes; none for those of the data set's schema.
     pub attributes: Option<Vec<String>>,
 }
 
 impl Mapping {
-    /// Takes `meaning=column`.
+    /// Parses `meaning=column`.
     ///
     /// # Errors
-    /// [`CorpusError::Options`] for a meaning there is not.
+    /// [`CorpusError::Options`] for an unknown meaning.
     pub fn set(&mut self, pair: &str) -> Result<(), CorpusError> {
         let wrong = || {
             let meanings = "text, source, seeds, created_at, similarity, aesthetic or nsfw";
@@ -69,7 +73,7 @@ impl Mapping {
         Ok(())
     }
 
-    /// The columns that are named, which tables must have.
+    /// Returns the columns named here, which every table must have.
     fn named(&self) -> impl Iterator<Item = &String> {
         let single = [&self.text, &self.source, &self.seeds, &self.created_at];
         let scores = [&self.similarity, &self.aesthetic, &self.nsfw];
@@ -77,10 +81,10 @@ impl Mapping {
     }
 }
 
-/// What is known of a published schema: what its prompts' source is called and which columns are worth keeping.
+/// A published schema: the source name of its prompts and the columns worth keeping.
 #[derive(Clone, Copy, Debug)]
 struct Schema {
-    /// A schema is told by having all of these.
+    /// The columns that identify the schema if all are present.
     told_by: &'static [&'static str],
     source: &'static str,
     attributes: &'static [&'static str],
@@ -102,17 +106,17 @@ const SCHEMAS: [Schema; 5] = [
     },
 ];
 
-/// How columns are to be understood in one input.
+/// The interpretation of one input's columns.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Columns {
     pub mapping: Mapping,
-    /// The source of prompts that name none, where the caller says it.
+    /// The source of prompts without a source of their own, if the caller gives one.
     pub source: Option<String>,
-    /// The same where nobody says it.
+    /// The source otherwise.
     pub stem: String,
 }
 
-/// Columns by their numbers.
+/// The columns of each meaning, by number.
 #[derive(Clone, Debug)]
 pub(super) struct Chosen {
     text: usize,
@@ -123,16 +127,16 @@ pub(super) struct Chosen {
     aesthetic: Option<usize>,
     nsfw: Vec<usize>,
     attributes: Vec<(String, usize)>,
-    /// A column that holds a map of attributes.
+    /// A column with a map of attributes.
     attribute_map: Option<usize>,
     default_source: String,
 }
 
 impl Columns {
-    /// The columns of a table, all of whose rows have the same.
+    /// Chooses the columns of a table whose rows all have the same columns.
     ///
     /// # Errors
-    /// [`CorpusError::NoColumn`] where one that was named, or the text, is not there.
+    /// [`CorpusError::NoColumn`] if a named column or the text is missing.
     pub fn choose(&self, names: &[String], input: &str) -> Result<Chosen, CorpusError> {
         let absent = |column: &str| CorpusError::NoColumn {
             input: input.to_owned(),
@@ -145,7 +149,7 @@ impl Columns {
         self.choose_any(names).ok_or_else(|| absent("text"))
     }
 
-    /// The columns of one object; none where it has no text.
+    /// Chooses the columns of one object; none if it has no text.
     pub fn choose_any(&self, names: &[String]) -> Option<Chosen> {
         let mapping = &self.mapping;
         let schema =
@@ -179,7 +183,7 @@ impl Chosen {
         self.text
     }
 
-    /// All columns that are read, sorted.
+    /// Returns all columns that are read, sorted.
     pub fn all(&self) -> Vec<usize> {
         let single = [self.source, self.seeds, self.created_at, self.similarity, self.aesthetic];
         let mut all: Vec<usize> = single.into_iter().chain([self.attribute_map]).flatten().collect();
@@ -191,7 +195,7 @@ impl Chosen {
         all
     }
 
-    /// A row, whose fields `get` gives as text.
+    /// Returns a row; `get` returns a field as text.
     pub fn row<'a>(&self, get: &dyn Fn(usize) -> Option<Cow<'a, str>>) -> Result<Row, BadRow> {
         let text = get(self.text).ok_or(BadRow::NoText)?.into_owned();
         let number = |column: Option<usize>| column.and_then(get).and_then(|text| score(&text));
@@ -225,13 +229,13 @@ impl Chosen {
     }
 }
 
-/// The column of this name, or of this name in another case.
+/// Finds a column by name, ignoring ASCII case if there is no exact match.
 fn find(names: &[String], name: &str) -> Option<usize> {
     let exact = names.iter().position(|other| other == name);
     exact.or_else(|| names.iter().position(|other| other.eq_ignore_ascii_case(name)))
 }
 
-/// The column that was named, or else the first of those usual.
+/// Returns the named column; without a name, the first column with a usual name.
 fn pick(names: &[String], named: Option<&String>, usual: &[&str]) -> Option<usize> {
     match named {
         Some(name) => find(names, name),
@@ -245,7 +249,7 @@ fn listed(names: &[String]) -> String {
     if names.len() > SHOWN { format!("{shown}, …") } else { shown }
 }
 
-/// A number, or a truth as 1 or 0.
+/// Parses a number, or a boolean as 1 or 0.
 fn score(text: &str) -> Option<f64> {
     match text.trim() {
         "true" | "True" => Some(1.0),
@@ -254,7 +258,7 @@ fn score(text: &str) -> Option<f64> {
     }
 }
 
-/// One source, or the first of a JSON list of them.
+/// Parses one source, or the first of a JSON list.
 fn first_source(text: &str) -> Option<String> {
     let source = match text.starts_with('[') {
         true => serde_json::from_str::<Vec<String>>(text).ok()?.into_iter().next()?,
@@ -263,13 +267,13 @@ fn first_source(text: &str) -> Option<String> {
     (!source.is_empty()).then_some(source)
 }
 
-/// One seed, or a JSON list of them.
+/// Parses one seed, or a JSON list of seeds.
 fn seeds(text: &str) -> Vec<i64> {
     let one = || text.trim().parse::<i64>().map(|seed| vec![seed]);
     serde_json::from_str(text).or_else(|_| one()).unwrap_or_default()
 }
 
-/// Milliseconds since 1970, or a date and time as ISO 8601 writes them.
+/// Parses milliseconds since 1970, or an ISO 8601 date and time.
 fn milliseconds(text: &str) -> Option<i64> {
     let text = text.trim();
     text.parse().ok().or_else(|| {

@@ -1,7 +1,7 @@
-//! CSV and TSV, a record at a time: RFC 4180's quotes, either end of line, and no record longer
+//! CSV and TSV, one record at a time: RFC 4180's quotes, LF or CRLF line ends, and no record longer
 //! than a row may be.
 //!
-//! csv-core parses; the csv crate over it holds a whole file in memory where a quote is never
+//! Uses csv-core directly, because the csv crate buffers a whole file in memory if a quote is never
 //! closed.
 
 use std::borrow::Cow;
@@ -10,17 +10,17 @@ use std::io::{self, BufRead};
 use csv_core::{ReadRecordResult, ReaderBuilder, Terminator};
 
 use super::columns::{Chosen, Columns};
-use super::{Entry, Fault, MAX_ROW_BYTES, Rows};
+use super::{MAX_ROW_BYTES, ReadFault, RowEntry, Rows};
 use crate::CorpusError;
 use crate::row::{BadRow, Row};
 
-/// The fields of one record, in buffers that grow as csv-core asks.
+/// The fields of one record, in buffers that grow as csv-core requires.
 #[derive(Debug)]
 struct Record {
     bytes: Vec<u8>,
     /// Bytes in use.
     len: usize,
-    /// Where each field ends in `bytes`.
+    /// The end of each field in `bytes`.
     ends: Vec<usize>,
     /// Fields in use.
     fields: usize,
@@ -35,7 +35,7 @@ impl Record {
         (self.len, self.fields) = (0, 0);
     }
 
-    /// Parses `input` until the record or a buffer ends. Returns how many bytes were taken.
+    /// Parses `input` until the record or a buffer ends. Returns the number of bytes consumed.
     fn parse(&mut self, parser: &mut csv_core::Reader, input: &[u8]) -> (ReadRecordResult, usize) {
         let (bytes, ends) = (&mut self.bytes[self.len..], &mut self.ends[self.fields..]);
         let (result, taken, written, ended) = parser.read_record(input, bytes, ends);
@@ -55,21 +55,21 @@ impl Record {
         Some(&self.bytes[start..end])
     }
 
-    /// A line without anything.
+    /// Returns whether the record is an empty line.
     fn is_blank(&self) -> bool {
         self.fields <= 1 && matches!(&self.bytes[..self.len], b"" | b"\r")
     }
 }
 
-/// Cuts bytes into records.
+/// Splits bytes into records.
 struct Records {
     reader: Box<dyn BufRead + Send>,
     parser: csv_core::Reader,
 }
 
-/// What came of looking for a record.
+/// The result of reading the next record.
 #[derive(Debug, PartialEq, Eq)]
-enum Found {
+enum NextRecord {
     Record,
     Oversized,
     End,
@@ -77,23 +77,23 @@ enum Found {
 
 impl Records {
     fn new(reader: Box<dyn BufRead + Send>, delimiter: u8) -> Self {
-        // csv-core would also end a record at a carriage return that no line feed follows.
+        // The default terminator would also end a record at a carriage return without a line feed.
         let parser = ReaderBuilder::new().delimiter(delimiter).terminator(Terminator::Any(b'\n')).build();
         Self { reader, parser }
     }
 
-    /// Fills `record` with the next one that is not blank.
-    fn next(&mut self, record: &mut Record) -> io::Result<Found> {
+    /// Reads the next non-blank record into `record`.
+    fn next(&mut self, record: &mut Record) -> io::Result<NextRecord> {
         loop {
             self.pass_line_feeds()?;
             match self.next_line(record)? {
-                Found::Record if record.is_blank() => {}
+                NextRecord::Record if record.is_blank() => {}
                 found => return Ok(found),
             }
         }
     }
 
-    /// Passes over empty lines, which csv-core would count to the record that follows.
+    /// Skips empty lines, which csv-core would count as part of the next record.
     fn pass_line_feeds(&mut self) -> io::Result<()> {
         loop {
             let buffer = self.reader.fill_buf()?;
@@ -105,7 +105,7 @@ impl Records {
         }
     }
 
-    fn next_line(&mut self, record: &mut Record) -> io::Result<Found> {
+    fn next_line(&mut self, record: &mut Record) -> io::Result<NextRecord> {
         record.clear();
         let mut taken_in_all = 0;
         loop {
@@ -117,27 +117,27 @@ impl Records {
             self.reader.consume(taken);
             taken_in_all += taken;
             match result {
-                ReadRecordResult::Record => return Ok(Found::Record),
-                // A buffer that holds a byte order mark alone is an end for csv-core, too.
-                ReadRecordResult::End if is_end => return Ok(Found::End),
+                ReadRecordResult::Record => return Ok(NextRecord::Record),
+                // csv-core also reports the end for a buffer that holds only a byte order mark.
+                ReadRecordResult::End if is_end => return Ok(NextRecord::End),
                 _ if taken_in_all > MAX_ROW_BYTES => return self.skip_line(is_line_end),
                 _ => {}
             }
         }
     }
 
-    /// Leaves a record that is too long. The next one begins in the next line, even within quotes:
-    /// a quote that is never closed costs one row and not the rest.
-    fn skip_line(&mut self, is_line_end: bool) -> io::Result<Found> {
+    /// Skips the rest of an oversized record. The next record begins on the next line, even within
+    /// quotes: a quote that is never closed costs one row, not the rest of the file.
+    fn skip_line(&mut self, is_line_end: bool) -> io::Result<NextRecord> {
         if !is_line_end {
             self.reader.skip_until(b'\n')?;
         }
         self.parser.reset();
-        Ok(Found::Oversized)
+        Ok(NextRecord::Oversized)
     }
 }
 
-/// The rows of a table as text.
+/// The rows of a delimited text table.
 pub(super) struct DelimitedRows {
     records: Records,
     record: Record,
@@ -146,12 +146,13 @@ pub(super) struct DelimitedRows {
     read: Vec<usize>,
     fields: usize,
     row: u64,
-    /// A first record that is a row and no header.
+    /// The first record is a row, not a header, and is still to be returned.
     pending: bool,
 }
 
 impl DelimitedRows {
-    /// Reads the header; without one the columns are called by their numbers, from 1.
+    /// Reads the header; none for an input without a record. Without a header, the columns are
+    /// named by their numbers, from 1.
     pub fn open(
         reader: Box<dyn BufRead + Send>,
         delimiter: u8,
@@ -161,9 +162,11 @@ impl DelimitedRows {
         let (mut records, mut record) = (Records::new(reader, delimiter), Record::new());
         let damaged = |reason: String| CorpusError::Damaged { input: input.to_owned(), rows: 0, reason };
         match records.next(&mut record).map_err(|error| damaged(error.to_string()))? {
-            Found::End => return Ok(None),
-            Found::Oversized => return Err(damaged(format!("its first line exceeds {MAX_ROW_BYTES} bytes"))),
-            Found::Record => {}
+            NextRecord::End => return Ok(None),
+            NextRecord::Oversized => {
+                return Err(damaged(format!("its first line exceeds {MAX_ROW_BYTES} bytes")));
+            }
+            NextRecord::Record => {}
         }
         let fields = record.fields;
         let names = match header {
@@ -185,7 +188,8 @@ impl DelimitedRows {
         self.chosen.row(&|column| self.text(column).map(Cow::Borrowed))
     }
 
-    /// None where it is not UTF-8. A carriage return before the end of the line is no part of it.
+    /// Returns a field; none if it is missing or not UTF-8. Strips a carriage return at the end of
+    /// the line.
     fn text(&self, column: usize) -> Option<&str> {
         let field = str::from_utf8(self.record.field(column)?).ok()?;
         Some(if column + 1 == self.fields { field.trim_end_matches('\r') } else { field })
@@ -193,19 +197,19 @@ impl DelimitedRows {
 }
 
 impl Rows for DelimitedRows {
-    fn next(&mut self) -> Result<Option<Entry>, Fault> {
+    fn next(&mut self) -> Result<Option<RowEntry>, ReadFault> {
         let found = match self.pending {
-            true => Found::Record,
+            true => NextRecord::Record,
             false => self.records.next(&mut self.record)?,
         };
         self.pending = false;
         self.row += 1;
         let content = match found {
-            Found::End => return Ok(None),
-            Found::Oversized => Err(BadRow::Oversized),
-            Found::Record => self.content(),
+            NextRecord::End => return Ok(None),
+            NextRecord::Oversized => Err(BadRow::Oversized),
+            NextRecord::Record => self.content(),
         };
-        Ok(Some(Entry { row: self.row, content }))
+        Ok(Some(RowEntry { row: self.row, content }))
     }
 }
 
@@ -225,7 +229,7 @@ mod tests {
         let reader = std::io::BufReader::with_capacity(3, std::io::Cursor::new(bytes.to_vec()));
         let mut records = Records::new(Box::new(reader), b',');
         let (mut record, mut all) = (Record::new(), Vec::new());
-        while records.next(&mut record).unwrap() == Found::Record {
+        while records.next(&mut record).unwrap() == NextRecord::Record {
             all.push((0..record.fields).map(|field| record.field(field).unwrap().to_vec()).collect());
         }
         all
@@ -254,10 +258,10 @@ mod tests {
         bytes.extend(b"\nb,c\n");
         let mut records = Records::new(Box::new(std::io::Cursor::new(bytes)), b',');
         let mut record = Record::new();
-        assert_eq!(records.next(&mut record).unwrap(), Found::Oversized);
-        assert_eq!(records.next(&mut record).unwrap(), Found::Record);
+        assert_eq!(records.next(&mut record).unwrap(), NextRecord::Oversized);
+        assert_eq!(records.next(&mut record).unwrap(), NextRecord::Record);
         assert_eq!(record.field(1), Some(&b"c"[..]));
-        assert_eq!(records.next(&mut record).unwrap(), Found::End);
+        assert_eq!(records.next(&mut record).unwrap(), NextRecord::End);
     }
 
     #[test]
@@ -279,10 +283,10 @@ mod tests {
             let mut record = Record::new();
             [(); 2].map(|()| (records.next(&mut record).unwrap(), record.len))
         };
-        assert_eq!(found(row(MAX_ROW_BYTES)), [(Found::Record, MAX_ROW_BYTES), (Found::Record, 1)]);
+        assert_eq!(found(row(MAX_ROW_BYTES)), [(NextRecord::Record, MAX_ROW_BYTES), (NextRecord::Record, 1)]);
         let [oversized, next] = found(row(MAX_ROW_BYTES + 1));
-        assert_eq!((oversized.0, next), (Found::Oversized, (Found::Record, 1)));
+        assert_eq!((oversized.0, next), (NextRecord::Oversized, (NextRecord::Record, 1)));
         let line_feeds = [vec![b'\n'; 2 * MAX_ROW_BYTES], b"y".to_vec()].concat();
-        assert_eq!(found(line_feeds)[0], (Found::Record, 1), "empty lines are no part of a row");
+        assert_eq!(found(line_feeds)[0], (NextRecord::Record, 1), "empty lines are no part of a row");
     }
 }

@@ -1,37 +1,37 @@
-//! One JSON document that holds rows in a list: captions of COCO and VizWiz, images of Lexica, a bare list of
-//! objects, and the JSON files beside DiffusionDB's pictures. The document is never held: its elements are cut out
-//! one by one.
+//! One JSON document that holds rows in a list: captions of COCO and VizWiz, images of Lexica, a
+//! bare list of objects, and the JSON files beside DiffusionDB's pictures. The document is never
+//! held in memory: its elements are extracted one by one.
 
 use std::io::{self, BufRead};
 
 use super::columns::Columns;
 use super::objects::Objects;
-use super::{Entry, Fault, MAX_ROW_BYTES, Rows};
+use super::{MAX_ROW_BYTES, ReadFault, RowEntry, Rows};
 use crate::row::{BadRow, Row};
 
-/// Cuts JSON values out of bytes, without looking into them more than it takes to find their ends.
+/// Extracts JSON values from bytes, and parses them only as far as needed to find their ends.
 struct Scanner {
     reader: Box<dyn BufRead + Send>,
     offset: u64,
 }
 
-/// Where a value ends is told by how it begins.
+/// The kind of a value by its first byte, which determines how it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum JsonKind {
     Text,
     Nested,
     Plain,
 }
 
-/// How far a value is.
+/// The scan position within a value.
 struct Cursor {
-    kind: Kind,
+    kind: JsonKind,
     depth: u32,
     in_text: bool,
     escaped: bool,
 }
 
-/// Whether a value goes on, ends with this byte, or ended before it.
+/// The effect of a byte on a value: it continues, ends with this byte, or ended before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     On,
@@ -42,9 +42,9 @@ enum Step {
 impl Cursor {
     fn new(first: u8) -> Self {
         let kind = match first {
-            b'"' => Kind::Text,
-            b'{' | b'[' => Kind::Nested,
-            _ => Kind::Plain,
+            b'"' => JsonKind::Text,
+            b'{' | b'[' => JsonKind::Nested,
+            _ => JsonKind::Plain,
         };
         Self { kind, depth: 0, in_text: false, escaped: false }
     }
@@ -57,7 +57,7 @@ impl Cursor {
             return if closes && self.depth == 0 { Step::EndsHere } else { Step::On };
         }
         match byte {
-            b'"' if self.kind == Kind::Plain => return Step::EndedBefore,
+            b'"' if self.kind == JsonKind::Plain => return Step::EndedBefore,
             b'"' => self.in_text = true,
             b'{' | b'[' => self.depth += 1,
             b'}' | b']' if self.depth == 0 => return Step::EndedBefore,
@@ -85,7 +85,7 @@ impl Scanner {
         self.offset += 1;
     }
 
-    /// The next byte that is not white space, which stays.
+    /// Skips white space and returns the next byte without consuming it.
     fn token(&mut self) -> io::Result<u8> {
         loop {
             match self.peek()? {
@@ -96,7 +96,7 @@ impl Scanner {
         }
     }
 
-    /// Takes a byte that must come.
+    /// Consumes a required byte.
     fn expect(&mut self, wanted: u8) -> io::Result<()> {
         match self.token()? {
             byte if byte == wanted => {
@@ -107,7 +107,7 @@ impl Scanner {
         }
     }
 
-    /// Takes `,` or `closing`; true for the comma.
+    /// Consumes `,` or `closing`; true for the comma.
     fn goes_on(&mut self, closing: u8) -> io::Result<bool> {
         let byte = self.token()?;
         if byte != b',' && byte != closing {
@@ -117,7 +117,8 @@ impl Scanner {
         Ok(byte == b',')
     }
 
-    /// Takes a value whole, and keeps what of it fits. False where it did not.
+    /// Consumes a whole value and keeps up to [`MAX_ROW_BYTES`] of it in `kept`. Returns whether
+    /// all of it fits.
     fn value(&mut self, kept: &mut Vec<u8>) -> io::Result<bool> {
         kept.clear();
         let mut cursor = Cursor::new(self.token()?);
@@ -152,13 +153,13 @@ impl Scanner {
     }
 }
 
-/// Where in the document the next row is.
+/// The position in the document before the next row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
     Start,
     /// In the outer object, before a key.
     Key,
-    /// In a list, before an element; in an outer object or alone.
+    /// In a list, before an element; `nested` if the list is in an outer object.
     Element {
         nested: bool,
     },
@@ -181,7 +182,7 @@ impl DocumentRows {
     }
 
     fn start(&mut self) -> io::Result<()> {
-        // A byte order mark is no white space.
+        // A byte order mark is not white space.
         while matches!(self.scanner.peek()?, Some(0xef | 0xbb | 0xbf)) {
             self.scanner.bump();
         }
@@ -193,7 +194,7 @@ impl DocumentRows {
         Ok(())
     }
 
-    /// Goes into a list or object, which may be empty.
+    /// Enters a list or object, which may be empty.
     fn enter(&mut self, closing: u8, inside: At) -> io::Result<At> {
         self.scanner.bump();
         if self.scanner.token()? != closing {
@@ -210,8 +211,8 @@ impl DocumentRows {
         Ok(if self.scanner.goes_on(b'}')? { At::Key } else { At::End })
     }
 
-    /// Takes a key of the outer object: a list of rows is gone into, a row is returned, all else is passed over.
-    fn key(&mut self) -> io::Result<Option<Entry>> {
+    /// Reads a key of the outer object: enters a list of rows, returns a row, skips anything else.
+    fn key(&mut self) -> io::Result<Option<RowEntry>> {
         if self.scanner.token()? != b'"' {
             return Err(self.scanner.wrong("a key is missing"));
         }
@@ -224,31 +225,32 @@ impl DocumentRows {
         }
         let fits = self.scanner.value(&mut self.element)?;
         self.at = self.next_key()?;
-        // Beside DiffusionDB's pictures: {"NAME.png": {"p": prompt, "se": seed, "c": cfg, "st": step, "sa": sampler}}.
+        // The JSON files of DiffusionDB: {"NAME.png": {"p": prompt, "se": seed, "c": cfg, "st":
+        // step, "sa": sampler}}.
         let part = fits.then(|| serde_json::from_slice::<Part>(&self.element).ok()).flatten();
         Ok(part.map(|part| {
             self.row += 1;
-            Entry { row: self.row, content: Ok(part.row(key)) }
+            RowEntry { row: self.row, content: Ok(part.row(key)) }
         }))
     }
 
-    fn element(&mut self, nested: bool) -> io::Result<Option<Entry>> {
+    fn element(&mut self, nested: bool) -> io::Result<Option<RowEntry>> {
         let fits = self.scanner.value(&mut self.element)?;
         if !self.scanner.goes_on(b']')? {
             self.at = if nested { self.next_key()? } else { At::End };
         }
         let content = if fits { self.objects.row(&self.element) } else { Err(BadRow::Oversized) };
-        // COCO's list of images stands beside that of annotations: pictures without a text are no rows.
+        // COCO has a list of images beside its annotations. Images without a text are not rows.
         if content == Err(BadRow::NoText) && is_picture(&self.element) {
             return Ok(None);
         }
         self.row += 1;
-        Ok(Some(Entry { row: self.row, content }))
+        Ok(Some(RowEntry { row: self.row, content }))
     }
 }
 
 impl Rows for DocumentRows {
-    fn next(&mut self) -> Result<Option<Entry>, Fault> {
+    fn next(&mut self) -> Result<Option<RowEntry>, ReadFault> {
         loop {
             let entry = match self.at {
                 At::Start => {
@@ -266,13 +268,13 @@ impl Rows for DocumentRows {
     }
 }
 
-/// Whether a row without a text is an image of COCO's.
+/// Returns whether a row without a text is an image of COCO.
 fn is_picture(element: &[u8]) -> bool {
     let object: Result<serde_json::Map<String, serde_json::Value>, _> = serde_json::from_slice(element);
     object.is_ok_and(|object| object.contains_key("file_name"))
 }
 
-/// What DiffusionDB says of a picture beside it.
+/// DiffusionDB's description of a picture.
 #[derive(serde::Deserialize)]
 struct Part {
     p: String,

@@ -1,4 +1,4 @@
-//! Which format an input is in: what its name says, and where that says nothing, its beginning.
+//! The format of an input: detected from its name, otherwise from its first bytes.
 
 use std::fmt;
 use std::fs::File;
@@ -12,26 +12,26 @@ use crate::source::{Input, InputLocation, unpacked};
 
 const PARQUET: &[u8] = b"PAR1";
 
-/// A format, or a published schema, which implies one.
+/// A format, or a published schema that implies one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
     /// metadata.parquet of DiffusionDB.
     DiffusionDb,
-    /// Captions of COCO or VizWiz.
+    /// The captions of COCO or VizWiz.
     CocoCaptions,
     /// COYO-700M's parquet.
     Coyo,
-    /// Answers of Lexica's search.
+    /// Results of Lexica's search.
     Lexica,
     Parquet,
     Csv,
     Tsv,
-    /// An object a line.
+    /// One object per line.
     Jsonl,
     /// One document: a list of objects, or an object that holds one as "annotations" or "images".
     Json,
-    /// A prompt a line.
+    /// One prompt per line.
     Text,
 }
 
@@ -49,7 +49,7 @@ impl Format {
         Self::Text,
     ];
 
-    /// As the command line says it.
+    /// Returns the name on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -70,7 +70,8 @@ impl Format {
         matches!(self, Self::Parquet | Self::DiffusionDb | Self::Coyo)
     }
 
-    /// By the name; where that is of no kind, or says JSON, by the beginning of the unpacked bytes.
+    /// Detects the format from the name. If its extension is unknown or JSON, the first
+    /// decompressed bytes decide.
     pub(super) fn of(name: &str, head: &[u8]) -> Result<Self, String> {
         let name = name.to_ascii_lowercase();
         let file = unpacked(&name).rsplit('/').next().unwrap_or_default();
@@ -91,13 +92,15 @@ impl Format {
     }
 }
 
-/// Whether an input is parquet: it was said, or the name says so, or the beginning of a file.
+/// Returns whether to open an input as parquet. `said` is a parquet format from the options, and
+/// decides unless the name is that of a compressed file. Otherwise the name or a file's first bytes
+/// decide.
 pub(super) fn looks_like_parquet(input: &Input, said: Option<Format>) -> bool {
     let named = input.name.to_ascii_lowercase().ends_with(".parquet");
     let begins = || match &input.location {
         InputLocation::File(path) => {
             let mut head = [0; 4];
-            // Pipes are read once, so their beginning is not looked at here.
+            // Pipes can be read only once, so their first bytes are not read here.
             input.size.is_some()
                 && File::open(path).and_then(|mut file| file.read_exact(&mut head)).is_ok()
                 && head == PARQUET
@@ -105,12 +108,12 @@ pub(super) fn looks_like_parquet(input: &Input, said: Option<Format>) -> bool {
         _ => false,
     };
     match said {
-        Some(_) => !input.name.ends_with(".gz") && !input.name.ends_with(".zst"),
+        Some(_) => ![".gz", ".zst", ".zstd"].iter().any(|ending| input.name.ends_with(ending)),
         None => named || begins(),
     }
 }
 
-/// Whether the first line is a whole object, and no document of its own.
+/// Returns whether the first line is a whole object but not a whole document.
 fn is_object_a_line(head: &[u8]) -> bool {
     let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
     let line = head.split(|&byte| byte == b'\n').find(|line| !line.iter().all(u8::is_ascii_whitespace));
@@ -124,7 +127,7 @@ fn is_object_a_line(head: &[u8]) -> bool {
     })
 }
 
-/// A list of objects: the document's rows.
+/// Returns whether the value is a list of objects: the rows of a document.
 fn is_rows(value: &serde_json::Value) -> bool {
     value.as_array().is_some_and(|list| list.iter().any(serde_json::Value::is_object))
 }

@@ -1,4 +1,4 @@
-//! JSON objects as rows: keys are columns. It knows nothing of where they stand.
+//! JSON objects as rows, with keys as columns. It knows nothing of where the objects come from.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use super::columns::{Chosen, Columns};
 use crate::row::{BadRow, Row};
 
-/// Turns objects into rows. Objects with the same keys in a row are looked at once.
+/// Converts objects to rows. Reuses the chosen columns while consecutive objects have the same
+/// keys.
 pub(super) struct Objects {
     columns: Columns,
     keys: Vec<String>,
@@ -20,7 +21,7 @@ impl Objects {
     }
 
     pub fn row(&mut self, json: &[u8]) -> Result<Row, BadRow> {
-        // Whether it is UTF-8 decides which reason is given.
+        // Checked apart from the JSON, so that the reason is the right one.
         let text = str::from_utf8(json).map_err(|_| BadRow::NotUtf8)?;
         let object: Map<String, Value> = serde_json::from_str(text).map_err(|_| BadRow::NotJson)?;
         if ["is_rejected", "is_precanned"].iter().any(|flag| object.get(*flag) == Some(&Value::Bool(true))) {
@@ -39,7 +40,7 @@ impl Objects {
     }
 }
 
-/// A value as its text: strings as they are, all else as JSON.
+/// Returns a value as text: strings unchanged, anything else as JSON.
 fn text_of(value: &Value) -> Option<Cow<'_, str>> {
     match value {
         Value::Null => None,

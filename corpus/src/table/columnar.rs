@@ -1,4 +1,5 @@
-//! Tables as parquet: a row group whenever enough is gathered. It knows nothing of files and names.
+//! Tables as parquet, one row group whenever enough rows have been buffered. It knows nothing of
+//! files and names.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,10 +17,10 @@ use super::output::Output;
 use super::{Columns, ExportRow, length};
 use crate::CorpusError;
 
-/// Rows turned into columns at once.
+/// The rows converted to columns at once.
 const BATCH: usize = 4_096;
 
-/// Bytes gathered before a row group is written: what a writer holds in memory.
+/// The bytes buffered before a row group is written, which bounds a writer's memory.
 const ROW_GROUP_BYTES: usize = 64 << 20;
 
 #[derive(Debug)]
@@ -51,13 +52,13 @@ impl ParquetTable {
     }
 
     pub fn finish(self) -> Result<(), CorpusError> {
-        // It writes what is gathered and the file's end.
+        // Writes the buffered rows and the footer.
         let output = self.writer.into_inner().map_err(|error| CorpusError::unwritable(&self.path, error))?;
         output.finish()
     }
 }
 
-/// The columns of `rows`, in the order of their names.
+/// Returns the columns of `rows`, in the order of their names.
 fn batch(rows: &[ExportRow], columns: Columns) -> Result<RecordBatch, ParquetError> {
     let mut arrays: Vec<ArrayRef> = vec![
         strings(rows.iter().map(|row| row.prompt_id.to_string())),
@@ -77,7 +78,7 @@ fn batch(rows: &[ExportRow], columns: Columns) -> Result<RecordBatch, ParquetErr
         arrays.push(vectors(rows.iter().map(|row| row.minilm.as_deref())));
         arrays.push(vectors(rows.iter().map(|row| row.clip.as_deref())));
     }
-    // All nullable, so that every batch has the schema of the first.
+    // All nullable, so that every batch has the same schema as the first.
     let fields = columns.names().into_iter().zip(arrays).map(|(name, array)| (name, array, true));
     Ok(RecordBatch::try_from_iter_with_nullable(fields)?)
 }

@@ -1,9 +1,9 @@
-//! A file that appears under its name only when it is whole. It knows nothing of what is written.
+//! A file that appears under its name only when it is complete. It knows nothing of its content.
 
-use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use atomic_write_file::AtomicWriteFile;
 use flate2::write::GzEncoder;
 
 use crate::CorpusError;
@@ -11,7 +11,7 @@ use crate::CorpusError;
 /// zstd's own default.
 const ZSTD_LEVEL: i32 = 3;
 
-/// How the bytes are packed.
+/// The compression of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Compression {
     None,
@@ -20,7 +20,7 @@ pub(super) enum Compression {
 }
 
 impl Compression {
-    /// What the end of `name` says, and the name without it.
+    /// Returns the name without its compression ending, and the compression.
     pub fn of(name: &str) -> (&str, Self) {
         if let Some(stem) = name.strip_suffix(".gz") {
             return (stem, Self::Gzip);
@@ -32,40 +32,36 @@ impl Compression {
     }
 }
 
-/// Writes to a temporary file, which goes away unless it is finished.
+/// Writes to a temporary file, which is removed unless it is finished.
 pub(super) struct Output {
-    /// None once finished.
+    /// None after it is finished.
     encoder: Option<Encoder>,
-    temporary: PathBuf,
     path: PathBuf,
 }
 
 enum Encoder {
-    Plain(BufWriter<File>),
-    Gzip(GzEncoder<BufWriter<File>>),
-    Zstd(zstd::Encoder<'static, BufWriter<File>>),
+    Plain(BufWriter<AtomicWriteFile>),
+    Gzip(GzEncoder<BufWriter<AtomicWriteFile>>),
+    Zstd(zstd::Encoder<'static, BufWriter<AtomicWriteFile>>),
 }
 
 impl Output {
     pub fn create(path: &Path, compression: Compression) -> Result<Self, CorpusError> {
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}.part", std::process::id()));
-        let temporary = path.with_file_name(name);
         let failed = |error: io::Error| CorpusError::unwritable(path, error);
-        let file = BufWriter::new(File::create(&temporary).map_err(failed)?);
+        let file = BufWriter::new(AtomicWriteFile::open(path).map_err(failed)?);
         let encoder = match compression {
             Compression::None => Encoder::Plain(file),
             Compression::Gzip => Encoder::Gzip(GzEncoder::new(file, flate2::Compression::default())),
             Compression::Zstd => Encoder::Zstd(zstd::Encoder::new(file, ZSTD_LEVEL).map_err(failed)?),
         };
-        Ok(Self { encoder: Some(encoder), temporary, path: path.to_owned() })
+        Ok(Self { encoder: Some(encoder), path: path.to_owned() })
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Puts everything on the disk, then gives the file its name.
+    /// Flushes everything to the disk, then gives the file its name.
     pub fn finish(mut self) -> Result<(), CorpusError> {
         self.put_in_place().map_err(|error| CorpusError::unwritable(&self.path, error))
     }
@@ -77,8 +73,7 @@ impl Output {
             Encoder::Gzip(encoder) => encoder.finish()?,
             Encoder::Zstd(encoder) => encoder.finish()?,
         };
-        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        fs::rename(&self.temporary, &self.path)
+        file.into_inner().map_err(io::IntoInnerError::into_error)?.commit()
     }
 
     fn writer(&mut self) -> io::Result<&mut dyn Write> {
@@ -98,14 +93,6 @@ impl Write for Output {
 
     fn flush(&mut self) -> io::Result<()> {
         self.writer()?.flush()
-    }
-}
-
-impl Drop for Output {
-    fn drop(&mut self) {
-        self.encoder = None;
-        // Gone already where the file was finished.
-        let _ = fs::remove_file(&self.temporary);
     }
 }
 

@@ -59,12 +59,12 @@ fn fields(row: &ExportRow, columns: Columns) -> Vec<String> {
     fields
 }
 
-/// Lists and maps of text and numbers always are JSON.
+/// Serializes a list or map of texts and numbers, which cannot fail.
 fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-/// One JSON object a line.
+/// One JSON object per line.
 #[derive(Debug)]
 pub(super) struct JsonTable {
     output: Output,
@@ -105,7 +105,7 @@ impl JsonTable {
     }
 }
 
-/// The row without what no column is there for.
+/// Returns the row without the fields that have no column.
 fn chosen(row: &ExportRow, columns: Columns) -> ExportRow {
     ExportRow {
         prompt_id: row.prompt_id,

@@ -1,7 +1,7 @@
-//! What was dropped is told with its reason, and everything adds up.
+//! Dropped rows are reported with their reasons, and the counts add up.
 
 use unprompt_corpus::clean::Cleaning;
-use unprompt_corpus::report::{Reason, Report};
+use unprompt_corpus::report::{CorpusReport, Reason};
 
 use crate::samples::{diffusion_db, folder, options, prompts, run, write};
 
@@ -47,7 +47,7 @@ fn a_report_survives_json_and_says_itself_in_words() {
     report.drop_kept(Reason::NearDuplicate, (0, 1), "a");
     assert!(report.adds_up());
     assert_eq!((report.kept, report.dropped()), (0, 2));
-    let again: Report = serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
+    let again: CorpusReport = serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
     assert_eq!(again, report);
     let words = report.to_string();
     assert!(

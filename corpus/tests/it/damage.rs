@@ -1,4 +1,4 @@
-//! Files that end too early or hold other bytes than they should.
+//! Files that are truncated or corrupt.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Any table and any text, with columns called as people call them.
+//! Arbitrary tables and texts, with arbitrary column names.
 
 use std::sync::Arc;
 
@@ -158,6 +158,20 @@ fn a_line_without_end_is_one_bad_row_and_the_next_is_read() {
     let entries = entries(&write(folder.path(), "p.json", document), &Reading::default()).unwrap();
     assert_eq!(entries[0].content, Err(BadRow::Oversized));
     assert_eq!(entries[1].content.as_ref().unwrap().text, "a red star");
+}
+
+#[test]
+fn a_row_may_have_as_many_bytes_as_the_limit_without_its_line_end() {
+    let folder = folder();
+    let (longest, longer) = ("x".repeat(MAX_ROW_BYTES), "x".repeat(MAX_ROW_BYTES + 1));
+    for (name, head) in [("p.txt", ""), ("p.csv", "text\n")] {
+        for end in ["\n", ""] {
+            let path = write(folder.path(), name, format!("{head}{longer}\n{longest}{end}"));
+            let entries = entries(&path, &Reading::default()).unwrap();
+            assert_eq!(entries[0].content, Err(BadRow::Oversized), "{name}");
+            assert_eq!(entries[1].content.as_ref().unwrap().text.len(), MAX_ROW_BYTES, "{name}");
+        }
+    }
 }
 
 #[test]

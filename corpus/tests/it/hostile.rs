@@ -1,11 +1,11 @@
-//! Whatever the bytes are, reading ends in rows or in an error.
+//! Given any bytes, reading ends in rows or in an error.
 
 use proptest::prelude::*;
 use unprompt_corpus::reader::{Format, Reading};
 
 use crate::samples::{coco, coyo, entries, folder, gzip, lexica, prompts, write};
 
-/// Pieces that formats are made of, so that bytes get past the first look.
+/// Fragments of the formats, so that the bytes get past format detection.
 fn pieces() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         Just(b"{\"text\":\"a\"}".to_vec()),

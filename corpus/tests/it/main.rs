@@ -1,4 +1,4 @@
-//! Files as people have them, read and cleaned; tables as people want them.
+//! Tests of the corpus: reading and cleaning files, and writing tables.
 
 mod cleaning;
 mod damage;

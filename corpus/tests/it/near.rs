@@ -1,4 +1,4 @@
-//! Near duplicates: found nearly always, never made up, and the same however the run went.
+//! Near duplicates are nearly always found, never false, and independent of interruptions.
 
 use unprompt_corpus::CorpusError;
 use unprompt_corpus::near::NearDuplicates;
@@ -7,7 +7,7 @@ use crate::samples::folder;
 
 const DIM: usize = 384;
 
-/// Numbers that are the same for ever, about normal.
+/// Reproducible numbers, approximately normal.
 struct Noise(u64);
 
 impl Noise {
@@ -28,7 +28,7 @@ impl Noise {
         unit((0..DIM).map(|_| self.normal()).collect())
     }
 
-    /// A vector whose cosine with `centre` is `cosine`.
+    /// Returns a vector whose cosine with `centre` is `cosine`.
     fn near(&mut self, centre: &[f32], cosine: f32) -> Vec<f32> {
         let other = self.unit();
         let along = dot(centre, &other);
@@ -48,7 +48,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// Vectors in clusters as prompts are, where many are near one before.
+/// Returns vectors in clusters, like those of prompts: many are near an earlier one.
 fn cloud(count: usize, seed: u64) -> Vec<Vec<f32>> {
     let mut noise = Noise::new(seed);
     let centres: Vec<_> = (0..1 + count / 20).map(|_| noise.unit()).collect();
@@ -118,7 +118,7 @@ fn a_run_that_goes_on_from_its_file_decides_as_one_that_never_stopped() {
     let mut again: Vec<_> = vectors[..700].iter().map(|vector| first.check(vector).unwrap()).collect();
     let acknowledged = first.kept();
     first.sync().unwrap();
-    // What it kept after it said how far it was is forgotten.
+    // Vectors kept after the state was saved are forgotten.
     for vector in &vectors[700..800] {
         first.check(vector).unwrap();
     }
@@ -134,7 +134,7 @@ fn a_file_that_lost_vectors_thresholds_and_dimensions_are_refused() {
     let folder = folder();
     let path = folder.path().join("kept.f16");
     let error = NearDuplicates::in_file(0.95, DIM, &path, 3).unwrap_err();
-    assert!(matches!(error, CorpusError::Damaged { .. }), "{error}");
+    assert!(matches!(error, CorpusError::Checkpoint { .. }), "{error}");
     for threshold in [0.5, 1.1, f32::NAN] {
         assert!(NearDuplicates::new(threshold, DIM).is_err(), "{threshold}");
     }

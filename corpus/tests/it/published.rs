@@ -1,4 +1,4 @@
-//! What is published is understood without being told.
+//! Published schemas are recognised without settings.
 
 use unprompt_corpus::BadRow;
 use unprompt_corpus::clean::Cleaning;

@@ -1,4 +1,4 @@
-//! Objects of stores: read by ranges from a server of the test's own, and named without secrets.
+//! Objects of stores: read by ranges from a local test server, and named without secrets.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,7 +8,7 @@ use unprompt_corpus::source;
 
 use crate::samples::{coyo, entries_of, folder, gzip, prompts, write};
 
-/// Serves a folder's files, with HEAD and ranges.
+/// Serves a folder's files over HTTP, with HEAD and ranges.
 fn serve(folder: PathBuf) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -38,12 +38,12 @@ fn answer_all(stream: TcpStream, folder: &Path) {
     }
 }
 
-/// Lines up to the end of a request's head.
-trait Lines {
+/// Reads the lines of a request's head.
+trait HeadLines {
     fn by_ref_lines(&mut self) -> impl Iterator<Item = String>;
 }
 
-impl<R: BufRead> Lines for R {
+impl<R: BufRead> HeadLines for R {
     fn by_ref_lines(&mut self) -> impl Iterator<Item = String> {
         std::iter::from_fn(move || {
             let mut line = String::new();
@@ -92,7 +92,7 @@ fn answer(mut stream: &TcpStream, folder: &Path, head: &[String]) {
     }
 }
 
-/// What S3 answers when it is asked for the keys below `prefix=…/`.
+/// Returns S3's answer to a request for the keys below `prefix=…/`.
 fn listing(bucket: &Path, query: &str) -> String {
     let prefix = query.split('&').find_map(|part| part.strip_prefix("prefix=")).unwrap_or_default();
     let prefix = prefix.replace("%2F", "/");
@@ -107,7 +107,7 @@ fn listing(bucket: &Path, query: &str) -> String {
     format!("<ListBucketResult><Name>b</Name><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>")
 }
 
-/// Where the test below finds its source.
+/// The environment variable with the source for the test below.
 const SOURCE: &str = "UNPROMPT_TEST_CORPUS_SOURCE";
 
 #[test]

@@ -1,4 +1,4 @@
-//! A run that stopped anywhere goes on with the very rows it would have had.
+//! A run stopped at any point resumes with exactly the remaining rows.
 
 use proptest::prelude::*;
 use unprompt_corpus::checkpoint::Checkpoint;

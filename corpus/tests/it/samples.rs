@@ -1,4 +1,4 @@
-//! Small files in each schema that is published, with prompts of our own grammar.
+//! Small files in each published schema, with prompts of our own grammar.
 
 use std::fs::File;
 use std::io::Write;
@@ -13,8 +13,8 @@ use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use serde_json::{Value, json};
 use unprompt_corpus::clean::Cleaning;
-use unprompt_corpus::reader::{Entry, Reader, Reading};
-use unprompt_corpus::report::Report;
+use unprompt_corpus::reader::{Reader, Reading, RowEntry};
+use unprompt_corpus::report::CorpusReport;
 use unprompt_corpus::{Clean, Corpus, CorpusError, Options, Row, source};
 use unprompt_tiny_world::{Grammar, Split};
 
@@ -39,7 +39,7 @@ pub fn gzip(content: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A table of parquet in row groups of a few rows.
+/// Writes a parquet table in row groups of a few rows.
 pub fn parquet(folder: &Path, name: &str, columns: Vec<(&str, ArrayRef)>) -> PathBuf {
     let batch = RecordBatch::try_from_iter(columns).unwrap();
     let path = folder.join(name);
@@ -55,7 +55,7 @@ fn texts<S: Into<String>>(values: impl IntoIterator<Item = S>) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(values.into_iter().map(Into::into)))
 }
 
-/// metadata.parquet as DiffusionDB has it; every fourth picture was blurred by the filter.
+/// Writes metadata.parquet in DiffusionDB's schema; every fourth picture was blurred by the filter.
 pub fn diffusion_db(folder: &Path, texts_in: &[String]) -> PathBuf {
     let count = texts_in.len() as u32;
     let numbers = |value: u16| Arc::new(UInt16Array::from(vec![value; count as usize])) as ArrayRef;
@@ -87,7 +87,7 @@ pub fn diffusion_db(folder: &Path, texts_in: &[String]) -> PathBuf {
     )
 }
 
-/// A part of COYO-700M; the similarity rises from row to row, from 0.
+/// Writes a part of COYO-700M; the similarity rises from row to row, from 0.
 pub fn coyo(folder: &Path, texts_in: &[String]) -> PathBuf {
     let count = texts_in.len();
     let floats = |value: f32| Arc::new(Float32Array::from(vec![value; count])) as ArrayRef;
@@ -121,7 +121,7 @@ pub fn coyo(folder: &Path, texts_in: &[String]) -> PathBuf {
     )
 }
 
-/// captions_val2017.json of COCO.
+/// Writes captions_val2017.json of COCO.
 pub fn coco(folder: &Path, texts: &[String]) -> PathBuf {
     let captions = texts
         .iter()
@@ -140,7 +140,7 @@ fn picture(id: usize) -> Value {
     json!({"license": 4, "file_name": format!("{id:012}.jpg"), "height": 427, "width": 640, "id": id})
 }
 
-/// val.json of VizWiz, whose every fifth caption is rejected.
+/// Writes val.json of VizWiz; every fifth caption is rejected.
 pub fn vizwiz(folder: &Path, texts: &[String]) -> PathBuf {
     let captions = texts.iter().enumerate().map(|(at, caption)| {
         json!({"caption": caption, "image_id": at, "is_precanned": false, "is_rejected": at % 5 == 4, "id": at, "text_detected": true})
@@ -155,7 +155,7 @@ pub fn vizwiz(folder: &Path, texts: &[String]) -> PathBuf {
     write(folder, "val.json", serde_json::to_string_pretty(&document).unwrap())
 }
 
-/// An answer of Lexica's search, whose every third picture is not safe.
+/// Writes an answer of Lexica's search; every third picture is not safe.
 pub fn lexica(folder: &Path, texts: &[String]) -> PathBuf {
     let images = texts.iter().enumerate().map(|(at, prompt)| {
         json!({
@@ -167,13 +167,13 @@ pub fn lexica(folder: &Path, texts: &[String]) -> PathBuf {
     write(folder, "lexica.json", json!({"images": images.collect::<Vec<_>>()}).to_string())
 }
 
-/// Every row of a file, or why there is none.
-pub fn entries(path: &Path, reading: &Reading) -> Result<Vec<Entry>, CorpusError> {
+/// Reads every row of a file, or the reason why it could not be read.
+pub fn entries(path: &Path, reading: &Reading) -> Result<Vec<RowEntry>, CorpusError> {
     let inputs = source::expand(&[path.to_str().unwrap().to_owned()])?;
     Reader::open(&inputs[0], reading)?.collect()
 }
 
-/// The rows of a file that has no bad ones.
+/// Reads the rows of a file without bad ones.
 pub fn rows(path: &Path) -> Vec<Row> {
     rows_as(path, &Reading::default())
 }
@@ -191,8 +191,8 @@ pub fn options(sources: &[&Path], cleaning: Cleaning) -> Options {
     Options { sources, cleaning, ..Options::default() }
 }
 
-/// All kept rows and what became of the others.
-pub fn run(options: Options) -> Result<(Vec<Clean>, Report), CorpusError> {
+/// Reads all kept rows and the report.
+pub fn run(options: Options) -> Result<(Vec<Clean>, CorpusReport), CorpusError> {
     let mut corpus = Corpus::open(options, None)?;
     let mut kept = Vec::new();
     loop {
@@ -207,7 +207,7 @@ pub fn run(options: Options) -> Result<(Vec<Clean>, Report), CorpusError> {
     Ok((kept, report))
 }
 
-/// Every row of an input that can be read to its end.
-pub fn entries_of(input: &source::Input) -> Vec<Entry> {
+/// Reads every row of an input that can be read to its end.
+pub fn entries_of(input: &source::Input) -> Vec<RowEntry> {
     Reader::open(input, &Reading::default()).unwrap().collect::<Result<_, _>>().unwrap()
 }

@@ -1,4 +1,4 @@
-//! Tables are whole or not there, and come back as they were written.
+//! Tables are complete or absent, and are read back as written.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The accept loop: one task per connection; all end when the broker stops.
+//! The accept loop. Each connection is a task; all tasks end when the broker stops.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -19,8 +19,8 @@ use crate::routes::{Groups, services};
 /// Pause after an accept that failed for lack of resources.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// Serves connections until `stop`, then ends those that are left. A request under way is rolled
-/// back whole and not acknowledged: its client sends it again.
+/// Serves connections until `stop`, then aborts those that are left. A request in progress is
+/// rolled back completely and not acknowledged, so its client sends it again.
 pub(crate) async fn accept(listener: TcpListener, storage: QuickStorage, stop: &CancellationToken) {
     let groups = Controller::new(storage.clone(), group_coordinator());
     let mut connections = JoinSet::new();
@@ -42,7 +42,8 @@ pub(crate) async fn accept(listener: TcpListener, storage: QuickStorage, stop: &
     connections.shutdown().await;
 }
 
-/// All members are on this machine: a group forms without waiting for more of them.
+/// Coordinator timings for members that are all on this machine: a group forms without a long wait
+/// for further members.
 fn group_coordinator() -> GroupCoordinatorConfig {
     GroupCoordinatorConfig {
         initial_rebalance_delay: Duration::from_millis(100),

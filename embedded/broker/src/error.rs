@@ -1,4 +1,4 @@
-//! What can go wrong with the broker, each variant saying what to do next.
+//! Errors of the embedded broker. Each message says what to do next.
 
 use std::fmt::Display;
 use std::io;
@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum EmbeddedBrokerError {
     /// The port is taken.
-    #[error("{address} cannot be listened on: {source}; choose another port, or 0 for any")]
+    #[error("cannot listen on {address}: {source}; choose another port, or 0 for any")]
     Listen {
         address: SocketAddr,
         #[source]
         source: io::Error,
     },
 
-    /// The data directory cannot be made, read or written.
+    /// The data directory cannot be created, read or written.
     #[error(
         "the broker's data directory {}: {source}; check that this user may write to it and that its disk has room",
         path.display()
@@ -28,7 +28,7 @@ pub enum EmbeddedBrokerError {
         source: io::Error,
     },
 
-    /// SQLite's URL would escape the path of the data directory.
+    /// The path of the data directory has characters that SQLite's URL would escape.
     #[error(
         "the broker's data directory {}: choose one whose path has only letters, digits, . _ - and /",
         path.display()
@@ -37,16 +37,16 @@ pub enum EmbeddedBrokerError {
 
     /// nisshi's storage failed.
     #[error(
-        "the embedded broker's storage: {0}; if its file is damaged, put back a copy of the data directory or give \
+        "the embedded broker's storage: {0}; if its file is damaged, restore a copy of the data directory or give \
          an empty one"
     )]
     Storage(String),
 
     /// A thread could not be started.
-    #[error("the embedded broker got no thread: {0}; the machine is out of memory or threads")]
+    #[error("the embedded broker cannot start a thread: {0}; the machine is out of memory or threads")]
     Thread(#[source] io::Error),
 
-    /// The broker's thread ended unasked.
+    /// The broker's thread ended without being told to.
     #[error("the embedded broker {0}; see the log for the reason, and start it again")]
     Ended(&'static str),
 }
@@ -56,7 +56,8 @@ impl EmbeddedBrokerError {
         Self::Storage(error.to_string())
     }
 
-    /// Names the data directory, or the path in it, that an operation failed on.
+    /// Returns a closure that wraps an I/O error with the path (the data directory or a path in it)
+    /// that the operation failed on.
     pub(crate) fn data_dir(path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::DataDir { path: path.to_owned(), source }
     }

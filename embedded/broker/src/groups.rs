@@ -1,4 +1,5 @@
-//! Consumer groups after the broker was killed: committed offsets stay, members go.
+//! Recovery of consumer groups after the broker was killed: keeps committed offsets, removes
+//! members.
 
 use nisshi_storage::{GroupDetail, Storage};
 
@@ -6,8 +7,8 @@ use crate::EmbeddedBrokerError;
 use crate::quick_storage::QuickStorage;
 
 /// Removes the members of all groups. Most of them were killed with the broker, and a new member
-/// would wait until their sessions time out. A member that is still alive in another process gets
-/// an error and joins again.
+/// would have to wait until their sessions time out. A member that is still alive in another
+/// process gets an error and rejoins.
 pub(crate) async fn forget_members(storage: &QuickStorage) -> Result<(), EmbeddedBrokerError> {
     for group in storage.list_groups().await.map_err(EmbeddedBrokerError::storage)? {
         let Some((detail, version)) =

@@ -1,10 +1,10 @@
-//! A Kafka-compatible broker in this process: nisshi's storage and services behind our own accept
-//! loop.
+//! A Kafka-compatible broker that runs in this process: nisshi's storage and services behind this
+//! crate's own accept loop.
 //!
-//! It listens on 127.0.0.1 only and keeps everything in one SQLite file. It runs on threads of its
-//! own, because SQLite blocks its caller. The caller must hold the data directory for itself: two
-//! brokers on one file are not kept apart. This crate knows Kafka's protocol; it must not know
-//! which topics there are, or what a record means.
+//! It listens on 127.0.0.1 only and keeps all data in one SQLite file. It runs on its own threads,
+//! because SQLite blocks its caller. The caller must have exclusive use of the data directory:
+//! nothing stops two brokers from opening the same file. This crate knows Kafka's protocol; it must
+//! not know which topics exist or what a record means.
 
 mod connections;
 mod error;
@@ -28,14 +28,14 @@ use tokio_util::sync::CancellationToken;
 
 pub use crate::error::EmbeddedBrokerError;
 
-/// The cluster's id. The database keeps it with every topic, so that another id would hide the
+/// The cluster id. The database stores it with every topic, so changing it would hide existing
 /// data.
 const CLUSTER: &str = "unprompt";
 /// The id of the only broker.
 const NODE: i32 = 111;
 const THREADS: usize = 2;
 
-/// A running broker. Dropping it stops it too, without waiting.
+/// A running broker. Dropping it stops the broker without waiting for it.
 #[derive(Debug)]
 pub struct EmbeddedBroker {
     address: SocketAddr,
@@ -44,12 +44,12 @@ pub struct EmbeddedBroker {
 }
 
 impl EmbeddedBroker {
-    /// Starts a broker on 127.0.0.1 with its data in `data_dir`; port 0 takes any free one.
+    /// Starts a broker on 127.0.0.1 with its data in `data_dir`. Port 0 picks a free port.
     ///
     /// # Errors
     ///
-    /// [`EmbeddedBrokerError::Listen`] for a port that is taken, [`EmbeddedBrokerError::DataDir`]
-    /// and [`EmbeddedBrokerError::Storage`] for data that cannot be opened.
+    /// [`EmbeddedBrokerError::Listen`] if the port is taken, [`EmbeddedBrokerError::DataDir`] or
+    /// [`EmbeddedBrokerError::Storage`] if the data cannot be opened.
     pub async fn start(data_dir: &Path, port: u16) -> Result<Self, EmbeddedBrokerError> {
         let stop = CancellationToken::new();
         let (started, ready) = oneshot::channel();
@@ -62,18 +62,18 @@ impl EmbeddedBroker {
         }
     }
 
-    /// The address that it listens on.
+    /// The address the broker listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The address as clients take it, `127.0.0.1:port`.
+    /// The address in the form clients expect: `127.0.0.1:port`.
     pub fn brokers(&self) -> String {
         self.address.to_string()
     }
 
-    /// Stops it: closes the connections, finishes SQLite's transaction, writes the log back into
-    /// the database file and syncs the file.
+    /// Stops the broker: closes the connections, finishes SQLite's transaction, checkpoints the
+    /// write-ahead log into the database file and syncs the file.
     pub async fn stop(mut self) -> Result<(), EmbeddedBrokerError> {
         self.stop.cancel();
         match self.thread.take() {
@@ -103,8 +103,8 @@ fn spawn(
             .build()
             .map_err(EmbeddedBrokerError::Thread)?;
         let served = runtime.block_on(serve(&data_dir, port, stop, started));
-        // The last connection to close checkpoints the write-ahead log, so all must be gone before
-        // the sync.
+        // The last connection to close checkpoints the write-ahead log, so all connections must be
+        // closed before the sync.
         drop(runtime);
         served?;
         storage::sync(&data_dir)
@@ -120,7 +120,7 @@ async fn join(thread: JoinHandle<Result<(), EmbeddedBrokerError>>) -> Result<(),
     }
 }
 
-/// Binds, opens the storage with the address it got, and serves until told to stop.
+/// Binds the port, opens the storage with the bound address and serves until `stop` is cancelled.
 async fn serve(
     data_dir: &Path,
     port: u16,
@@ -136,7 +136,7 @@ async fn serve(
     if was_killed {
         groups::forget_members(&storage).await?;
     }
-    // A caller that is gone has dropped the broker, which cancels `stop`.
+    // If the caller is gone, it has dropped the broker, which cancels `stop`.
     let _ = started.send(address);
     tracing::info!(%address, data_dir = %data_dir.display(), "embedded broker is up");
     let maintenance = tokio::spawn(maintenance::run(storage.clone(), stop.clone()));

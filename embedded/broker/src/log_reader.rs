@@ -1,9 +1,9 @@
-//! Reads records straight from nisshi's tables, on a connection of its own.
+//! Reads records directly from nisshi's tables on a separate connection.
 //!
-//! nisshi's own fetch adds up the sizes of all records from the fetch offset to the end of the
-//! partition, and queries the headers of each record: reading a backlog takes quadratic time and
-//! blocks everything else. The cost of the two statements here follows from what they return, and a
-//! reader of SQLite's write-ahead log waits for nobody.
+//! nisshi's own fetch sums the sizes of all records from the fetch offset to the end of the
+//! partition and queries the headers of each record separately. Reading a backlog therefore takes
+//! quadratic time and blocks everything else. The cost of the two statements here is proportional
+//! to what they return, and a reader of SQLite's write-ahead log never waits for a writer.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use nisshi_storage::{Error, OffsetStage, Result, Topition};
 
 use crate::CLUSTER;
 
-/// At most this many records in one answer.
+/// Maximum number of records in one response.
 const FETCH_RECORDS: i64 = 2_000;
 
 const PARTITION: &str = "select tp.id, w.low, w.high from cluster c join topic t on t.cluster = c.id \
@@ -27,7 +27,7 @@ const RECORDS: &str = "select offset_id, attributes, timestamp, k, v from record
 const HEADERS: &str = "select offset_id, k, v from header \
      where topition = ?1 and offset_id >= ?2 and offset_id <= ?3 order by offset_id, ordinal";
 
-/// Reads what nisshi wrote.
+/// A reader of the records that nisshi wrote. Clones share its connection.
 #[derive(Clone)]
 pub(crate) struct LogReader {
     connection: Connection,
@@ -41,7 +41,7 @@ impl std::fmt::Debug for LogReader {
     }
 }
 
-/// A partition's row and its bounds.
+/// A partition's row id and its offset bounds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Partition {
     id: i64,
@@ -50,7 +50,7 @@ pub(crate) struct Partition {
 }
 
 impl Partition {
-    /// Without transactions, everything written is stable.
+    /// The partition's offsets. Without transactions, every written record is stable.
     pub fn stage(&self) -> OffsetStage {
         OffsetStage { last_stable: self.high, high_watermark: self.high, log_start: self.low }
     }
@@ -71,7 +71,7 @@ impl LogReader {
         Ok(Self { connection, _database: std::sync::Arc::new(database) })
     }
 
-    /// The partition; None if the topic or the partition does not exist.
+    /// Looks up a partition; None if the topic or the partition does not exist.
     pub async fn partition(&self, topition: &Topition) -> Result<Option<Partition>> {
         let params = params![CLUSTER, topition.topic(), topition.partition()];
         let mut rows = self.connection.query(PARTITION, params).await.map_err(failed)?;
@@ -80,8 +80,8 @@ impl LogReader {
         Ok(Some(Partition { id: row.get(0).map_err(failed)?, low: bound(1)?, high: bound(2)? }))
     }
 
-    /// The records from `offset` on: as many as fit in `max_bytes`, and at least one if there is
-    /// one.
+    /// Reads the records from `offset` on: as many as fit in `max_bytes`, but at least one if there
+    /// is one.
     pub async fn fetch(
         &self,
         partition: Partition,
@@ -160,7 +160,7 @@ fn header(row: &Row) -> Result<record::header::Builder> {
     Ok(header)
 }
 
-/// One batch for each run of records with the same attributes.
+/// Groups records into batches, one for each run of records with the same attributes.
 fn batches(stored: Vec<Stored>) -> Result<Vec<deflated::Batch>> {
     let mut batches = Vec::new();
     let mut stored = stored.into_iter().peekable();

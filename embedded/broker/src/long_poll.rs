@@ -1,10 +1,10 @@
-//! The long poll: a fetch waits at the broker until there is a record to read, and no longer.
+//! The long poll: a fetch waits at the broker only until there is a record to read.
 //!
-//! nisshi's own wait sleeps half of the time that the client allows, whatever arrives, and queries
-//! the database.
+//! nisshi's own wait sleeps for half of the time that the client allows, even if records arrive,
+//! and then queries the database.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use nisshi_sans_io::fetch_request::FetchTopic;
@@ -15,17 +15,17 @@ use tokio::time::Instant;
 
 use crate::quick_storage::QuickStorage;
 
-/// The time that nisshi may read for once there is a record.
+/// The time that nisshi gets for reading once there is a record.
 const READ_BUDGET_MS: i32 = 2_000;
-/// The time that it gets if there is none: one query, and an empty answer.
+/// The time that nisshi gets if there is no record: enough for one query and an empty response.
 const LOOK_BUDGET_MS: i32 = 1;
 
-/// Waits in front of nisshi's fetch service.
+/// A service that waits for a record before it calls nisshi's fetch service.
 #[derive(Debug)]
 pub(crate) struct LongPoll<S> {
     inner: S,
     storage: QuickStorage,
-    /// Topic names by topic id, which newer clients send instead.
+    /// Topic names by topic id. Newer clients send the id instead of the name.
     names: Mutex<HashMap<[u8; 16], String>>,
 }
 
@@ -34,7 +34,7 @@ impl<S> LongPoll<S> {
         Self { inner, storage, names: Mutex::default() }
     }
 
-    /// True once the fetch can be answered, with records or with an error.
+    /// Whether the fetch can be answered now, with records or with an error.
     async fn is_answerable(&self, topics: &[FetchTopic]) -> bool {
         for topic in topics {
             let Some(name) = self.name(topic).await else { return true };
@@ -53,17 +53,17 @@ impl<S> LongPoll<S> {
             return topic.topic.clone();
         }
         let id = topic.topic_id?;
-        let known = self.names.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+        let known = self.names.lock().get(&id).cloned();
         if known.is_some() {
             return known;
         }
         let metadata = self.storage.metadata(Some(&[TopicId::from(topic)])).await.ok()?;
         let name = metadata.topics().first()?.name.clone()?;
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(id, name.clone());
+        self.names.lock().insert(id, name.clone());
         Some(name)
     }
 
-    /// Waits until the fetch can be answered or `deadline` has passed; false for the deadline.
+    /// Waits until the fetch can be answered (true) or `deadline` has passed (false).
     async fn wait(&self, topics: &[FetchTopic], deadline: Instant) -> bool {
         let mut bell = self.storage.listen();
         loop {

@@ -1,4 +1,4 @@
-//! Retention and compaction, which nisshi does on request.
+//! Retention and compaction, which nisshi only does on request.
 
 use std::time::{Duration, SystemTime};
 

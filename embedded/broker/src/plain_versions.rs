@@ -1,10 +1,11 @@
-//! Answers to ApiVersions without tagged fields. nisshi sends four empty ones; librdkafka 2.0,
-//! which kcat of Debian 12 uses, fails on them with a read underflow and gives the broker up.
+//! ApiVersions responses without tagged fields. nisshi sends four empty ones; librdkafka 2.0, which
+//! kcat on Debian 12 uses, fails on them with a read underflow and drops the broker.
 
 use nisshi_sans_io::{Body, Frame, FrameInput};
 use rama::Service;
 
-/// Removes the tagged fields of `inner`'s answers to ApiVersions, and passes all other answers on.
+/// A service that removes the tagged fields from ApiVersions responses and passes all other
+/// responses through.
 #[derive(Clone, Debug)]
 pub(crate) struct PlainVersions<S>(pub S);
 

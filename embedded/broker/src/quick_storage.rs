@@ -1,5 +1,5 @@
-//! nisshi's storage; [`LogReader`] reads, and the ends of partitions are kept in memory. nisshi
-//! writes.
+//! nisshi's storage with faster reads: nisshi writes, [`LogReader`] reads, and the ends of
+//! partitions are cached in memory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use uuid::Uuid;
 use crate::log_reader::{LogReader, Partition};
 use crate::watermarks::Watermarks;
 
-/// nisshi's storage with quick reads. Clones share it.
+/// nisshi's storage with faster reads. Clones share one storage.
 #[derive(Clone, Debug)]
 pub(crate) struct QuickStorage {
     inner: ArcDynStorage,
@@ -45,18 +45,18 @@ impl QuickStorage {
         Self { inner, log, marks: Arc::new(Watermarks::new()) }
     }
 
-    /// Whether there is a record to read at `offset`. Remembers the end of the partition.
+    /// Whether there is a record to read at `offset`. Caches the end of the partition.
     pub async fn has(&self, topition: &Topition, offset: i64) -> Result<bool> {
         if let Some(has) = self.marks.has(topition, offset) {
             return Ok(has);
         }
         let partition = self.partition(topition).await?;
         self.marks.know(topition, partition.high);
-        // An offset below the beginning is answered with an error.
+        // For an offset below the beginning this is true: the fetch then returns an error at once.
         Ok(offset < partition.high)
     }
 
-    /// Rings when any partition grows.
+    /// Returns a receiver that is notified when any partition grows.
     pub fn listen(&self) -> watch::Receiver<u64> {
         self.marks.listen()
     }
@@ -67,7 +67,7 @@ impl QuickStorage {
     }
 }
 
-/// Implements `Storage`: the `own` methods as given, the `inner` ones by nisshi.
+/// Implements `Storage`: the `own` methods as given, the `inner` methods by calling nisshi.
 macro_rules! delegate {
     (
         own { $($own:tt)* }

@@ -1,4 +1,4 @@
-//! The services of a connection: nisshi's, with the long poll in front of its fetch.
+//! The services of a connection: nisshi's services, with the long poll in front of its fetch.
 
 use nisshi_broker::coordinator::group::administrator::Controller;
 use nisshi_broker::service::{auth, coordinator, storage};
@@ -23,7 +23,7 @@ pub(crate) type Groups = Controller<QuickStorage>;
 type Connection =
     TcpContextService<TcpBytesService<BytesFrameService<PlainVersions<FrameRouteService<Error>>>>>;
 
-/// The services of one connection.
+/// Builds the services of one connection.
 pub(crate) fn services(groups: Groups, quick: QuickStorage) -> Result<Connection> {
     let builder = stored(FrameRouteService::<Error>::builder(), quick)?;
     let route = coordinator::services(builder, groups).and_then(auth::services)?.build()?;
@@ -35,7 +35,8 @@ pub(crate) fn services(groups: Groups, quick: QuickStorage) -> Result<Connection
     Ok(layers.into_layer(PlainVersions(route)))
 }
 
-/// The requests that the storage answers. Transactions are refused: nisshi's SQLite has none.
+/// Adds the routes that the storage answers. Transactions are refused: nisshi's SQLite storage does
+/// not support them.
 fn stored(builder: FrameRouteBuilder<Error>, quick: QuickStorage) -> Result<FrameRouteBuilder<Error>> {
     let nisshis = [
         storage::alter_user_scram_credentials,

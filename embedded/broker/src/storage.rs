@@ -1,4 +1,4 @@
-//! Opening nisshi's SQLite storage in a data directory, and syncing it at the end.
+//! Opens nisshi's SQLite storage in a data directory and syncs it at the end.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,13 +16,13 @@ use crate::{CLUSTER, EmbeddedBrokerError, NODE};
 
 const FILE: &str = "broker.db";
 
-/// True if the last broker on this data was killed: only then its write-ahead log is still there.
+/// Whether the last broker on this data was killed. Only then does its write-ahead log still exist.
 pub(crate) fn was_killed(data_dir: &Path) -> bool {
     data_dir.join(format!("{FILE}-wal")).exists()
 }
 
-/// Opens or creates the storage and registers the only broker, with the address for clients. The
-/// alias must outlive the storage, which opens connections as it needs them.
+/// Opens or creates the storage and registers the only broker with its client address. The alias
+/// must outlive the storage, which opens connections on demand.
 pub(crate) async fn open(
     data_dir: &Path,
     address: SocketAddr,
@@ -66,16 +66,16 @@ fn database(data_dir: &Path) -> Result<PathBuf, EmbeddedBrokerError> {
     std::path::absolute(data_dir.join(FILE)).map_err(EmbeddedBrokerError::data_dir(data_dir))
 }
 
-/// The path that nisshi opens: the file's own, or one through a link if a URL would escape
-/// characters of it.
+/// The path that nisshi opens: the file's own path, or a path through a symbolic link if a URL
+/// would escape some of its characters. Dropping the alias removes the link.
 #[derive(Debug)]
 pub(crate) struct Alias {
     link: Option<PathBuf>,
 }
 
 impl Alias {
-    /// `sqlite:///` and the absolute path: nisshi strips one slash of the URL's path and opens the
-    /// rest, with its escapes.
+    /// Builds the URL: `sqlite:///` and the absolute path. nisshi strips one slash of the URL's
+    /// path and opens the rest without decoding its escapes.
     fn url_of(path: &Path) -> Result<(Url, Self), EmbeddedBrokerError> {
         if let Some(url) = unescaped_url(path) {
             return Ok((url, Self { link: None }));
@@ -116,7 +116,7 @@ fn link_directory(_target: &Path, _link: &Path) -> std::io::Result<()> {
     Err(std::io::Error::other("its path has characters that a URL escapes"))
 }
 
-/// Makes what the broker wrote durable: the database file, and the directory that names it.
+/// Syncs the database file and its directory to disk.
 pub(crate) fn sync(data_dir: &Path) -> Result<(), EmbeddedBrokerError> {
     let sync = |path: &Path| std::fs::File::open(path).and_then(|file| file.sync_all());
     let database = database(data_dir)?;

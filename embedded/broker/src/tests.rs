@@ -1,4 +1,4 @@
-//! Claims about the broker, made with a Kafka client.
+//! Tests of the broker with a Kafka client.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -17,7 +17,7 @@ use super::*;
 const TOPIC: &str = "orders";
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Runs `work` with a client's configuration against a broker on `dir`, then stops the broker.
+/// Runs `work` with a client configuration for a broker on `dir`, then stops the broker.
 async fn with_broker<T>(dir: &Path, work: impl AsyncFnOnce(ClientConfig) -> T) -> T {
     let broker = EmbeddedBroker::start(dir, 0).await.unwrap();
     let mut client = ClientConfig::new();
@@ -34,7 +34,7 @@ async fn create_topic(client: &ClientConfig, cleanup_policy: &str) {
     assert!(created.iter().all(Result::is_ok), "{created:?}");
 }
 
-/// Writes keys with values; each record bears its key in a header too.
+/// Writes records; each one also carries its key in a header.
 async fn publish(client: &ClientConfig, records: &[(String, String)]) {
     let producer: FutureProducer = client.create().unwrap();
     let send = |(key, value): &(String, String)| {
@@ -46,7 +46,7 @@ async fn publish(client: &ClientConfig, records: &[(String, String)]) {
     }
 }
 
-/// Every record of the topic, in order.
+/// Reads every record of the topic, in order.
 fn read(client: &ClientConfig) -> Vec<(String, String)> {
     let consumer: BaseConsumer = client.clone().set("group.id", "tests").create().unwrap();
     let (_, end) = consumer.fetch_watermarks(TOPIC, 0, PATIENCE).unwrap();

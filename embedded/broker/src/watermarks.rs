@@ -1,8 +1,8 @@
-//! The end of every partition, in memory, and a signal when one grows: this process is the only
-//! writer.
+//! An in-memory cache of partition ends, and a signal when a partition grows. It stays correct
+//! because this process is the only writer.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nisshi_storage::Topition;
 use tokio::sync::watch;
@@ -11,7 +11,7 @@ use tokio::sync::watch;
 #[derive(Clone, Copy, Debug)]
 struct End {
     high: i64,
-    /// From here to `high` there are no records; retention deleted them.
+    /// There are no records from here to `high`, because retention deleted them.
     empty_from: i64,
 }
 
@@ -26,22 +26,22 @@ impl Watermarks {
         Self { ends: Mutex::default(), grown: watch::Sender::new(0) }
     }
 
-    /// Signals every growth from now on.
+    /// Returns a receiver that is notified of every growth from now on.
     pub fn listen(&self) -> watch::Receiver<u64> {
         self.grown.subscribe()
     }
 
-    /// Whether there is a record at or after `offset`; None for a partition that is not known yet.
+    /// Whether there is a record at or after `offset`; None if the partition is not cached yet.
     pub fn has(&self, topition: &Topition, offset: i64) -> Option<bool> {
         self.ends().get(topition).map(|end| offset < end.high && offset < end.empty_from)
     }
 
-    /// Records the end of a partition.
+    /// Caches the end of a partition.
     pub fn know(&self, topition: &Topition, high: i64) {
         self.ends().entry(topition.clone()).or_insert(End { high, empty_from: i64::MAX });
     }
 
-    /// Records a write up to `high`.
+    /// Notes a write up to `high`.
     pub fn grow(&self, topition: &Topition, high: i64) {
         {
             let mut ends = self.ends();
@@ -53,21 +53,21 @@ impl Watermarks {
         self.grown.send_modify(|count| *count += 1);
     }
 
-    /// Records that there is nothing from `offset` to the end.
+    /// Notes that there are no records from `offset` to the end.
     pub fn found_empty(&self, topition: &Topition, offset: i64, high: i64) {
         if let Some(end) = self.ends().get_mut(topition).filter(|end| end.high == high) {
             end.empty_from = end.empty_from.min(offset);
         }
     }
 
-    /// Forgets all partitions: a topic was created or deleted.
+    /// Clears the cache, because a topic was created or deleted.
     pub fn forget(&self) {
         self.ends().clear();
         self.grown.send_modify(|count| *count += 1);
     }
 
     fn ends(&self) -> MutexGuard<'_, HashMap<Topition, End>> {
-        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ends.lock()
     }
 }
 

@@ -1,5 +1,6 @@
-//! Serves Qdrant's gRPC over a folder until its standard input ends, then stops cleanly:
-//! `serve <folder> [port]`. Its first line of output is the address.
+//! Serves Qdrant's gRPC API over a folder until standard input ends, then stops cleanly.
+//!
+//! Usage: `serve <folder> [port]`. The first line of output is the address.
 
 use std::io::{Read, Write};
 

@@ -1,19 +1,20 @@
-//! Free space on the disk. Edge writes through memory maps of files that are longer than what is in
-//! them; on a full disk such a write ends the process. So every write checks the disk first.
+//! The check for free disk space before a write. Edge writes through memory maps of files that are
+//! longer than their contents; on a full disk, such a write kills the process. So every write
+//! checks the disk first.
 
 use std::path::Path;
 
 use tonic::Status;
 
-/// Free bytes that a write needs: a log file, a chunk of each vector and of the payload, and the
-/// largest message several times over.
+/// The free bytes required for a write: room for a log file, a chunk of each vector and of the
+/// payload, and several messages of the largest size.
 const RESERVE_BYTES: u64 = 256 * 1024 * 1024;
 
-/// Refuses where the disk of `folder` is nearly full.
+/// Returns RESOURCE_EXHAUSTED if the disk of `folder` is nearly full.
 pub(crate) fn check(folder: &Path) -> Result<(), Status> {
     match fs4::available_space(folder) {
         Ok(available) => enough(folder, available),
-        // A file system that cannot tell is no reason not to write.
+        // An unknown amount of free space does not block writes.
         Err(error) => {
             tracing::debug!(folder = %folder.display(), %error, "the free space on the disk is unknown");
             Ok(())

@@ -1,5 +1,5 @@
-//! What can go wrong with the endpoint, each variant saying what to do next. A failed request is a
-//! gRPC status ([`crate::status`]).
+//! Errors of the endpoint itself. Each message says what to do next. A failed request is a gRPC
+//! status instead ([`crate::status`]).
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EmbeddedIndexError {
-    /// The folder is in use, cannot be written, or holds something else.
+    /// The folder is in use, cannot be written, or holds other files.
     #[error("the index's folder {} cannot be used: {reason}", path.display())]
     Folder { path: PathBuf, reason: String },
 
     /// The folder holds an index whose files are damaged.
     #[error(
-        "the index's folder {} is damaged ({reason}); put back a copy of the folder, or move it away and \
+        "the index's folder {} is damaged ({reason}); restore a copy of the folder, or move it away and \
          fill a new one",
         path.display()
     )]

@@ -1,9 +1,9 @@
-//! Qdrant's gRPC API over qdrant-edge, in this process, for one machine without a Qdrant server.
+//! Qdrant's gRPC API over qdrant-edge in this process, for a machine without a Qdrant server.
 //!
-//! Any Qdrant client can talk to it. It binds 127.0.0.1 only and knows no keys. A write
-//! acknowledged with wait=true survives a kill at any moment. What it does not cover answers
-//! UNIMPLEMENTED and names the method; the crate's README lists what it does cover. This crate
-//! knows collections, points and Qdrant's messages; it must not know prompts.
+//! Any Qdrant client can connect to it. It binds 127.0.0.1 only and has no API keys. A write
+//! acknowledged with wait=true survives a kill at any moment. Unsupported methods return
+//! UNIMPLEMENTED and name the method; the crate's README lists the supported ones. This crate knows
+//! collections, points and Qdrant's messages; it must not know prompts.
 
 mod convert;
 mod disk_space;
@@ -29,40 +29,42 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 use self::service::Service;
-use self::store::Store;
+use self::store::CollectionStore;
 pub use crate::error::EmbeddedIndexError;
 
-/// The largest message, in and out: tonic's own 4 MiB would refuse a thousand points.
+/// The message size limit in both directions. tonic's default of 4 MiB would refuse a thousand
+/// points.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
-/// The time that a stop waits for requests under way, and then for an optimisation.
+/// How long a stop waits for requests in progress, and then again for an optimisation.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
-/// The endpoint. It serves until [`EmbeddedIndex::stop`]; dropped without it, it stops in the
-/// background.
+/// The running endpoint. It serves until [`EmbeddedIndex::stop`]; if it is only dropped, it stops
+/// in the background.
 #[derive(Debug)]
 pub struct EmbeddedIndex {
     address: SocketAddr,
     shutdown: CancellationToken,
     server: Option<JoinHandle<Result<(), tonic::transport::Error>>>,
-    store: Arc<Store>,
+    store: Arc<CollectionStore>,
 }
 
 impl EmbeddedIndex {
-    /// Opens the collections in `data_dir` and serves them on 127.0.0.1 at `port`; 0 takes any free
-    /// one, which [`EmbeddedIndex::address`] tells. Creates the folder if it is missing, and locks
-    /// it for this process. It serves once this returns.
+    /// Opens the collections in `data_dir` and serves them on 127.0.0.1 at `port`. Port 0 picks a
+    /// free port; [`EmbeddedIndex::address`] returns it. Creates the folder if it is missing and
+    /// locks it for this process. The endpoint accepts requests when this function returns.
     ///
     /// # Errors
     ///
-    /// [`EmbeddedIndexError::Folder`] for a folder that is in use or holds something else,
-    /// [`EmbeddedIndexError::Damaged`], [`EmbeddedIndexError::Listen`].
+    /// [`EmbeddedIndexError::Folder`] if the folder is in use or holds other files,
+    /// [`EmbeddedIndexError::Damaged`] if its files are damaged, [`EmbeddedIndexError::Listen`] if
+    /// the port is taken.
     pub async fn start(data_dir: &Path, port: u16) -> Result<Self, EmbeddedIndexError> {
-        // The port first: opening may take a while, and a taken port is known at once.
+        // Binds first: opening may take a while, and a taken port is detected at once.
         let listen = |error: std::io::Error| EmbeddedIndexError::Listen { port, reason: error.to_string() };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let path = data_dir.to_owned();
-        let opened = tokio::task::spawn_blocking(move || Store::open(&path)).await;
+        let opened = tokio::task::spawn_blocking(move || CollectionStore::open(&path)).await;
         let panicked = |error| EmbeddedIndexError::damaged(data_dir, format!("opening it failed: {error}"));
         let store = Arc::new(opened.map_err(panicked)??);
         let shutdown = CancellationToken::new();
@@ -71,23 +73,23 @@ impl EmbeddedIndex {
         Ok(Self { address, shutdown, server: Some(server), store })
     }
 
-    /// Where it listens.
+    /// The address the endpoint listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The address as clients take it.
+    /// The address in the form clients expect: `http://127.0.0.1:port`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Ends requests, writes everything out and releases the folder. It waits a few seconds for an
-    /// optimisation under way. Ending the process before that is safe: the next start finds the
-    /// state before the optimisation.
+    /// Ends requests, flushes all collections and releases the folder. It waits a few seconds for
+    /// an optimisation in progress. Killing the process during that wait is safe: the next start
+    /// finds the state before the optimisation.
     ///
     /// # Errors
     ///
-    /// [`EmbeddedIndexError::Listen`] where the listener had failed before.
+    /// [`EmbeddedIndexError::Listen`] if the listener failed earlier.
     pub async fn stop(mut self) -> Result<(), EmbeddedIndexError> {
         self.shutdown.cancel();
         let port = self.address.port();
@@ -111,7 +113,7 @@ impl Drop for EmbeddedIndex {
 
 async fn serve(
     listener: TcpListener,
-    store: Arc<Store>,
+    store: Arc<CollectionStore>,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let service = Service::new(store);
@@ -124,8 +126,8 @@ async fn serve(
         .add_service(SnapshotsServer::new(service))
         .add_service(collections)
         .add_service(points)
-        // The builder's own setting is for listeners that it makes itself; without it answers wait
-        // for 40 ms.
+        // The builder's own nodelay setting only applies to listeners that it creates. Without
+        // nodelay, responses are delayed by 40 ms.
         .serve_with_incoming_shutdown(
             TcpIncoming::from(listener).with_nodelay(Some(true)),
             shutdown.cancelled_owned(),
@@ -133,7 +135,8 @@ async fn serve(
         .await
 }
 
-/// Waits for the server; clients that keep their connection busy are cut off after the grace.
+/// Waits for the server to end. Clients that keep their connection busy are cut off after the grace
+/// period.
 async fn end(mut server: JoinHandle<Result<(), tonic::transport::Error>>) -> Result<(), String> {
     match tokio::time::timeout(STOP_GRACE, &mut server).await {
         Ok(Ok(Ok(()))) => Ok(()),

@@ -1,4 +1,4 @@
-//! Edge's errors as gRPC statuses, with the codes that a Qdrant server answers with.
+//! Edge's errors as gRPC statuses, with the codes that a Qdrant server returns.
 
 use qdrant_edge::OperationError;
 use tonic::Status;
@@ -30,12 +30,12 @@ pub(crate) fn of_edge(error: OperationError) -> Status {
     }
 }
 
-/// The status of a collection that takes no more requests.
+/// The status for requests to a collection that is closed.
 pub(crate) fn stopped() -> Status {
     Status::unavailable("the collection is closed or being deleted")
 }
 
-/// Refuses a method that the embedded index does not have.
+/// Refuses a method that the embedded index does not support.
 pub(crate) fn unimplemented<T>(method: &str) -> Result<T, Status> {
     Err(Status::unimplemented(format!(
         "the embedded index has no {method}; connect to a Qdrant server where it is needed"

@@ -68,7 +68,7 @@ def upsert(client, name, alias):
         for i in range(300)
     ]
     assert client.upsert(alias, points, wait=True).status == models.UpdateStatus.COMPLETED
-    # Again, and in part: nothing changes.
+    # Upserting some of the points again changes nothing.
     assert client.upsert(alias, points[:50], wait=True).status == models.UpdateStatus.COMPLETED
     assert client.count(alias, exact=True).count == 300
     words = models.TextIndexParams(type=models.TextIndexType.TEXT, tokenizer=models.TokenizerType.WORD, lowercase=True,

@@ -1,6 +1,7 @@
-//! Loading a great many prompts: no graph is built until all of them are there, then one.
+//! Bulk loading of prompts: the graph is built once, after all of them are written.
 //!
-//! Both ends may be called again at any time, by any process: the collection itself remembers that a load is under way.
+//! [`PromptIndex::begin_bulk`] and [`PromptIndex::finish_bulk`] may be called again at any time, by
+//! any process: the collection itself records that a load is under way.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,28 +14,34 @@ use super::{IndexInfo, IndexState, PromptIndex};
 use crate::layout::{INDEXING_THRESHOLD_KB, PROFILE};
 use crate::{IndexError, Profile, Space};
 
-/// Between two looks at a collection that is being optimised.
+/// The interval between polls of a collection that is being optimised.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// A server may take a moment before it says that it has something to do.
+/// How long a collection must stay ready: a server may take a moment to report pending work.
 const SETTLED: Duration = Duration::from_secs(2);
 
 impl PromptIndex {
-    /// Puts graph building off until [`Self::finish_bulk`], also across a restart of the server, and lets
-    /// [`Self::upsert`] write in larger chunks. Until then search compares with every prompt: right, but slow.
+    /// Defers graph building until [`Self::finish_bulk`] and lets [`Self::upsert`] write in larger
+    /// chunks.
+    ///
+    /// The deferral survives a restart of the server. Until then a search compares with every
+    /// prompt: correct, but slow.
     ///
     /// # Errors
-    /// [`IndexError::NoCollection`] before [`Self::ensure`] was called.
+    /// [`IndexError::NoCollection`] if [`Self::ensure`] was never called.
     pub async fn begin_bulk(&self) -> Result<(), IndexError> {
         self.set_indexing_threshold(0).await?;
         self.bulk.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Has the graph built and waits for it, telling `progress` how far it is several times a second. Ends at once
-    /// where there is nothing to do. It may be dropped and called again: building goes on in the meantime.
+    /// Builds the graph and waits for it, reporting to `progress` several times a second.
+    ///
+    /// Returns at once if there is nothing to do. It may be dropped and called again: the server
+    /// keeps building in the meantime.
     ///
     /// # Errors
-    /// [`IndexError::NotOptimised`] where the server gave up; what was written is kept and is found by search.
+    /// [`IndexError::NotOptimised`] if the server gave up; everything written is kept and search
+    /// finds it.
     pub async fn finish_bulk(&self, mut progress: impl FnMut(&IndexInfo)) -> Result<IndexInfo, IndexError> {
         self.set_indexing_threshold(INDEXING_THRESHOLD_KB).await?;
         self.bulk.store(false, Ordering::Relaxed);
@@ -58,7 +65,8 @@ impl PromptIndex {
         }
     }
 
-    /// Gives the collection another profile; its segments are written anew, which [`Self::finish_bulk`] waits for.
+    /// Changes the collection's profile. The server rewrites the segments; [`Self::finish_bulk`]
+    /// waits for that.
     pub async fn change_profile(&self, profile: Profile) -> Result<(), IndexError> {
         let memory = Some(profile.originals().into());
         let vector =
@@ -94,7 +102,7 @@ impl PromptIndex {
 }
 
 impl IndexInfo {
-    /// Whether so little is outside of the graph that none will be built for it.
+    /// Whether too few vectors are outside the graph for the server to build one.
     fn is_indexed(&self) -> bool {
         let waiting = self.points.saturating_sub(self.indexed_vectors / 2);
         waiting * 4 * 384 / 1024 < INDEXING_THRESHOLD_KB

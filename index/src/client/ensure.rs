@@ -1,4 +1,4 @@
-//! Laying the collection out, refusing one that does not fit, and saying how it is.
+//! Lays the collection out, refuses one that does not fit, and reports its state.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,51 +15,54 @@ use super::PromptIndex;
 use crate::layout::{ENCODER, MINILM, PROFILE};
 use crate::{IndexError, Layout, Profile, Space, payload};
 
-/// What [`PromptIndex::ensure`] found.
+/// The result of [`PromptIndex::ensure`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ensured {
-    /// The collection's own name, behind the alias.
+    /// The name of the collection behind the alias.
     pub collection: String,
-    /// Whether it was made just now.
+    /// Whether this call created it.
     pub created: bool,
 }
 
 /// How far the collection is with indexing what was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IndexState {
-    /// Everything that is to be indexed is.
+    /// Everything that needs an index has one.
     Ready,
-    /// The graph is being built, or waits to be.
+    /// The graph is being built, or is queued to be.
     Optimising,
-    /// The server reports an error of the collection.
+    /// The server reports an error for the collection.
     Failed,
 }
 
-/// How the collection is.
+/// The state of the collection.
 #[derive(Debug, Clone, PartialEq)]
 pub struct IndexInfo {
-    /// The collection's own name.
+    /// The name of the collection behind the alias.
     pub collection: String,
     pub encoder: Option<String>,
     pub minilm: Option<String>,
     pub profile: Profile,
-    /// About how many prompts it holds.
+    /// The approximate number of prompts.
     pub points: u64,
-    /// About how many vectors are in a graph; the rest are searched one by one.
+    /// The approximate number of vectors in a graph; the others are searched one by one.
     pub indexed_vectors: u64,
     pub segments: u64,
     pub state: IndexState,
-    /// A bulk load was begun and not finished: no graph is built, and search compares with every prompt.
+    /// Whether a bulk load has begun and not finished: no graph is built, and a search compares
+    /// with every prompt.
     pub bulk: bool,
-    /// What went wrong with the last optimisation.
+    /// The error of the last optimisation.
     pub error: Option<String>,
 }
 
 impl PromptIndex {
-    /// Makes sure that the alias serves a collection of this layout, and makes one where there is none.
+    /// Ensures that the alias points to a collection of this layout, and creates one if there is
+    /// none.
     ///
     /// # Errors
-    /// [`IndexError::OtherEncoder`] or [`IndexError::OtherShape`] where what is there was made for something else.
+    /// [`IndexError::OtherEncoder`] or [`IndexError::OtherShape`] if the existing collection was
+    /// made for another encoder or other vectors.
     pub async fn ensure(&self, layout: &Layout) -> Result<Ensured, IndexError> {
         let collection = layout.collection(&self.options.alias);
         match self.behind_alias().await? {
@@ -82,8 +85,11 @@ impl PromptIndex {
         Ok(Ensured { collection, created })
     }
 
-    /// A client of this layout's own collection, made if need be, without touching the alias: to fill a new encoder's
-    /// collection while the old one serves. [`PromptIndex::switch_to`] then puts it behind the alias.
+    /// Returns a client of this layout's own collection, created if needed, without touching the
+    /// alias.
+    ///
+    /// With it a new encoder's collection can be filled while the old one serves.
+    /// [`PromptIndex::switch_to`] then points the alias to it.
     pub async fn beside(&self, layout: &Layout) -> Result<Self, IndexError> {
         let collection = layout.collection(&self.options.alias);
         let (_, profile) = self.ensure_collection(&collection, layout).await?;
@@ -94,21 +100,21 @@ impl PromptIndex {
         Ok(beside)
     }
 
-    /// Puts this layout's collection behind the alias.
+    /// Points the alias to this layout's collection.
     pub async fn switch_to(&self, layout: &Layout) -> Result<(), IndexError> {
         let collection = layout.collection(&self.options.alias);
         check_shape(&collection, layout, &self.collection_info(&collection).await?)?;
         self.switch_alias(&collection).await
     }
 
-    /// How the collection is.
+    /// Reads the state of the collection.
     pub async fn info(&self) -> Result<IndexInfo, IndexError> {
         let collection = self.collection().await?;
         Ok(index_info(collection.clone(), &self.collection_info(&collection).await?))
     }
 
-    /// The collection's own profile, which says how much a search must ask for. It is asked for once; until there is a
-    /// collection it is the default.
+    /// The collection's own profile, which says how many candidates a search must request. It is
+    /// read once; until there is a collection it is the default.
     pub async fn profile(&self) -> Profile {
         if let Some(known) = self.profile.get() {
             return *known;
@@ -127,7 +133,8 @@ impl PromptIndex {
         })
     }
 
-    /// Waits until everything written is indexed, `patience` at the longest, and says how the collection is then.
+    /// Waits at most `patience` until everything written is indexed, and returns the state at that
+    /// time.
     pub async fn optimize_wait(&self, patience: Duration) -> Result<IndexInfo, IndexError> {
         let end = tokio::time::Instant::now() + patience;
         loop {
@@ -167,7 +174,8 @@ impl PromptIndex {
         let created = match self.client.create_collection(layout.create(collection)).await {
             Ok(_) => true,
             Err(error) => match IndexError::from_client("create the collection", error) {
-                // Qdrant says either, by its version; another indexer may have been quicker.
+                // Which of the two Qdrant returns depends on its version; another indexer may have
+                // created it first.
                 IndexError::Server { code: Code::AlreadyExists, .. } => false,
                 IndexError::Server { code: Code::InvalidArgument, message, .. }
                     if message.contains("exist") =>
@@ -183,7 +191,7 @@ impl PromptIndex {
         Ok((created, profile_of(&info)))
     }
 
-    /// Indexes the fields that filters use, where they are not.
+    /// Creates the missing indexes of the fields that filters use.
     async fn index_payload(&self, collection: &str, info: &CollectionInfo) -> Result<(), IndexError> {
         for (field, kind, params) in indexed_fields(profile_of(info)) {
             if info.payload_schema.contains_key(field) {
@@ -202,7 +210,7 @@ impl PromptIndex {
         Ok(())
     }
 
-    /// Qdrant replaces an alias of that name in one step.
+    /// Points the alias to `collection`. Qdrant replaces an existing alias of that name atomically.
     async fn switch_alias(&self, collection: &str) -> Result<(), IndexError> {
         let alias_name = self.options.alias.clone();
         let request = CreateAlias { collection_name: collection.to_owned(), alias_name };
@@ -220,7 +228,8 @@ impl PromptIndex {
     }
 }
 
-/// The fields that filters use. Links between prompts of one time or length would cost more to build than they save.
+/// The fields that filters use. Times, lengths and words get no extra links in the graph: links
+/// between prompts of the same time or length would cost more to build than they save.
 fn indexed_fields(profile: Profile) -> [(&'static str, FieldType, Option<PayloadIndexParams>); 4] {
     let integer = || IntegerIndexParamsBuilder::new(false, true).enable_hnsw(false);
     let memory = profile.field_indexes().map(Into::into);

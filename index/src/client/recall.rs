@@ -1,5 +1,5 @@
-//! How much of the truth a search finds, and how fast: prompts of the collection ask for their neighbours, once exactly
-//! and once for each ef.
+//! Measures recall and latency: prompts of the collection are queries for their neighbours, once
+//! with exact search and once for each ef.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -10,37 +10,38 @@ use uuid::Uuid;
 use super::PromptIndex;
 use crate::{IndexError, PromptPoint, Query, Space, payload};
 
-/// What to measure.
+/// The parameters of a recall measurement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecallOptions {
     pub space: Space,
-    /// Prompts to ask with.
+    /// The number of prompts used as queries.
     pub queries: usize,
-    /// Neighbours to ask for.
+    /// The number of neighbours to request.
     pub k: usize,
-    /// HNSW's candidate lists to try; none: the profile's.
+    /// The sizes of HNSW's candidate list to try; `None` is the profile's.
     pub efs: Vec<Option<u64>>,
 }
 
-/// What was measured at one ef.
+/// The measurements at one ef.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub struct RecallAt {
-    /// None: the profile's.
+    /// `None` is the profile's.
     pub ef: Option<u64>,
-    /// Of the exact k neighbours, the part that was found, 0 to 1.
+    /// The fraction of the exact k neighbours that was found, 0 to 1.
     pub recall: f64,
     pub p50_ms: f64,
     pub p99_ms: f64,
-    /// One after the other, from one client.
+    /// Sequential queries from one client.
     pub queries_per_s: f64,
 }
 
 impl PromptIndex {
-    /// Measures recall@k against exact search, with random prompts of the collection as queries, themselves excluded.
-    /// `asked` hears of each query that is done.
+    /// Measures recall@k against exact search. The queries are random prompts of the collection,
+    /// each excluded from its own results. `asked` is called after each query.
     ///
     /// # Errors
-    /// [`IndexError::InvalidQuery`] for an empty collection, or where nothing is asked for.
+    /// [`IndexError::InvalidQuery`] if the collection has fewer than two prompts, or k, the number
+    /// of queries or the list of ef is zero or empty.
     pub async fn recall(
         &self,
         options: &RecallOptions,
@@ -101,7 +102,8 @@ impl PromptIndex {
         ef: Option<u64>,
         exact: bool,
     ) -> Result<HashSet<Uuid>, IndexError> {
-        // One more, for the prompt finds itself; a filter against it would take another way through the graph.
+        // One more, since the prompt finds itself; excluding it by a filter would change the walk
+        // through the graph.
         let mut query =
             Query::new(options.space, point.vector(options.space).to_vec(), options.k + 1).exact(exact);
         query.ef = ef;
@@ -110,7 +112,7 @@ impl PromptIndex {
         Ok(others.take(options.k).collect())
     }
 
-    /// Random prompts with their vectors of `space`.
+    /// Reads random prompts with their vectors of `space`.
     async fn sample(&self, space: Space, count: usize) -> Result<Vec<PromptPoint>, IndexError> {
         let request = QueryPoints {
             collection_name: self.target.to_string(),
@@ -125,7 +127,7 @@ impl PromptIndex {
     }
 }
 
-/// Of sorted times.
+/// A percentile of sorted times.
 fn percentile_ms(times: &[Duration], part: f64) -> f64 {
     let place = (times.len().saturating_sub(1) as f64 * part).round() as usize;
     times.get(place).map_or(0.0, |time| time.as_secs_f64() * 1000.0)

@@ -13,15 +13,16 @@ use super::PromptIndex;
 use crate::query::{Groups, MAX_GROUPED};
 use crate::{Diversity, Filter, Hit, IndexError, PromptPoint, Query, Space, Target, payload};
 
-/// Queries in one request.
+/// Queries per request.
 const BATCH: usize = 64;
-/// Candidates read first for each group of near duplicates that is wanted; each further page is twice as large.
+/// Candidates in the first page for each requested group of near duplicates; each further page is
+/// twice as large.
 const FIRST_CANDIDATES: usize = 4;
-/// Candidates in a page, at the most.
+/// The maximum number of candidates in a page.
 const MAX_PAGE: usize = 1_000;
 
 impl PromptIndex {
-    /// How many prompts pass `filter`.
+    /// Counts the prompts that pass `filter`.
     pub async fn count(&self, filter: &Filter) -> Result<u64, IndexError> {
         let collection_name = self.target.to_string();
         let filter = filter.to_qdrant()?;
@@ -30,7 +31,7 @@ impl PromptIndex {
         Ok(answer.result.map_or(0, |result| result.count))
     }
 
-    /// The prompts of these ids that are in the index, in no particular order.
+    /// Reads the prompts with these ids that are in the index, in no particular order.
     pub async fn get(&self, ids: &[Uuid], with_vectors: bool) -> Result<Vec<PromptPoint>, IndexError> {
         let mut found = Vec::with_capacity(ids.len());
         for chunk in ids.chunks(self.options.chunk_points.max(1)) {
@@ -49,10 +50,12 @@ impl PromptIndex {
         Ok(found)
     }
 
-    /// The prompts nearest to a query, best first; with [`Diversity::Mmr`] in the order they were chosen in.
+    /// Returns the nearest prompts, best first; with [`Diversity::Mmr`], in the order they were
+    /// chosen.
     ///
     /// # Errors
-    /// [`IndexError::InvalidQuery`] for a query over a bound, of another dimension, or like a prompt that is not there.
+    /// [`IndexError::InvalidQuery`] if a query exceeds a bound, has another dimension, or refers to
+    /// a prompt that is not in the index.
     pub async fn search(&self, query: &Query) -> Result<Vec<Hit>, IndexError> {
         match query.diversity {
             Some(Diversity::Group { similarity }) => self.search_groups(query, similarity).await,
@@ -60,7 +63,7 @@ impl PromptIndex {
         }
     }
 
-    /// The answers to several queries, in their order; all of them or an error.
+    /// Answers several queries in order; returns all answers or an error.
     pub async fn search_batch(&self, queries: &[Query]) -> Result<Vec<Vec<Hit>>, IndexError> {
         let mut answers = Vec::with_capacity(queries.len());
         let grouped = |query: &Query| matches!(query.diversity, Some(Diversity::Group { .. }));
@@ -77,8 +80,8 @@ impl PromptIndex {
         Ok(answers)
     }
 
-    /// The prompts nearest to each query, best first, every one with its MiniLM vector \[384\]; all
-    /// of them or an error.
+    /// Returns the prompts nearest to each query, best first, each with its MiniLM vector \[384\];
+    /// all answers or an error.
     ///
     /// # Errors
     /// [`IndexError::ForeignPoint`] for a point without that vector: a prediction must not leave it
@@ -91,11 +94,11 @@ impl PromptIndex {
         Ok(answers)
     }
 
-    /// The answers to several queries, in their order, where a query that cannot be answered does not keep the
-    /// others from it.
+    /// Answers several queries in order; an invalid query does not fail the others.
     ///
     /// # Errors
-    /// Inside, [`IndexError::InvalidQuery`]. Outside, what concerns all of them, such as an index that is away.
+    /// Inner: [`IndexError::InvalidQuery`]. Outer: errors that concern all queries, such as an
+    /// unreachable index.
     pub async fn search_each(
         &self,
         queries: &[Query],
@@ -120,7 +123,8 @@ impl PromptIndex {
         Ok(answers)
     }
 
-    /// One page of the prompts that pass `filter`, in the order of their ids, and where the next page starts.
+    /// Reads one page of the prompts that pass `filter`, ordered by id, and returns where the next
+    /// page starts.
     pub async fn page(
         &self,
         filter: &Filter,
@@ -177,7 +181,8 @@ impl PromptIndex {
         answer.result.into_iter().zip(queries).map(hits).collect()
     }
 
-    /// Reads candidates, best first, until there are enough groups, all prompts are read, or as many as may be.
+    /// Reads candidates, best first, until there are enough groups, all prompts are read, or the
+    /// limit of candidates is reached.
     async fn search_groups(&self, query: &Query, similarity: f32) -> Result<Vec<Hit>, IndexError> {
         query.check()?;
         let wanted = query.offset + query.limit;
@@ -198,7 +203,8 @@ impl PromptIndex {
         Ok(best.map(|hit| with_vectors_of(hit, query)).collect())
     }
 
-    /// Says what about the queries the server did not like, where it is that.
+    /// Turns a rejection by the server into the reason why the queries are invalid, if they are the
+    /// cause.
     async fn blame(&self, queries: &[Query], error: IndexError) -> IndexError {
         if error.is_transient() {
             return error;
@@ -235,7 +241,7 @@ fn has_minilm(hit: &Hit) -> Result<(), IndexError> {
     }
 }
 
-/// Of MMR's answers those of the query's page: it is asked from the first on.
+/// Cuts MMR's answers to the query's page: MMR is always requested from the first answer.
 fn of_page(mut hits: Vec<Hit>, query: &Query) -> Vec<Hit> {
     if let Some(Diversity::Mmr { .. }) = query.diversity {
         hits.drain(..query.offset.min(hits.len()));
@@ -243,7 +249,7 @@ fn of_page(mut hits: Vec<Hit>, query: &Query) -> Vec<Hit> {
     hits
 }
 
-/// The query for a page of candidates, with what they are grouped by.
+/// The query for a page of candidates, with the vectors they are grouped by.
 fn candidates(query: &Query, offset: usize, limit: usize) -> Query {
     let mut candidates = Query { offset, limit, diversity: None, ..query.clone() };
     if !candidates.with_vectors.contains(&Space::MiniLm) {
@@ -257,7 +263,7 @@ fn with_vectors_of(mut hit: Hit, query: &Query) -> Hit {
     hit
 }
 
-/// Beside the runtime's own threads: each candidate is compared with every group.
+/// Groups candidates outside the runtime's own threads: each one is compared with every group.
 async fn grouped(mut groups: Groups, hits: Vec<Hit>) -> Result<Groups, IndexError> {
     let grouped = spawn_blocking(move || {
         hits.into_iter().for_each(|hit| groups.take(hit));

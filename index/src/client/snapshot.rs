@@ -1,5 +1,6 @@
-//! Copies of the whole collection in a file, and their way back. They go over the same API as everything else, so that
-//! a snapshot of an embedded index can be restored on a Qdrant server and the other way round.
+//! Copies of the whole collection in a file, and their restoration. They use the same API as
+//! everything else, so a snapshot of an embedded index can be restored on a Qdrant server and the
+//! other way round.
 
 use std::path::Path;
 
@@ -14,21 +15,23 @@ pub use crate::snapshot_file::SnapshotInfo;
 /// Prompts read and written at once.
 const PAGE: u32 = 1000;
 
-/// What a restore did.
+/// The result of a restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Restored {
     /// Prompts in the snapshot.
     pub points: u64,
-    /// Those that the collection had already, as they are in the snapshot.
+    /// Prompts that the collection already had as they are in the snapshot.
     pub already_there: u64,
 }
 
 impl PromptIndex {
-    /// Writes all prompts with their vectors to a file, which is there whole or not at all. `written` hears how many
-    /// are in it so far. What is written to the collection in the meantime may or may not be in it.
+    /// Writes all prompts with their vectors to a file, which appears complete or not at all.
+    ///
+    /// `written` receives the number of prompts in the file so far. Prompts written to the
+    /// collection in the meantime may or may not be included.
     ///
     /// # Errors
-    /// [`IndexError::Snapshot`] where the file cannot be written, [`IndexError::NoCollection`].
+    /// [`IndexError::Snapshot`] if the file cannot be written, [`IndexError::NoCollection`].
     pub async fn snapshot(
         &self,
         path: &Path,
@@ -54,14 +57,17 @@ impl PromptIndex {
         }
     }
 
-    /// Writes the prompts of a snapshot to the collection, which is made if need be, as a bulk load:
-    /// [`Self::finish_bulk`] then builds the graph. Prompts that are there already are merged as [`Self::upsert`] does,
-    /// those that are there as in the snapshot are passed over: after an error or a stop, another call goes on where it
-    /// stood. `restored` hears how many of how many are done.
+    /// Writes the prompts of a snapshot to the collection, which is created if needed, as a bulk
+    /// load. [`Self::finish_bulk`] then builds the graph.
+    ///
+    /// Existing prompts are merged as in [`Self::upsert`]; those already as they are in the
+    /// snapshot are skipped. After an error or a stop, another call therefore resumes where this
+    /// one stopped. `restored` receives the number of prompts done and the total.
     ///
     /// # Errors
-    /// [`IndexError::Snapshot`] for a file that is damaged, before anything is written; [`IndexError::OtherEncoder`] or
-    /// [`IndexError::OtherShape`] where the collection is of other models.
+    /// [`IndexError::Snapshot`] for a damaged file, before anything is written;
+    /// [`IndexError::OtherEncoder`] or [`IndexError::OtherShape`] if the collection belongs to
+    /// other models.
     pub async fn restore(
         &self,
         path: &Path,
@@ -85,7 +91,7 @@ impl PromptIndex {
         }
     }
 
-    /// The layout of the collection as it is.
+    /// The layout of the existing collection.
     async fn own_layout(&self) -> Result<Layout, IndexError> {
         let stats = self.stats().await?;
         let foreign = |detail: &str| IndexError::OtherShape {
@@ -96,15 +102,14 @@ impl PromptIndex {
         let dim = dim
             .and_then(|dim| usize::try_from(dim).ok())
             .ok_or_else(|| foreign("it has no vector \"clip\""))?;
-        let encoder =
-            stats.info.encoder.clone().ok_or_else(|| foreign("it does not say which encoder it is of"))?;
+        let encoder = stats.info.encoder.clone().ok_or_else(|| foreign("it does not name its encoder"))?;
         let minilm =
             stats.info.minilm.clone().ok_or_else(|| foreign("it does not say which MiniLM it is of"))?;
         Ok(Layout::new(encoder, dim, minilm).profile(stats.info.profile))
     }
 }
 
-/// Runs file work beside the runtime's own threads.
+/// Runs file work outside the runtime's own threads.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
 ) -> Result<T, IndexError> {

@@ -1,4 +1,4 @@
-//! What the collection is made of, for people who look after it.
+//! Statistics of the collection for its operators.
 
 use qdrant_client::qdrant::quantization_config::Quantization;
 use qdrant_client::qdrant::{
@@ -10,16 +10,16 @@ use super::ensure::index_info;
 use super::{IndexInfo, PromptIndex};
 use crate::{IndexError, payload};
 
-/// Sources that are counted, the largest first.
+/// The maximum number of sources to count, largest first.
 const SOURCES: u64 = 50;
 
-/// How the collection is, and how it is laid out.
+/// The state of the collection and its layout.
 #[derive(Debug, Clone, PartialEq)]
 pub struct IndexStats {
     pub info: IndexInfo,
     /// Its named vectors and their lengths, sorted by name.
     pub vectors: Vec<(String, u64)>,
-    /// What search walks over instead of the originals.
+    /// The compression of the vectors that search compares instead of the originals.
     pub quantisation: String,
     pub hnsw_m: u64,
     pub hnsw_ef_construct: u64,
@@ -37,7 +37,7 @@ pub struct FieldIndex {
     pub points: u64,
 }
 
-/// How many prompts were seen in a source; one may be in several.
+/// The number of prompts seen in a source; a prompt may be in several.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct SourceCount {
     pub source: String,
@@ -45,7 +45,7 @@ pub struct SourceCount {
 }
 
 impl PromptIndex {
-    /// How the collection is and how it is laid out, with the sizes of its sources.
+    /// Reads the state and layout of the collection, with the sizes of its sources.
     pub async fn stats(&self) -> Result<IndexStats, IndexError> {
         let collection = self.collection().await?;
         let described = self.collection_info(&collection).await?;
@@ -53,7 +53,8 @@ impl PromptIndex {
         Ok(stats(collection, described, sources))
     }
 
-    /// Deletes the collection, its aliases and all its prompts, for good. False where there was none.
+    /// Deletes the collection, its aliases and all its prompts permanently. Returns false if there
+    /// was none.
     pub async fn drop_collection(&self) -> Result<bool, IndexError> {
         let collection = self.collection().await?;
         let deleted = self.client.delete_collection(&collection).await;

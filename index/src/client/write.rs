@@ -1,4 +1,5 @@
-//! Writing to the collection: merge with what is known, write in chunks, take only a completed write for an answer.
+//! Writing to the collection: merges with the known state, writes in chunks, and accepts only a
+//! completed write as success.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -14,16 +15,19 @@ use super::PromptIndex;
 use crate::point::{Known, merge_repeats};
 use crate::{IndexError, PromptPoint, payload};
 
-/// Points in one request of a bulk load: about 4 MB, well below what a server takes.
+/// Points per request of a bulk load: about 4 MB, well below the limit of a server.
 const BULK_CHUNK: usize = 1000;
 
 impl PromptIndex {
-    /// Writes prompts, merged with what the index knows of them: sources are united and the earliest created_at stays.
-    /// When this returns, all of them are durable on the server. On an error some may be written; writing all of them
-    /// again is harmless.
+    /// Writes prompts, merged with their known state: sources are united and the earliest
+    /// created_at stays.
+    ///
+    /// On return, all of them are durable on the server. On an error some may be written; writing
+    /// all of them again is harmless.
     ///
     /// # Errors
-    /// [`IndexError::InvalidPoint`] before anything is written; transient ones as [`IndexError::is_transient`] says.
+    /// [`IndexError::InvalidPoint`] before anything is written; [`IndexError::is_transient`] tells
+    /// the transient errors.
     pub async fn upsert(&self, points: Vec<PromptPoint>) -> Result<(), IndexError> {
         points.iter().try_for_each(|point| point.check(self.layout.get()))?;
         let mut points = merge_repeats(points).into_iter();
@@ -38,7 +42,7 @@ impl PromptIndex {
             .await
     }
 
-    /// Removes prompts; those that are not there are no error.
+    /// Deletes prompts; missing ones are no error.
     pub async fn delete(&self, ids: &[Uuid]) -> Result<(), IndexError> {
         for chunk in ids.chunks(self.options.chunk_points.max(1)) {
             let ids = chunk.iter().copied().map(payload::point_id).collect();
@@ -54,8 +58,9 @@ impl PromptIndex {
         Ok(())
     }
 
-    /// Writes prompts as [`Self::upsert`] does, except those that the index has already with all that is known of them
-    /// here; how many those were. A load that was cut off goes on quickly with it.
+    /// Writes prompts as [`Self::upsert`] does, except those whose state in the index already
+    /// covers them. Returns the number of skipped prompts. An interrupted load resumes quickly with
+    /// it.
     pub async fn upsert_missing(&self, points: Vec<PromptPoint>) -> Result<u64, IndexError> {
         let count = points.len();
         let missing = self.without_known(points).await?;
@@ -78,7 +83,7 @@ impl PromptIndex {
         }
     }
 
-    /// Points in one request.
+    /// Points per request.
     fn chunk_points(&self) -> usize {
         let usual = self.options.chunk_points.max(1);
         if self.bulk.load(Ordering::Relaxed) { usual.max(BULK_CHUNK) } else { usual }

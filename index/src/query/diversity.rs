@@ -1,4 +1,4 @@
-//! Answers that differ from each other: by maximal marginal relevance (Carbonell and Goldstein, 1998), which Qdrant
+//! Diverse answers: by maximal marginal relevance (Carbonell and Goldstein, 1998), which Qdrant
 //! computes, or by grouping near duplicates, which is done here.
 
 use std::collections::HashSet;
@@ -9,30 +9,36 @@ use uuid::Uuid;
 use super::{at_most, refuse};
 use crate::{Hit, IndexError};
 
-/// Candidates that answers are chosen from, at the most. MMR compares all of them with each other.
+/// The maximum number of candidates to choose answers from. MMR compares all of them with each
+/// other.
 const MAX_CANDIDATES: usize = 1_000;
-/// Candidates that near duplicates are looked for in, at the most.
+/// The maximum number of candidates to group into near duplicates.
 pub(crate) const MAX_GROUPED: usize = 10_000;
-/// MMR's candidates where the query does not say: so many for each answer, and no fewer than that.
+/// MMR's default number of candidates: this many per answer, and at least `LEAST_CANDIDATES`.
 const CANDIDATES_AN_ANSWER: usize = 4;
 const LEAST_CANDIDATES: usize = 100;
 
-/// How answers shall differ from each other.
+/// How answers must differ from each other.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Diversity {
-    /// Each next answer is the candidate with the highest `lambda` × similarity to the query − (1 − `lambda`) ×
-    /// similarity to the nearest answer before it. 1 is the order of similarity, 0 looks at the differences alone.
-    /// Similarities are in the space searched. Answers stand in the order they were chosen in.
+    /// Maximal marginal relevance: each next answer is the candidate with the highest `lambda` ×
+    /// similarity to the query − (1 − `lambda`) × similarity to the nearest answer before it.
+    ///
+    /// With `lambda` 1 answers are ordered by similarity; with 0 only the differences count.
+    /// Similarities are in the searched space. Answers are in the order they were chosen.
     Mmr {
         lambda: f32,
-        /// The nearest so many are chosen from, 1,000 at the most; 4 for each answer when none, and 100 at least.
+        /// The number of nearest prompts to choose from, at most 1,000; by default 4 per answer,
+        /// and at least 100.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         candidates: Option<usize>,
     },
-    /// Of prompts whose MiniLM vectors have at least this cosine with each other's best, only the best is an
-    /// answer; the others are listed under it. They are looked for among the nearest 10,000 at the most, so that
-    /// there may be fewer answers than asked for.
+    /// Groups prompts whose MiniLM vectors have at least this cosine with the best of their group.
+    /// Only the best is an answer; the others are listed under it.
+    ///
+    /// At most the nearest 10,000 prompts are grouped, so there may be fewer answers than
+    /// requested.
     Group { similarity: f32 },
 }
 
@@ -57,7 +63,7 @@ impl Diversity {
         }
     }
 
-    /// MMR's lambda, and how many candidates it has for so many answers.
+    /// MMR's lambda and its number of candidates for the given number of answers.
     pub(super) fn candidates(self, answers: usize) -> Option<(f32, usize)> {
         let usual = (answers * CANDIDATES_AN_ANSWER).clamp(LEAST_CANDIDATES, MAX_CANDIDATES);
         match self {
@@ -67,22 +73,22 @@ impl Diversity {
     }
 }
 
-/// A prompt that is nearly another one, which is the answer.
+/// A prompt nearly equal to an answer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct NearDuplicate {
     pub prompt_id: Uuid,
     pub text: String,
-    /// With what was asked for, as the answer's own.
+    /// Similarity with the query, as for the answer itself.
     pub similarity: f32,
 }
 
-/// Near duplicates in groups, as candidates come in, the best first.
+/// Groups of near duplicates, built from candidates that arrive best first.
 #[derive(Debug)]
 pub(crate) struct Groups {
     similarity: f32,
     wanted: usize,
     groups: Vec<Hit>,
-    /// Pages of an approximate search may overlap.
+    /// Candidates already taken: pages of an approximate search may overlap.
     seen: HashSet<Uuid>,
 }
 
@@ -95,8 +101,8 @@ impl Groups {
         self.groups.len() >= self.wanted
     }
 
-    /// Puts a candidate, which comes with its MiniLM vector, to the first group that it is near enough to. Of those
-    /// that are near to none, the first `wanted` become groups.
+    /// Adds a candidate, which has its MiniLM vector, to the first group that it is near enough to.
+    /// Of the candidates near to none, the first `wanted` become groups.
     pub fn take(&mut self, hit: Hit) {
         if !self.seen.insert(hit.prompt_id) {
             return;
@@ -113,13 +119,13 @@ impl Groups {
         }
     }
 
-    /// The best of each group, the best first.
+    /// The best of each group, best first.
     pub fn into_best(self) -> Vec<Hit> {
         self.groups
     }
 }
 
-/// Of unit vectors. In eight sums, which the compiler can add side by side.
+/// The cosine of unit vectors, as eight partial sums that the compiler can vectorise.
 fn cosine(a: &Option<Vec<f32>>, b: &Option<Vec<f32>>) -> f32 {
     let (Some(a), Some(b)) = (a, b) else { return f32::MIN };
     let mut sums = [0.0f32; 8];

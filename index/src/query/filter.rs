@@ -1,4 +1,4 @@
-//! Which prompts to consider, and how Qdrant is asked for them.
+//! Conditions on prompts, and their translation for Qdrant.
 
 use std::collections::BTreeMap;
 
@@ -9,54 +9,54 @@ use uuid::Uuid;
 use super::{at_most, refuse};
 use crate::{IndexError, payload};
 
-/// Sources and attributes that a filter names, together.
+/// The maximum number of sources and attributes in a filter, together.
 const MAX_VALUES: usize = 1_000;
-/// Characters of each text in a filter.
+/// The maximum length of each text in a filter, in characters.
 const MAX_CHARS: usize = 1_000;
 
-/// Which prompts to consider; the default considers all of them. Conditions must all hold.
+/// Selects the prompts to consider: all conditions must hold, and the default selects all prompts.
 ///
-/// In JSON times are milliseconds since 1970 or RFC 3339, and an attribute's value may be one string instead of a
-/// list.
+/// In JSON, times are milliseconds since 1970 or RFC 3339, and an attribute's value may be one
+/// string instead of a list.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Filter {
-    /// Seen in any of these sources; any source when empty.
+    /// Seen in any of these sources; any source if empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<String>,
     /// Seen in none of these sources.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub not_sources: Vec<String>,
-    /// First seen at this time or later, milliseconds since 1970.
+    /// First seen at this time or later, in milliseconds since 1970.
     #[serde(rename = "created_from", deserialize_with = "time", skip_serializing_if = "Option::is_none")]
     pub created_from_ms: Option<i64>,
-    /// First seen before this time, milliseconds since 1970.
+    /// First seen before this time, in milliseconds since 1970.
     #[serde(rename = "created_before", deserialize_with = "time", skip_serializing_if = "Option::is_none")]
     pub created_before_ms: Option<i64>,
-    /// Of so many characters at least. Prompts that were indexed before lengths were kept pass no bound on the
-    /// length.
+    /// At least this many characters. Prompts indexed before lengths were stored match no bound on
+    /// the length.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_length: Option<u64>,
-    /// Of so many characters at the most.
+    /// At most this many characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_length: Option<u64>,
-    /// For each of these attributes, with any of these values.
+    /// Has each of these attributes with any of its values.
     #[serde(deserialize_with = "one_or_many", skip_serializing_if = "BTreeMap::is_empty")]
     pub attributes: BTreeMap<String, Vec<String>>,
-    /// With all of these words in its text, in any order and case. A word is what stands between characters that
-    /// are neither letters nor digits.
+    /// Contains all of these words, in any order and case. A word is a run of letters and digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub words: Option<String>,
-    /// With these words one after the other, in any case.
+    /// Contains these words consecutively, in any case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phrase: Option<String>,
-    /// With exactly this in its text, parts of words too. Reads the texts that pass the other conditions.
+    /// Contains exactly this text, parts of words included. Reads the texts that pass the other
+    /// conditions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contains: Option<String>,
 }
 
 impl Filter {
-    /// Prompts seen in `source`.
+    /// Selects prompts seen in `source`.
     pub fn source(source: impl Into<String>) -> Self {
         Self { sources: vec![source.into()], ..Self::default() }
     }
@@ -77,7 +77,7 @@ impl Filter {
         Ok((!filter.must.is_empty() || !filter.must_not.is_empty()).then_some(filter))
     }
 
-    /// Refuses what is too much, and what no prompt can pass.
+    /// Refuses filters that exceed a bound or that no prompt can pass.
     pub(super) fn check(&self) -> Result<(), IndexError> {
         let values = self.attributes.values().map(Vec::len).sum::<usize>();
         at_most(values + self.sources.len() + self.not_sources.len(), MAX_VALUES, "number of filter values")?;
@@ -137,8 +137,8 @@ impl Filter {
         Ok(must)
     }
 
-    /// Qdrant's `text` means all words, for the field has an index of words; its `substring` means what is written
-    /// there.
+    /// Adds the conditions on the text. Qdrant's `text` means all words, since the field has an
+    /// index of words; its `substring` means the literal text.
     fn match_text(&self, must: &mut Vec<Condition>) {
         if let Some(words) = &self.words {
             must.push(Condition::matches_text(payload::TEXT, words));
@@ -147,7 +147,7 @@ impl Filter {
             must.push(Condition::matches_phrase(payload::TEXT, phrase));
         }
         if let Some(text) = &self.contains {
-            // The index knows words only; whole ones leave fewer texts to read.
+            // The index knows only words; requiring the whole words leaves fewer texts to read.
             if let Some(words) = whole_words(text) {
                 must.push(Condition::matches_text(payload::TEXT, words));
             }
@@ -155,7 +155,7 @@ impl Filter {
         }
     }
 
-    /// Milliseconds stay exact in an f64 until the year 287396.
+    /// The range of times. Milliseconds stay exact in an f64 until the year 287396.
     fn created(&self) -> Range {
         Range {
             gte: self.created_from_ms.map(|ms| ms as f64),
@@ -173,7 +173,8 @@ impl Filter {
     }
 }
 
-/// The words of a part of a text that are whole words of that text too, whatever stands before and after it.
+/// The words of `part` that are whole words of every text that contains it, whatever precedes and
+/// follows it.
 fn whole_words(part: &str) -> Option<String> {
     let mut words: Vec<&str> = part.split(|c: char| !c.is_alphanumeric()).collect();
     words.pop();
@@ -181,8 +182,8 @@ fn whole_words(part: &str) -> Option<String> {
     (!inner.is_empty()).then(|| inner.join(" "))
 }
 
-/// A time in milliseconds since 1970, from RFC 3339 (`2026-11-23T22:50:00Z`), or from a day, which begins at
-/// midnight UTC.
+/// Parses a time into milliseconds since 1970, from RFC 3339 (`2026-11-23T22:50:00Z`) or from a
+/// day, which begins at midnight UTC.
 ///
 /// # Errors
 /// [`IndexError::InvalidQuery`] for anything else.

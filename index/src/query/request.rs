@@ -1,5 +1,5 @@
-//! A search as people and programs ask for it, by text or picture too: the same object on the command line, over
-//! HTTP and in Rust. What turns texts and pictures into vectors is the caller's; this crate knows no networks.
+//! A search as users write it, also by text or picture: the same object on the command line, over
+//! HTTP and in Rust. The caller encodes texts and pictures; this crate knows no neural networks.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,24 +9,24 @@ use uuid::Uuid;
 use super::{Diversity, Filter, Query, Target, at_most, refuse};
 use crate::{IndexError, MINILM_DIM, Space};
 
-/// Answers where a request does not say how many.
+/// The default number of answers.
 const DEFAULT_LIMIT: usize = 10;
-/// Characters of a text to search by; models read some 256 words of it.
+/// The maximum length of a query text in characters; models read about 256 words of it.
 const MAX_TEXT_CHARS: usize = 10_000;
-/// Bytes of a picture to search by.
+/// The maximum size of a query picture in bytes.
 const MAX_PICTURE_BYTES: usize = 20 << 20;
-/// Values of a vector to search by.
+/// The maximum length of a query vector.
 const MAX_DIM: usize = 65_536;
 
-/// Turns texts and pictures into vectors of the collection's spaces.
+/// Encodes texts and pictures as vectors of the collection's spaces.
 ///
-/// An implementation answers with [`IndexError::InvalidQuery`] where the text or picture is to blame, and with
-/// [`IndexError::Encoder`] where it is not.
+/// An implementation returns [`IndexError::InvalidQuery`] if the text or picture is to blame, and
+/// [`IndexError::Encoder`] if it is not.
 pub trait Encode {
-    /// The unit vectors of `texts` in the space `using`, in their order.
+    /// Encodes `texts` in the space `using`; returns unit vectors in order.
     fn texts(&mut self, using: Space, texts: &[&str]) -> Result<Vec<Vec<f32>>, IndexError>;
 
-    /// The unit vector of a PNG, JPEG or WebP in the CLIP space.
+    /// Encodes a PNG, JPEG or WebP in the CLIP space; returns a unit vector.
     fn picture(&mut self, picture: &[u8]) -> Result<Vec<f32>, IndexError>;
 }
 
@@ -55,31 +55,32 @@ impl<'de> Deserialize<'de> for Picture {
     }
 }
 
-/// What a request asks by.
+/// What a request searches by.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Wanted {
+pub enum SearchTarget {
     Text(String),
     Picture(Picture),
     Vector(Vec<f32>),
-    /// More like this prompt of the index, which itself is not among the answers.
+    /// Prompts similar to this prompt of the index, which is not among the answers.
     Like(Uuid),
 }
 
-/// A search, as JSON has it: one of `text`, `image` (base64), `vector` and `like` (a prompt's id), and all else
-/// optional.
+/// A search as its JSON object: one of `text`, `image` (base64), `vector` and `like` (a prompt's
+/// id); all other fields are optional.
 ///
 /// ```json
 /// {"text": "a red star", "using": "minilm", "limit": 10, "offset": 0,
-///  "filter": {"sources": ["diffusiondb"], "created_from": "2026-01-01T00:00:00Z", "words": "red star"},
+///  "filter": {"sources": ["diffusiondb"], "created_from": "2026-01-01T00:00:00Z",
+///             "words": "red star"},
 ///  "exclude": [], "threshold": 0.4, "diversity": {"group": {"similarity": 0.95}},
 ///  "exact": false, "ef": 128, "with_vectors": ["minilm"]}
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Wire", into = "Wire")]
 pub struct SearchRequest {
-    pub wanted: Wanted,
-    /// The space to search. Without it: a text and a prompt are looked for in MiniLM's, a picture in CLIP's, and a
-    /// vector in that of its length (384 is MiniLM's).
+    pub wanted: SearchTarget,
+    /// The space to search. By default MiniLM's for a text or a prompt, CLIP's for a picture, and
+    /// for a vector the one that matches its length (384 is MiniLM's).
     pub using: Option<Space>,
     pub limit: usize,
     pub offset: usize,
@@ -89,13 +90,13 @@ pub struct SearchRequest {
     pub diversity: Option<Diversity>,
     pub exact: bool,
     pub ef: Option<u64>,
-    /// `true` in JSON is both of them.
+    /// `true` in JSON means both spaces.
     pub with_vectors: Vec<Space>,
 }
 
 impl SearchRequest {
-    /// A request for the ten that are nearest.
-    pub fn new(wanted: Wanted) -> Self {
+    /// A request for the ten nearest prompts.
+    pub fn new(wanted: SearchTarget) -> Self {
         Self {
             wanted,
             using: None,
@@ -111,45 +112,45 @@ impl SearchRequest {
         }
     }
 
-    /// The space searched.
+    /// The space to search.
     pub fn space(&self) -> Space {
         let usual = match &self.wanted {
-            Wanted::Text(_) | Wanted::Like(_) => Space::MiniLm,
-            Wanted::Picture(_) => Space::Clip,
-            Wanted::Vector(vector) if vector.len() == MINILM_DIM => Space::MiniLm,
-            Wanted::Vector(_) => Space::Clip,
+            SearchTarget::Text(_) | SearchTarget::Like(_) => Space::MiniLm,
+            SearchTarget::Picture(_) => Space::Clip,
+            SearchTarget::Vector(vector) if vector.len() == MINILM_DIM => Space::MiniLm,
+            SearchTarget::Vector(_) => Space::Clip,
         };
         self.using.unwrap_or(usual)
     }
 
-    /// Refuses what cannot be answered, before any vector is computed.
+    /// Refuses a request that cannot be answered, before any vector is computed.
     ///
     /// # Errors
     /// [`IndexError::InvalidQuery`], which names the bound or what to give instead.
     pub fn check(&self) -> Result<(), IndexError> {
         match &self.wanted {
-            Wanted::Text(text) if text.trim().is_empty() => {
+            SearchTarget::Text(text) if text.trim().is_empty() => {
                 refuse("its text is empty; say what to look for")?;
             }
-            Wanted::Text(text) => {
+            SearchTarget::Text(text) => {
                 at_most(text.chars().count(), MAX_TEXT_CHARS, "text's length in characters")?
             }
-            Wanted::Picture(Picture(bytes)) => {
+            SearchTarget::Picture(Picture(bytes)) => {
                 at_most(bytes.len(), MAX_PICTURE_BYTES, "picture's size in bytes")?;
             }
-            Wanted::Vector(vector) => at_most(vector.len(), MAX_DIM, "vector's length")?,
-            Wanted::Like(_) => {}
+            SearchTarget::Vector(vector) => at_most(vector.len(), MAX_DIM, "vector's length")?,
+            SearchTarget::Like(_) => {}
         }
-        if let (Wanted::Picture(_), Space::MiniLm) = (&self.wanted, self.space()) {
+        if let (SearchTarget::Picture(_), Space::MiniLm) = (&self.wanted, self.space()) {
             refuse("a picture has no vector in MiniLM's space; search by picture in clip's")?;
         }
         self.query(Target::Vector(Vec::new())).check_all_but_target()
     }
 
-    /// The query that this request is, once `encoder` has made a vector of its text or picture.
+    /// Encodes the text or picture with `encoder` and returns the query.
     ///
     /// # Errors
-    /// [`IndexError::InvalidQuery`], and what the encoder says.
+    /// [`IndexError::InvalidQuery`], and the errors of the encoder.
     pub fn resolve(&self, encoder: &mut dyn Encode) -> Result<Query, IndexError> {
         let resolved = resolve_batch(std::slice::from_ref(self), encoder).pop();
         resolved.unwrap_or_else(|| refuse("there is none"))
@@ -172,8 +173,8 @@ impl SearchRequest {
     }
 }
 
-/// The queries of many requests, in their order. The texts of each space go to the encoder together; a request that
-/// cannot be answered does not keep the others from it.
+/// Resolves many requests, in order. The texts of each space are encoded together. A request that
+/// fails its check does not fail the others; an error of the encoder fails all texts of its space.
 pub fn resolve_batch(requests: &[SearchRequest], encoder: &mut dyn Encode) -> Vec<Result<Query, IndexError>> {
     let mut targets: Vec<Result<Option<Target>, IndexError>> =
         requests.iter().map(|request| request.check().map(|()| None)).collect();
@@ -183,10 +184,10 @@ pub fn resolve_batch(requests: &[SearchRequest], encoder: &mut dyn Encode) -> Ve
     let finished = requests.iter().zip(targets).map(|(request, target)| {
         let target = match (target?, &request.wanted) {
             (Some(target), _) => target,
-            (None, Wanted::Picture(Picture(bytes))) => Target::Vector(encoder.picture(bytes)?),
-            (None, Wanted::Vector(vector)) => Target::Vector(vector.clone()),
-            (None, Wanted::Like(id)) => Target::Prompt(*id),
-            (None, Wanted::Text(_)) => return too_few(),
+            (None, SearchTarget::Picture(Picture(bytes))) => Target::Vector(encoder.picture(bytes)?),
+            (None, SearchTarget::Vector(vector)) => Target::Vector(vector.clone()),
+            (None, SearchTarget::Like(id)) => Target::Prompt(*id),
+            (None, SearchTarget::Text(_)) => return too_few(),
         };
         let query = request.query(target);
         query.check().map(|()| query)
@@ -201,7 +202,7 @@ fn encode_texts(
     encoder: &mut dyn Encode,
 ) {
     let text_of = |place: usize| match &requests[place].wanted {
-        Wanted::Text(text) if requests[place].space() == space => Some((place, text.as_str())),
+        SearchTarget::Text(text) if requests[place].space() == space => Some((place, text.as_str())),
         _ => None,
     };
     let wanted: Vec<(usize, &str)> =
@@ -224,7 +225,7 @@ fn encode_texts(
     }
 }
 
-/// The encoder's error, for one more text of those that it was asked for.
+/// Copies the encoder's error for another text of the same call.
 fn again(error: &IndexError) -> IndexError {
     match error {
         IndexError::InvalidQuery { reason } => IndexError::InvalidQuery { reason: reason.clone() },
@@ -237,7 +238,7 @@ fn too_few<T>() -> Result<T, IndexError> {
     Err(IndexError::Encoder { reason: "the encoder returned fewer vectors than there were texts".into() })
 }
 
-/// What is written in JSON.
+/// The JSON object.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wire {
@@ -295,10 +296,10 @@ impl TryFrom<Wire> for SearchRequest {
     fn try_from(wire: Wire) -> Result<Self, String> {
         let Wire { text, image, vector, like, .. } = wire;
         let mut wanted = [
-            text.map(Wanted::Text),
-            image.map(Wanted::Picture),
-            vector.map(Wanted::Vector),
-            like.map(Wanted::Like),
+            text.map(SearchTarget::Text),
+            image.map(SearchTarget::Picture),
+            vector.map(SearchTarget::Vector),
+            like.map(SearchTarget::Like),
         ]
         .into_iter()
         .flatten();
@@ -340,10 +341,10 @@ impl From<SearchRequest> for Wire {
             with_vectors: request.with_vectors,
         };
         match request.wanted {
-            Wanted::Text(text) => wire.text = Some(text),
-            Wanted::Picture(picture) => wire.image = Some(picture),
-            Wanted::Vector(vector) => wire.vector = Some(vector),
-            Wanted::Like(id) => wire.like = Some(id),
+            SearchTarget::Text(text) => wire.text = Some(text),
+            SearchTarget::Picture(picture) => wire.image = Some(picture),
+            SearchTarget::Vector(vector) => wire.vector = Some(vector),
+            SearchTarget::Like(id) => wire.like = Some(id),
         }
         wire
     }
@@ -353,7 +354,7 @@ impl From<SearchRequest> for Wire {
 mod tests {
     use super::*;
 
-    /// A text's vector is its length; what it was asked is written down.
+    /// An encoder whose vector is the text's length; it records its calls.
     #[derive(Default)]
     struct Lengths {
         calls: Vec<(Space, usize)>,
@@ -398,7 +399,7 @@ mod tests {
             assert_eq!(request(&serde_json::to_string(&read).unwrap()), read);
         }
         let SearchRequest { wanted, using, limit, .. } = request(r#"{"image": "AQID"}"#);
-        assert_eq!((wanted, using, limit), (Wanted::Picture(Picture(vec![1, 2, 3])), None, 10));
+        assert_eq!((wanted, using, limit), (SearchTarget::Picture(Picture(vec![1, 2, 3])), None, 10));
     }
 
     #[test]
@@ -425,8 +426,8 @@ mod tests {
         assert_eq!(space(r#"{"text": "a", "using": "clip"}"#), Space::Clip);
         assert_eq!(space(r#"{"image": "AQID"}"#), Space::Clip);
         assert_eq!(space(r#"{"vector": [1, 2]}"#), Space::Clip);
-        assert_eq!(SearchRequest::new(Wanted::Vector(vec![0.0; 384])).space(), Space::MiniLm);
-        assert_eq!(SearchRequest::new(Wanted::Like(Uuid::nil())).space(), Space::MiniLm);
+        assert_eq!(SearchRequest::new(SearchTarget::Vector(vec![0.0; 384])).space(), Space::MiniLm);
+        assert_eq!(SearchRequest::new(SearchTarget::Like(Uuid::nil())).space(), Space::MiniLm);
     }
 
     #[test]
@@ -466,7 +467,8 @@ mod tests {
 
     #[test]
     fn a_text_over_the_bound_is_refused_with_the_bound() {
-        let refused = SearchRequest::new(Wanted::Text("x".repeat(10_001))).check().unwrap_err().to_string();
+        let refused =
+            SearchRequest::new(SearchTarget::Text("x".repeat(10_001))).check().unwrap_err().to_string();
         assert!(refused.contains("10000"), "{refused}");
     }
 }

@@ -1,4 +1,4 @@
-//! Claims about looking after the collection: profiles, bulk loads, snapshots, recall, dropping it.
+//! Administration of the collection: profiles, bulk loads, snapshots, recall, dropping it.
 
 use std::fs;
 use std::path::Path;
@@ -48,7 +48,7 @@ async fn a_collection_remembers_its_profile() {
         let index = connect(&endpoint).await;
         index.ensure(&layout().profile(profile)).await.unwrap();
         assert_eq!(index.profile().await, profile);
-        // The configuration may say something else later; what was made stays as it is.
+        // The configuration may change later; an existing collection stays as it is.
         index.ensure(&layout()).await.unwrap();
         let stats = index.stats().await.unwrap();
         assert_eq!(stats.info.profile, profile);
@@ -93,7 +93,7 @@ async fn no_graph_is_built_before_a_bulk_load_is_finished() {
     let loading = index.optimize_wait(Duration::from_secs(60)).await.unwrap();
     assert!(loading.bulk && loading.state == IndexState::Ready, "{loading:?}");
     assert_eq!((loading.points, loading.indexed_vectors), (MANY, 0));
-    // What is loaded is found all the same.
+    // Loaded prompts are found even so.
     let wanted = prompt(77, "a", 0);
     let query = Query::new(Space::MiniLm, wanted.minilm.clone(), 1);
     assert_eq!(index.search(&query).await.unwrap()[0].prompt_id, wanted.prompt_id);
@@ -101,7 +101,7 @@ async fn no_graph_is_built_before_a_bulk_load_is_finished() {
     let info = index.finish_bulk(|_| looks += 1).await.unwrap();
     assert!(looks > 0 && !info.bulk && info.state == IndexState::Ready, "{info:?}");
     assert!(info.indexed_vectors >= MANY && info.segments <= 2, "{info:?}");
-    // Both ends are harmless when there is nothing to do.
+    // Beginning and finishing a load is harmless when there is nothing to do.
     index.begin_bulk().await.unwrap();
     index.begin_bulk().await.unwrap();
     assert!(!index.finish_bulk(|_| {}).await.unwrap().bulk);
@@ -178,7 +178,7 @@ async fn a_damaged_snapshot_is_refused_by_name_before_anything_is_written() {
     index.snapshot(&file, |_| {}).await.unwrap();
     index.drop_collection().await.unwrap();
     let whole = fs::read(&file).unwrap();
-    // A bit of a vector: the table is still one, its rows are not what they were.
+    // A flipped bit in a vector: the table is still valid, but its rows have changed.
     for place in [whole.len() / 3, whole.len() / 2] {
         let mut flipped = whole.clone();
         flipped[place] ^= 1;

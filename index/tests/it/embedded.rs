@@ -1,5 +1,5 @@
-//! Claims about the prompt index on the embedded endpoint: the server is killed under a load, the
-//! profile changes.
+//! The prompt index on the embedded endpoint: the server is killed during a load, the profile
+//! changes.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::prompt_index::{layout, prompt};
 /// Enough for a graph: 10,000 KB of the MiniLM vectors are 6,827 prompts.
 const POINTS: u64 = 8_000;
 
-/// Not a test: what a child process runs until it is killed.
+/// Not a test: the server in a child process, which runs until it is killed.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "the server of the tests that kill one"]
 async fn child() {
@@ -91,7 +91,7 @@ async fn a_graph_that_was_being_built_when_the_server_was_killed_is_built_after_
     server.kill();
 }
 
-/// True while a segment of the only collection is being built.
+/// Whether a segment of the only collection is being built.
 fn is_building(folder: &Path) -> bool {
     let collection = fs::read_dir(folder.join("collections")).unwrap().flatten().next().unwrap();
     let unfinished = collection.path().join("temp_segments");

@@ -1,5 +1,6 @@
-//! Claims about the prompt index, made against a Qdrant endpoint: the embedded one, or the server that
-//! UNPROMPT_TEST_QDRANT names (`http://host:6334`). What only the embedded endpoint promises runs on that one alone.
+//! Tests of the prompt index against a Qdrant endpoint: the embedded one, or the server in
+//! UNPROMPT_TEST_QDRANT (`http://host:6334`). Guarantees of the embedded endpoint alone are tested
+//! only there.
 
 mod administration;
 mod embedded;

@@ -1,4 +1,4 @@
-//! A prompt index to test, and prompts to fill it with.
+//! A prompt index to test, and prompts for it.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use unprompt_test_qdrant::{TestEndpoint, unique, unit};
 
 pub const CLIP_DIM: usize = 16;
 
-/// A prompt index behind an alias of its own, so that tests do not meet.
+/// A prompt index behind its own alias, so that tests do not interfere.
 pub async fn connect(endpoint: &TestEndpoint) -> PromptIndex {
     let options = ConnectOptions { alias: unique("prompts"), ..Default::default() };
     PromptIndex::connect(&endpoint.url, options).await.unwrap()
@@ -19,7 +19,7 @@ pub fn layout() -> Layout {
     Layout::new("tiny-clip@0a1b2c", CLIP_DIM, "all-MiniLM-L6-v2@ffff")
 }
 
-/// A prompt whose vectors follow from its number.
+/// A prompt whose vectors are determined by its number.
 pub fn prompt(number: u64, source: &str, created_at_ms: i64) -> PromptPoint {
     let mut rng = ChaCha8Rng::seed_from_u64(number);
     PromptPoint {

@@ -1,4 +1,4 @@
-//! Claims about the client: layout, merging, searching.
+//! The client: layout, merging, searching.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Claims about searching through the client: filters against a plain predicate, thresholds, pages, diversity, batches.
+//! Searches through the client: filters against a plain predicate, thresholds, pages, diversity,
+//! batches.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,7 +39,7 @@ async fn filled(endpoint: &TestEndpoint, points: &[PromptPoint]) -> PromptIndex 
     index
 }
 
-/// Prompts that differ in everything a filter looks at.
+/// Prompts that differ in every field of a filter.
 fn varied(count: u64) -> Vec<PromptPoint> {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let mut one = |number| {
@@ -66,7 +67,7 @@ fn text(rng: &mut ChaCha8Rng) -> String {
     text
 }
 
-/// A filter that some of `points` may pass; each condition is there or not.
+/// A random filter that some of `points` may pass; each condition may be absent.
 fn some_filter(rng: &mut ChaCha8Rng, points: &[PromptPoint]) -> Filter {
     let likely = rng.random_range(0.1..0.6);
     let model = points.choose(rng).unwrap();
@@ -108,7 +109,7 @@ fn tokens(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// What a filter says, said plainly.
+/// The filter as a plain predicate.
 fn passes(filter: &Filter, point: &PromptPoint) -> bool {
     let seen_in = |sources: &[String]| sources.iter().any(|source| point.sources.contains(source));
     let (length, text) = (point.text.chars().count() as u64, tokens(&point.text));
@@ -205,7 +206,7 @@ async fn a_threshold_keeps_what_is_as_similar_and_nothing_else() {
     endpoint.stop().await;
 }
 
-/// Thirty far-off clusters of ten prompts each that are nearly the same, in both spaces.
+/// Thirty distant clusters of ten nearly identical prompts each, in both spaces.
 fn clusters() -> Vec<PromptPoint> {
     let mut rng = ChaCha8Rng::seed_from_u64(21);
     let mut near = |vector: &[f32]| unit(vector.iter().map(|v| v + rng.random_range(-0.02..0.02)).collect());
@@ -216,7 +217,7 @@ fn clusters() -> Vec<PromptPoint> {
     (0..300).map(one).collect()
 }
 
-/// The mean cosine of two answers.
+/// The mean cosine between two answers.
 fn likeness(hits: &[Hit]) -> f32 {
     let vectors: Vec<&[f32]> = hits.iter().map(|hit| hit.clip.as_deref().unwrap()).collect();
     let (mut sum, mut pairs) = (0.0, 0.0);
@@ -350,7 +351,7 @@ async fn a_query_that_cannot_be_answered_is_alone_with_its_error() {
     endpoint.stop().await;
 }
 
-/// Every text and picture is the prompt of its number.
+/// Encodes every text and picture as the prompt of its number.
 struct Numbers;
 
 impl Encode for Numbers {

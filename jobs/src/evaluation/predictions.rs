@@ -1,4 +1,4 @@
-//! Scores the predictions on the topic.
+//! Scores the predictions of the topic.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -13,11 +13,11 @@ use super::{Scored, Scores, Truth};
 use crate::blocking::blocking;
 use crate::{JobError, ModelFolders};
 
-/// The scores of all predictions together, and each prediction beside its true prompt.
+/// The scores over all predictions, and each prediction with its true prompt.
 #[derive(Debug)]
 pub struct Evaluation {
     pub scores: Scores,
-    /// In the order of their image_ids. Pictures without a prediction are left out.
+    /// Sorted by image_id. Pictures without a prediction are left out.
     pub scored: Vec<Scored>,
 }
 
@@ -47,7 +47,7 @@ pub async fn evaluate(
     Ok(Evaluation { scores: Scores::of(&scored, mean_prompt.as_deref()), scored })
 }
 
-/// MiniLM's vectors of texts, \[384\] each, in their order.
+/// Returns MiniLM's vectors of the texts, \[384\] each, in the same order.
 pub(super) async fn embed(models: &ModelFolders, texts: Vec<String>) -> Result<Vec<Vec<f32>>, JobError> {
     let models = models.clone();
     let embedded = blocking("embeds the true prompts", move || {
@@ -57,7 +57,7 @@ pub(super) async fn embed(models: &ModelFolders, texts: Vec<String>) -> Result<V
     embedded.await?
 }
 
-/// The latest prediction of every picture that `is_wanted`.
+/// Reads the latest prediction of every picture that `is_wanted`.
 ///
 /// # Errors
 /// Those of [`read_records`].
@@ -76,7 +76,7 @@ pub async fn read_predictions(
     Ok(predictions)
 }
 
-/// The mean of the prompts that the head in these predictions was trained on.
+/// Returns the mean of the prompts that the predictions' head was trained on.
 async fn mean_prompt(
     kafka: &KafkaConfig,
     codec: &Codec,

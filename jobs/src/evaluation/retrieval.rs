@@ -1,4 +1,4 @@
-//! Scores the index as it stands: pictures are looked up again by their vectors on the topic.
+//! Scores the current index: looks up pictures again by their vectors on the topic.
 
 use std::collections::HashMap;
 
@@ -15,29 +15,29 @@ use super::predictions::embed;
 use super::{BOOTSTRAP_SEED, Truth};
 use crate::{JobError, ModelFolders};
 
-/// Queries of one request.
+/// The queries of one request.
 const BATCH: usize = 64;
 
 /// Mean cosine to the true prompt, with its 95 % bootstrap interval.
 #[derive(Clone, Debug, Serialize)]
 pub struct RetrievalScores {
-    /// Pictures that were looked up. Those without a vector on the topic are left out.
+    /// The pictures that were looked up. Those without a vector on the topic are left out.
     pub pictures: usize,
-    /// Prompts in the index.
+    /// The prompts in the index.
     pub prompts: u64,
-    /// Neighbours that voted.
+    /// The neighbours that vote.
     pub k: usize,
-    /// Of the neighbours' weighted mean.
+    /// The mean cosine of the neighbours' weighted mean.
     pub knn: f64,
     pub interval: [f64; 2],
-    /// Of the nearest prompt alone.
+    /// The mean cosine of the nearest prompt alone.
     pub nearest: f64,
 }
 
 /// A picture's vector of the index's encoder.
 type PictureVector = (Uuid, Vec<f32>);
 
-/// Scores the `k` nearest prompts of every picture in `truth` that is encoded.
+/// Scores the `k` nearest prompts of every picture in `truth` that has a vector.
 ///
 /// # Errors
 /// [`JobError::NoEmbeddings`], [`JobError::EmptyIndex`], [`JobError::UnknownEncoder`]; an index or
@@ -62,7 +62,7 @@ pub async fn score_retrieval(
     Ok(summarise(&scores, info.points, k))
 }
 
-/// The cosines that a picture's neighbours reach.
+/// The cosines of a picture's neighbours to its true prompt.
 struct PictureScore {
     knn: f64,
     nearest: f64,
@@ -90,7 +90,7 @@ fn summarise(scores: &[PictureScore], prompts: u64, k: usize) -> RetrievalScores
     }
 }
 
-/// The encoder's vector of every picture that the truth names, in the order of their ids.
+/// Returns the encoder's vector of every picture in the truth, sorted by image_id.
 async fn picture_vectors(
     kafka: &KafkaConfig,
     codec: &Codec,

@@ -8,13 +8,13 @@ use unprompt_schemas::records::Prediction;
 
 use super::BOOTSTRAP_SEED;
 
-/// Groups of pictures that calibration is judged on.
+/// The groups of pictures that the calibration is measured on.
 const CALIBRATION_BINS: usize = 10;
 
-/// The methods of prediction that are scored, in the order they are shown.
+/// The methods of prediction that are scored, in display order.
 pub const METHODS: [&str; 4] = ["mean_prompt", "knn", "head", "blend"];
 
-/// A prediction beside the prompt that made the picture.
+/// A prediction with the true prompt of its picture.
 #[derive(Debug)]
 pub struct Scored {
     pub prediction: Prediction,
@@ -33,13 +33,13 @@ pub struct Scores {
     pub calibration: Option<CalibrationScores>,
 }
 
-/// How far expected_cosine is from the cosine reached.
+/// The distance of expected_cosine from the cosine reached.
 #[derive(Clone, Debug, Serialize)]
 pub struct CalibrationScores {
-    /// Expected calibration error: the pictures sorted by expected_cosine and cut into tenths, the
-    /// mean over the tenths of |mean expected − mean reached|.
+    /// Expected calibration error: sorts the pictures by expected_cosine, cuts them into tenths,
+    /// and takes the mean over the tenths of |mean expected − mean reached|.
     pub mean_abs_error: f64,
-    /// Mean over the single pictures of |expected − reached|: how sharp the expectation is.
+    /// Mean over single pictures of |expected − reached|: the sharpness of the expectation.
     pub mean_abs_error_per_picture: f64,
     /// Spearman's rank correlation of expected and reached.
     pub rank_correlation: f64,
@@ -48,8 +48,7 @@ pub struct CalibrationScores {
 }
 
 impl Scores {
-    /// Scores each method that every prediction has; `mean_prompt` is left out where it is not
-    /// known.
+    /// Scores each method that every prediction has; leaves `mean_prompt` out if it is unknown.
     pub fn of(scored: &[Scored], mean_prompt: Option<&[f32]>) -> Self {
         let mut scores = Self {
             pictures: scored.len(),
@@ -68,7 +67,7 @@ impl Scores {
     }
 }
 
-/// The cosine of every prediction by a method; None where one lacks that part.
+/// Returns the cosine of every prediction by a method; None if one lacks that part.
 fn cosines(scored: &[Scored], method: &str, mean_prompt: Option<&[f32]>) -> Option<Vec<f64>> {
     let part = |one: &Scored| {
         let vector = match method {

@@ -8,7 +8,7 @@ use unprompt_schemas::Uuid;
 
 use crate::JobError;
 
-/// The prompt that made each picture, by image_id.
+/// The true prompt of each picture, by image_id.
 pub type Truth = HashMap<Uuid, String>;
 
 /// A line of the truth.
@@ -18,7 +18,7 @@ pub struct TruthLine {
     pub text: String,
 }
 
-/// Reads a file of the truth; empty lines are skipped.
+/// Reads a file of true prompts and skips empty lines.
 ///
 /// # Errors
 /// [`JobError::Unreadable`], [`JobError::Truth`].

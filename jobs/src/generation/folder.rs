@@ -1,5 +1,5 @@
-//! A folder of PNG files with a metadata.jsonl about them, as Hugging Face's datasets reads a
-//! folder of images. It must not know which prompts are still to be drawn.
+//! A folder of PNG files with a metadata.jsonl, as Hugging Face's datasets reads a folder of
+//! images. It must not know which prompts are still to be drawn.
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
@@ -12,7 +12,7 @@ use unprompt_schemas::Uuid;
 
 use crate::JobError;
 
-/// One line of metadata.jsonl.
+/// A line of metadata.jsonl.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Metadata {
     pub file_name: String,
@@ -22,7 +22,7 @@ pub struct Metadata {
     pub prompt_id: Uuid,
     /// `name@revision` of the model.
     pub model: String,
-    /// How the picture was made.
+    /// The parameters of the generation.
     pub parameters: String,
 }
 
@@ -51,8 +51,8 @@ pub struct Folder {
 const METADATA: &str = "metadata.jsonl";
 
 impl Folder {
-    /// Opens or makes the folder. A line that a killed run left unfinished is removed, and its
-    /// picture is drawn again.
+    /// Opens or creates the folder. Removes a line that a killed run left incomplete; its picture
+    /// is drawn again.
     pub fn open(path: &Path) -> Result<Self, JobError> {
         Self::open_files(path).map_err(|reason| JobError::PictureFolder { path: path.to_owned(), reason })
     }
@@ -74,17 +74,17 @@ impl Folder {
         self.known.contains(&id)
     }
 
-    /// Pictures in the folder.
+    /// Returns the number of pictures in the folder.
     pub fn len(&self) -> usize {
         self.known.len()
     }
 
-    /// The metadata of all its pictures.
+    /// Returns the metadata of all pictures in the folder.
     pub fn metadata(&self) -> io::Result<Vec<Metadata>> {
         Ok(read(&self.path)?.0)
     }
 
-    /// Writes the picture, then its line of metadata: both are on the disk when it returns.
+    /// Writes the picture, then its line of metadata. Both are on the disk when it returns.
     pub fn write(&mut self, picture: &Picture) -> Result<(), JobError> {
         if self.has(picture.image_id) {
             return Ok(());
@@ -105,7 +105,7 @@ impl Folder {
     }
 }
 
-/// The whole lines, and their bytes.
+/// Returns the complete lines and their length in bytes.
 fn read(path: &Path) -> io::Result<(Vec<Metadata>, u64)> {
     let file = match File::open(path.join(METADATA)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), 0)),

@@ -1,6 +1,6 @@
-//! Pictures in parquet files, each with its PNG as Hugging Face's datasets keeps images: a struct
-//! of bytes and path. The pictures of the next file wait in a folder until it is full, so that a
-//! killed run loses none and draws none twice.
+//! Pictures in parquet files, each PNG as Hugging Face's datasets stores images: a struct of bytes
+//! and path. The pictures of the next file wait in a folder until there are enough, so that a
+//! killed run neither loses a picture nor draws one twice.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray, StructArray};
 use arrow_schema::{DataType, Field, Fields};
+use atomic_write_file::AtomicWriteFile;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -26,12 +27,12 @@ use crate::error::AnyError;
 #[derive(Debug)]
 pub struct Parquet {
     path: PathBuf,
-    /// Pictures in a file.
+    /// The pictures of a file.
     rows: usize,
-    /// The number of the file that is packed next.
+    /// The number of the next file.
     number: usize,
     waiting: Folder,
-    /// The pictures in files.
+    /// The pictures in completed files.
     packed: HashSet<Uuid>,
 }
 
@@ -42,7 +43,8 @@ impl Parquet {
         let (mut packed, mut number) = (HashSet::new(), 0);
         while file(path, number).is_file() {
             packed.extend(ids(&file(path, number))?);
-            // A kill between the file's completion and this step left the pictures twice.
+            // A kill after the file was completed and before this step left its pictures in the
+            // folder too.
             remove(&folder(path, number))?;
             number += 1;
         }
@@ -66,13 +68,13 @@ impl Parquet {
         pictures.iter().try_for_each(|picture| self.waiting.write(picture))
     }
 
-    /// Packs the rest: no picture will follow.
+    /// Packs the remaining pictures. No picture may follow.
     pub fn finish(&mut self) -> Result<(), JobError> {
         self.pack()?;
         remove(&folder(&self.path, self.number))
     }
 
-    /// Makes a file of the waiting pictures.
+    /// Packs the waiting pictures into a file.
     pub fn pack(&mut self) -> Result<(), JobError> {
         let path = file(&self.path, self.number);
         let packed = pack(&path, &self.waiting).map_err(|reason| JobError::NotPacked {
@@ -95,7 +97,7 @@ fn file(path: &Path, number: usize) -> PathBuf {
     path.join(format!("part-{number:05}.parquet"))
 }
 
-/// Where the pictures of a file wait; hidden, so that readers of the folder pass over it.
+/// Returns the folder where a file's pictures wait. It is hidden, so that readers skip it.
 fn folder(path: &Path, number: usize) -> PathBuf {
     path.join(format!(".part-{number:05}"))
 }
@@ -109,11 +111,11 @@ fn remove(folder: &Path) -> Result<(), JobError> {
     }
 }
 
-/// Pictures in memory at once.
+/// The pictures in memory at once.
 const BATCH: usize = 64;
 
-/// Writes the folder's pictures into one file, and returns their ids. Without pictures there is no
-/// file.
+/// Writes the folder's pictures into one file and returns their ids. Creates no file without
+/// pictures.
 fn pack(path: &Path, waiting: &Folder) -> Result<Vec<Uuid>, AnyError> {
     let metadata = waiting.metadata()?;
     if !metadata.is_empty() {
@@ -123,10 +125,9 @@ fn pack(path: &Path, waiting: &Folder) -> Result<Vec<Uuid>, AnyError> {
 }
 
 fn write(path: &Path, folder: &Path, metadata: &[Metadata]) -> Result<(), AnyError> {
-    let temporary = path.with_extension("parquet.part");
-    let file = File::create(&temporary)?;
+    let file = AtomicWriteFile::open(path)?;
     let empty = batch(folder, &[])?;
-    // PNG is packed already.
+    // The lowest level, because PNG is already compressed.
     let properties =
         WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?)).build();
     let mut writer = ArrowWriter::try_new(file, empty.schema(), Some(properties))?;
@@ -134,9 +135,7 @@ fn write(path: &Path, folder: &Path, metadata: &[Metadata]) -> Result<(), AnyErr
         writer.write(&batch(folder, rows)?)?;
         writer.flush()?;
     }
-    writer.into_inner()?.sync_all()?;
-    fs::rename(temporary, path)?;
-    Ok(())
+    Ok(writer.into_inner()?.commit()?)
 }
 
 fn batch(folder: &Path, rows: &[Metadata]) -> Result<RecordBatch, AnyError> {
@@ -161,7 +160,7 @@ fn batch(folder: &Path, rows: &[Metadata]) -> Result<RecordBatch, AnyError> {
     ])?)
 }
 
-/// The ids of a file's pictures.
+/// Reads the ids of a file's pictures.
 fn ids(path: &Path) -> Result<Vec<Uuid>, JobError> {
     read_ids(path).map_err(|reason| JobError::NotPictures { path: path.to_owned(), reason })
 }
@@ -196,7 +195,7 @@ mod tests {
         assert!(parquet.has(pictures[1].image_id) && !parquet.has(pictures[2].image_id));
         parquet.write(&pictures).unwrap();
         assert!(parquet.is_full());
-        // As if killed when the file was complete and its pictures still waited.
+        // As if killed after the file was completed, while its pictures still wait.
         pack(&file(target.path(), 0), &parquet.waiting).unwrap();
         drop(parquet);
         let mut parquet = Parquet::open(target.path(), 3).unwrap();
@@ -216,6 +215,6 @@ mod tests {
         let target = tempfile::tempdir().unwrap();
         fs::write(file(target.path(), 0), "no parquet").unwrap();
         let refused = Parquet::open(target.path(), 3).unwrap_err().to_string();
-        assert!(refused.contains("is no file of pictures") && refused.contains("--out"), "{refused}");
+        assert!(refused.contains("is not a file of pictures") && refused.contains("--out"), "{refused}");
     }
 }

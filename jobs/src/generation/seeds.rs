@@ -1,21 +1,22 @@
-//! The seeds of a prompt's pictures, and the parts that workers share prompts by.
+//! The seeds of a prompt's pictures, and the parts that divide prompts among workers.
 
 use std::str::FromStr;
 
 use unprompt_schemas::Uuid;
 use unprompt_schemas::identity::prompt_id;
 
-/// Which seeds a prompt's pictures have. Without both numbers, a prompt's own seeds count.
+/// The choice of seeds for each prompt. Without both numbers, a prompt's own seeds are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seeds {
-    /// Pictures of each prompt.
+    /// The pictures of each prompt.
     pub count: Option<u64>,
-    /// The first seed; the others follow it. Seeds are fresh where it is absent.
+    /// The first of consecutive seeds; absent for fresh seeds.
     pub first: Option<i64>,
 }
 
 impl Seeds {
-    /// A prompt's seeds. Fresh ones are made of `run` and the prompt: the same in the same run.
+    /// Returns a prompt's seeds. Fresh seeds are derived from `run` and the prompt, so they are the
+    /// same within a run.
     pub fn of(self, run: Uuid, text: &str, own: &[i64]) -> Vec<i64> {
         if self == Self::default() && !own.is_empty() {
             return own.to_vec();
@@ -29,17 +30,17 @@ impl Seeds {
     }
 }
 
-/// One of several parts of the prompts. Each prompt belongs to one of them, whatever lies beside
-/// it.
+/// One of several parts of the prompts. Each prompt belongs to exactly one part, independent of the
+/// other prompts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// From 1.
+    /// The number of the part, from 1.
     pub number: u64,
     pub of: u64,
 }
 
 impl Part {
-    /// True for a prompt of the part.
+    /// Returns whether the prompt belongs to the part.
     pub fn contains(self, text: &str) -> bool {
         prompt_id(text).as_u128() % u128::from(self.of) == u128::from(self.number - 1)
     }

@@ -24,7 +24,8 @@ pub enum PictureTarget {
 }
 
 impl PictureTarget {
-    /// The place as a checkpoint names it: the folder's absolute path, or the topic's base name.
+    /// Returns the target's name in a checkpoint: the folder's absolute path, or the topic's base
+    /// name.
     pub(super) fn place(&self) -> Result<String, JobError> {
         let (Self::Folder(folder) | Self::Parquet { folder, .. }) = self else {
             return Ok(Topic::Images.base_name().to_owned());
@@ -60,7 +61,8 @@ impl Sink {
         }
     }
 
-    /// True if the picture is there already. A topic is not read, so its pictures are not known.
+    /// Returns whether the picture already exists. A topic is not read, so its pictures are
+    /// unknown.
     pub fn has(&self, id: Uuid) -> bool {
         match self {
             Self::Topic { .. } => false,
@@ -69,7 +71,7 @@ impl Sink {
         }
     }
 
-    /// Writes pictures; they are acknowledged, or on the disk, when it returns.
+    /// Writes pictures. They are acknowledged, or on the disk, when it returns.
     pub async fn write(&mut self, pictures: &[Picture]) -> Result<(), JobError> {
         match self {
             Self::Topic { publisher, .. } => {
@@ -81,7 +83,7 @@ impl Sink {
         }
     }
 
-    /// Makes a parquet file of the waiting pictures, once they are enough for one.
+    /// Packs the waiting pictures into a parquet file if there are enough for one.
     pub fn pack_if_full(&mut self) -> Result<(), JobError> {
         match self {
             Self::Parquet(parquet) if parquet.is_full() => parquet.pack(),
@@ -89,7 +91,7 @@ impl Sink {
         }
     }
 
-    /// Makes a parquet file of the pictures that still wait: none will follow.
+    /// Packs the remaining pictures into a parquet file. No picture may follow.
     pub fn finish(&mut self) -> Result<(), JobError> {
         match self {
             Self::Parquet(parquet) => parquet.finish(),

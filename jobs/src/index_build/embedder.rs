@@ -1,9 +1,9 @@
-//! Makes points of the collection from rows: both text vectors, near duplicates left out. It must
-//! not know the index's wire.
+//! Converts rows to points of the collection: embeds them with both text towers and drops near
+//! duplicates. It must not know the index's protocol.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use unprompt_corpus::report::{Reason, Report};
+use unprompt_corpus::report::{CorpusReport, Reason};
 use unprompt_corpus::{Clean, Corpus};
 use unprompt_index::{Layout, PromptPoint};
 use unprompt_models::encoder::TextTower;
@@ -13,23 +13,22 @@ use unprompt_schemas::identity::prompt_id;
 use super::near::{Near, NearState};
 use crate::{Chunk, ChunkEnd, JobError, ModelFolders};
 
-/// Near duplicates that are shown as examples.
+/// The near duplicates shown as examples.
 const EXAMPLES: usize = 3;
 
-/// Both text towers, and the search for near duplicates where one is wanted.
+/// Both text towers, and the search for near duplicates if there is one.
 #[derive(Debug)]
 pub struct Embedder {
     minilm: MiniLm,
     clip: TextTower,
-    /// When each input was last changed, milliseconds since 1970: the time of prompts that have
-    /// none.
+    /// The last change of each input in milliseconds since 1970, used for prompts without a time.
     input_times: Vec<i64>,
     near: Option<Near>,
     /// The first near duplicates of this run.
     examples: Vec<Clean>,
 }
 
-/// The points of a chunk, and the state once they are written.
+/// The points of a chunk, and the state after they are written.
 #[derive(Debug)]
 pub struct EmbeddedChunk {
     pub points: Vec<PromptPoint>,
@@ -43,12 +42,12 @@ impl Embedder {
         Ok(Self { minilm, clip, input_times, near: None, examples: Vec::new() })
     }
 
-    /// Leaves near duplicates out from now on.
+    /// Enables dropping near duplicates.
     pub fn find_near_duplicates(&mut self, near: Near) {
         self.near = Some(near);
     }
 
-    /// The collection that the vectors belong in.
+    /// Returns the layout of the collection that the vectors belong in.
     pub fn layout(&self) -> Layout {
         let (clip, minilm) = (&self.clip, &self.minilm);
         Layout::new(clip.revision().to_string(), clip.dims(), minilm.revision().to_string())
@@ -95,8 +94,9 @@ impl Embedder {
         }
     }
 
-    /// The reader's report, with near duplicates as dropped: those of earlier runs too.
-    pub fn without_near_duplicates(&self, mut report: Report) -> Report {
+    /// Returns the reader's report with near duplicates counted as dropped, including those of
+    /// earlier runs.
+    pub fn without_near_duplicates(&self, mut report: CorpusReport) -> CorpusReport {
         let mut dropped = self.near.as_ref().map(|near| near.dropped().to_vec()).unwrap_or_default();
         for clean in &self.examples {
             dropped[clean.input] -= 1;
@@ -109,7 +109,8 @@ impl Embedder {
     }
 }
 
-/// When each input was last changed, milliseconds since 1970; now, where nobody says.
+/// Returns the last change of each input in milliseconds since 1970; the current time if it is
+/// unknown.
 pub fn input_times(corpus: &Corpus) -> Vec<i64> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);

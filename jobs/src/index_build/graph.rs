@@ -1,4 +1,4 @@
-//! Waits for the graph of the collection.
+//! Waits for the collection's graph.
 
 use std::time::Instant;
 
@@ -7,8 +7,8 @@ use unprompt_index::{IndexInfo, PromptIndex};
 
 use crate::{JobError, Progress};
 
-/// Ends a bulk load, if there is one, and waits for the graph, with its progress. None where `stop`
-/// came first; the server builds on in the meantime.
+/// Ends a bulk load, if there is one, and waits for the graph while showing its progress. None if
+/// `stop` came first; the server continues to build.
 ///
 /// # Errors
 /// Those of [`PromptIndex::finish_bulk`].
@@ -16,7 +16,7 @@ pub async fn build_graph(
     index: &PromptIndex,
     stop: &CancellationToken,
 ) -> Result<Option<IndexInfo>, JobError> {
-    // Two vectors a prompt.
+    // Each prompt has two vectors.
     let total = 2 * index.info().await?.points;
     let progress = Progress::new("building the graph: vectors", Some(total));
     let began = Instant::now();

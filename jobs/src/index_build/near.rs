@@ -1,4 +1,4 @@
-//! The search for near duplicates of a build, and the state that a later run resumes it with.
+//! The search for near duplicates of a build, and the state from which a later run resumes it.
 
 use std::path::Path;
 
@@ -7,17 +7,17 @@ use unprompt_corpus::CorpusError;
 use unprompt_corpus::near::NearDuplicates;
 use unprompt_models::minilm::MiniLm;
 
-/// The position of the search for near duplicates, from which a later run decides the same.
+/// The progress of the search for near duplicates, with which a later run makes the same decisions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NearState {
-    /// Vectors kept in the file.
+    /// The vectors in the file.
     pub vectors: u64,
-    /// Rows dropped, by input.
+    /// The rows dropped, by input.
     pub dropped: Vec<u64>,
 }
 
 impl NearState {
-    /// Rows dropped in all.
+    /// Returns the total of rows dropped.
     pub fn dropped(&self) -> u64 {
         self.dropped.iter().sum()
     }
@@ -39,7 +39,7 @@ pub struct Near {
 
 impl Near {
     /// Resumes the search with the vectors in `file`. Without a file they are kept in memory, and
-    /// nothing can be resumed.
+    /// the search cannot be resumed.
     pub fn open(threshold: f32, file: Option<&Path>, state: NearState) -> Result<Self, CorpusError> {
         let search = match file {
             Some(file) => NearDuplicates::in_file(threshold, MiniLm::DIMS, file, state.vectors)?,
@@ -48,7 +48,7 @@ impl Near {
         Ok(Self { search, state })
     }
 
-    /// Whether a vector \[384\] is near one that was kept before; counts it for its input if so,
+    /// Returns whether a vector \[384\] is near an earlier kept one. Counts it for its input if so,
     /// and keeps it otherwise.
     pub fn drops(&mut self, input: usize, vector: &[f32]) -> Result<bool, CorpusError> {
         let is_near = self.search.check(vector)?.is_some();
@@ -58,14 +58,14 @@ impl Near {
         Ok(is_near)
     }
 
-    /// The state, once its vectors are on the disk.
+    /// Returns the state after its vectors are flushed to the disk.
     pub fn synced(&mut self) -> Result<NearState, CorpusError> {
         self.search.sync()?;
         self.state.vectors = self.search.kept();
         Ok(self.state.clone())
     }
 
-    /// Rows dropped, by input.
+    /// Returns the rows dropped, by input.
     pub fn dropped(&self) -> &[u64] {
         &self.state.dropped
     }

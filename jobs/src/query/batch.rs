@@ -1,5 +1,5 @@
-//! Many searches: a request a line, a result a line, in the same order. A line that cannot be
-//! answered is alone with its error.
+//! Batch searches: one request per line, one result per line, in the same order. An error concerns
+//! only its line.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -14,15 +14,15 @@ use super::requests::MAX_REQUEST_BYTES;
 use super::{QueryEncoder, RequestDefaults};
 use crate::{JobError, Progress};
 
-/// Lines answered at once.
+/// The most lines answered at once.
 const LINES: usize = 256;
-/// Bytes after which fewer lines are answered at once.
+/// The bytes of requests that end a chunk before it has [`LINES`] lines.
 const BYTES: u64 = 64 << 20;
 
 /// The result of a line: hits, or the error.
 #[derive(Clone, Debug, Serialize)]
 pub struct LineResult {
-    /// From 1.
+    /// The number of the line, from 1.
     pub line: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hits: Option<Vec<Hit>>,
@@ -30,7 +30,7 @@ pub struct LineResult {
     pub error: Option<String>,
 }
 
-/// A batch under way. It needs Tokio's multi-threaded runtime.
+/// A batch in progress. It needs Tokio's multi-threaded runtime.
 #[derive(Debug)]
 pub struct BatchSearch {
     requests: RequestLines,
@@ -53,11 +53,11 @@ impl BatchSearch {
         Ok(Self { requests, defaults, encoder, progress, searches: 0, failed: 0 })
     }
 
-    /// The results of the next lines; None at the end.
+    /// Returns the results of the next lines; None at the end.
     ///
     /// # Errors
-    /// [`JobError::SearchesStopped`], [`JobError::Unreadable`], and what concerns all searches,
-    /// such as an index that is away.
+    /// [`JobError::SearchesStopped`], [`JobError::Unreadable`], and errors that concern all
+    /// searches, such as an unreachable index.
     pub async fn next(
         &mut self,
         index: &PromptIndex,
@@ -81,7 +81,7 @@ impl BatchSearch {
     /// Ends the batch.
     ///
     /// # Errors
-    /// [`JobError::SearchesFailed`] where a line could not be answered.
+    /// [`JobError::SearchesFailed`] if a line could not be answered.
     pub fn finish(self) -> Result<(), JobError> {
         match self.failed {
             0 => Ok(()),
@@ -99,7 +99,7 @@ async fn answer(
     chunk: Vec<ParsedLine>,
 ) -> Result<Vec<LineResult>, JobError> {
     let mut results: Vec<LineResult> = Vec::with_capacity(chunk.len());
-    // The requests that can be read, and where their results go.
+    // The valid requests, and the slots of their results.
     let (mut requests, mut slots) = (Vec::new(), Vec::new());
     for (line, request) in chunk {
         let error = request.map(|request| requests.push(request)).err().map(|error| error.to_string());
@@ -129,7 +129,7 @@ async fn answer(
     Ok(results)
 }
 
-/// The lines of a file or of standard input; empty ones are skipped.
+/// The lines of a file or of standard input, except empty ones.
 struct RequestLines {
     reader: Box<dyn BufRead + Send>,
     name: std::path::PathBuf,
@@ -171,7 +171,8 @@ impl RequestLines {
         Ok(chunk)
     }
 
-    /// The next line; inside, an error where it is too long, and its rest is skipped.
+    /// Returns the next line; none at the end. The inner error is a line that is too long, which is
+    /// skipped to its end.
     fn next_line(&mut self) -> io::Result<Option<Result<Vec<u8>, JobError>>> {
         let mut line = Vec::new();
         let read = self.reader.by_ref().take(MAX_REQUEST_BYTES + 1).read_until(b'\n', &mut line)? as u64;

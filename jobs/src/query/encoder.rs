@@ -1,4 +1,4 @@
-//! The networks that embed texts and pictures to search by. Each is loaded when it is first needed.
+//! The networks that embed the texts and pictures of searches. Each is loaded on first use.
 
 use std::fmt::Display;
 
@@ -9,11 +9,11 @@ use unprompt_models::picture::{self, Limits};
 
 use crate::{JobError, ModelFolders};
 
-/// Embeds texts and pictures.
+/// Embeds texts and pictures for searches.
 #[derive(Debug)]
 pub struct QueryEncoder {
     models: ModelFolders,
-    /// The bounds of pictures.
+    /// The limits for pictures.
     limits: Limits,
     minilm: Option<MiniLm>,
     clip_text: Option<TextTower>,
@@ -25,8 +25,8 @@ impl QueryEncoder {
         Self { models, limits, minilm: None, clip_text: None, clip_vision: None }
     }
 
-    /// Refuses an index that was filled by other models than those used so far: similarities would
-    /// mean nothing.
+    /// Refuses an index that was filled by other models than those used so far, because
+    /// similarities would be meaningless.
     ///
     /// # Errors
     /// [`JobError::OtherModel`].
@@ -44,7 +44,7 @@ impl QueryEncoder {
     }
 }
 
-/// The network in `slot`, loaded if it is not there yet.
+/// Returns the network in `slot` and loads it on first use.
 fn loaded<T>(slot: &mut Option<T>, load: impl FnOnce() -> Result<T, JobError>) -> Result<&mut T, IndexError> {
     match slot {
         Some(network) => Ok(network),

@@ -1,4 +1,4 @@
-//! Search requests from JSON. What a request leaves out is as the defaults say.
+//! Search requests from JSON, completed with defaults.
 
 use std::fs::File;
 use std::io::Read;
@@ -32,7 +32,7 @@ impl RequestDefaults {
         Self { image_files: true, ..self }
     }
 
-    /// The request that a JSON text holds.
+    /// Parses a request from JSON text.
     ///
     /// # Errors
     /// [`JobError::Request`]; [`JobError::Unreadable`] for an `image_file`.
@@ -47,7 +47,7 @@ impl RequestDefaults {
         }
     }
 
-    /// The request that an object holds.
+    /// Returns the request of a JSON object.
     ///
     /// # Errors
     /// As [`Self::parse`].
@@ -64,7 +64,8 @@ impl RequestDefaults {
         serde_json::from_value(Value::Object(whole)).map_err(invalid)
     }
 
-    /// A filter adds to the defaults' conditions; where both have one, the request's holds.
+    /// Merges the defaults into a request. Filters are merged by condition; the request's values
+    /// take precedence.
     fn merged(&self, object: Map<String, Value>) -> Map<String, Value> {
         let mut whole = self.object.clone();
         for (key, value) in object {
@@ -95,7 +96,7 @@ fn read_picture(file: &Value) -> Result<Picture, JobError> {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use unprompt_index::Wanted;
+    use unprompt_index::SearchTarget;
 
     use super::*;
 
@@ -136,7 +137,7 @@ mod tests {
         std::fs::write(file.path(), [1, 2, 3]).unwrap();
         let by_file = json!({"image_file": file.path()}).to_string();
         let allowed = defaults(json!({}));
-        assert_eq!(allowed.parse(&by_file).unwrap().wanted, Wanted::Picture(Picture(vec![1, 2, 3])));
+        assert_eq!(allowed.parse(&by_file).unwrap().wanted, SearchTarget::Picture(Picture(vec![1, 2, 3])));
         let both = json!({"image_file": file.path(), "image": "AAAA"}).to_string();
         assert!(allowed.parse(&both).unwrap_err().to_string().contains("one picture"));
         let refused = RequestDefaults::default().parse(&by_file).unwrap_err().to_string();

@@ -26,7 +26,7 @@ impl Encoder {
         Ok(Self(layers.collect::<Result<_>>()?))
     }
 
-    /// [batch, positions, width] -> the same.
+    /// Maps [batch, positions, width] to the same shape.
     pub(super) fn forward(&self, x: Tensor) -> Result<Tensor> {
         self.0.iter().try_fold(x, |x, layer| layer.forward(x))
     }

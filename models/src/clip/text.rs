@@ -1,4 +1,5 @@
-//! CLIP's text transformer: causal, with a last layer norm, and one vector a text at its end token.
+//! CLIP's text transformer: causal, with a final layer norm, pooled to one vector per text at its
+//! end token.
 
 use candle_core::{Device, Result, Tensor};
 use candle_nn::{LayerNorm, Module, VarBuilder};
@@ -17,7 +18,7 @@ pub(crate) struct TextTransformer {
 }
 
 impl TextTransformer {
-    /// From the tensors under `text_model`.
+    /// Loads the tensors under `text_model`.
     pub(crate) fn load(vb: VarBuilder, config: &TextConfig) -> Result<Self> {
         let (vb, width) = (vb.pp("text_model"), config.hidden_size);
         let shape = Shape {
@@ -47,7 +48,7 @@ impl TextTransformer {
         self.tokens.device()
     }
 
-    /// The hidden states [batch, positions, width] of rows of ids of one length.
+    /// Returns the hidden states [batch, positions, width] of rows of ids of equal length.
     pub(crate) fn hidden(&self, ids: &[Vec<u32>]) -> Result<Tensor> {
         let (batch, length) = (ids.len(), ids.first().map_or(0, Vec::len));
         let flat = Tensor::from_vec(ids.concat(), batch * length, self.device())?;
@@ -56,7 +57,7 @@ impl TextTransformer {
         self.norm.forward(&self.encoder.forward(x)?)
     }
 
-    /// The hidden states [batch, width] at each row's end token.
+    /// Returns the hidden states [batch, width] at each row's end token.
     pub(crate) fn pooled(&self, ids: &[Vec<u32>]) -> Result<Tensor> {
         let hidden = self.hidden(ids)?;
         let rows: Vec<Tensor> = ids
@@ -68,8 +69,9 @@ impl TextTransformer {
     }
 }
 
-/// Where transformers pools: at the first end token, or, for the configurations that give 2 as its
-/// id, at the first of the highest ids. Without an end token it is position 0, as in transformers.
+/// Returns the position at which transformers pools: the first end token or, for configurations
+/// with 2 as its id, the first occurrence of the highest id. Without an end token it is position 0,
+/// as in transformers.
 pub(crate) fn end_position(ids: &[u32], eos: u32) -> usize {
     let wanted = if eos == 2 { ids.iter().copied().max() } else { Some(eos) };
     ids.iter().position(|id| Some(*id) == wanted).unwrap_or(0)

@@ -1,4 +1,5 @@
-//! CLIP's vision transformer: patches, a class token, and one vector a picture at the class token.
+//! CLIP's vision transformer: patches and a class token, pooled to one vector per picture at the
+//! class token.
 
 use candle_core::{D, Result, Tensor};
 use candle_nn::{LayerNorm, Module, VarBuilder};
@@ -19,7 +20,7 @@ pub(crate) struct VisionTransformer {
 }
 
 impl VisionTransformer {
-    /// From the tensors under `vision_model`, for pictures of `side` pixels.
+    /// Loads the tensors under `vision_model`, for pictures of `side` pixels.
     pub(crate) fn load(
         vb: VarBuilder,
         config: &VisionConfig,
@@ -50,13 +51,13 @@ impl VisionTransformer {
         })
     }
 
-    /// [batch, height, width, 3] -> the class token's state [batch, width].
+    /// Maps pixels [batch, height, width, 3] to the class token's state [batch, width].
     pub(crate) fn pooled(&self, pixels: &Tensor) -> Result<Tensor> {
         let first = self.states(pixels)?.narrow(1, 0, 1)?.flatten(1, D::Minus1)?;
         self.norm_after.forward(&first.contiguous()?)
     }
 
-    /// [batch, height, width, 3] -> all tokens' states [batch, 1 + patches, width].
+    /// Maps pixels [batch, height, width, 3] to all tokens' states [batch, 1 + patches, width].
     pub(crate) fn tokens(&self, pixels: &Tensor) -> Result<Tensor> {
         self.norm_after.forward(&self.states(pixels)?)
     }

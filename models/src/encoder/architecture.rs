@@ -12,8 +12,8 @@ use crate::picture::Preprocessor;
 use crate::texts::TextNetwork;
 use crate::weights;
 
-/// A vision tower: pictures [batch, height, width, 3] in, as the preprocessor makes them; vectors
-/// [batch, dims] out, of any norm.
+/// A vision tower: maps preprocessed pictures [batch, height, width, 3] to vectors [batch, dims] of
+/// any norm.
 pub(super) trait VisionNetwork: std::fmt::Debug + Send + Sync {
     fn embed(&self, pixels: &Tensor) -> CandleResult<Tensor>;
 }
@@ -33,7 +33,7 @@ pub(super) trait Architecture: std::fmt::Debug {
     /// A picture's side must be a multiple of this number of pixels.
     fn patch(&self) -> usize;
 
-    /// The most tokens of a text; none if the folder has no text tower.
+    /// The maximum number of tokens of a text; None if the folder has no text tower.
     fn text_positions(&self) -> Option<usize>;
 
     /// Names of the weight file, in order of preference.
@@ -52,8 +52,8 @@ pub(super) trait Architecture: std::fmt::Debug {
     /// The text tower on candle.
     fn text(&self, weights: &VarBuilder<'static>) -> CandleResult<Box<dyn TextNetwork>>;
 
-    /// The vision tower for pictures of `side` pixels as a graph for ONNX Runtime, and the graph's
-    /// name for its vectors.
+    /// The vision tower for pictures of `side` pixels as a graph for ONNX Runtime, and the name of
+    /// the graph's output.
     #[cfg(feature = "onnx")]
     fn vision_graph(
         &self,
@@ -62,7 +62,7 @@ pub(super) trait Architecture: std::fmt::Debug {
         int8: bool,
     ) -> CandleResult<(crate::onnx::Graph, crate::onnx::Value)>;
 
-    /// The text tower on one of the engines of ONNX Runtime.
+    /// The text tower on one of ONNX Runtime's engines.
     #[cfg(feature = "onnx")]
     fn onnx_text(
         &self,
@@ -83,13 +83,13 @@ impl dyn Architecture + '_ {
         weights::load_named(folder, self.weight_names(), dtype, device)
     }
 
-    /// Bytes of the weights of all towers in f32.
+    /// The size of all towers' weights in f32, in bytes.
     pub(super) fn bytes(&self, folder: &Path) -> Result<u64, ModelError> {
         Ok(4 * weights::count(folder, self.weight_names())?)
     }
 }
 
-/// The rows of a tensor [n, dims] in f32, each of length 1.
+/// Returns the rows of a tensor [n, dims] in f32, normalised to unit length.
 pub(super) fn unit_rows(rows: &Tensor) -> Result<Vec<Vec<f32>>, ModelError> {
     let mut rows = rows.to_dtype(DType::F32)?.to_vec2::<f32>()?;
     rows.iter_mut().for_each(|row| normalise(row));

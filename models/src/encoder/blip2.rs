@@ -1,9 +1,10 @@
 //! BLIP-2 (Li et al., 2023) without its language model: a vision transformer whose tokens the
-//! queries of a Q-Former read. A picture's vector is the mean of the queries' outputs, projected
-//! into the space of the texts if the folder has the projection (Blip2ForImageTextRetrieval).
+//! queries of a Q-Former attend to. A picture's vector is the mean of the queries' outputs,
+//! projected into the space of the texts if the folder has the projection
+//! (Blip2ForImageTextRetrieval).
 //!
-//! BLIP-2 itself compares a text with the nearest query, one of 32 vectors a picture. An index
-//! compares one vector a picture, and the cosine to the mean of the queries is the mean of their
+//! BLIP-2 itself compares a text with the nearest of 32 query vectors per picture. An index holds
+//! one vector per picture, and the dot product with the mean of the queries is the mean of their
 //! cosines.
 
 #[cfg(feature = "onnx")]
@@ -34,13 +35,13 @@ pub(super) struct Blip2Config {
     qformer_config: QFormerConfig,
     #[serde(default = "num_query_tokens")]
     num_query_tokens: usize,
-    /// Dimensions of the space that pictures and texts share; none if they share none.
+    /// Dimensions of the space that pictures and texts share, if they share one.
     image_text_hidden_size: Option<usize>,
     #[serde(default)]
     architectures: Vec<String>,
 }
 
-/// Blip2VisionConfig's defaults, where they are not CLIP's.
+/// Blip2VisionConfig's defaults, where they differ from CLIP's.
 fn vision_defaults() -> Value {
     serde_json::json!({
         "hidden_size": 1408, "intermediate_size": 6144, "num_hidden_layers": 39, "num_attention_heads": 16,
@@ -86,7 +87,7 @@ impl Default for QFormerConfig {
 }
 
 impl QFormerConfig {
-    /// Whether a layer reads a picture.
+    /// Whether a layer has cross-attention to a picture.
     fn reads_picture(&self, layer: usize, reader: Reader) -> bool {
         reader == Reader::Queries && layer.is_multiple_of(self.cross_attention_frequency)
     }
@@ -215,7 +216,7 @@ impl VisionNetwork for Blip2Vision {
         let queries = self.queries.broadcast_as((tokens.dim(0)?, queries, width))?.contiguous()?;
         let read = self.qformer.forward(&queries, Some(&tokens))?;
         let Some(projection) = &self.projection else { return read.mean(1) };
-        // BLIP-2 compares vectors of length 1.
+        // BLIP-2 compares unit vectors.
         let projected = projection.forward(&read)?.to_dtype(DType::F32)?;
         let lengths = projected.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?;
         projected.broadcast_div(&lengths)?.mean(1)
@@ -246,7 +247,7 @@ impl Blip2Text {
         })
     }
 
-    /// Embeds rows of one length, so that nothing is padded.
+    /// Embeds rows of equal length, so that no padding is needed.
     fn embed_alike(&self, ids: &[&[u32]]) -> Result<Vec<Vec<f32>>, ModelError> {
         let (rows, length) = (ids.len(), ids.first().map_or(0, |ids| ids.len()));
         let flat = Tensor::from_vec(ids.concat(), rows * length, self.words.device())?;
@@ -273,8 +274,8 @@ impl TextNetwork for Blip2Text {
     }
 }
 
-/// The input of the Q-Former: queries read a picture in some layers, and have feed-forward layers
-/// of their own.
+/// The input of the Q-Former. Queries attend to a picture in some layers and have their own
+/// feed-forward layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reader {
     Queries,

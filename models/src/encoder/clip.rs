@@ -75,7 +75,7 @@ pub(super) struct ClipVision {
 }
 
 impl ClipVision {
-    /// From weights under transformers' names.
+    /// Loads weights under transformers' names.
     pub(super) fn load(
         weights: &VarBuilder<'static>,
         config: &VisionConfig,
@@ -105,7 +105,7 @@ pub(super) struct ClipText {
 }
 
 impl ClipText {
-    /// From weights under transformers' names.
+    /// Loads weights under transformers' names.
     pub(super) fn load(weights: &VarBuilder, config: &TextConfig, dims: usize) -> CandleResult<Self> {
         Ok(Self {
             transformer: TextTransformer::load(weights.clone(), config)?,

@@ -14,7 +14,8 @@ use super::timm::Features;
 use crate::ModelError;
 use crate::ops::{Activation, Conv2d, DepthwiseConv2d, Linear, add_in_place, layer_norm, parameter};
 
-/// timm's arguments, with its defaults. An argument that is not among them means another network.
+/// timm's arguments, with its defaults. Other arguments are refused, because they mean another
+/// network.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct ConvNextArgs {
@@ -23,7 +24,7 @@ pub(super) struct ConvNextArgs {
     patch_size: usize,
     kernel_sizes: usize,
     norm_eps: f64,
-    /// None if the blocks' outputs are not scaled.
+    /// The initial layer scale; None if the blocks' outputs are not scaled.
     ls_init_value: Option<f64>,
 }
 
@@ -56,7 +57,7 @@ impl ConvNextArgs {
         self.dims[3]
     }
 
-    /// Pixels along the side of a position of the last stage.
+    /// The side, in pixels, of a position of the last stage.
     pub(super) fn stride(&self) -> usize {
         self.patch_size * 8
     }
@@ -71,7 +72,7 @@ pub(super) struct ConvNext {
 }
 
 impl ConvNext {
-    /// From the trunk's tensors.
+    /// Loads the trunk's tensors.
     pub(super) fn load(vb: VarBuilder, args: &ConvNextArgs) -> Result<Self> {
         let stage = |k: usize| Stage::load(vb.pp("stages").pp(k), args, k);
         Ok(Self {
@@ -93,7 +94,7 @@ impl Features for ConvNext {
 
 #[derive(Debug)]
 struct Stage {
-    /// Halves the size.
+    /// Halves the height and the width.
     downsample: Option<(LayerNorm, Conv2d)>,
     blocks: Vec<Block>,
 }

@@ -18,7 +18,8 @@ use crate::ops::{
 };
 use crate::positions::{self, Resampling};
 
-/// timm's arguments, with its defaults. An argument that is not among them means another network.
+/// timm's arguments, with its defaults. Other arguments are refused, because they mean another
+/// network.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct EvaArgs {
@@ -86,7 +87,7 @@ impl EvaArgs {
     }
 }
 
-/// timm's LayerNorm.
+/// The epsilon of timm's LayerNorm.
 const EPS: f64 = 1e-6;
 
 #[derive(Debug)]
@@ -102,7 +103,7 @@ pub(super) struct Eva {
 }
 
 impl Eva {
-    /// From the trunk's tensors, for pictures of `side` pixels.
+    /// Loads the trunk's tensors, for pictures of `side` pixels.
     pub(super) fn load(vb: VarBuilder, args: &EvaArgs, side: usize) -> Result<Self> {
         let (width, patch) = (args.embed_dim, args.patch_size);
         let (trained, grid) = (args.img_size / patch, side / patch);
@@ -205,7 +206,7 @@ impl Attention {
         Ok(Self { queries, keys, values, norm, out, heads: args.num_heads })
     }
 
-    /// One matrix for queries, keys and values; keys have no bias.
+    /// Splits the fused matrix of queries, keys and values. Keys have no bias.
     fn fused(vb: &VarBuilder, args: &EvaArgs) -> Result<[Linear; 3]> {
         let width = args.embed_dim;
         let weight = vb.get((3 * width, width), "qkv.weight")?;

@@ -1,4 +1,4 @@
-//! Determines a folder's image encoder by its configuration, and the name of its vector space. It
+//! Determines a folder's image encoder from its configuration, and the name of its vector space. It
 //! loads no network.
 
 use std::path::Path;
@@ -11,13 +11,13 @@ use super::open_clip::{OPEN_CLIP, OpenClipConfig};
 use crate::clip::ClipConfig;
 use crate::{ModelError, Revision, files, weights};
 
-/// Dimensions of the vectors of a folder's towers.
+/// Returns the dimensions of the vectors of a folder's towers.
 pub fn dims(folder: &Path) -> Result<usize, ModelError> {
     Ok(of_folder(folder)?.dims())
 }
 
-/// The name of the vector space of a folder's pictures, unique to the encoder and the side:
-/// `name@revision`, and `;side=` with the side in pixels where it is not the trained one.
+/// Returns the name of the vector space of a folder's pictures, unique to the encoder and the side:
+/// `name@revision`, plus `;side=` with the side in pixels if it is not the trained one.
 pub fn vector_name(folder: &Path, side: Option<usize>) -> Result<String, ModelError> {
     Ok(name_at(&Revision::of_folder(folder)?, side, of_folder(folder)?.side()))
 }
@@ -29,8 +29,8 @@ pub(super) fn name_at(revision: &Revision, side: Option<usize>, trained: usize) 
     }
 }
 
-/// Reads open_clip_config.json or config.json. A folder may have both, as those on the hub do: then
-/// the weights decide, open_clip's first.
+/// Reads open_clip_config.json or config.json. Folders from the hub often have both. Then
+/// open_clip's is used if open_clip's weights are there.
 pub(super) fn of_folder(folder: &Path) -> Result<Box<dyn Architecture>, ModelError> {
     let (open_clip, path) = (folder.join(OPEN_CLIP), folder.join("config.json"));
     let settings: Map<String, Value> = match path.is_file() || !open_clip.is_file() {

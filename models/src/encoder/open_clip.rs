@@ -62,7 +62,7 @@ struct Model {
     text_cfg: Map<String, Value>,
 }
 
-/// open_clip's CLIPVisionCfg, as far as it is read.
+/// The settings of open_clip's CLIPVisionCfg that are used.
 #[derive(Debug, Deserialize)]
 #[serde(default)]
 struct VisionCfg {
@@ -93,7 +93,7 @@ impl Default for VisionCfg {
     }
 }
 
-/// open_clip's CLIPTextCfg, as far as it is read.
+/// The settings of open_clip's CLIPTextCfg that are used.
 #[derive(Debug, Deserialize)]
 #[serde(default)]
 struct TextCfg {
@@ -166,7 +166,7 @@ impl OpenClipConfig {
         })
     }
 
-    /// The tensors of OpenCLIP's own transformers under transformers' names.
+    /// Maps the tensors of OpenCLIP's own transformers to transformers' names.
     fn renamed(&self, weights: &VarBuilder<'static>) -> VarBuilder<'static> {
         renamed(weights, OpenClipNames { custom_text: self.custom_text })
     }
@@ -296,7 +296,7 @@ fn transformer(path: &Path, cfg: &VisionCfg, activation: Activation) -> Result<V
     })
 }
 
-/// A vision tower of timm, and its trained side.
+/// Parses a vision tower of timm. Returns it with its trained side.
 fn trunk(path: &Path, name: &str, cfg: &VisionCfg) -> Result<(Visual, usize), ModelError> {
     let args = super::timm::arguments(path, name)?;
     let projection = Projection::of(path, cfg.timm_proj.as_deref())?;
@@ -339,8 +339,8 @@ impl TextCfg {
 
 #[cfg(all(test, feature = "onnx"))]
 mod tests {
+    use parking_lot::Mutex;
     use std::collections::HashMap;
-    use std::sync::Mutex;
 
     use candle_core::{DType, Device, Shape, Tensor};
     use candle_nn::var_builder::SimpleBackend;
@@ -352,7 +352,7 @@ mod tests {
     use crate::ops::testing::random;
     use crate::picture::Pixels;
 
-    /// Invented weights of any name, in the shape that is requested first.
+    /// Random weights of any name, in the shape that is requested first.
     #[derive(Default)]
     struct Invented(Mutex<HashMap<String, Tensor>>);
 
@@ -365,7 +365,7 @@ mod tests {
             _: DType,
             _: &Device,
         ) -> CandleResult<Tensor> {
-            let mut known = self.0.lock().unwrap();
+            let mut known = self.0.lock();
             let seed = known.len() as u64;
             let inputs: usize = shape.dims().iter().skip(1).product();
             let made = || random(shape.dims(), seed) * (2.0 / (inputs as f64).sqrt());
@@ -379,7 +379,7 @@ mod tests {
         }
 
         fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> CandleResult<Tensor> {
-            let known = self.0.lock().unwrap();
+            let known = self.0.lock();
             Ok(known.get(name).unwrap_or_else(|| panic!("the graph has no {name}")).clone())
         }
 

@@ -1,8 +1,8 @@
-//! The text tower of an image encoder: texts in, unit vectors out, in one space with the vision
+//! The text tower of an image encoder: maps texts to unit vectors in the same space as the vision
 //! tower's.
 
+use parking_lot::Mutex;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use candle_core::DType;
 
@@ -30,7 +30,7 @@ impl TextTower {
     /// Loads the text tower of a folder.
     ///
     /// # Errors
-    /// A folder without a text tower or of another network; missing or broken files.
+    /// Fails if the folder has no text tower or another network, or if files are missing or broken.
     pub fn load(folder: &Path, engine: Engine) -> Result<Self, ModelError> {
         let encoder = of_folder(folder)?;
         let Some(positions) = encoder.text_positions() else {
@@ -55,11 +55,11 @@ impl TextTower {
         Ok(loaded)
     }
 
-    /// The vectors [n, dims] of `texts`, unit norm, in their order. A longer text is cut, its end
-    /// token kept.
+    /// Returns the vectors [n, dims] of `texts`, unit norm, in order. A text that is too long is
+    /// truncated; its end token is kept.
     pub fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, ModelError> {
-        // A network keeps no state between calls, so it is usable after a panic.
-        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        // A network keeps no state between calls, so it stays usable after a panic.
+        let mut workers = self.workers.lock();
         texts::embed(&self.tokenizer, &mut workers, texts)
     }
 
@@ -78,7 +78,7 @@ impl TextTower {
         self.choice.engine.name()
     }
 
-    /// The reason why that engine was selected.
+    /// The reason why this engine was selected.
     pub fn engine_reason(&self) -> &str {
         &self.choice.reason
     }

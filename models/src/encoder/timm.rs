@@ -1,8 +1,8 @@
-//! timm's networks as open_clip uses them: the arguments of a name, and the projection after a
-//! trunk.
+//! timm's networks as open_clip uses them: the arguments that a name stands for, and the projection
+//! after a trunk.
 //!
-//! open_clip_config.json holds the name only; the name's arguments in timm 1.0.22 are in timm.json.
-//! The `model_args` of a timm config.json in the same folder override them, as in timm.
+//! open_clip_config.json contains only the name; its arguments in timm 1.0.22 are in timm.json. The
+//! `model_args` of a timm config.json in the same folder override them, as in timm.
 
 #[cfg(feature = "onnx")]
 pub(super) mod graph;
@@ -70,7 +70,7 @@ impl Projection {
     }
 }
 
-/// Pictures [b, h, w, 3] in, pooled features [b, width] out.
+/// A trunk: maps pictures [b, h, w, 3] to pooled features [b, width].
 pub(super) trait Features: std::fmt::Debug + Send + Sync {
     fn features(&self, pixels: &Tensor) -> CandleResult<Tensor>;
 }
@@ -79,12 +79,12 @@ pub(super) trait Features: std::fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub(super) struct Trunk<F> {
     trunk: F,
-    /// GELU follows each layer but the last.
+    /// The linear layers of the projection, with GELU between them.
     head: Vec<Linear>,
 }
 
 impl<F: Features> Trunk<F> {
-    /// `visual` has the tower's weights; the trunk returns `width` features.
+    /// Loads the projection. `visual` has the tower's weights; the trunk returns `width` features.
     pub(super) fn load(
         trunk: F,
         visual: &VarBuilder,

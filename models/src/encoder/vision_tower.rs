@@ -1,10 +1,10 @@
-//! The vision tower of an image encoder: pictures in, unit vectors out, in one space with the text
-//! tower's.
+//! The vision tower of an image encoder: maps pictures to unit vectors in the same space as the
+//! text tower's.
 
+#[cfg(feature = "onnx")]
+use parking_lot::Mutex;
 use std::fmt;
 use std::path::Path;
-#[cfg(feature = "onnx")]
-use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
@@ -63,17 +63,17 @@ impl fmt::Debug for Network {
     }
 }
 
-/// Pictures in a batch on a CPU.
+/// Maximum number of pictures in a batch on a CPU.
 const PICTURES: usize = 16;
-/// Pictures in a batch on a GPU.
+/// Maximum number of pictures in a batch on a GPU.
 const PICTURES_ON_GPU: usize = 64;
 
 impl VisionTower {
     /// Loads the vision tower of a folder.
     ///
     /// # Errors
-    /// A folder of another network, missing or broken files, or a side that is no multiple of the
-    /// network's patch.
+    /// Fails if the folder has another network, if files are missing or broken, or if the side is
+    /// not a multiple of the network's patch.
     pub fn load(folder: &Path, settings: &VisionSettings) -> Result<Self, ModelError> {
         let encoder = of_folder(folder)?;
         let side = side(encoder.as_ref(), settings.side)?;
@@ -101,7 +101,7 @@ impl VisionTower {
         self.preprocessor.run(picture)
     }
 
-    /// The vectors [n, dims] of preprocessed pictures, unit norm, in their order.
+    /// Returns the vectors [n, dims] of preprocessed pictures, unit norm, in order.
     pub fn embed(&self, pictures: &[&Pixels]) -> Result<Vec<Vec<f32>>, ModelError> {
         for pixels in pictures {
             for got in [pixels.height, pixels.width] {
@@ -127,7 +127,7 @@ impl VisionTower {
         self.side
     }
 
-    /// The name of its vector space ([`super::vector_name`]).
+    /// The name of the vector space ([`super::vector_name`]).
     pub fn vector_name(&self) -> &str {
         &self.vector_name
     }
@@ -142,7 +142,7 @@ impl VisionTower {
         self.choice.engine.name()
     }
 
-    /// The reason why that engine was selected.
+    /// The reason why this engine was selected.
     pub fn engine_reason(&self) -> &str {
         &self.choice.reason
     }
@@ -230,9 +230,9 @@ impl Network {
                 }
                 Ok(vectors)
             }
-            // A network keeps no state between calls, so it is usable after a panic.
+            // A network keeps no state between calls, so it stays usable after a panic.
             #[cfg(feature = "onnx")]
-            Self::Onnx(network) => network.lock().unwrap_or_else(PoisonError::into_inner).embed(pictures),
+            Self::Onnx(network) => network.lock().embed(pictures),
         }
     }
 }

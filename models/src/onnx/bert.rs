@@ -55,7 +55,7 @@ pub(crate) struct OnnxBert {
 }
 
 impl OnnxBert {
-    /// A sentence-transformers folder on one of the engines of ONNX Runtime.
+    /// Loads a sentence-transformers folder on one of ONNX Runtime's engines.
     pub(crate) fn load(folder: &Path, engine: Engine) -> Result<TextWorkers, ModelError> {
         let config = Config::read(folder)?;
         let model = Self::model(folder, engine == Engine::Int8)?;
@@ -66,8 +66,8 @@ impl OnnxBert {
         Session::workers(folder, model, engine, network)
     }
 
-    /// The network as an ONNX file: input_ids and attention_mask [batch, length] in,
-    /// last_hidden_state [batch, length, width] out.
+    /// Returns the network as an ONNX file. Inputs: input_ids and attention_mask [batch, length];
+    /// output: last_hidden_state [batch, length, width].
     pub(crate) fn file(folder: &Path) -> Result<Vec<u8>, ModelError> {
         Self::model(folder, false)?.into_file()
     }
@@ -95,8 +95,8 @@ fn network(graph: &mut Graph, config: &Config) -> candle_core::Result<Value> {
     Ok(x)
 }
 
-/// All tokens of a sentence have type 0. Its vector is added to every position's vector in the
-/// graph's constants.
+/// Adds the embeddings. All tokens of a sentence have type 0, so its vector is added to every
+/// position's vector in the graph's constants.
 fn embeddings(graph: &mut Graph, config: &Config) -> candle_core::Result<Value> {
     let (width, positions) = (config.hidden_size, config.max_position_embeddings);
     let types = graph.values("embeddings.token_type_embeddings.weight", &[config.type_vocab_size, width])?;
@@ -138,7 +138,7 @@ impl TextNetwork for OnnxBert {
     }
 }
 
-/// Mean and sum of rows of `width` have the same direction, and only the direction is kept.
+/// Returns the direction of the mean of rows of `width`. The sum has the same direction.
 fn mean_direction(rows: &[f32], width: usize) -> Vec<f32> {
     let mut sum = vec![0f32; width];
     for row in rows.chunks_exact(width) {

@@ -1,4 +1,4 @@
-//! CLIP's text tower on ONNX Runtime: pre-norm, causal, with a last norm and a projection of the
+//! CLIP's text tower on ONNX Runtime: pre-norm, causal, with a final norm and a projection of the
 //! end token's vector.
 
 use std::path::Path;
@@ -23,7 +23,7 @@ pub(crate) struct OnnxClipText {
 }
 
 impl OnnxClipText {
-    /// Weights under transformers' names on one of the engines of ONNX Runtime.
+    /// Loads weights under transformers' names on one of ONNX Runtime's engines.
     pub(crate) fn load(
         folder: &Path,
         (config, dims): (&TextConfig, usize),
@@ -38,8 +38,8 @@ impl OnnxClipText {
         Session::workers(folder, model, engine, network)
     }
 
-    /// input_ids [batch, length] and ends [batch], the positions of the end tokens in the whole
-    /// batch, in; text_embeds [batch, dims] out.
+    /// Builds the network. Inputs: input_ids [batch, length] and ends [batch], the positions of the
+    /// end tokens in the flattened batch; output: text_embeds [batch, dims].
     fn model(
         folder: &Path,
         (config, dims): (&TextConfig, usize),

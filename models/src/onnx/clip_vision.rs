@@ -1,5 +1,5 @@
-//! The graph of CLIP's vision tower: patches, the class token, pre-norm layers, the class token's
-//! state projected.
+//! The graph of CLIP's vision tower: patches, the class token, pre-norm layers and the projection
+//! of the class token's state.
 
 use candle_core::{Device, Result};
 
@@ -9,8 +9,8 @@ use super::vision::PIXELS;
 use crate::clip::VisionConfig;
 use crate::positions::{self, Resampling};
 
-/// The vectors of pictures [batch, dims], of any norm, by weights under transformers' names.
-/// Positions are interpolated to pictures of `side`.
+/// Adds the tower with weights under transformers' names. Its output is [batch, dims], of any norm.
+/// Positions are interpolated to pictures of `side` pixels.
 pub(crate) fn clip_vision(
     graph: &mut Graph,
     config: &VisionConfig,
@@ -25,7 +25,8 @@ pub(crate) fn clip_vision(
     graph.multiply(&first, "visual_projection", config.hidden_size, dims)
 }
 
-/// All tokens' states [batch, 1 + patches, width], the last norm applied.
+/// Adds the transformer. Its output is all tokens' states [batch, 1 + patches, width], with the
+/// final norm applied.
 pub(crate) fn clip_vision_tokens(
     graph: &mut Graph,
     config: &VisionConfig,

@@ -1,5 +1,5 @@
 //! Builds an ONNX graph: layers as operators that ONNX Runtime and OpenVINO fuse. Values have
-//! names; a layer takes names and returns the name of its result. It knows no network.
+//! names; a layer takes names and returns the name of its result. It must not know networks.
 
 use std::collections::BTreeMap;
 
@@ -9,16 +9,16 @@ use crate::ops::Activation;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
-/// The version of the operator set: the first with LayerNormalization.
+/// The operator set version: the first with LayerNormalization.
 const OPSET: i64 = 17;
-/// Added to a score, it makes the weight 0. It is finite in bf16 too.
+/// The value that, added to a score, makes the attention weight 0. It is finite in bf16 too.
 const HIDDEN: f32 = -1e9;
 
-/// Permutations from channels last to channels first, and back.
+/// The permutation from channels last to channels first. [`CHANNELS_LAST`] is its inverse.
 pub(crate) const CHANNELS_FIRST: &[i64] = &[0, 3, 1, 2];
 pub(crate) const CHANNELS_LAST: &[i64] = &[0, 2, 3, 1];
 
-/// The result of a layer, by name.
+/// The name of a layer's result.
 pub(crate) type Value = String;
 
 type Result<T> = candle_core::Result<T>;
@@ -27,7 +27,7 @@ pub(crate) struct Graph {
     weights: VarBuilder<'static>,
     nodes: Vec<Node>,
     constants: BTreeMap<String, Constant>,
-    /// Linear layers multiply in 8 bits.
+    /// Whether linear layers multiply in 8 bits.
     int8: bool,
 }
 
@@ -36,12 +36,12 @@ impl Graph {
         Self { weights, nodes: Vec::new(), constants: BTreeMap::new(), int8 }
     }
 
-    /// Bytes of all constants.
+    /// The size of all constants in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.constants.values().map(Constant::bytes).sum()
     }
 
-    /// Finishes the network.
+    /// Finishes the graph and returns the network.
     pub(crate) fn finish(self, inputs: Vec<ValueInfo>, outputs: Vec<ValueInfo>) -> Model {
         let graph = proto::Graph {
             node: self.nodes,
@@ -113,24 +113,25 @@ impl Graph {
         self.constant(name, dims, Values::F32(values))
     }
 
-    /// A weight of the model.
+    /// Adds a weight of the model as a constant.
     pub(crate) fn weight(&mut self, name: &str, dims: &[usize]) -> Result<Value> {
         let tensor = self.weights.get(dims.to_vec(), name)?;
         Ok(self.floats(name, dims, tensor.flatten_all()?.to_vec1()?))
     }
 
-    /// The values of a weight, to compute a constant from.
+    /// Returns the values of a weight, to compute a constant from them.
     pub(crate) fn values(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>> {
         self.weights.get(dims.to_vec(), name)?.flatten_all()?.to_vec1()
     }
 
-    /// `x` [.., inputs] through the linear layer `name` without its bias.
+    /// Applies the linear layer `name` without its bias to `x` [.., inputs].
     pub(crate) fn multiply(&mut self, x: &str, name: &str, inputs: usize, outputs: usize) -> Result<Value> {
         let tensor = self.weights.get((outputs, inputs), &format!("{name}.weight"))?;
         self.product(x, name, &tensor)
     }
 
-    /// `x` [.., inputs] times a matrix [outputs, inputs], which the graph calls `name`.
+    /// Multiplies `x` [.., inputs] by a matrix [outputs, inputs], which gets the name `name` in the
+    /// graph.
     pub(crate) fn product(&mut self, x: &str, name: &str, matrix: &Tensor) -> Result<Value> {
         let (outputs, inputs) = matrix.dims2()?;
         let values: Vec<f32> = matrix.t()?.contiguous()?.flatten_all()?.to_vec1()?;
@@ -141,8 +142,8 @@ impl Graph {
         Ok(self.add("MatMul", &[x, &weight], vec![]))
     }
 
-    /// Dynamic quantisation: a scale for each column of the weights, one for all of `x`, found when
-    /// it runs.
+    /// Multiplies with dynamic quantisation: a scale for each column of the weights, and one for
+    /// all of `x`, which is computed at run time.
     fn product_int8(&mut self, x: &str, name: &str, values: &[f32], outputs: usize) -> Value {
         let mut scales = vec![f32::MIN_POSITIVE; outputs];
         for row in values.chunks_exact(outputs) {
@@ -161,7 +162,7 @@ impl Graph {
         self.add("Mul", &[&product, &scale], vec![])
     }
 
-    /// `x` [.., inputs] through the linear layer `name`, with its bias if it has one.
+    /// Applies the linear layer `name`, with its bias if it has one, to `x` [.., inputs].
     pub(crate) fn linear(&mut self, x: &str, name: &str, inputs: usize, outputs: usize) -> Result<Value> {
         let product = self.multiply(x, name, inputs, outputs)?;
         if !self.weights.contains_tensor(&format!("{name}.bias")) {
@@ -219,8 +220,9 @@ impl Graph {
         self.add("Mul", &[&product, &half], vec![])
     }
 
-    /// Attention of `heads` over [batch, length, width], with a mask [batch or 1, 1, length or 1,
-    /// length] that is added to the scores. The number of keys may differ from that of queries.
+    /// Adds attention with `heads` heads over [batch, length, width], with a mask [batch or 1, 1,
+    /// length or 1, length] that is added to the scores. The number of keys may differ from the
+    /// number of queries.
     pub(crate) fn attention(
         &mut self,
         [queries, keys, values]: [&str; 3],
@@ -257,8 +259,8 @@ impl Graph {
         self.add("Gather", &[&shape, &second], vec![])
     }
 
-    /// Turns a mask [batch, length] of ones and zeros into one that is added to scores, [batch, 1,
-    /// 1, length].
+    /// Converts a mask [batch, length] of ones and zeros to a mask that is added to scores, [batch,
+    /// 1, 1, length].
     pub(crate) fn padding_mask(&mut self, mask: &str) -> Value {
         let (axes, one, hidden) = (self.integers(&[1, 2]), self.scalar(1.0), self.scalar(HIDDEN));
         let mask = self.add("Cast", &[mask], vec![Attribute::int("to", FLOAT.into())]);
@@ -267,8 +269,8 @@ impl Graph {
         self.add("Mul", &[&absent, &hidden], vec![])
     }
 
-    /// The convolution `name` over [batch, in, height, width], with its bias if it has one. `shape`
-    /// is the weight's; `step` and `padding` hold for both sides.
+    /// Adds the convolution `name` over [batch, in, height, width], with its bias if it has one.
+    /// `shape` is the weight's shape; `step` and `padding` apply to both sides.
     pub(crate) fn convolve(
         &mut self,
         x: &str,
@@ -296,8 +298,8 @@ impl Graph {
         self.add("Transpose", &[x], vec![Attribute::ints("perm", order)])
     }
 
-    /// Patches of `patch` x `patch` of pictures [batch, side, side, 3] through a convolution, as
-    /// [batch, patches, width].
+    /// Embeds patches of `patch` x `patch` of pictures [batch, side, side, 3] by a convolution.
+    /// Returns [batch, patches, width].
     pub(crate) fn patches(&mut self, pixels: &str, name: &str, patch: usize, width: usize) -> Result<Value> {
         let first = self.transpose(pixels, CHANNELS_FIRST);
         let grid = self.convolve(&first, name, [width, 3, patch, patch], (patch, 0), 1)?;
@@ -306,18 +308,18 @@ impl Graph {
         Ok(self.transpose(&flat, &[0, 2, 1]))
     }
 
-    /// The mean over one axis, which is dropped.
+    /// Takes the mean over one axis, which is dropped.
     pub(crate) fn mean(&mut self, x: &str, axis: i64) -> Value {
         self.add("ReduceMean", &[x], vec![Attribute::ints("axes", &[axis]), Attribute::int("keepdims", 0)])
     }
 
-    /// Each row divided by its length.
+    /// Divides each row by its norm.
     pub(crate) fn unit_rows(&mut self, x: &str) -> Value {
         let length = self.add("ReduceL2", &[x], vec![Attribute::ints("axes", &[-1])]);
         self.add("Div", &[x, &length], vec![])
     }
 
-    /// A constant [1, rows, width] once for each of the batch of `x` [batch, ..].
+    /// Repeats a constant [1, rows, width] for each element of the batch of `x` [batch, ..].
     pub(crate) fn repeated(&mut self, rows: &str, x: &str) -> Value {
         let shape = self.add("Shape", &[x], vec![]);
         let (zero, ones) = (self.integers(&[0]), self.integers(&[1, 1]));
@@ -326,30 +328,30 @@ impl Graph {
         self.add("Expand", &[rows, &wanted], vec![])
     }
 
-    /// A constant row [1, 1, width] once for each of the batch of `x`, before the rows of `x`
-    /// [batch, rows, width].
+    /// Prepends a constant row [1, 1, width] to the rows of each element of `x` [batch, rows,
+    /// width].
     pub(crate) fn prepended(&mut self, row: &str, x: &str) -> Value {
         let rows = self.repeated(row, x);
         self.add("Concat", &[&rows, x], vec![Attribute::int("axis", 1)])
     }
 
-    /// A constant of a tensor's values.
+    /// Adds a tensor's values as a constant.
     pub(crate) fn tensor(&mut self, name: &str, tensor: &Tensor) -> Result<Value> {
         Ok(self.floats(name, tensor.dims(), tensor.flatten_all()?.to_vec1()?))
     }
 
-    /// The elements at `places` along an axis of `x`.
+    /// Selects the elements at `places` along an axis of `x`.
     pub(crate) fn gather(&mut self, x: &str, places: &str, axis: i64) -> Value {
         self.add("Gather", &[x, places], vec![Attribute::int("axis", axis)])
     }
 
-    /// All rows of each of the batch of `x` [batch, rows, width] but the first.
+    /// Selects all rows but the first of each element of `x` [batch, rows, width].
     pub(crate) fn rows_after_first(&mut self, x: &str) -> Value {
         let (one, end) = (self.integers(&[1]), self.integers(&[i64::MAX]));
         self.add("Slice", &[x, &one, &end, &one], vec![])
     }
 
-    /// The first row of each of the batch of `x` [batch, rows, width], as [batch, width].
+    /// Selects the first row of each element of `x` [batch, rows, width]. Returns [batch, width].
     pub(crate) fn first_row(&mut self, x: &str) -> Value {
         let zero = self.integer(0);
         self.gather(x, &zero, 1)
@@ -369,7 +371,7 @@ impl Graph {
         self.weights = weights;
     }
 
-    /// The causal mask of `length` [1] positions, [1, 1, length, length].
+    /// Returns the causal mask [1, 1, length, length] of `length` [1] positions.
     pub(crate) fn causal_mask(&mut self, length: &str, positions: usize) -> Value {
         let hidden = |at: usize| if at % positions > at / positions { HIDDEN } else { 0.0 };
         let values: Vec<f32> = (0..positions * positions).map(hidden).collect();

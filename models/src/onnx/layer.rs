@@ -1,4 +1,4 @@
-//! The layers of transformers that several networks share, as parts of an ONNX graph.
+//! Transformer layers that several networks share, as parts of an ONNX graph.
 
 use super::graph::{Graph, Value};
 use crate::ops::Activation;
@@ -13,7 +13,7 @@ pub(crate) struct Shape {
     pub eps: f64,
 }
 
-/// The pre-norm layer `name` of transformers' CLIPEncoder.
+/// Adds the pre-norm layer `name` of transformers' CLIPEncoder.
 pub(crate) fn layer(
     graph: &mut Graph,
     x: &str,
@@ -35,8 +35,8 @@ pub(crate) fn layer(
     Ok(graph.add("Add", &[&down, &x], vec![]))
 }
 
-/// BERT's post-norm attention to `context`, with a mask that is added to the scores: `name` has
-/// queries, keys and values, `out` the output layer.
+/// Adds BERT's post-norm attention to `context`, with a mask that is added to the scores. `name`
+/// has the queries, keys and values, `out` the output layer.
 pub(crate) fn post_norm_attention(
     graph: &mut Graph,
     x: &str,
@@ -55,7 +55,7 @@ pub(crate) fn post_norm_attention(
     graph.layer_norm(&sum, &format!("{out}.LayerNorm"), width, eps)
 }
 
-/// BERT's post-norm feed-forward layers `up` and `down`.
+/// Adds BERT's post-norm feed-forward layers `up` and `down`.
 pub(crate) fn post_norm_feed_forward(
     graph: &mut Graph,
     x: &str,

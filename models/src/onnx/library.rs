@@ -1,34 +1,35 @@
-//! ONNX Runtime's library: found from a model's folder, loaded once a process. OpenVINO's libraries
-//! are in the same folder and find each other there, without a search path.
+//! ONNX Runtime's library, which is found from a model's folder and loaded once per process.
+//! OpenVINO's libraries are in the same folder and find each other there without a search path.
 
+use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use ort::environment::Environment;
 
 use super::failed;
 use crate::ModelError;
 
-/// ONNX Runtime allows one environment a process, and it must outlive every session.
+/// ONNX Runtime allows one environment per process, and it must outlive every session.
 static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
 
-/// Returns the environment of this process. The first call creates it with the library found from
+/// Returns this process's environment. The first call creates it with the library found from
 /// `folder`.
 pub(super) fn environment(folder: &Path) -> Result<Environment, ModelError> {
-    let mut known = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut known = ENVIRONMENT.lock();
     if let Some(environment) = &*known {
         return Ok(environment.clone());
     }
     let library = find(folder)?;
-    // Refuses a library that is older than the API that we use.
+    // Fails if the library is older than the API that we use.
     let builder = ort::init_from(&library).map_err(failed)?;
     let environment = builder.with_telemetry(false).build().map_err(failed)?;
     tracing::debug!(library = %library.display(), "onnx runtime loaded");
     Ok(known.insert(environment).clone())
 }
 
-/// `ORT_DYLIB_PATH`, or the newest libonnxruntime in `onnxruntime/` within the model folder, beside
-/// it, or among the models that `models/tools/fetch_minilm.sh` fetched.
+/// Finds the library: `ORT_DYLIB_PATH`, or the newest libonnxruntime in an `onnxruntime/` folder
+/// within the model folder, next to it, or among the models that `models/tools/fetch_minilm.sh`
+/// fetched.
 fn find(folder: &Path) -> Result<PathBuf, ModelError> {
     if let Some(path) = std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()) {
         return Ok(PathBuf::from(path));
@@ -41,7 +42,7 @@ fn find(folder: &Path) -> Result<PathBuf, ModelError> {
     })
 }
 
-/// `UNPROMPT_MODELS`, or unprompt/models in the user's cache.
+/// Returns `UNPROMPT_MODELS`, or unprompt/models in the user's cache folder.
 fn fetched() -> Option<PathBuf> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = || variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));

@@ -1,5 +1,5 @@
-//! A whole network: the graph, and its weights apart from it, since a protobuf message holds at
-//! most 2 GiB. ONNX Runtime reads the weights from our memory; a file includes them.
+//! A complete network: the graph, and its weights separate from it, since a protobuf message holds
+//! at most 2 GiB. ONNX Runtime reads the weights from our memory; a file includes them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use super::failed;
 use super::proto::{self, EXTERNAL, Entry, FLOAT, INT8, INT64};
 use crate::ModelError;
 
-/// The most bytes of a protobuf message, less some room for the graph.
+/// The maximum size of a protobuf message, less some room for the graph.
 pub(super) const MESSAGE: usize = (2 << 30) - (1 << 20);
 
-/// Constants of at least so many bytes are kept apart from the graph. Constants that define shapes
-/// must be in it.
+/// Constants of at least this many bytes are kept separate from the graph. Constants that define
+/// shapes must be in it.
 const BESIDE: usize = 4096;
 
-/// Large constants by name, as ONNX Runtime takes them.
+/// Large constants by name, in ONNX Runtime's form.
 pub(super) type Weights = Vec<(String, Arc<DynValue>)>;
 
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub(super) enum Values {
     I64(Vec<i64>),
 }
 
-/// A network whose graph has only the sizes of its large constants.
+/// A network whose graph contains only the sizes of its large constants.
 #[derive(Debug)]
 pub(crate) struct Model {
     network: proto::Model,
@@ -47,22 +47,22 @@ impl Model {
         Self { network, constants }
     }
 
-    /// Bytes of all constants.
+    /// The size of all constants in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.constants.values().map(Constant::bytes).sum()
     }
 
-    /// Whether an input has a size that is known only when the graph runs.
+    /// Whether an input has a size that is only known at run time.
     pub(super) fn has_open_sizes(&self) -> bool {
         let inputs = self.network.graph.iter().flat_map(|graph| &graph.input);
         let types = inputs.filter_map(|input| input.r#type.as_ref()?.tensor_type.as_ref()?.shape.as_ref());
         types.flat_map(|shape| &shape.dim).any(|size| size.dim_value.is_none())
     }
 
-    /// The ONNX file.
+    /// Returns the ONNX file.
     ///
     /// # Errors
-    /// A network that is larger than a protobuf message may be.
+    /// Fails if the network is larger than a protobuf message may be.
     pub(super) fn into_file(self) -> Result<Vec<u8>, ModelError> {
         if self.bytes() > MESSAGE {
             return Err(ModelError::GraphTooLarge { what: "an ONNX file", bytes: self.bytes() });
@@ -73,7 +73,7 @@ impl Model {
         Ok(network.encode_to_vec())
     }
 
-    /// Returns the graph as a file with its small constants only, and the large ones by name.
+    /// Returns the graph as a file with only its small constants, and the large constants by name.
     pub(super) fn into_parts(self) -> Result<(Vec<u8>, Weights), ModelError> {
         let Self { mut network, constants } = self;
         let graph = network.graph.get_or_insert_default();

@@ -147,7 +147,7 @@ pub(crate) struct Shape {
     pub dim: Vec<Dimension>,
 }
 
-/// A size, or the name of a size that is known only when the graph runs.
+/// A size, or the name of a size that is only known at run time.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Dimension {
     #[prost(int64, optional, tag = "1")]
@@ -157,7 +157,7 @@ pub(crate) struct Dimension {
 }
 
 impl ValueInfo {
-    /// An input or output whose sizes are numbers or names.
+    /// Creates an input or output whose sizes are numbers or names.
     pub(crate) fn new(name: &str, data_type: i32, sizes: &[Size]) -> Self {
         let shape = Shape { dim: sizes.iter().map(Size::dimension).collect() };
         let tensor_type = TensorType { elem_type: Some(data_type), shape: Some(shape) };

@@ -1,4 +1,5 @@
-//! A session of ONNX Runtime: a graph on an engine, tensors in, values out. It knows no network.
+//! A session of ONNX Runtime: a graph on an engine that maps tensors to values. It must not know
+//! networks.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,12 +19,13 @@ use crate::metrics::normalise;
 #[derive(Debug)]
 pub(crate) struct Session(ort::session::Session);
 
-/// Bytes of weights that all workers of a network may hold together. A single worker may hold more.
-/// The weights that the workers are built from take their memory once more, shared by all of them.
+/// Maximum bytes of weights that all workers of a network hold together. A single worker may hold
+/// more. The weights that the workers are built from take their memory once more, shared by all
+/// workers.
 const WORKERS_BYTES: usize = 512 << 20;
 
 /// Returns the number of workers for a graph of `graph_bytes`, and the threads of each: one worker
-/// a thread while the weights allow it. All workers have the same number of threads, so that a
+/// per thread if the weights allow it. All workers have the same number of threads, so that a
 /// vector does not depend on the worker that computes it.
 fn workers_and_threads(threads: usize, graph_bytes: usize) -> (usize, usize) {
     let most = (WORKERS_BYTES / graph_bytes.max(1)).clamp(1, threads);
@@ -74,7 +76,7 @@ impl Session {
         builder.commit_from_memory(graph).map(Self).map_err(failed)
     }
 
-    /// Runs the graph and reads its one output.
+    /// Runs the graph and reads its only output.
     pub(crate) fn run<const N: usize, T>(
         &mut self,
         inputs: [(&'static str, DynTensor); N],
@@ -86,9 +88,9 @@ impl Session {
     }
 }
 
-/// OpenVINO runs the whole graph, or the session fails. Optimisations of ONNX Runtime are disabled,
-/// since they hide patterns that OpenVINO fuses itself. Threads are not pinned to cores: several
-/// services may share them.
+/// Registers OpenVINO, which must run the whole graph or the session fails. ONNX Runtime's
+/// optimisations are disabled, since they hide patterns that OpenVINO fuses itself. Threads are not
+/// pinned to cores, because several services may share them.
 fn openvino(builder: SessionBuilder, precision: &str, threads: usize) -> Result<SessionBuilder, ModelError> {
     let settings = serde_json::json!({"CPU": {
         "INFERENCE_PRECISION_HINT": precision,
@@ -102,14 +104,14 @@ fn openvino(builder: SessionBuilder, precision: &str, threads: usize) -> Result<
     builder.with_execution_providers([provider.build().error_on_failure()]).map_err(failed)
 }
 
-/// Rows of `dims` values, each of length 1.
+/// Splits values into rows of `dims`, normalised to unit length.
 pub(crate) fn unit_rows(values: &[f32], dims: usize) -> Vec<Vec<f32>> {
     let mut rows: Vec<Vec<f32>> = values.chunks_exact(dims).map(<[f32]>::to_vec).collect();
     rows.iter_mut().for_each(|row| normalise(row));
     rows
 }
 
-/// Turns values into an input of a graph.
+/// Converts values to an input of a graph.
 pub(super) fn tensor<T: PrimitiveTensorElementType + Clone + std::fmt::Debug + 'static, const N: usize>(
     shape: [usize; N],
     values: Vec<T>,
@@ -135,12 +137,12 @@ impl Ids {
         Self { length, rows: ids.len(), ids: padded }
     }
 
-    /// [batch, length]
+    /// The token ids [batch, length].
     pub(crate) fn tokens(&self) -> Result<DynTensor, ModelError> {
         tensor([self.rows, self.length], self.ids.clone())
     }
 
-    /// [batch, length]: 1 for a token, 0 for padding.
+    /// The mask [batch, length]: 1 for a token, 0 for padding.
     pub(crate) fn mask(&self, ids: &[&[u32]]) -> Result<DynTensor, ModelError> {
         let mut mask = vec![0i64; self.rows * self.length];
         for (row, ids) in mask.chunks_exact_mut(self.length.max(1)).zip(ids) {
@@ -149,7 +151,7 @@ impl Ids {
         tensor([self.rows, self.length], mask)
     }
 
-    /// [batch]
+    /// Positions [batch].
     pub(crate) fn places(places: Vec<i64>) -> Result<DynTensor, ModelError> {
         tensor([places.len()], places)
     }

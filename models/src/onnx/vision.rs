@@ -1,4 +1,4 @@
-//! A vision tower on ONNX Runtime, whatever its network.
+//! A vision tower of any network on ONNX Runtime.
 
 use std::path::Path;
 
@@ -11,13 +11,13 @@ use crate::engine::Engine;
 use crate::picture::Pixels;
 use crate::workers;
 
-/// The most pictures in a batch.
+/// Maximum number of pictures in a batch.
 const PICTURES: usize = 8;
 
-/// Weights of more than so many bytes go to OpenVINO with one picture at a time. OpenVINO reads
-/// weights from our memory only if the graph leaves no size open, and copies them into a message
-/// otherwise. One picture at a time takes two thirds of the memory, and no more time in f32; in
-/// bf16 a batch is a quarter faster. Weights beyond [`MESSAGE`] require it on every engine.
+/// The size in bytes above which OpenVINO gets one picture at a time. OpenVINO reads weights from
+/// our memory only if all sizes in the graph are fixed, and copies them into a message otherwise.
+/// One picture at a time takes two thirds of the memory and no more time in f32; in bf16 a batch is
+/// a quarter faster. Weights larger than [`MESSAGE`] require it on every engine.
 const ROOMY: usize = 512 << 20;
 
 /// The input of a vision tower's graph: pictures [batch, side, side, 3].
@@ -26,14 +26,14 @@ pub(crate) const PIXELS: &str = "pixels";
 #[derive(Debug)]
 pub(crate) struct OnnxVision {
     workers: Vec<Session>,
-    /// Pictures in a batch.
+    /// Maximum number of pictures in a batch of this network.
     together: usize,
     dims: usize,
 }
 
 impl OnnxVision {
-    /// Loads a graph from [`PIXELS`] of a side to the vectors `embeds` [batch, dims] on one of the
-    /// engines of ONNX Runtime.
+    /// Loads a graph that maps [`PIXELS`] of a side to the vectors `embeds` [batch, dims] on one of
+    /// ONNX Runtime's engines.
     pub(crate) fn load(
         folder: &Path,
         graph: Graph,
@@ -45,7 +45,7 @@ impl OnnxVision {
         Self::load_for(folder, graph, embeds, sizes, engine, alone)
     }
 
-    /// Loads it for one picture (`alone`) or several pictures at a time.
+    /// Loads the graph for one picture (`alone`) or several pictures at a time.
     fn load_for(
         folder: &Path,
         mut graph: Graph,
@@ -64,7 +64,7 @@ impl OnnxVision {
         Ok(Self { workers, together: if alone { 1 } else { PICTURES }, dims })
     }
 
-    /// The vectors [n, dims] of preprocessed pictures, unit norm, in their order.
+    /// Returns the vectors [n, dims] of preprocessed pictures, unit norm, in order.
     pub(crate) fn embed(&mut self, pictures: &[&Pixels]) -> Result<Vec<Vec<f32>>, ModelError> {
         let (dims, count) = (self.dims, self.workers.len());
         let together = self.together.min(pictures.len().div_ceil(count).max(1));
@@ -96,7 +96,8 @@ mod tests {
     const INNER: usize = 4000;
     const DIMS: usize = 2500;
 
-    /// Two layers of 19 and 40 MB: OpenVINO reads weights of 32 MB from our memory, if it may.
+    /// Two layers of 19 and 40 MB: OpenVINO reads weights of 32 MB or more from our memory if it
+    /// can.
     fn weights() -> VarBuilder<'static> {
         let tensors = [("up", [INNER, SIDE * SIDE * 3], 1), ("down", [DIMS, INNER], 2)];
         let tensors = tensors.map(|(name, shape, seed)| (format!("{name}.weight"), random(&shape, seed)));

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::buffers::{floats, floats_mut};
 
-/// Elements of a task.
+/// The number of elements of a task.
 const TASK: usize = 16 * 1024;
 
 struct Add;

@@ -9,23 +9,25 @@ use super::buffers::{floats, with_buffer};
 use super::kernels;
 use super::matmul::{Packed, Products};
 
-/// Scores that a task holds at once: 512 KiB, which fits in a core's second-level cache, whatever
-/// the number of keys.
+/// The number of scores that a task holds at once, whatever the number of keys: 512 KiB, which fits
+/// in a core's second-level cache.
 const SCORES: usize = 128 * 1024;
-/// The fewest and the most query rows of a task, all of one sequence: multiples of every product's
-/// rows.
+/// Minimum and maximum number of query rows of a task, all of one sequence. Both are multiples of
+/// every product's rows.
 const ROWS: (usize, usize) = (12, 96);
 
-/// The most bytes of scores of a slice of queries, over all heads and sequences, where our own
-/// kernel does not run: 256 MiB. Without slices SD2.1 at 768 x 768 with guidance takes 1.7 GB in
-/// f16.
+/// Maximum bytes of the scores of a slice of queries, over all heads and sequences, on devices
+/// without our own kernel: 256 MiB. Without slices, SD2.1 at 768 x 768 with guidance takes 1.7 GB
+/// in f16.
 const SLICE_BYTES: usize = 256 << 20;
 
-/// `q` [batch, n, heads * d], `k` and `v` [batch, m, heads * d] -> [batch, n, heads * d]. `causal`
-/// hides the positions after each position. On the CPU a thread holds at most [`SCORES`] scores, or
-/// 12 rows of them. On a GPU flash attention (the feature `flash-attn`, 16 bits) holds none;
-/// without it at most [`SLICE_BYTES`] are held. `products` applies to the CPU, whose softmax is f32
-/// in any case.
+/// Computes attention: maps `q` [batch, n, heads * d], `k` and `v` [batch, m, heads * d] to [batch,
+/// n, heads * d].
+///
+/// `causal` hides the positions after each position. On the CPU, a thread holds at most [`SCORES`]
+/// scores, or 12 rows of them. On a GPU, flash attention (feature `flash-attn`, 16 bits) holds
+/// none; without it at most [`SLICE_BYTES`] are held. `products` applies to the CPU, whose softmax
+/// is always in f32.
 pub(crate) fn attention(
     q: &Tensor,
     k: &Tensor,
@@ -103,18 +105,18 @@ struct Head {
 }
 
 impl Head {
-    /// The columns `part` of `k` and `v` [keys, width].
+    /// Packs the columns `part` of `k` and `v` [keys, width].
     fn pack(k: &[f32], v: &[f32], width: usize, part: std::ops::Range<usize>, products: Products) -> Self {
         let [k, v] = [k, v].map(|x| x.chunks_exact(width).map(|row| &row[part.clone()]).collect::<Vec<_>>());
         Self { keys: Packed::of_transposed(&k, products), values: Packed::of_lines(&v, products) }
     }
 }
 
-/// Some query rows of one sequence.
+/// A task: some query rows of one sequence.
 struct Task {
     dims: usize,
     keys: usize,
-    /// The first row's position, if the positions after it are hidden.
+    /// The first row's position if later positions are hidden, None otherwise.
     first: Option<usize>,
 }
 
@@ -147,18 +149,17 @@ impl Task {
     }
 }
 
-/// candle's flash attention takes heads of at most so many values, a multiple of 8.
+/// The maximum head size of candle's flash attention. It must also be a multiple of 8.
 #[cfg(feature = "flash-attn")]
 const FLASH_DIMS: usize = 512;
 
-/// Attention that keeps no scores in memory (Dao, 2023); none if it does not take such tensors.
+/// Attention that keeps no scores in memory (Dao, 2023); None if it does not support such tensors.
 #[cfg(feature = "flash-attn")]
 fn flash(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Option<Tensor>> {
     let ((batch, queries, width), keys) = (q.dims3()?, k.dim(1)?);
     let dims = width / heads;
     let small = matches!(q.dtype(), DType::F16 | DType::BF16) && dims.is_multiple_of(8) && dims <= FLASH_DIMS;
-    // With more keys than queries it hides other keys than ours: it lets the last query see all
-    // keys.
+    // With more keys than queries it hides other keys than ours does: its last query sees all keys.
     if !small || !q.device().is_cuda() || (causal && queries != keys) {
         return Ok(None);
     }
@@ -173,14 +174,14 @@ fn flash(_: &Tensor, _: &Tensor, _: &Tensor, _: usize, _: bool) -> Result<Option
     Ok(None)
 }
 
-/// The formula in candle's operations, for as many queries at a time as keep their scores within
-/// `bound` bytes, and at least one. Scores and their softmax are held at once, so twice the bound
-/// is in memory.
+/// The formula in candle's operations, for as many queries at a time as fit their scores in `bound`
+/// bytes, and at least one. Scores and their softmax are held at the same time, so the memory is
+/// twice the bound.
 fn composed(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool, bound: usize) -> Result<Tensor> {
     let ((batch, queries, width), keys) = (q.dims3()?, k.dim(1)?);
     let split =
         |x: &Tensor| x.reshape((batch, x.dim(1)?, heads, width / heads))?.transpose(1, 2)?.contiguous();
-    // Scaled before the product: 16 bits cannot hold its values otherwise.
+    // Scales before the product, whose values would not fit in 16 bits otherwise.
     let q = split(&(q / ((width / heads) as f64).sqrt())?)?;
     let (k, v) = (split(k)?.t()?, split(v)?);
     let of_query = batch * heads * keys * q.dtype().size_in_bytes();
@@ -197,8 +198,8 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool, boun
     mixed.transpose(1, 2)?.reshape((batch, queries, width))
 }
 
-/// The causal mask [queries, keys] for the queries that follow the `first` ones, in the type and on
-/// the device of `scores`.
+/// Returns the causal mask [queries, keys] for the queries from `first` on, in the type and on the
+/// device of `scores`.
 fn mask(first: usize, queries: usize, keys: usize, scores: &Tensor) -> Result<Tensor> {
     let hidden: Vec<f32> = (0..queries * keys)
         .map(|at| if at % keys > first + at / keys { f32::NEG_INFINITY } else { 0.0 })
@@ -213,7 +214,7 @@ mod tests {
     use super::*;
     use crate::ops::testing::{close, random};
 
-    /// The formula as it is written down: all scores at once.
+    /// The textbook formula: all scores at once.
     fn whole(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
         let (batch, queries, width) = q.dims3()?;
         let split =
@@ -239,8 +240,8 @@ mod tests {
 
     #[test]
     fn many_keys_and_wide_heads_are_the_formula_too() {
-        // So many keys that a task has fewer rows, in several blocks; heads of more than a panel;
-        // one key.
+        // Enough keys that a task has fewer rows, in several blocks; heads larger than a panel; one
+        // key.
         for (queries, keys, width, heads, causal) in
             [(50, 1500, 96, 2, false), (30, 600, 80, 1, true), (25, 1, 16, 2, false), (40, 700, 40, 1, true)]
         {
@@ -283,7 +284,7 @@ mod tests {
             let (q, k, v) = (x(queries, 7), x(keys, 8), x(keys, 9));
             let expected = whole(&q, &k, &v, 3, causal).unwrap();
             let of_query = 2 * 3 * keys * size_of::<f32>();
-            // Less than one query, one, a part of all with a rest, and more than all.
+            // Less than one query, one, a part of all with a remainder, and more than all.
             for bound in [1, of_query, 17 * of_query, SLICE_BYTES] {
                 close(&composed(&q, &k, &v, 3, causal, bound).unwrap(), &expected, 2e-6);
             }

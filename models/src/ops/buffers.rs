@@ -1,19 +1,19 @@
-//! Buffers of our operations: scratch memory of a thread, the contiguous f32 storage of a tensor,
-//! and the rows of a task.
+//! Buffers of our operations: per-thread scratch memory, the contiguous f32 storage of a tensor,
+//! and the number of rows of a task.
 
 use std::cell::RefCell;
 
 use candle_core::{CpuStorage, Layout, Result, bail};
 
-/// The most rows of a task of a matrix product: a multiple of every kernel's rows.
+/// Maximum number of rows of a task of a matrix product. It is a multiple of every kernel's rows.
 const ROWS: usize = 96;
 
-/// The rows of a task, so that every thread gets some of `count`.
+/// Returns the number of rows of a task, so that `count` rows are spread over all threads.
 pub(super) fn rows_per_task(count: usize) -> usize {
     (count.div_ceil(2 * rayon::current_num_threads()).div_ceil(12) * 12).clamp(12, ROWS)
 }
 
-/// Calls `work` with a scratch buffer of this thread: `length` values of any content.
+/// Calls `work` with this thread's scratch buffer: `length` values with arbitrary content.
 pub(super) fn with_buffer<R>(length: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
     thread_local! {
         static BUFFER: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };

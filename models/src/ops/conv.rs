@@ -1,5 +1,5 @@
-//! Two-dimensional convolution, channels last. On the CPU: some patches at a time as rows (im2col),
-//! times the kernel.
+//! Two-dimensional convolution, channels last. On the CPU, blocks of patches are laid out as rows
+//! (im2col) and multiplied by the kernel.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
@@ -23,14 +23,14 @@ pub(crate) struct Conv2d {
 
 #[derive(Debug, Clone)]
 enum Kernel {
-    /// On the CPU: from a patch [size * size * in] to [out], with the bias.
+    /// On the CPU: a linear layer from a patch [size * size * in] to [out], with the bias.
     Product(Linear),
     /// On other devices: [out, in, size, size] and the bias [out].
     Whole(Tensor, Tensor),
 }
 
 impl Conv2d {
-    /// From `weight` [out, in, size, size] and `bias` [out], if there is one.
+    /// Loads `weight` [out, in, size, size] and `bias` [out], if there is one.
     pub(crate) fn load(
         vb: VarBuilder,
         inputs: usize,
@@ -49,7 +49,7 @@ impl Conv2d {
         Ok(Self { kernel, inputs, outputs, size, stride, padding })
     }
 
-    /// A 3x3 convolution with padding 1.
+    /// Loads a 3x3 convolution with padding 1.
     pub(crate) fn three(vb: VarBuilder, inputs: usize, outputs: usize) -> Result<Self> {
         Self::load(vb, inputs, outputs, (3, 1, 1))
     }
@@ -61,7 +61,7 @@ impl Conv2d {
         }
     }
 
-    /// [b, h, w, in] -> [b, h', w', out].
+    /// Maps [b, h, w, in] to [b, h', w', out].
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match &self.kernel {
             Kernel::Product(product) => self.run(product, x, true),
@@ -119,7 +119,7 @@ impl CustomOp1 for Op<'_> {
 }
 
 impl Op<'_> {
-    /// Computes the output positions from `first` on that fit in `out`. Their patches stay in the
+    /// Computes as many output positions from `first` on as fit in `out`. Their patches stay in the
     /// cache.
     fn positions(&self, values: &[f32], first: usize, out: &mut [f32]) -> Result<()> {
         let Window { height, width, channels, size, .. } = self.window;
@@ -138,7 +138,8 @@ impl Op<'_> {
     }
 }
 
-/// Nearest-neighbour enlargement to `height` x `width`, as torch's `interpolate(mode="nearest")`.
+/// Enlarges by nearest neighbours to `height` x `width`, like torch's
+/// `interpolate(mode="nearest")`.
 pub(crate) fn upsample_nearest(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
     let (batch, from_height, from_width, channels) = x.dims4()?;
     if height == 2 * from_height && width == 2 * from_width {
@@ -158,7 +159,7 @@ mod tests {
     use super::*;
     use crate::ops::testing::{close, random};
 
-    /// A convolution, and its kernel as candle wants it.
+    /// A convolution, and its kernel in candle's layout.
     fn conv(inputs: usize, outputs: usize, shape: (usize, usize, usize)) -> (Conv2d, Tensor) {
         let size = shape.0;
         let tensors = [

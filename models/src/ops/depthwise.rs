@@ -1,4 +1,4 @@
-//! Depthwise convolution, channels last: each channel has a kernel of its own, and the size stays.
+//! Depthwise convolution, channels last: each channel has its own kernel, and the size is kept.
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
@@ -27,7 +27,7 @@ struct Plain {
 }
 
 impl DepthwiseConv2d {
-    /// From `weight` [channels, 1, size, size] and `bias` [channels], if there is one; `size` is
+    /// Loads `weight` [channels, 1, size, size] and `bias` [channels], if there is one. `size` is
     /// odd.
     pub(crate) fn load(vb: VarBuilder, channels: usize, size: usize) -> Result<Self> {
         let weight = parameter(&vb, (channels, 1, size, size), "weight")?;
@@ -38,7 +38,7 @@ impl DepthwiseConv2d {
         Ok(Self { kernel, bias, plain, size })
     }
 
-    /// [b, h, w, channels] -> the same.
+    /// Maps [b, h, w, channels] to the same shape.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match x.device().is_cpu() {
             true => x.contiguous()?.apply_op1_no_bwd(&self.plain),
@@ -46,8 +46,8 @@ impl DepthwiseConv2d {
         }
     }
 
-    /// The formula in candle's operations, in f32: the picture shifted by each position of the
-    /// kernel, times the kernel's values there. candle's own convolution would run once for each
+    /// The formula in candle's operations, in f32: sums the picture shifted by each position of the
+    /// kernel, times the kernel's values there. candle's own convolution would run once per
     /// channel.
     fn composed(&self, x: &Tensor) -> Result<Tensor> {
         let (_, height, width, _) = x.dims4()?;

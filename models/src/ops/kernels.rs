@@ -1,10 +1,10 @@
-//! The inner loops of the networks, on plain slices. `dispatch` compiles each for the widest
-//! vectors of the processor. The approximations are exact to f32: exp to 2e-7 relative, erf to 2e-7
+//! The inner loops of the networks, on plain slices. `dispatch` compiles each for the processor's
+//! widest vectors. The approximations are accurate to about f32: exp to 2e-7 relative, erf to 2e-7
 //! absolute.
 
 use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
-/// e^x, vectorisable; saturates outside -87..88 and keeps NaN.
+/// Computes e^x, vectorisable; saturates outside -87..88 and keeps NaN.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
     // Adding 1.5 * 2^23 rounds to an integer whose low bits are the exponent (Cephes' expf).
@@ -51,8 +51,8 @@ pub(super) fn gelu_tanh(x: f32) -> f32 {
     x / (1.0 + exp(-2.0 * y))
 }
 
-/// Calls a closure by reference, so that its body is inlined. A closure that is consumed is called
-/// through a shim, which may not be inlined.
+/// A wrapper that calls a closure by reference, so that its body is inlined. A consumed closure is
+/// called through a shim, which may not be inlined.
 struct Inlined<F>(F);
 
 impl<F: FnMut() -> R, R> pulp::NullaryFnOnce for Inlined<F> {
@@ -82,7 +82,7 @@ pub(super) fn dispatch<R>(work: impl FnMut() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 
-/// Computes `activation(x + bias)` in place; the rows of `x` have `bias.len()` values.
+/// Computes `activation(x + bias)` in place. The rows of `x` have `bias.len()` values.
 #[inline(always)]
 pub(super) fn add_bias(x: &mut [f32], bias: &[f32], activation: impl Fn(f32) -> f32) {
     for row in x.chunks_exact_mut(bias.len()) {
@@ -92,7 +92,7 @@ pub(super) fn add_bias(x: &mut [f32], bias: &[f32], activation: impl Fn(f32) -> 
     }
 }
 
-/// (a + bias_a) * gelu(g + bias_g) for rows [a, g].
+/// Computes (a + bias_a) * gelu(g + bias_g) for rows [a, g].
 #[inline(always)]
 pub(super) fn geglu(x: &[f32], bias: &[f32], out: &mut [f32]) {
     let width = bias.len() / 2;
@@ -127,7 +127,7 @@ impl GroupNorm<'_> {
         }
     }
 
-    /// The normalisation as one multiplication and one addition a channel.
+    /// Returns the normalisation as one multiplication and one addition per channel.
     #[inline(always)]
     fn affine(&self, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let (channels, positions) = (self.weight.len(), x.len() / self.weight.len());
@@ -148,7 +148,7 @@ impl GroupNorm<'_> {
         (scale, offset)
     }
 
-    /// Each channel's mean (with its shift) and sum of squared deviations.
+    /// Returns each channel's mean (with its shift) and sum of squared deviations.
     #[inline(always)]
     fn moments(&self, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let channels = self.weight.len();
@@ -172,7 +172,7 @@ impl GroupNorm<'_> {
     }
 }
 
-/// A window sliding over a picture [height, width, channels].
+/// A sliding window over a picture [height, width, channels].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Window {
     pub height: usize,
@@ -213,11 +213,11 @@ impl Window {
     }
 }
 
-/// Lanes of sums and maxima, so that they are vectorised.
+/// The number of lanes of sums and maxima, so that they are vectorised.
 const LANES: usize = 32;
 
-/// Writes e^(x - the highest x) over each x and returns their sum: a softmax before its division by
-/// the sum. NaN if any x is NaN.
+/// Replaces each x by e^(x - the highest x) and returns their sum: a softmax before its division by
+/// the sum. The sum is NaN if any x is NaN.
 #[inline(always)]
 pub(super) fn exponentials(x: &mut [f32]) -> f32 {
     let highest = highest(x);

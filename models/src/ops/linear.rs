@@ -1,4 +1,4 @@
-//! Linear layers with their bias and activation, and the gated GELU of diffusers.
+//! Linear layers with their bias and activation, and diffusers' gated GELU.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::kernels;
 use super::matmul::{Packed, Products};
 use super::parameters::{bias, reshaped, uniform};
 
-/// The activation after a linear layer, by its name in config.json.
+/// The activation after a linear layer, with its names in config.json.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Activation {
@@ -28,7 +28,7 @@ pub(crate) enum Activation {
 }
 
 impl Activation {
-    /// Computes the activation of `x + bias` in place; the rows of `x` have `bias.len()` values.
+    /// Computes the activation of `x + bias` in place. The rows of `x` have `bias.len()` values.
     pub(super) fn add_bias(self, x: &mut [f32], bias: &[f32]) {
         kernels::dispatch(
             #[inline(always)]
@@ -73,7 +73,7 @@ enum Weight {
 }
 
 impl Linear {
-    /// From `weight` [out, in] (or a 1x1 convolution's [out, in, 1, 1]) and `bias` [out], if there
+    /// Loads `weight` [out, in] (or a 1x1 convolution's [out, in, 1, 1]) and `bias` [out], if there
     /// is one.
     pub(crate) fn load(vb: VarBuilder, inputs: usize, outputs: usize) -> Result<Self> {
         let weight = vb.get_unchecked("weight")?;
@@ -83,7 +83,7 @@ impl Linear {
         Self::from_rows(&reshaped(&weight, (outputs, inputs))?, bias(&vb, outputs)?)
     }
 
-    /// From a weight of [out, in], kept in its own precision on the CPU.
+    /// Creates a layer from a weight [out, in], which keeps its precision on the CPU.
     pub(crate) fn from_rows(weight: &Tensor, bias: Tensor) -> Result<Self> {
         let (outputs, inputs) = weight.dims2()?;
         let kept = if uniform(weight) || !weight.device().is_cpu() {
@@ -94,7 +94,8 @@ impl Linear {
         Ok(Self { weight: kept, bias, inputs, outputs })
     }
 
-    /// The products of this layer on the CPU, so that the operations around it use the same ones.
+    /// The type of this layer's products on the CPU, so that the operations around it use the same
+    /// one.
     pub(crate) fn products(&self) -> Products {
         match &self.weight {
             Weight::Packed(packed, _) => packed.products(),
@@ -106,7 +107,7 @@ impl Linear {
         &self.bias
     }
 
-    /// The weight as [out, in].
+    /// Returns the weight as [out, in].
     pub(super) fn rows(&self) -> Result<Tensor> {
         match &self.weight {
             Weight::Packed(packed, _) => {
@@ -116,7 +117,7 @@ impl Linear {
         }
     }
 
-    /// [.., in] -> [.., out] through `activation`.
+    /// Maps [.., in] to [.., out] and applies `activation`.
     pub(crate) fn activate(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         if let Weight::Packed(weight, bias) = &self.weight {
             return x.contiguous()?.apply_op1_no_bwd(&Op { weight, bias, activation });
@@ -124,7 +125,7 @@ impl Linear {
         activation.composed(&self.composed(x)?)
     }
 
-    /// [.., in] -> [.., out].
+    /// Maps [.., in] to [.., out].
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.activate(x, Activation::None)
     }
@@ -138,7 +139,7 @@ impl Linear {
         flat.reshape(with_last(x.dims(), self.outputs))?.broadcast_add(&self.bias)
     }
 
-    /// On the CPU: `x` [rows, in] into `out` [rows, out].
+    /// On the CPU, maps `x` [rows, in] to `out` [rows, out].
     pub(super) fn write(&self, x: &[f32], with_bias: bool, out: &mut [f32]) -> Result<()> {
         let Weight::Packed(weight, bias) = &self.weight else { bail!("the weight is not on the processor") };
         weight.product(x, out);

@@ -1,9 +1,9 @@
-//! Matrix products with a right side that is packed once: weights at load, keys and values for all
+//! Matrix products whose right side is packed once: weights at load, keys and values once for all
 //! queries.
 //!
 //! candle multiplies with the gemm crate, whose AVX-512 kernel keeps its sums in memory under
-//! today's rustc. Ours did too, until its sums became vectors of `pulp` instead of arrays, in
-//! another variable than the tile whose rows are read afterwards: LLVM loads the sums into
+//! current rustc. Ours did too, until its sums became vectors of `pulp` instead of arrays, in a
+//! different variable than the tile whose rows are read afterwards: LLVM loads the sums into
 //! registers, but writes each of them back in every iteration if anything indexes them.
 
 #[cfg(target_arch = "x86_64")]
@@ -17,13 +17,13 @@ use pulp::{Simd, WithSimd};
 
 /// Columns of a panel.
 const PANEL: usize = 32;
-/// Lines of a panel that are multiplied before the next panel's: they and the rows stay in the
-/// cache.
+/// The number of lines of a panel that are multiplied before the next panel's. They and the rows
+/// stay in the cache.
 const LINES: usize = 512;
 
 thread_local! {
-    /// The columns of the current rows. Taken and put back, since a closure would be compiled for
-    /// the baseline processor.
+    /// The columns of the current rows. They are taken and put back, because a closure would be
+    /// compiled for the baseline processor.
     static COLUMNS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -47,7 +47,8 @@ impl Element for bf16 {
 }
 
 impl Element for f16 {
-    /// For finite values only: a multiplication moves the exponent, which vectorised loops can do.
+    /// Valid for finite values only: a multiplication shifts the exponent, which vectorised loops
+    /// can do.
     #[inline(always)]
     fn wide(self) -> f32 {
         let bits = u32::from(self.to_bits());
@@ -71,13 +72,13 @@ enum Panels {
     F32(Vec<[f32; PANEL]>),
     Bf16(Vec<[bf16; PANEL]>),
     F16(Vec<[f16; PANEL]>),
-    /// bf16 where the processor multiplies it.
+    /// bf16 on processors that multiply it.
     #[cfg(target_arch = "x86_64")]
     Pairs(Vec<pairs::Pair>),
 }
 
-/// The right side [inputs, outputs] in panels of [`PANEL`] columns, each [inputs, PANEL], the last
-/// filled with zeros.
+/// The right side [inputs, outputs] in panels of [`PANEL`] columns, each [inputs, PANEL]. The last
+/// panel is padded with zeros.
 #[derive(Clone)]
 pub(super) struct Packed {
     panels: Panels,
@@ -91,7 +92,7 @@ impl std::fmt::Debug for Packed {
     }
 }
 
-/// The rows of the transposed matrix, each [inputs].
+/// Packs the rows of the transposed matrix, each [inputs].
 fn pack<'a, E: Element + 'a>(
     rows: impl ExactSizeIterator<Item = &'a [E]>,
     zero: E,
@@ -107,7 +108,7 @@ fn pack<'a, E: Element + 'a>(
     lines
 }
 
-/// The lines of the matrix, each [outputs].
+/// Packs the lines of the matrix, each [outputs].
 fn pack_lines(rows: &[&[f32]], outputs: usize) -> Vec<[f32; PANEL]> {
     let mut lines = vec![[0f32; PANEL]; rows.len() * outputs.div_ceil(PANEL)];
     for (at, panel) in lines.chunks_exact_mut(rows.len().max(1)).enumerate() {
@@ -119,11 +120,11 @@ fn pack_lines(rows: &[&[f32]], outputs: usize) -> Vec<[f32; PANEL]> {
 }
 
 impl Packed {
-    /// From the transposed matrix [outputs, inputs], as weights are stored, kept in its own
-    /// precision: f32, bf16 or f16.
+    /// Packs the transposed matrix [outputs, inputs], as weights are stored. Keeps its precision:
+    /// f32, bf16 or f16.
     ///
     /// # Errors
-    /// Another type, or values that are not finite.
+    /// Fails for another type or for values that are not finite.
     pub(super) fn from_rows(rows: &Tensor) -> Result<Self> {
         let (outputs, inputs) = rows.dims2()?;
         let rows = rows.flatten_all()?;
@@ -153,7 +154,7 @@ impl Packed {
         Panels::Bf16(pack(rows.chunks_exact(inputs), bf16::ZERO, inputs))
     }
 
-    /// From the transposed matrix by its rows, each [inputs].
+    /// Packs the rows of the transposed matrix, each [inputs], for the given products.
     pub(super) fn of_transposed(rows: &[&[f32]], products: Products) -> Self {
         let (outputs, inputs) = (rows.len(), rows.first().map_or(0, |row| row.len()));
         let panels = match products {
@@ -164,7 +165,7 @@ impl Packed {
         Self { panels, inputs, outputs }
     }
 
-    /// From the matrix by its lines, each [outputs].
+    /// Packs the lines of the matrix, each [outputs], for the given products.
     pub(super) fn of_lines(rows: &[&[f32]], products: Products) -> Self {
         let (inputs, outputs) = (rows.len(), rows.first().map_or(0, |row| row.len()));
         let panels = match products {
@@ -175,7 +176,7 @@ impl Packed {
         Self { panels, inputs, outputs }
     }
 
-    /// The type of the factors of a product with it.
+    /// The type of the factors of a product with this matrix.
     pub(super) fn products(&self) -> Products {
         match &self.panels {
             #[cfg(target_arch = "x86_64")]
@@ -188,7 +189,7 @@ impl Packed {
         self.inputs
     }
 
-    /// The inverse of [`Packed::from_rows`], in f32.
+    /// Returns the transposed matrix, the inverse of [`Packed::from_rows`], in f32.
     pub(super) fn to_rows(&self) -> Vec<f32> {
         let value = |n: usize, k: usize| {
             let (line, column) = (n / PANEL * self.inputs + k, n % PANEL);
@@ -205,7 +206,7 @@ impl Packed {
         (0..self.outputs).flat_map(|n| (0..self.inputs).map(move |k| value(n, k))).collect()
     }
 
-    /// `x` [rows, inputs] times the matrix into `out` [rows, outputs].
+    /// Multiplies `x` [rows, inputs] by the matrix into `out` [rows, outputs].
     pub(super) fn product(&self, x: &[f32], out: &mut [f32]) {
         match &self.panels {
             Panels::F32(lines) => self.dispatch(lines, x, out),
@@ -220,8 +221,8 @@ impl Packed {
         pulp::Arch::new().dispatch(Product { packed: self, lines, x, out });
     }
 
-    /// In tiles of `ROWS` x two vectors, as many as the processor has registers for. A panel's
-    /// lines stay in the cache for all rows.
+    /// Multiplies in tiles of `ROWS` x two vectors, as many as the processor has registers for. A
+    /// panel's lines stay in the cache for all rows.
     #[inline(always)]
     fn run<S: Simd, E: Element, const ROWS: usize>(
         &self,
@@ -291,7 +292,7 @@ impl<E: Element> WithSimd for Product<'_, E> {
     }
 }
 
-/// Refuses values with which a network's output would be NaN.
+/// Refuses values that would make a network's output NaN.
 fn finite<E: Copy>(rows: Vec<E>, is_finite: impl Fn(E) -> bool) -> Result<Vec<E>> {
     if !rows.iter().all(|value| is_finite(*value)) {
         bail!("a weight holds values that are not finite");
@@ -299,8 +300,8 @@ fn finite<E: Copy>(rows: Vec<E>, is_finite: impl Fn(E) -> bool) -> Result<Vec<E>
     Ok(rows)
 }
 
-/// Writes columns of `ROWS` rows of `x` from `first` on side by side. Past the last row it takes
-/// the last row again.
+/// Writes columns of `ROWS` rows of `x`, starting at row `first`, side by side. Past the last row,
+/// it repeats the last row.
 #[inline(always)]
 fn transpose<const ROWS: usize>(
     x: &[f32],
@@ -320,7 +321,7 @@ fn transpose<const ROWS: usize>(
 
 /// Adds the product of `ROWS` rows, given by their columns, and two vectors of a panel's columns to
 /// `total`. The sums stay in registers only if nothing reads them by row afterwards; therefore they
-/// are added to `total` and not returned.
+/// are added to `total` instead of returned.
 #[inline(always)]
 fn add_tile<S: Simd, E: Element, const ROWS: usize>(
     simd: S,
@@ -351,7 +352,7 @@ mod tests {
     use super::*;
     use crate::ops::testing::random;
 
-    /// The product on each kind of processor that this one can act as.
+    /// Returns the product for each kind of processor that this one supports.
     fn products<E: Element>(packed: &Packed, lines: &[[E; PANEL]], x: &[f32], count: usize) -> Vec<Vec<f32>> {
         let fresh = || vec![f32::NAN; count * packed.outputs];
         let (mut plain, mut here) = (fresh(), fresh());
@@ -391,7 +392,8 @@ mod tests {
         }
     }
 
-    /// The last: several tiles, blocks of lines and panels, none of them full at its end.
+    /// The last shape has several tiles, blocks of lines and panels, each of them partly filled at
+    /// its end.
     const SHAPES: [(usize, usize, usize); 7] =
         [(1, 1, 1), (12, 8, 32), (13, 7, 33), (5, 2500, 3), (40, 65, 100), (6, 16, 16), (40, 1100, 100)];
 
@@ -424,11 +426,14 @@ mod tests {
         }
     }
 
-    /// Compares nothing on a processor without the instruction.
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn products_of_bf16_are_those_of_the_rounded_sides() {
-        for (count, inputs, outputs) in SHAPES.into_iter().filter(|_| pairs::here()) {
+        if !pairs::here() {
+            unprompt_test_skipped::skipped("this processor has no products of bf16 pairs");
+            return;
+        }
+        for (count, inputs, outputs) in SHAPES {
             let rounded = |x: &Tensor| x.to_dtype(DType::BF16).unwrap();
             let (x, weight) = (random(&[count, inputs], 1), random(&[outputs, inputs], 2));
             let (x, transposed) = (values(&x), values(&weight.t().unwrap().contiguous().unwrap()));

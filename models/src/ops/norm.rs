@@ -32,17 +32,17 @@ impl GroupNorm {
         Ok(Self { weight: of_weight, bias: of_bias, groups, eps, elsewhere })
     }
 
-    /// The normalisation of `x`.
+    /// Returns the normalisation of `x`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.run(x, None, false)
     }
 
-    /// SiLU of the normalisation of `x`.
+    /// Returns SiLU of the normalisation of `x`.
     pub(crate) fn silu(&self, x: &Tensor) -> Result<Tensor> {
         self.run(x, None, true)
     }
 
-    /// SiLU of the normalisation of `x + shift`, `shift` [channels].
+    /// Returns SiLU of the normalisation of `x + shift`, with `shift` [channels].
     pub(crate) fn shifted_silu(&self, x: &Tensor, shift: &Tensor) -> Result<Tensor> {
         self.run(x, Some(shift), true)
     }
@@ -77,7 +77,7 @@ impl GroupNorm {
         if silu { out.silu()?.to_dtype(dtype) } else { out.to_dtype(dtype) }
     }
 
-    /// Weight and bias on the device of `x`.
+    /// Returns the weight and the bias on the device of `x`.
     fn affine(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
         let tensor = |values: &[f32]| Tensor::from_slice(values, values.len(), x.device());
         self.elsewhere.clone().map_or_else(|| Ok((tensor(&self.weight)?, tensor(&self.bias)?)), Ok)

@@ -1,16 +1,16 @@
 //! The parameters of layers in the precision of their computation. Matrices keep the configured
-//! precision. On the CPU everything else and every sum is f32; products round to bf16 where the
+//! precision. On the CPU, everything else and every sum is f32; products are rounded to bf16 if the
 //! processor has an instruction for them.
 
 use candle_core::{DType, Result, Shape, Tensor};
 use candle_nn::{Init, LayerNorm, VarBuilder};
 
-/// The type of the values between the layers of a network with these weights.
+/// Returns the type of the values between the layers of a network with these weights.
 pub(crate) fn activations(vb: &VarBuilder) -> DType {
     if vb.device().is_cpu() { DType::F32 } else { vb.dtype() }
 }
 
-/// Loads a parameter that is no matrix of a product: a bias, an embedding, a norm's weight.
+/// Loads a parameter that is not a matrix of a product: a bias, an embedding or a norm's weight.
 pub(crate) fn parameter(vb: &VarBuilder, shape: impl Into<Shape>, name: &str) -> Result<Tensor> {
     vb.get_with_hints_dtype(shape, name, Init::Const(0.), activations(vb))
 }
@@ -28,13 +28,13 @@ pub(crate) fn layer_norm(vb: VarBuilder, width: usize, eps: f64) -> Result<Layer
     Ok(LayerNorm::new(parameter(&vb, width, "weight")?, parameter(&vb, width, "bias")?, eps))
 }
 
-/// Whether a weight is broadcast from one value, as test weights are that stand for their shapes
-/// only. Such a weight takes no memory.
+/// Whether a weight is broadcast from one value and takes no memory. Tests use such weights to
+/// check shapes only.
 pub(super) fn uniform(weight: &Tensor) -> bool {
     weight.elem_count() > 1 && weight.stride().iter().all(|stride| *stride == 0)
 }
 
-/// The weight in another shape.
+/// Returns the weight in another shape.
 pub(super) fn reshaped(weight: &Tensor, shape: (usize, usize)) -> Result<Tensor> {
     if !uniform(weight) {
         return weight.contiguous()?.reshape(shape);

@@ -24,8 +24,8 @@ pub(crate) struct Rotary {
 const TEMPERATURE: f32 = 10_000.0;
 
 impl Rotary {
-    /// For a grid of `side` x `side`, with positions scaled to the grid `reference` [rows,
-    /// columns].
+    /// Computes the angles for a grid of `side` x `side`, with positions scaled to the grid
+    /// `reference` [rows, columns].
     pub(crate) fn new(side: usize, reference: [usize; 2], head_dim: usize, vb: &VarBuilder) -> Result<Self> {
         let bands: Vec<f32> = (0..head_dim / 4)
             .map(|band| 1.0 / TEMPERATURE.powf(band as f32 / (head_dim / 4) as f32))
@@ -55,8 +55,8 @@ impl Rotary {
         Ok(Self { sines, cosines, head_dim, elsewhere })
     }
 
-    /// The factors [1 + positions, width] of every value of the tokens, and those of the values
-    /// that they are rotated with.
+    /// Returns the factors [1 + positions, width] of the tokens' values, and the factors of the
+    /// values that they are rotated with.
     #[cfg(feature = "onnx")]
     pub(crate) fn of_tokens(&self, width: usize) -> (Vec<f32>, Vec<f32>) {
         let spread = |angles: &[f32], class: f32, signs: [f32; 2]| -> Vec<f32> {
@@ -138,7 +138,7 @@ mod tests {
         close(&rotated, &composed, 1e-6);
         let norm = |x: &Tensor| x.sqr().unwrap().sum(2).unwrap();
         close(&norm(&rotated), &norm(&x), 1e-5);
-        // The class token and the first patch, in row 0 and column 0, stay as they are.
+        // The class token and the first patch, in row 0 and column 0, are unchanged.
         close(&rotated.narrow(1, 0, 2).unwrap(), &x.narrow(1, 0, 2).unwrap(), 0.0);
     }
 }

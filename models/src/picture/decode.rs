@@ -1,8 +1,8 @@
-//! Decodes PNG, JPEG and WebP. Size is checked on the bytes and on the header before any pixel is
+//! Decodes PNG, JPEG and WebP. Checks the number of bytes and the header's size before any pixel is
 //! decoded.
 //!
 //! Colours equal those of Pillow's `convert("RGB")`: alpha is dropped, palettes are expanded, and
-//! of 16 bits the upper 8 are used. Unlike Pillow, the EXIF orientation is applied.
+//! the upper 8 of 16 bits are used. Unlike in Pillow, the EXIF orientation is applied.
 
 use std::io::Cursor;
 
@@ -12,23 +12,23 @@ use image::codecs::webp::WebPDecoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, RgbImage};
 
-/// The limits on pictures: `[images]` of the configuration.
+/// The limits on pictures, from the configuration's `[images]` section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Encoded.
+    /// Maximum size of the encoded picture.
     pub max_bytes: usize,
-    /// Width times height.
+    /// Maximum width times height.
     pub max_pixels: u64,
 }
 
-/// The most bytes of a pixel while it is decoded: four channels of 16 bits, twice.
+/// Maximum bytes per pixel during decoding: four channels of 16 bits, twice.
 const PIXEL_BYTES: u64 = 16;
-/// Bytes besides the pixels: the decoders' tables, a colour profile.
+/// Bytes besides the pixels: the decoders' tables and a colour profile.
 const BESIDE_BYTES: u64 = 16 * 1024 * 1024;
 
 impl Limits {
-    /// The most memory of decoding, besides the encoded picture.
+    /// Returns the maximum memory of decoding, besides the encoded picture.
     pub fn memory_bytes(&self) -> u64 {
         // The JPEG decoder keeps a copy of the encoded picture.
         memory_bytes(self.max_pixels).saturating_add(self.max_bytes as u64)
@@ -45,7 +45,7 @@ impl Default for Limits {
     }
 }
 
-/// Why a picture is refused.
+/// The reason why a picture is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PictureError {
     #[error("the record is empty: send the encoded picture as its value")]
@@ -84,8 +84,8 @@ impl PictureError {
     }
 }
 
-/// Width times height by the picture's header, before anything is decoded; none if no header is
-/// understood.
+/// Returns width times height from the picture's header, without decoding; None if the header is
+/// not understood.
 pub fn pixels(bytes: &[u8]) -> Option<u64> {
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?;
     reader.limits(allocation(0));
@@ -135,7 +135,7 @@ fn decode_jpeg(bytes: &[u8], limits: &Limits) -> Result<RgbImage, PictureError> 
     let decoder = JpegDecoder::new(Cursor::new(bytes)).map_err(|error| failed(FORMAT, &error))?;
     let (width, height) = decoder.dimensions();
     check_pixels(width, height, limits)?;
-    // The decoder fills missing parts with grey, so the end of the last scan is checked here.
+    // The decoder fills missing parts with grey, so the end of the last scan must be checked here.
     let (scan, end) = (last(bytes, [0xff, 0xda]), last(bytes, [0xff, 0xd9]));
     if end.is_none() || end < scan {
         return Err(PictureError::Truncated { format: FORMAT });
@@ -171,7 +171,7 @@ fn finish(
     Ok(to_rgb(picture))
 }
 
-/// The limits of a decoder's allocations.
+/// Returns the limits of a decoder's allocations.
 fn allocation(pixels: u64) -> image::Limits {
     let mut allocation = image::Limits::default();
     allocation.max_alloc = Some(memory_bytes(pixels));

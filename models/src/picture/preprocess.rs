@@ -1,6 +1,6 @@
-//! transformers' CLIPImageProcessor and BlipImageProcessor (on Pillow) by preprocessor_config.json,
-//! and open_clip's torchvision transforms by its preprocess_cfg: resize, centre crop, rescale,
-//! normalise.
+//! Preprocessing of pictures: resize, centre crop, rescale, normalise. It follows transformers'
+//! CLIPImageProcessor and BlipImageProcessor (on Pillow) by preprocessor_config.json, and
+//! open_clip's torchvision transforms by its preprocess_cfg.
 
 use std::path::Path;
 
@@ -29,7 +29,7 @@ pub struct Preprocessor {
     std: [f32; 3],
 }
 
-/// The rounding of the crop's offset if an odd number of pixels is cut.
+/// The rounding of the crop's offset if an odd number of pixels is cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rounding {
     /// transformers
@@ -55,7 +55,7 @@ impl Default for TorchvisionSettings {
     }
 }
 
-/// A size as the file writes it: a number, a shortest edge, or both sides.
+/// A size in the file: a number, a shortest edge, or both sides.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(untagged)]
 enum Size {
@@ -119,7 +119,7 @@ impl Preprocessor {
         })
     }
 
-    /// The steps of an open_clip_config.json for pictures of `side` pixels.
+    /// Returns the steps of an open_clip_config.json for pictures of `side` pixels.
     pub(crate) fn torchvision(
         path: &Path,
         settings: &TorchvisionSettings,
@@ -145,7 +145,7 @@ impl Preprocessor {
         })
     }
 
-    /// The same steps for pictures of another side.
+    /// Returns the same steps for pictures of another side.
     pub(crate) fn with_side(self, side: usize) -> Self {
         let to = |size| match size {
             Size::Sides { .. } => Size::Sides { height: side, width: side },
@@ -165,13 +165,13 @@ impl Preprocessor {
         Pixels { values, height, width }
     }
 
-    /// The value of each of the 256 levels of a channel.
+    /// Returns the value of each of the 256 levels of a channel.
     fn levels(&self, channel: usize) -> [f32; 256] {
         let (mean, std) = (self.mean[channel], self.std[channel]);
         std::array::from_fn(|level| ((level as f64 * self.rescale) as f32 - mean) / std)
     }
 
-    /// The steps before the levels are changed.
+    /// Runs the steps before the levels are changed.
     pub fn resize_and_crop(&self, picture: &RgbImage) -> RgbImage {
         let resized = self.resize.map(|(size, filter)| {
             let (height, width) = target(size, picture.height() as usize, picture.width() as usize);
@@ -190,14 +190,15 @@ fn sides(size: Size) -> (usize, usize) {
     }
 }
 
-/// Height and width after the resize; a shortest edge keeps the proportions, rounded down.
+/// Returns the height and width after the resize. A shortest edge keeps the proportions, rounded
+/// down.
 fn target(size: Size, height: usize, width: usize) -> (usize, usize) {
     let (Size::Number(edge) | Size::ShortestEdge { shortest_edge: edge }) = size else { return sides(size) };
     let long = |long: usize, short: usize| (edge as u64 * long as u64 / short.max(1) as u64) as usize;
     if width <= height { (long(height, width), edge) } else { (edge, long(width, height)) }
 }
 
-/// The middle of the picture, padded with black if it is smaller than the crop.
+/// Returns the middle of the picture, padded with black if it is smaller than the crop.
 fn centre_crop(picture: &RgbImage, height: usize, width: usize, rounding: Rounding) -> RgbImage {
     let offset = |from: usize, to: usize| match from >= to {
         true if rounding == Rounding::HalfEven => ((from - to) as f64 / 2.0).round_ties_even() as i64,

@@ -1,5 +1,5 @@
-//! Pillow's `Image.resize` for 8-bit pictures, bit for bit: antialiased, in fixed point, the
-//! columns first, both passes rounded to 8 bits (Pillow, src/libImaging/Resample.c).
+//! Pillow's `Image.resize` for 8-bit pictures, bit for bit: antialiased, in fixed point, columns
+//! first, with both passes rounded to 8 bits (Pillow, src/libImaging/Resample.c).
 
 use image::RgbImage;
 
@@ -13,7 +13,7 @@ pub(super) enum Filter {
 }
 
 impl Filter {
-    /// By Pillow's number, as in preprocessor_config.json.
+    /// Returns the filter with Pillow's number, as in preprocessor_config.json.
     pub(super) fn from_number(number: u8) -> Option<Self> {
         match number {
             1 => Some(Self::Lanczos),
@@ -54,7 +54,7 @@ fn sinc(x: f64) -> f64 {
 /// Pillow's PRECISION_BITS.
 const BITS: u32 = 32 - 8 - 2;
 
-/// The source pixels of one target pixel: where they begin, and their weights in fixed point.
+/// The source pixels of one target pixel: the first one, and their weights in fixed point.
 struct Taps {
     begin: usize,
     weights: Vec<i32>,
@@ -87,7 +87,7 @@ fn to_u8(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }
 
-/// Resizes a picture to a height and width, by the Lanczos filter.
+/// Resizes a picture to a height and width with the Lanczos filter.
 pub(crate) fn resize_to(picture: &RgbImage, (height, width): (usize, usize)) -> RgbImage {
     resize(picture, width, height, Filter::Lanczos)
 }

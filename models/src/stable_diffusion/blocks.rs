@@ -5,7 +5,7 @@ use candle_nn::{LayerNorm, Module, VarBuilder};
 
 use crate::ops::{Conv2d, GeGlu, GroupNorm, Linear, add_in_place, attention, layer_norm, upsample_nearest};
 
-/// The group normalisation of a network.
+/// The settings of a network's group normalisation.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Groups {
     pub count: usize,
@@ -44,7 +44,7 @@ impl Resnet {
         })
     }
 
-    /// `x` [b, h, w, in]; `time` is SiLU of the time embedding [1, time].
+    /// Runs the block on `x` [b, h, w, in]. `time` is SiLU of the time embedding [1, time].
     pub(super) fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Result<Tensor> {
         let hidden = self.conv1.without_bias(&self.norm1.silu(x)?)?;
         // Bias and time are the same at every position, so the next normalisation adds them.
@@ -60,8 +60,7 @@ impl Resnet {
     }
 }
 
-/// The keys and values of one transformer block's prompt attention; they stay the same over all
-/// steps.
+/// The keys and values of a transformer block's prompt attention. They are the same in all steps.
 pub(super) type KeysAndValues = (Tensor, Tensor);
 
 /// Transformer2DModel.
@@ -85,14 +84,15 @@ impl Transformer {
         let block = |k| TransformerBlock::load(vb.pp("transformer_blocks").pp(k), channels, heads, context);
         Ok(Self {
             norm: GroupNorm::load(vb.pp("norm"), groups, channels, 1e-6)?,
-            // A linear layer or a 1x1 convolution: channels last, they are the same.
+            // A linear layer or a 1x1 convolution, which are the same with channels last.
             enter: Linear::load(vb.pp("proj_in"), channels, channels)?,
             blocks: (0..layers).map(block).collect::<Result<_>>()?,
             leave: Linear::load(vb.pp("proj_out"), channels, channels)?,
         })
     }
 
-    /// The keys and values of each block for the prompt's hidden states [b, tokens, context].
+    /// Computes the keys and values of each block for the prompt's hidden states [b, tokens,
+    /// context].
     pub(super) fn context(&self, prompt: &Tensor) -> Result<Vec<KeysAndValues>> {
         self.blocks
             .iter()
@@ -100,7 +100,8 @@ impl Transformer {
             .collect()
     }
 
-    /// `x` [b, h, w, channels]; takes its blocks' keys and values from `context`.
+    /// Runs the transformer on `x` [b, h, w, channels]. Takes its blocks' keys and values from
+    /// `context`.
     pub(super) fn forward<'a>(
         &self,
         x: &Tensor,
@@ -180,7 +181,7 @@ impl Attention {
     }
 }
 
-/// The autoencoder's attention over all positions, one head.
+/// The autoencoder's attention over all positions, with one head.
 #[derive(Debug)]
 pub(super) struct PictureAttention {
     norm: GroupNorm,
@@ -189,7 +190,7 @@ pub(super) struct PictureAttention {
 
 impl PictureAttention {
     pub(super) fn load(vb: VarBuilder, channels: usize, groups: Groups) -> Result<Self> {
-        // Folders written before diffusers 0.16 have the older names.
+        // Folders written before diffusers 0.16 use the older names.
         let older = !vb.contains_tensor("to_q.weight");
         let names =
             if older { ["query", "key", "value", "proj_attn"] } else { ["to_q", "to_k", "to_v", "to_out.0"] };

@@ -1,5 +1,5 @@
 //! unet/config.json and vae/config.json of a diffusers folder. A setting that our network does not
-//! implement is refused by name, never ignored.
+//! implement is never ignored: it is refused with an error that names it.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::{ModelError, files};
 
-/// A number for all blocks or one for each.
+/// A number for all blocks, or one number per block.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
 pub(super) enum PerBlock {
@@ -61,7 +61,7 @@ pub(crate) struct UnetConfig {
     pub(super) layers_per_block: PerBlock,
     #[serde(default = "one")]
     pub(super) transformer_layers_per_block: PerBlock,
-    /// The number of heads, despite its name (diffusers keeps the mistake).
+    /// The number of heads, despite its name (diffusers keeps this mistake).
     #[serde(default = "eight")]
     attention_head_dim: PerBlock,
     num_attention_heads: Option<PerBlock>,
@@ -76,7 +76,7 @@ pub(crate) struct UnetConfig {
     pub freq_shift: f64,
 }
 
-/// Settings whose other values mean another network: the name and the allowed values.
+/// Settings whose other values would mean another network: the names and the allowed values.
 const UNET_FIXED: [(&str, &[&str]); 20] = [
     ("act_fn", &["silu", "swish"]),
     ("addition_embed_type", &[]),
@@ -137,13 +137,13 @@ impl UnetConfig {
         Ok(config)
     }
 
-    /// The attention heads of a down block.
+    /// The number of attention heads of a down block.
     pub(super) fn heads(&self, block: usize) -> usize {
         self.num_attention_heads.as_ref().unwrap_or(&self.attention_head_dim).of(block)
     }
 }
 
-/// diffusers' AutoencoderKL, the decoder's part.
+/// The decoder's part of diffusers' AutoencoderKL.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct VaeConfig {
     pub out_channels: usize,
@@ -162,7 +162,7 @@ pub(crate) struct VaeConfig {
     up_block_types: Vec<String>,
 }
 
-/// The trained size of an autoencoder in pixels: of both sides, or height and width.
+/// The trained size of an autoencoder in pixels: one number for both sides, or height and width.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(untagged)]
 enum SampleSize {
@@ -193,14 +193,14 @@ impl VaeConfig {
         Ok(config)
     }
 
-    /// The trained side in pixels; the height if it is no square.
+    /// The trained side in pixels; the height if the size is not square.
     pub(super) fn sample_size(&self) -> usize {
         match self.sample_size {
             SampleSize::Square(side) | SampleSize::Sides([side, _]) => side,
         }
     }
 
-    /// Pixels along the side of a latent.
+    /// The side of a latent in pixels.
     pub(crate) fn scale(&self) -> usize {
         1 << (self.block_out_channels.len() - 1)
     }

@@ -1,12 +1,12 @@
-//! The initial noise of a picture, and the noise that some schedulers add. It depends on the seed
-//! and the size only: ChaCha20 seeded with the seed, two uniform numbers of 53 bits for each pair
-//! of values, Box and Muller's transform, in the order channel, row, column (diffusers' layout).
-//! The noise of a step continues the sequence.
+//! The initial noise of a picture, and the noise that some schedulers add. It depends only on the
+//! seed and the size: ChaCha20 seeded with the seed, two uniform numbers of 53 bits for each pair
+//! of values, the Box-Muller transform, in the order channel, row, column (diffusers' layout). The
+//! noise of a step continues the sequence.
 
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
-/// The noise of a picture.
+/// The noise generator of a picture.
 #[derive(Debug)]
 pub(super) struct Noise(ChaCha20Rng);
 
@@ -15,12 +15,12 @@ impl Noise {
         Self(ChaCha20Rng::seed_from_u64(seed))
     }
 
-    /// The next `count` standard normal values; if the count is odd, the second of the last pair is
-    /// discarded.
+    /// Returns the next `count` standard normal values. If the count is odd, the second value of
+    /// the last pair is discarded.
     pub(super) fn normal(&mut self, count: usize) -> Vec<f32> {
         let mut values = Vec::with_capacity(count + 1);
         while values.len() < count {
-            // 1 - u lies within 0 (excluded) and 1, so that its logarithm is finite.
+            // 1 - u is greater than 0 and at most 1, so its logarithm is finite.
             let radius = (-2.0 * (1.0 - uniform(&mut self.0)).ln()).sqrt();
             let (sine, cosine) = (std::f64::consts::TAU * uniform(&mut self.0)).sin_cos();
             values.extend([(radius * cosine) as f32, (radius * sine) as f32]);

@@ -26,9 +26,9 @@ pub struct StableDiffusion {
     vae: VaeDecoder,
     schedule: Schedule,
     channels: usize,
-    /// Latents along a side, if no size is requested.
+    /// The side in latents if no size is requested.
     sample_size: usize,
-    /// Pixels along the side of a latent.
+    /// The side of a latent in pixels.
     scale: usize,
     device: Device,
     /// The type of the values between the layers.
@@ -42,7 +42,7 @@ pub struct StableDiffusion {
 const POSITIONS: usize = 512;
 /// Latent positions that are denoised together on a GPU: eight pictures of 768 x 768.
 const POSITIONS_ON_GPU: usize = 8 * 96 * 96;
-/// Pixels that are decoded together.
+/// Maximum number of pixels that are decoded together.
 const PIXELS: usize = 16 * 1024;
 
 /// The side of the latents if unet/config.json lacks it (diffusers' default).
@@ -54,7 +54,7 @@ impl StableDiffusion {
         Self::load_in(folder, Precision::F32)
     }
 
-    /// Loads a diffusers folder with its matrices in a precision.
+    /// Loads a diffusers folder with its matrices in the given precision.
     pub fn load_in(folder: &Path, precision: Precision) -> Result<Self, ModelError> {
         let device = device::preferred();
         let part = |name: &str| folder.join(name);
@@ -82,8 +82,8 @@ impl StableDiffusion {
         Ok(device::loaded(network, &device)?)
     }
 
-    /// The settings that change the pictures of this model: the parameters, the precision if it is
-    /// not f32, and tiles if pictures of this size are decoded in tiles.
+    /// Returns the settings that change this model's pictures: the parameters, the precision if it
+    /// is not f32, and tiles if pictures of this size are decoded in tiles.
     pub fn identity(&self, params: &GenerationParams) -> String {
         let size = self.latent_size(params);
         let tiled = size.is_ok_and(|size| self.vae.takes_tiles(params.vae_tiles, size));
@@ -104,7 +104,7 @@ impl StableDiffusion {
         &self.revision
     }
 
-    /// Generates the pictures, in order. One failed picture does not affect the others. An error of
+    /// Generates the pictures, in order. A failed picture does not affect the others. An error of
     /// the whole call means that this model cannot generate pictures with these parameters.
     pub fn generate(
         &self,
@@ -130,9 +130,9 @@ impl StableDiffusion {
         Ok(pictures)
     }
 
-    /// Denoises initial latents [n, channels, h, w], one prompt each, to final latents of the same
-    /// shape. A scheduler that adds noise takes the noise of step k from `noises[k]`, of the same
-    /// shape; the others take none.
+    /// Denoises initial latents [n, channels, h, w], with one prompt each, to final latents of the
+    /// same shape. A scheduler that adds noise takes the noise of step k from `noises[k]`, of the
+    /// same shape; other schedulers ignore it.
     pub fn denoise(
         &self,
         initial: &Tensor,
@@ -171,7 +171,8 @@ impl StableDiffusion {
         Ok(Tensor::from_vec(values, shape, &self.device)?.permute((0, 3, 1, 2))?.contiguous()?)
     }
 
-    /// The UNet's prediction. With guidance, the passes without and with the prompt are one batch.
+    /// Returns the UNet's prediction. With guidance, the passes without and with the prompt are one
+    /// batch.
     fn predict(
         &self,
         latents: &Tensor,
@@ -189,8 +190,8 @@ impl StableDiffusion {
         Ok(without.iter().zip(with).map(|(u, c)| u + guidance as f32 * (c - u)).collect())
     }
 
-    /// The prompts' hidden states [n, tokens, width], after those of the negative prompt if there
-    /// is one.
+    /// Returns the prompts' hidden states [n, tokens, width], preceded by those of the negative
+    /// prompt if there is one.
     fn hidden_states(&self, prompts: &[&str], negative: Option<&str>) -> Result<Tensor, ModelError> {
         let hidden = self.text.hidden(&self.tokenizer.encode_padded(prompts)?)?;
         let Some(negative) = negative else { return Ok(hidden) };
@@ -198,8 +199,8 @@ impl StableDiffusion {
         Ok(Tensor::cat(&[&negative.broadcast_as(hidden.shape())?.contiguous()?, &hidden], 0)?)
     }
 
-    /// The pictures of final latents [n, channels, h, w]; none for a picture with values that are
-    /// not finite.
+    /// Decodes final latents [n, channels, h, w] to pictures. Returns None for a picture with
+    /// values that are not finite.
     pub fn decode(&self, latents: &Tensor, tiles: VaeTiles) -> Result<Vec<Option<RgbImage>>, ModelError> {
         let (count, _, height, width) = latents.dims4()?;
         let size = (height * self.scale, width * self.scale);
@@ -213,8 +214,8 @@ impl StableDiffusion {
         Ok(pictures)
     }
 
-    /// The decoder's output [n, h * scale, w * scale, 3], around -1 to 1, for latents [n, channels,
-    /// h, w].
+    /// Returns the decoder's output [n, h * scale, w * scale, 3], around -1 to 1, for latents [n,
+    /// channels, h, w].
     pub fn decode_values(&self, latents: &Tensor, tiles: VaeTiles) -> Result<Tensor, ModelError> {
         let latents = latents.permute((0, 2, 3, 1))?.contiguous()?;
         let latents = latents.to_device(&self.device)?.to_dtype(self.dtype)?;
@@ -239,14 +240,14 @@ impl StableDiffusion {
 
 type Shape = (usize, usize, usize, usize);
 
-/// The next noise of each picture, [n, channels, h, w].
+/// Returns the next noise of each picture, [n, channels, h, w].
 fn noise_of(noises: &mut [Noise], shape: Shape) -> candle_core::Result<Tensor> {
     let (_, channels, height, width) = shape;
     let values: Vec<_> = noises.iter_mut().map(|noise| noise.normal(channels * height * width)).collect();
     Tensor::from_vec(values.concat(), shape, &Device::Cpu)
 }
 
-/// [n, channels, h, w] as the shape and the values of [n, h, w, channels].
+/// Converts [n, channels, h, w] to the shape and the values of [n, h, w, channels].
 fn channels_last(latents: &Tensor) -> candle_core::Result<(Shape, Vec<f32>)> {
     let latents = latents.permute((0, 2, 3, 1))?.contiguous()?;
     Ok((latents.dims4()?, latents.flatten_all()?.to_vec1()?))

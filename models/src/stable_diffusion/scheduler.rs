@@ -1,6 +1,6 @@
-//! diffusers' schedulers, by scheduler_config.json: how noise becomes a picture step by step. A
-//! file that another scheduler wrote is read as diffusers' `from_config` reads it: a missing
-//! setting has the default of the scheduler that reads it.
+//! diffusers' schedulers, configured by scheduler_config.json, which turn noise into a picture step
+//! by step. A file that another scheduler wrote is read as diffusers' `from_config` reads it: a
+//! missing setting has the default of the scheduler that reads the file.
 
 mod ddim;
 mod euler;
@@ -20,7 +20,7 @@ use ddim::Ddim;
 use euler::Euler;
 use multistep::{DpmSolver, UniPc};
 
-/// The method that leads from noise to a picture.
+/// The method that turns noise into a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "&'static str")]
 #[derive(Display, EnumString, IntoStaticStr, VariantArray)]
@@ -29,9 +29,9 @@ pub enum Scheduler {
     /// DDIM without added noise (Song et al., 2020).
     #[default]
     Ddim,
-    /// Euler's method on the probability flow (Karras et al., 2022), as k-diffusion has it.
+    /// Euler's method on the probability flow (Karras et al., 2022), as in k-diffusion.
     Euler,
-    /// The same with noise added at each step, as k-diffusion's ancestral sampling has it.
+    /// Euler's method with noise added at each step, as in k-diffusion's ancestral sampling.
     EulerAncestral,
     /// DPM-Solver++ 2M (Lu et al., 2022).
     #[strum(serialize = "dpm-solver++")]
@@ -50,9 +50,9 @@ impl Scheduler {
     }
 }
 
-/// One run of a scheduler through its steps, with the state that it needs of the last ones.
+/// One run of a scheduler through its steps, with the state that it keeps from earlier steps.
 pub(super) trait Sampler {
-    /// The timesteps at which the network is called, from noise to picture.
+    /// The timesteps at which the network is called, in order from noise to picture.
     fn timesteps(&self) -> &[f32];
 
     /// The factor of standard normal noise before the first step (`init_noise_sigma`).
@@ -70,8 +70,8 @@ pub(super) trait Sampler {
         false
     }
 
-    /// Takes the step `index`: writes the new latents over `latents`, from the network's prediction
-    /// for them. A scheduler that adds noise takes it from `noise`, standard normal.
+    /// Takes the step `index`: replaces `latents`, using the network's prediction for them. A
+    /// scheduler that adds noise takes it from `noise`, standard normal.
     fn step(&mut self, index: usize, prediction: &[f32], latents: &mut [f32], noise: &[f32]);
 }
 
@@ -101,7 +101,7 @@ enum TimestepSpacing {
     Linspace,
 }
 
-/// The settings that are read, with the defaults that all schedulers share.
+/// The settings that are used, with the defaults that all schedulers share.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 struct SchedulerConfig {
@@ -120,7 +120,7 @@ struct SchedulerConfig {
     final_sigmas_type: FinalSigmas,
 }
 
-/// The noise that is left after the last step, for all schedulers but DDIM.
+/// The noise that is left after the last step, for all schedulers except DDIM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum FinalSigmas {
@@ -215,16 +215,16 @@ impl Schedule {
         self.config.timestep_spacing.unwrap_or(scheduler.default_spacing())
     }
 
-    /// `last - 1, last - 1 - stride, …` of the whole range in steps backwards (numpy's arange with
-    /// a negative step).
+    /// Spreads the steps backwards over the whole range: `last - 1, last - 1 - stride, …` (numpy's
+    /// arange with a negative step).
     fn trailing(&self, steps: usize) -> Vec<f64> {
         let (trained, stride) =
             (self.alphas_cumprod.len() as f64, self.alphas_cumprod.len() as f64 / steps as f64);
         (0..steps).map(|k| (trained - k as f64 * stride).round_ties_even() - 1.0).collect()
     }
 
-    /// The ratios of noise to picture at the timesteps, and after the last of them: numpy's interp
-    /// between those of training.
+    /// Returns the ratios of noise to picture at the timesteps and after the last one, interpolated
+    /// between those of training (numpy's interp).
     fn sigmas(&self, timesteps: &[f32]) -> Vec<f64> {
         let trained: Vec<f64> =
             (0..self.alphas_cumprod.len()).map(|at| self.sigma(self.positive_alpha_cumprod(at))).collect();
@@ -245,7 +245,8 @@ impl Schedule {
         ((1.0 - alpha_cumprod) / alpha_cumprod).sqrt()
     }
 
-    /// At 0 sigma would be infinite: diffusers takes the smallest positive number of f16.
+    /// Returns the cumulative alpha at a timestep, but never 0, which would make sigma infinite.
+    /// Like diffusers, it uses the smallest positive number of f16 instead.
     fn positive_alpha_cumprod(&self, at: usize) -> f64 {
         match self.config.rescale_betas_zero_snr && at + 1 == self.alphas_cumprod.len() {
             true => 2f64.powi(-24),
@@ -277,7 +278,7 @@ impl SchedulerConfig {
     }
 }
 
-/// Makes the last timestep pure noise (Lin et al., 2023, algorithm 1).
+/// Rescales so that the last timestep is pure noise (Lin et al., 2023, algorithm 1).
 fn rescale_zero_terminal_snr(alphas_cumprod: &mut [f64]) {
     let (first, last) = (alphas_cumprod[0].sqrt(), alphas_cumprod[alphas_cumprod.len() - 1].sqrt());
     let rescaled = |alpha: f64| ((alpha.sqrt() - last) * first / (first - last)).powi(2);
@@ -298,8 +299,8 @@ mod tests {
     const SD2: &str =
         r#""beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": false"#;
 
-    /// With a network that knows the picture, every deterministic scheduler ends in it, for every
-    /// prediction type.
+    /// With a network that knows the picture, every deterministic scheduler ends at that picture,
+    /// for every prediction type.
     #[test]
     fn every_way_without_noise_ends_in_the_picture_the_network_sees() {
         for kind in ["epsilon", "v_prediction", "sample"] {
@@ -359,13 +360,13 @@ mod tests {
         }
     }
 
-    /// models/tools/make_references.py has the same formula for a network.
+    /// The network's formula, the same as in models/tools/make_references.py.
     fn answer(latents: &[f32], timestep: f32) -> Vec<f32> {
         let wave = (timestep / 300.0).cos();
         latents.iter().map(|x| 0.5 * x * wave + 0.3 * (3.0 * x).sin()).collect()
     }
 
-    /// Every spacing, prediction and kind of betas, with 1 to 20 steps.
+    /// Compares every spacing, prediction and kind of betas, with 1 to 20 steps.
     #[test]
     fn every_way_is_diffusers() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/samplers.safetensors");
@@ -390,7 +391,8 @@ mod tests {
             }
             let expected: Vec<f32> = expected.to_vec1().unwrap();
             let largest = expected.iter().fold(1.0, |largest: f32, x| largest.max(x.abs()));
-            // At an alpha of 0 sigma is 4,096, and such latents are exact to their last bits only.
+            // With an alpha of 0, sigma is 4,096, and such latents only agree up to their last
+            // bits.
             let last_bits = 4.0 * f32::EPSILON * sampler.initial_scale();
             for (ours, theirs) in latents.iter().zip(&expected) {
                 let off = (ours - theirs).abs();

@@ -17,38 +17,38 @@ use crate::named::named;
 #[derive(Display, EnumString, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "kebab-case", parse_err_ty = ModelError, parse_err_fn = Self::unknown)]
 pub enum VaeTiles {
-    /// If the whole picture would take more than [`VaeTiles::WHOLE_BYTES`].
+    /// Tiles if the whole picture would take more than [`VaeTiles::WHOLE_BYTES`].
     #[default]
     Auto,
-    /// If the picture is larger than a tile: diffusers' `enable_tiling()`.
+    /// Tiles if the picture is larger than a tile, like diffusers' `enable_tiling()`.
     Always,
     Never,
 }
 
 impl VaeTiles {
-    /// The most memory of a whole picture's activations with `auto`: 4 GiB, which is 1182 x 1182
+    /// The memory limit of a whole picture's activations with `auto`: 4 GiB, which is 1182 x 1182
     /// pixels of SD2.
     ///
     /// The estimate is that of the largest layer: the last block's first resnet, at full
-    /// resolution. It holds its input, the normalised input, and two hidden pictures: height *
-    /// width * 2 * (`block_out_channels[1]` + `block_out_channels[0]`) values, of 4 bytes in any
+    /// resolution. It holds its input, the normalised input and two hidden pictures: height * width
+    /// * 2 * (`block_out_channels[1]` + `block_out_channels[0]`) values, of 4 bytes in any
     /// precision.
     pub const WHOLE_BYTES: usize = 4 << 30;
 }
 
 named!(VaeTiles, "vae_tiles");
 
-/// The tiles of one decoder. They overlap by a quarter (`tile_overlap_factor`) in whole latents. If
-/// a quarter is less than a latent, diffusers makes pictures of another size than the latents'.
+/// The tiles of a decoder. They overlap by a quarter (`tile_overlap_factor`), in whole latents. If
+/// a quarter is less than a latent, diffusers makes pictures whose size does not match the latents.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tiling {
-    /// Latents along the side of a tile (`tile_latent_min_size`).
+    /// The side of a tile in latents (`tile_latent_min_size`).
     side: usize,
-    /// Latents from the beginning of a tile to that of the next one.
+    /// The distance in latents from the start of a tile to the start of the next.
     stride: usize,
-    /// Pixels along the side of a latent.
+    /// The side of a latent in pixels.
     scale: usize,
-    /// Bytes of activations of each pixel of a whole picture.
+    /// Bytes of activations per pixel of a whole picture.
     pixel_bytes: usize,
 }
 
@@ -75,13 +75,14 @@ impl Tiling {
         wanted && height.max(width) > self.side
     }
 
-    /// The memory of the whole picture's activations, as [`VaeTiles::WHOLE_BYTES`] describes it.
+    /// Estimates the memory of the whole picture's activations, as [`VaeTiles::WHOLE_BYTES`]
+    /// describes.
     fn whole_bytes(&self, (height, width): (usize, usize)) -> usize {
         let factors = [height, width, self.scale, self.scale, self.pixel_bytes];
         factors.into_iter().fold(1, usize::saturating_mul)
     }
 
-    /// Latents [b, h, w, latent] -> pictures [b, scale * h, scale * w, 3], where `decode` decodes
+    /// Maps latents [b, h, w, latent] to pictures [b, scale * h, scale * w, 3]. `decode` decodes
     /// one tile.
     pub(super) fn decode(
         &self,
@@ -104,7 +105,7 @@ impl Tiling {
         Tensor::cat(&strips, 1)
     }
 
-    /// Blends the beginning of `tile` with the end of the one before it along `dim` (`blend_v`,
+    /// Blends the start of `tile` with the end of the previous one along `dim` (`blend_v`,
     /// `blend_h`).
     fn blend(&self, before: Option<&Tensor>, tile: Tensor, dim: usize) -> Result<Tensor> {
         let Some(before) = before else { return Ok(tile) };
@@ -125,7 +126,7 @@ impl Tiling {
         Tensor::cat(&[&(leaving + entering)?, &tile.narrow(dim, extent, size - extent)?], dim)
     }
 
-    /// Joins a row of tiles, each up to the beginning of the next one and of those below.
+    /// Joins a row of tiles, each cut at the start of the next tile and of the next row.
     fn joined(&self, row: &[Tensor]) -> Result<Tensor> {
         let limit = self.stride * self.scale;
         let kept: Vec<Tensor> =
@@ -134,7 +135,7 @@ impl Tiling {
     }
 }
 
-/// The first `count` along `dim`, or all if there are fewer.
+/// Returns the first `count` elements along `dim`, or all if there are fewer.
 fn first(x: &Tensor, dim: usize, count: usize) -> Result<Tensor> {
     x.narrow(dim, 0, count.min(x.dim(dim)?))
 }

@@ -1,6 +1,6 @@
 //! diffusers' UNet2DConditionModel as Stable Diffusion 1 and 2 configure it, channels last.
 //!
-//! candle-transformers has this network too. Ours exists because theirs gates its feed-forward
+//! candle-transformers has this network too. This one exists because theirs gates its feed-forward
 //! layers with the tanh approximation of GELU, unlike diffusers, and takes several times as long on
 //! CPUs (see models/README.md).
 
@@ -63,7 +63,8 @@ impl Plan<'_> {
         Resnet::load(vb.pp("resnets").pp(layer), inputs, outputs, Some(self.time), self.groups)
     }
 
-    /// `block` counts the down blocks; the up blocks have the same transformers.
+    /// Loads a transformer. `block` counts the down blocks; the up blocks have the same
+    /// transformers.
     fn transformer(&self, vb: &VarBuilder, layer: usize, block: usize) -> Result<Transformer> {
         let (config, layers) = (self.config, self.config.transformer_layers_per_block.of(block));
         let (channels, heads) = (self.channels(block), config.heads(block));
@@ -88,7 +89,7 @@ impl Plan<'_> {
         })
     }
 
-    /// `k` counts the up blocks.
+    /// Loads the `k`th up block.
     fn up(&self, vb: VarBuilder, k: usize) -> Result<UpBlock> {
         let block = self.last() - k;
         let channels = self.channels(block);
@@ -130,7 +131,7 @@ impl Unet {
         })
     }
 
-    /// Computes the keys and values of prompts' hidden states [b, tokens, cross_attention_dim].
+    /// Computes the keys and values of the prompts' hidden states [b, tokens, cross_attention_dim].
     pub(super) fn context(&self, prompts: &Tensor) -> Result<Context> {
         let down = self.down.iter().flat_map(|block| block.layers.transformers());
         let up = self.up.iter().flat_map(|block| block.layers.transformers());
@@ -139,7 +140,7 @@ impl Unet {
         Ok(Context(contexts.into_iter().flatten().collect()))
     }
 
-    /// The prediction [b, h, w, out] for latents [b, h, w, in] at a timestep.
+    /// Returns the prediction [b, h, w, out] for latents [b, h, w, in] at a timestep.
     pub(super) fn forward(&self, latents: &Tensor, timestep: f32, context: &Context) -> Result<Tensor> {
         let time = self.time.forward(timestep, latents.device())?;
         let mut context = context.0.iter();
@@ -229,7 +230,7 @@ impl TimeEmbedding {
         })
     }
 
-    /// SiLU of the embedding [1, 4 * width]: the input of the resnets.
+    /// Returns SiLU of the embedding [1, 4 * width], which is the input of the resnets.
     fn forward(&self, timestep: f32, device: &Device) -> Result<Tensor> {
         let angles = self.frequencies.iter().map(|frequency| timestep * frequency);
         let (sines, cosines): (Vec<f32>, Vec<f32>) = angles.map(f32::sin_cos).unzip();

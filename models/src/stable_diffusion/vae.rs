@@ -55,8 +55,8 @@ impl VaeDecoder {
         })
     }
 
-    /// Latents [b, h, w, latent] as the UNet has them -> pictures [b, scale * h, scale * w, 3]
-    /// around -1 to 1.
+    /// Maps the UNet's latents [b, h, w, latent] to pictures [b, scale * h, scale * w, 3], around
+    /// -1 to 1.
     pub(super) fn decode(&self, latents: &Tensor, tiles: VaeTiles) -> Result<Tensor> {
         let latents = (latents / self.scaling)?;
         let (_, height, width, _) = latents.dims4()?;

@@ -13,7 +13,7 @@ use super::{Settings, Special};
 use crate::ModelError;
 use crate::files;
 
-/// As transformers converts it: words and pieces of words, between [CLS] and [SEP].
+/// Builds the tokenizer as transformers converts it: words and word pieces between [CLS] and [SEP].
 pub(super) fn word_pieces(vocabulary: &Path, settings: &Settings) -> Result<Tokenizer, ModelError> {
     let broken = |error: tokenizers::Error| ModelError::broken(vocabulary, error);
     let special = |token: &Option<Special>, otherwise| Special::text(token.as_ref(), otherwise);
@@ -49,7 +49,7 @@ pub(super) fn word_pieces(vocabulary: &Path, settings: &Settings) -> Result<Toke
     Ok(tokenizer)
 }
 
-/// Tokens behind those of the vocabulary, whose ids must follow its.
+/// Adds the tokens of added_tokens.json, whose ids must follow those of the vocabulary.
 fn add_further(tokenizer: &mut Tokenizer, path: &Path) -> Result<(), ModelError> {
     if !path.is_file() {
         return Ok(());
@@ -71,7 +71,7 @@ fn add_further(tokenizer: &mut Tokenizer, path: &Path) -> Result<(), ModelError>
 mod tests {
     use super::super::TextTokenizer;
 
-    /// A folder of these files.
+    /// Makes a folder with these files.
     fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         files.iter().for_each(|(name, content)| std::fs::write(folder.path().join(name), content).unwrap());

@@ -1,5 +1,5 @@
-//! Maps the tensor names of transformers' CLIP, which the layers here ask for, to those of other
-//! libraries. If a library keeps several matrices in one, the requested one is cut out.
+//! Maps the tensor names of transformers' CLIP, which the layers here request, to those of other
+//! libraries. If a library stores several matrices as one, the requested part is cut out.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use candle_nn::var_builder::SimpleBackend;
 
 use super::expect;
 
-/// Where a tensor is in a file.
+/// The location of a tensor in a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Origin {
     name: String,
@@ -25,13 +25,13 @@ impl Origin {
     }
 }
 
-/// The names of a library.
+/// The tensor names of a library.
 pub(crate) trait Layout: Debug + Send + Sync {
-    /// The place of the tensor that transformers' CLIP calls `name`.
+    /// Returns the location of the tensor that transformers' CLIP calls `name`.
     fn origin(&self, name: &str) -> Origin;
 }
 
-/// open_clip's `CLIP` and `CustomTextCLIP` with its own transformers.
+/// The names of open_clip's `CLIP` and `CustomTextCLIP` with its own transformers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OpenClipNames {
     /// `CustomTextCLIP` has the text tower's tensors under `text`.
@@ -89,7 +89,7 @@ impl OpenClipNames {
     }
 }
 
-/// The vision tower of transformers' BLIP-2.
+/// The names of the vision tower of transformers' BLIP-2.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Blip2Names;
 
@@ -107,7 +107,7 @@ impl Layout for Blip2Names {
     }
 }
 
-/// The tensors of `weights` under the names of transformers' CLIP.
+/// Returns the tensors of `weights` under the names of transformers' CLIP.
 pub(crate) fn renamed(weights: &VarBuilder<'static>, layout: impl Layout + 'static) -> VarBuilder<'static> {
     let (dtype, device) = (weights.dtype(), weights.device().clone());
     let renamed = Renamed { weights: weights.clone(), layout: Arc::new(layout) };
@@ -129,7 +129,7 @@ impl SimpleBackend for Renamed {
         device: &Device,
     ) -> Result<Tensor> {
         let tensor = self.get_unchecked(name, dtype, device)?;
-        // BLIP-2 keeps its vectors as [1, 1, width] and its positions as [1, positions, width].
+        // BLIP-2 stores its vectors as [1, 1, width] and its positions as [1, positions, width].
         let leading = tensor.rank().saturating_sub(shape.rank());
         let tensor = match tensor.dims()[..leading].iter().all(|size| *size == 1) {
             true => (0..leading).try_fold(tensor, |tensor, _| tensor.squeeze(0))?,

@@ -1,4 +1,4 @@
-//! SHA-256 of files, as the manifest writes it.
+//! SHA-256 checksums of files, in the manifest's notation.
 
 use std::fmt;
 use std::io::Read;
@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Digest as _;
 
-/// 32 bytes, written as 64 hexadecimal digits.
+/// A SHA-256 checksum, written as 64 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Sha256([u8; 32]);
 
@@ -17,7 +17,7 @@ impl Sha256 {
     ///
     /// # Errors
     ///
-    /// A file that cannot be read.
+    /// Fails if the file cannot be read.
     pub fn of_file(path: &Path) -> std::io::Result<Self> {
         let (mut file, mut hasher) = (std::fs::File::open(path)?, sha2::Sha256::new());
         let mut buffer = vec![0u8; 1 << 20];

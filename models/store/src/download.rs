@@ -1,5 +1,5 @@
-//! Downloads a file over HTTP. An interrupted download leaves its part, and the next one resumes
-//! there.
+//! Downloads a file over HTTP. An interrupted download keeps its partial file, and the next attempt
+//! resumes from it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -15,7 +15,7 @@ use crate::{Sources, StoreError};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const CHUNK: usize = 1 << 18;
-/// Attempts in a row that receive nothing.
+/// Maximum number of consecutive attempts that receive no data.
 const ATTEMPTS: u32 = 4;
 const RETRY_INITIAL: Duration = Duration::from_millis(500);
 
@@ -23,9 +23,9 @@ const RETRY_INITIAL: Duration = Duration::from_millis(500);
 pub(crate) struct Download<'a> {
     pub client: &'a Client,
     pub url: &'a str,
-    /// The token, which is sent to the URL's own host only.
+    /// The token, which is only sent to the URL's own host.
     pub token: Option<&'a str>,
-    /// The file's size, if it is known: no more bytes are taken.
+    /// The file's size, if known. More bytes than this are refused.
     pub bytes: Option<u64>,
 }
 
@@ -42,7 +42,7 @@ impl From<StoreError> for AttemptError {
     }
 }
 
-/// A client with timeouts for connections and reads.
+/// Builds a client with timeouts for connections and reads.
 pub(crate) fn client(sources: &Sources) -> Result<Client, StoreError> {
     let name = concat!("unprompt/", env!("CARGO_PKG_VERSION"));
     let built = Client::builder().user_agent(name).connect_timeout(CONNECT_TIMEOUT).timeout(sources.patience);
@@ -50,7 +50,7 @@ pub(crate) fn client(sources: &Sources) -> Result<Client, StoreError> {
 }
 
 impl Download<'_> {
-    /// Downloads the file to `part`, and resumes where `part` ends. Calls `report` with the bytes
+    /// Downloads the file to `part`, resuming at its end. Calls `report` with the number of bytes
     /// received so far.
     pub fn to(&self, part: &Path, transfer: &Transfer<'_>, report: &dyn Fn(u64)) -> Result<(), StoreError> {
         let (mut attempts, mut delay) = (0, RETRY_INITIAL);
@@ -85,7 +85,7 @@ impl Download<'_> {
         if self.bytes == Some(begun) {
             return Ok(());
         }
-        // A part that is longer than the file is not its beginning.
+        // A part that is longer than the file cannot be its beginning.
         let begun = if self.bytes.is_some_and(|bytes| begun > bytes) { 0 } else { begun };
         let mut answer = self.request(begun)?;
         let resumes = begun > 0 && answer.status() == StatusCode::PARTIAL_CONTENT;
@@ -118,7 +118,7 @@ impl Download<'_> {
         }
     }
 
-    /// Requests the file from `begun` on. The answer may have all of it instead.
+    /// Requests the file from byte `begun` on. The response may contain the whole file instead.
     fn request(&self, begun: u64) -> Result<Response, AttemptError> {
         let mut request = self.client.get(self.url);
         if begun > 0 {
@@ -133,7 +133,7 @@ impl Download<'_> {
             |what: String| AttemptError::Failed(StoreError::Download(format!("{}: {what}", self.url)));
         match status {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(answer),
-            // Nothing follows the part: it is the whole file, or no part of it.
+            // There is no data after the part: it is the whole file or belongs to another one.
             StatusCode::RANGE_NOT_SATISFIABLE if begun > 0 => self.request(0),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 Err(StoreError::Gated { url: self.url.to_owned(), status: status.as_u16() }.into())
@@ -158,7 +158,7 @@ fn length(part: &Path) -> u64 {
     std::fs::metadata(part).map_or(0, |found| found.len())
 }
 
-/// The causes of an error, without the URL, which may hold a password.
+/// Formats the causes of an error without the URL, which may contain a password.
 pub(crate) fn causes(error: &reqwest::Error) -> String {
     let mut causes = Vec::new();
     let mut cause = std::error::Error::source(error);

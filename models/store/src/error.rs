@@ -1,9 +1,9 @@
-//! The one error type of the crate. Each variant says what to do next.
+//! The crate's error type. Each message says what to do next.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// What can go wrong in finding, checking or fetching a model.
+/// Errors in finding, checking or fetching a model.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("there is no model {name:?} in the manifest; it knows {known}. A folder is named by its path")]
@@ -13,17 +13,17 @@ pub enum StoreError {
     #[error("{0}")]
     NotHere(String),
     #[error(
-        "{file} of {model} came with another checksum from {source_name} (SHA-256 {got}, not {wanted}); it was thrown away. \
-             Pull again; if it stays so, the source was changed: get the file elsewhere and name its folder by --from"
+        "{file} of {model} from {source_name} has the wrong checksum (SHA-256 {got}, not {wanted}) and was deleted. Pull again; \
+             if that does not help, the source has changed: get the file elsewhere and name its folder with --from"
     )]
     Checksum { model: String, file: String, source_name: String, got: String, wanted: String },
-    #[error("{}: {reason}; free some space or make the folder writable, and pull again: it goes on where it was", path.display())]
+    #[error("{}: {reason}; free some space or make the folder writable, and pull again: the download resumes where it stopped", path.display())]
     Folder { path: PathBuf, reason: String },
     #[error(
-        "{url} asks who you are ({status}); accept the model's terms on the hub and set HF_TOKEN, or log in as the hub's own tools do"
+        "{url} requires a login ({status}); accept the model's terms on the hub and set HF_TOKEN, or log in as the hub's own tools do"
     )]
     Gated { url: String, status: u16 },
-    #[error("stopped; what has come stays, and pulling again goes on where it was")]
+    #[error("stopped; the downloaded part is kept, and the next pull resumes there")]
     Stopped,
     #[error("{0}")]
     Download(String),

@@ -1,4 +1,4 @@
-//! Faults of a model's files, with the advice for each.
+//! Faults of a model's files, and the message that says how to fix them.
 
 use std::fmt;
 use std::path::Path;
@@ -6,16 +6,16 @@ use std::path::Path;
 use crate::manifest::{Model, Source};
 use crate::{Sha256, StoreError};
 
-/// Why a file is not the published one.
+/// The reason why a file is not the published one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum FileFault {
     Missing,
     Size(u64),
     Content(Sha256),
     Unreadable(String),
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for FileFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing => write!(f, "missing"),
@@ -26,13 +26,13 @@ impl fmt::Display for Fault {
     }
 }
 
-/// The message on a model that is not whole in its folder: the faults, and which files to bring
-/// from where.
+/// The message for a model that is incomplete in its folder: the faulty files, and where to get
+/// them.
 pub(crate) struct NotHere<'a> {
     pub model: &'a Model,
     pub folder: &'a Path,
-    pub faults: &'a [(usize, Fault)],
-    /// The reasons of the sources that could not give all files, if any was asked.
+    pub faults: &'a [(usize, FileFault)],
+    /// The error of each source that could not provide all files; empty if no source was tried.
     pub tried: &'a [String],
 }
 

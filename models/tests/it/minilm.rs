@@ -1,4 +1,4 @@
-//! MiniLM on its real weights, on every engine of this build and platform.
+//! Tests of MiniLM on its real weights, on every engine of this build and platform.
 
 use unprompt_models::metrics::cosine;
 use unprompt_models::minilm::{Engine, MiniLm};
@@ -37,7 +37,7 @@ fn nothing_empty_and_far_too_long_are_taken() {
         assert!(minilm.embed(&[]).unwrap().is_empty());
         let vectors = minilm.embed(&["", &long, &longer]).unwrap();
         assert!(vectors.iter().flatten().all(|value| value.is_finite()));
-        // Beyond 256 tokens nothing counts.
+        // Tokens beyond the 256th are ignored.
         assert!(cosine(&vectors[1], &vectors[2]) > 0.999999);
     }
 }
@@ -73,7 +73,7 @@ fn a_call_of_many_texts_gives_what_calls_of_few_give() {
     }
 }
 
-/// Only what sentence-transformers itself needs: no ONNX file.
+/// The folder has only the files that sentence-transformers needs, and no ONNX file.
 #[cfg(feature = "onnx")]
 #[test]
 fn a_folder_needs_no_onnx_file() {
@@ -117,7 +117,7 @@ fn int8_is_close_to_f32_but_not_equal() {
     assert!((0.985..0.9999).contains(&mean), "the mean cosine is {mean}");
 }
 
-/// What config.json says wrongly of the weights is the folder's fault, and the folder is named.
+/// If config.json contradicts the weights, the error names the folder.
 #[cfg(feature = "onnx")]
 #[test]
 fn a_configuration_that_does_not_fit_the_weights_is_named() {
@@ -143,7 +143,7 @@ fn a_folder_that_is_no_model_is_named() {
     assert!(error.contains("/nowhere/sentence_bert_config.json"), "{error}");
 }
 
-/// The published folder has both: its tokenizer.json, and the vocab.txt that older folders have alone.
+/// The published folder has both tokenizer.json and vocab.txt; older folders have only vocab.txt.
 #[test]
 fn vocab_txt_gives_the_vectors_that_tokenizer_json_gives() {
     let (published, older) = (common::minilm_folder(), tempfile::tempdir().unwrap());

@@ -1,5 +1,6 @@
-//! Our networks against sentence-transformers, transformers and diffusers on the same weights and inputs, as
-//! models/tools/make_references.py recorded them. `UNPROMPT_PARITY_REPORT` names a file for the figures.
+//! Compares our networks with sentence-transformers, transformers and diffusers on the same weights
+//! and inputs, as recorded by models/tools/make_references.py. `UNPROMPT_PARITY_REPORT` names a
+//! file for the figures.
 
 use candle_core::{Device, Tensor};
 use unprompt_models::encoder::{Precision, TextTower, VisionSettings, VisionTower};
@@ -10,7 +11,7 @@ use unprompt_models::stable_diffusion::{GenerationParams, Scheduler, StableDiffu
 
 use crate::common::{self, Reference};
 
-/// What one comparison found.
+/// The result of a comparison.
 #[derive(Debug, Clone, serde::Serialize)]
 struct Finding {
     model: String,
@@ -57,7 +58,7 @@ impl Finding {
     }
 }
 
-/// The larger one, where NaN is largest of all.
+/// Returns the larger value; NaN counts as the largest.
 fn worse(a: f64, b: f64) -> f64 {
     if b.is_nan() || b > a { b } else { a }
 }
@@ -70,7 +71,8 @@ fn minilm(engine: Engine) -> Finding {
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let ours = MiniLm::load(&folder, engine).unwrap().embed(&texts).unwrap();
     let theirs = reference.rows("vectors");
-    // bf16 keeps 8 bits of a weight; the worst of these texts are of one or two tokens, whose errors no mean evens out.
+    // bf16 keeps 8 bits of a weight. The worst of these texts have one or two tokens, whose errors
+    // are not averaged out by a mean.
     let least = if engine == Engine::OpenVinoBf16 { 0.9995 } else { 0.9999 };
     let name = format!("minilm ({engine})");
     Finding::of(&name, "sentence-transformers f32", &ours, &theirs, Tolerance::Cosine(least))
@@ -80,6 +82,7 @@ fn minilm(engine: Engine) -> Finding {
 #[test]
 fn bf16_costs_minilm_less_than_a_ten_thousandth_of_cosine() {
     if !common::engines().contains(&Engine::OpenVinoBf16) {
+        unprompt_test_skipped::skipped("this machine has no OpenVINO engine with bf16");
         return;
     }
     let texts = common::texts("texts.json");
@@ -90,7 +93,8 @@ fn bf16_costs_minilm_less_than_a_ten_thousandth_of_cosine() {
     assert!(sum / texts.len() as f64 > 0.9999, "the mean cosine is {}", sum / texts.len() as f64);
 }
 
-/// All but one that multiplies every rounding, being untrained with norms behind its layers: it must be refused.
+/// All towers run except one: it is untrained with norms after its layers, which amplifies every
+/// rounding error, so it must be refused.
 #[cfg(feature = "onnx")]
 #[test]
 fn towers_run_in_8_bits_or_are_refused() {
@@ -140,7 +144,8 @@ fn clip_vision(engine: Engine) -> Finding {
     Finding::of(&name, "transformers f32", &vision, &theirs, Tolerance::Cosine(0.9999))
 }
 
-/// The families of image encoders, each by a small untrained model, the library it is compared with, and the side it was made for.
+/// The families of image encoders: for each a small untrained model, the library it is compared
+/// with, and the side it was made for.
 const ENCODERS: [(&str, &str, usize); 8] = [
     ("encoders/clip", "transformers f32", 32),
     ("encoders/clip-gelu", "transformers f32", 40),
@@ -167,7 +172,8 @@ fn encoders() -> Vec<Finding> {
         .collect()
 }
 
-/// In f32 at the side it was made for and at others, in 16 bits, and on the other engines.
+/// Compares a vision tower in f32 at the side it was made for and at other sides, in 16 bits, and
+/// on the other engines.
 fn encoder_vision(
     name: &'static str,
     library: &'static str,
@@ -193,15 +199,16 @@ fn encoder_vision(
     let mut findings: Vec<_> = sides.iter().map(|&at| finding(sized(at, candle), F32)).collect();
     for precision in [Precision::Bf16, Precision::F16] {
         let found = finding(VisionSettings { precision, ..candle }, Tolerance::Cosine(0.999));
-        // The weights are f16: bf16 rounds them.
+        // The weights are f16, so bf16 rounds them.
         assert_eq!(found.max_abs > 1e-4, precision == Precision::Bf16, "{found:?}");
         findings.push(found);
     }
     for engine in common::engines().into_iter().filter(|engine| *engine != Engine::Candle) {
         let tolerance = if engine == Engine::OpenVinoBf16 { Tolerance::Cosine(0.999) } else { F32 };
         let settings = VisionSettings { engine, ..candle };
-        // Untrained and with norms behind its layers, it multiplies what bf16 rounds off: at the other sides an engine in bf16 is refused
-        // when it is loaded, as torch's would be (autocast keeps 0.96 of one of the pictures it is compared on).
+        // This model is untrained with norms after its layers, which amplifies bf16's rounding
+        // errors. At the other sides a bf16 engine is refused when it is loaded, as torch's would
+        // be (with autocast, the cosine of one of the compared pictures is 0.96).
         let refused = |at: usize| (engine, name) == (Engine::OpenVinoBf16, "encoders/eva02-e") && at != side;
         let compared = sides.iter().filter(|&&at| !refused(at));
         findings.extend(compared.map(|&at| finding(sized(at, settings), tolerance)));
@@ -231,7 +238,7 @@ fn encoder_text(
     common::engines().into_iter().map(finding).collect()
 }
 
-/// The reference pictures whose names end so, by name.
+/// Reads the reference pictures whose names have this ending, sorted by name.
 fn pictures(ending: &str) -> Vec<(String, image::RgbImage)> {
     let folder = std::fs::read_dir(common::reference_folder().join("pictures")).unwrap();
     let mut paths: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();
@@ -251,7 +258,7 @@ fn preprocessor(side: usize) -> Preprocessor {
     Preprocessor::load(&path).unwrap()
 }
 
-/// 0..1, as the tolerance is given.
+/// Scales levels to 0..1, the unit of the tolerance.
 fn shares(levels: impl IntoIterator<Item = f32>) -> Vec<f32> {
     levels.into_iter().map(|level| level / 255.0).collect()
 }
@@ -308,7 +315,7 @@ fn tensor(reference: &Reference, name: &str) -> Tensor {
     Tensor::from_slice(reference.values(name), reference.shape(name), &Device::Cpu).unwrap()
 }
 
-/// Each picture's values.
+/// Returns each picture's values.
 fn pictures_of(tensor: &Tensor) -> Vec<Vec<f32>> {
     tensor.flatten_from(1).unwrap().to_vec2::<f32>().unwrap()
 }
@@ -348,7 +355,8 @@ fn stable_diffusion(name: &'static str, folder: &std::path::Path) -> Vec<Finding
     ]
 }
 
-/// After `enable_tiling()`: in tiles that end raggedly in both directions, not square, and small enough for one tile.
+/// Compares decoding after `enable_tiling()`: with partial tiles in both directions, not square,
+/// and small enough for one tile.
 fn tiles() -> Vec<Finding> {
     let (folder, reference) = (common::checkpoint("sd2"), Reference::read("tiles"));
     reference.must_be_of(&folder);
@@ -366,7 +374,7 @@ fn tiles() -> Vec<Finding> {
     vec![finding("13x15", true), finding("7x20", true), finding("8x6", false)]
 }
 
-/// 20 steps of every scheduler from the same latents, with a negative prompt.
+/// Compares 20 steps of every scheduler from the same latents, with a negative prompt.
 fn schedulers() -> Vec<Finding> {
     let (folder, reference) = (common::checkpoint("sd2"), Reference::read("schedulers"));
     reference.must_be_of(&folder);

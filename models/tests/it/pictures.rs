@@ -1,5 +1,5 @@
-//! What users send instead of pictures: each is refused with its own code, and nothing is decoded before its size is
-//! known.
+//! Tests of invalid pictures: each kind is refused with its own code, and nothing is decoded before
+//! its size is known.
 
 use std::io::Cursor;
 
@@ -66,7 +66,7 @@ fn what_is_no_picture_has_its_own_code() {
     assert_eq!(code(b"RIFF\x0c\x00\x00\x00WEBPVP8 "), "truncated-image");
 }
 
-/// A PNG whose header promises a size and whose data holds nothing of it.
+/// A PNG whose header gives a size but whose data has no pixels.
 fn png_of(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR".to_vec();
     bytes.extend(width.to_be_bytes());
@@ -101,7 +101,7 @@ fn limits_are_the_callers() {
     assert!(decode(&bytes, &Limits { max_bytes: bytes.len(), max_pixels: 1_200 }).is_ok());
 }
 
-/// The PNG with a chunk after its header.
+/// Inserts a chunk after a PNG's header.
 fn with_chunk(png: &[u8], name: &[u8; 4], data: &[u8]) -> Vec<u8> {
     let mut chunk = (data.len() as u32).to_be_bytes().to_vec();
     chunk.extend(name);
@@ -138,7 +138,8 @@ fn an_animated_webp_is_refused() {
 
 #[test]
 fn the_exif_orientation_is_applied() {
-    // A little-endian TIFF header with one entry: orientation (0x0112) 6, "rotate 90 degrees clockwise".
+    // A little-endian TIFF header with one entry: orientation (0x0112) 6, "rotate 90 degrees
+    // clockwise".
     let exif =
         b"II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x03\x00\x01\x00\x00\x00\x06\x00\x00\x00\x00\x00\x00\x00";
     let turned = decode(&with_chunk(&encoded(ImageFormat::Png), b"eXIf", exif), &Limits::default()).unwrap();

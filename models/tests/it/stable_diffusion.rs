@@ -1,4 +1,5 @@
-//! What callers of Stable Diffusion rely on, mostly on an untrained model of 14 x 10 latents or fewer.
+//! Tests of the properties that callers of Stable Diffusion rely on, mostly with an untrained model
+//! of at most 14 x 10 latents.
 
 use candle_core::{DType, Device, Tensor};
 use unprompt_models::stable_diffusion::{
@@ -81,7 +82,8 @@ fn a_picture_in_tiles_is_the_same_alone_and_in_any_batch_and_says_so() {
     assert_eq!(model.identity(&small), small.to_string(), "it fits one tile");
 }
 
-/// Memory as the thread that decodes counts it; what the others keep is their patches of convolutions.
+/// Memory is counted on the decoding thread. The other threads hold only their patches of
+/// convolutions.
 #[test]
 fn tiles_bound_the_memory_and_a_whole_picture_takes_what_is_estimated() {
     let model = StableDiffusion::load(&common::checkpoint("sd2")).unwrap();
@@ -135,7 +137,7 @@ fn values_that_are_not_finite_fail_their_picture() {
     assert_eq!(pictures[1], Err(GenerationError::NonFinite { seed: 2 }));
 }
 
-/// The folder with one file changed.
+/// Copies the folder with one file changed.
 fn changed(file: &str, from: &str, to: &str) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     let source = common::reference_folder().join("sd-epsilon");

@@ -1,5 +1,5 @@
-//! Draws scenes for ever from a seed, in three splits that share no scene.
-//! It must not know how a scene is said or drawn.
+//! Draws an endless sequence of scenes from a seed, in three disjoint splits. It must not know how
+//! a scene is phrased or rendered.
 
 use strum::EnumString;
 
@@ -7,24 +7,24 @@ use crate::rng::{SplitMix64, mix};
 use crate::scene::{Scene, Second};
 use crate::slots::{Background, Colour, Phrasing, Position, Relation, Shape, Size, Style, Texture};
 
-/// One scene in four shows two objects.
+/// One in this many scenes shows two objects.
 const ONE_IN_WITH_SECOND: u32 = 4;
 
-/// Which part of the world a scene belongs to. A hash of what the picture shows decides, so neither
-/// the seed nor the phrasing can move a scene into another split.
+/// The split that a scene belongs to. It is decided by a hash of the picture's content, so neither
+/// the seed nor the phrasing can move a scene to another split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumString)]
 #[strum(serialize_all = "kebab-case", parse_err_ty = String, parse_err_fn = Self::unknown)]
 pub enum Split {
-    /// Nine scenes in ten: the networks are trained on these.
+    /// 90 % of the scenes, on which the networks are trained.
     Train,
-    /// One scene in twenty: for choices made while training.
+    /// 5 % of the scenes, for choices made during training.
     Validation,
-    /// One scene in twenty: never trained on, for reports.
+    /// 5 % of the scenes, which are never trained on, for reports.
     HeldOut,
 }
 
 impl Split {
-    /// The split `scene` belongs to.
+    /// Returns the split of `scene`.
     #[must_use]
     pub fn of(scene: &Scene) -> Self {
         match mix(scene.code()) % 20 {
@@ -39,27 +39,28 @@ impl Split {
     }
 }
 
-/// The world's grammar under one seed.
+/// The world's grammar with a seed.
 #[derive(Debug, Clone)]
 pub struct Grammar {
     seed: u64,
 }
 
 impl Grammar {
-    /// The same seed gives the same scenes for ever.
+    /// Creates a grammar. A seed always gives the same scenes.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self { seed }
     }
 
-    /// The endless scenes of one split; a scene may come again, as any draw may.
+    /// Returns an endless iterator over the scenes of a split. Scenes are drawn with replacement,
+    /// so they may repeat.
     #[must_use]
     pub fn scenes(&self, split: Split) -> Scenes {
         Scenes { rng: SplitMix64::new(mix(self.seed)), split, single_object: false }
     }
 }
 
-/// An endless iterator over the scenes of one split.
+/// An endless iterator over the scenes of a split.
 #[derive(Debug, Clone)]
 pub struct Scenes {
     rng: SplitMix64,
@@ -68,7 +69,7 @@ pub struct Scenes {
 }
 
 impl Scenes {
-    /// Only the scenes that show one object alone.
+    /// Restricts the iterator to scenes with a single object.
     #[must_use]
     pub fn single_object(mut self) -> Self {
         self.single_object = true;
@@ -112,7 +113,7 @@ fn draw(rng: &mut SplitMix64) -> Scene {
     Scene { size: Size::Medium, position: Position::Center, second, ..scene }
 }
 
-/// A second object is never of the first one's shape.
+/// Draws a second object, whose shape always differs from the first one's.
 fn draw_second(rng: &mut SplitMix64, first: Shape) -> Second {
     let (relation, colour) = (Relation::draw(rng), Colour::draw(rng));
     loop {
@@ -123,7 +124,7 @@ fn draw_second(rng: &mut SplitMix64, first: Shape) -> Second {
     }
 }
 
-/// How many distinct prompts the grammar can say.
+/// Returns the number of distinct prompts.
 #[must_use]
 pub fn count() -> u64 {
     let shapes = Shape::ALL.len();

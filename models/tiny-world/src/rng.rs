@@ -1,9 +1,9 @@
-//! SplitMix64 (Steele, Lea, Flood 2014), pinned here so that a seed means the same scenes for ever.
-//! It must not know what is drawn with it.
+//! SplitMix64 (Steele, Lea, Flood 2014), implemented here so that a seed always gives the same
+//! scenes. It must not know what is drawn with it.
 
 const GOLDEN_GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// A stream of 64-bit numbers from one seed.
+/// A stream of 64-bit numbers from a seed.
 #[derive(Debug, Clone)]
 pub(crate) struct SplitMix64(u64);
 
@@ -17,8 +17,8 @@ impl SplitMix64 {
         mix(self.0)
     }
 
-    /// A number below `bound`, by multiply and shift; its bias is below 2⁻⁵⁰ for the bounds used
-    /// here.
+    /// Returns a number below `bound` by multiply and shift. The bias is below 2⁻⁵⁰ for the bounds
+    /// used here.
     pub(crate) fn below(&mut self, bound: u32) -> u32 {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u32
     }

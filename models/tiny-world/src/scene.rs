@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::slots::{Background, Colour, Phrasing, Position, Relation, Shape, Size, Style, Texture};
 
-/// A second object, and where the first one lies seen from it.
+/// A second object, and the first one's position relative to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Second {
     pub relation: Relation,
@@ -12,10 +12,10 @@ pub struct Second {
     pub shape: Shape,
 }
 
-/// What one picture shows and one prompt says.
+/// The content that a picture shows and a prompt describes.
 ///
-/// Beside a second object, `size` is [`Size::Medium`] and `position` is [`Position::Center`]:
-/// the relation places both.
+/// With a second object, `size` is [`Size::Medium`] and `position` is [`Position::Center`], because
+/// the relation places both objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Scene {
     pub style: Style,
@@ -30,7 +30,7 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// The prompt; different scenes have different prompts.
+    /// Returns the prompt. Different scenes have different prompts.
     #[must_use]
     pub fn prompt(&self) -> String {
         let (style, place, objects) = (self.style.words(), self.background.words(), self.objects());
@@ -41,13 +41,14 @@ impl Scene {
         }
     }
 
-    /// Whether the picture shows one object alone.
+    /// Whether the picture shows a single object.
     #[must_use]
     pub fn is_single_object(&self) -> bool {
         self.second.is_none()
     }
 
-    /// A number for what the picture shows: equal for scenes that differ in phrasing alone.
+    /// Returns a number that identifies the picture's content. It is equal for scenes that differ
+    /// only in phrasing.
     #[must_use]
     pub fn code(&self) -> u64 {
         let second = self
@@ -84,7 +85,7 @@ impl Scene {
     }
 }
 
-/// The words that are not empty, behind their indefinite article.
+/// Joins the words that are not empty, with their indefinite article.
 fn noun_phrase(words: &[&str]) -> String {
     let said: Vec<&str> = words.iter().copied().filter(|word| !word.is_empty()).collect();
     let vowel = said.first().is_some_and(|word| word.starts_with(['a', 'e', 'i', 'o', 'u']));

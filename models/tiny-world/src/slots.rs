@@ -1,5 +1,5 @@
-//! The slots of a scene: their values, how often each is drawn, and the words that say it.
-//! They must not know how a sentence is put together, nor what a picture looks like.
+//! The slots of a scene: their values, weights and words. They must not know how a sentence is
+//! composed or what a picture looks like.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,11 +13,11 @@ macro_rules! slot {
         pub enum $name { $(#[doc = concat!("Said as \"", $words, "\".")] $variant),+ }
 
         impl $name {
-            /// Every value, in the order of its index.
+            /// All values, in index order.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
             const WEIGHTS: &'static [u32] = &[$($weight),+];
 
-            /// The words a prompt uses; empty where the value goes without saying.
+            /// The words in a prompt; empty if the value is not mentioned.
             #[must_use]
             pub fn words(self) -> &'static str {
                 match self { $(Self::$variant => $words),+ }
@@ -31,7 +31,7 @@ macro_rules! slot {
 }
 
 slot!(
-    /// What the scene shows.
+    /// The object that the scene shows.
     Shape {
         Star: 1 => "star",
         House: 1 => "house",
@@ -73,7 +73,7 @@ slot!(
 );
 
 slot!(
-    /// How much of the picture the object fills.
+    /// The share of the picture that the object fills.
     Size {
         Small: 2 => "small",
         Medium: 4 => "",
@@ -82,7 +82,7 @@ slot!(
 );
 
 slot!(
-    /// Where a lone object lies.
+    /// The position of a single object.
     Position {
         Center: 6 => "",
         Left: 1 => "on the left",
@@ -93,7 +93,7 @@ slot!(
 );
 
 slot!(
-    /// What lies behind the objects.
+    /// The background behind the objects.
     Background {
         SandyBeach: 1 => "on a sandy beach",
         StarryNight: 1 => "in a starry night sky",
@@ -111,7 +111,7 @@ slot!(
 );
 
 slot!(
-    /// The medium the picture pretends to be.
+    /// The medium that the picture imitates.
     Style {
         Photograph: 1 => "a photograph",
         OilPainting: 1 => "an oil painting in a gold frame",
@@ -124,7 +124,7 @@ slot!(
 );
 
 slot!(
-    /// Where the first of two objects lies, seen from the second.
+    /// The position of the first of two objects relative to the second.
     Relation {
         LeftOf: 1 => "to the left of",
         RightOf: 1 => "to the right of",
@@ -134,7 +134,7 @@ slot!(
 );
 
 slot!(
-    /// The order in which a sentence says things; the one slot that no picture shows.
+    /// The order of the parts of a sentence; the only slot that no picture shows.
     Phrasing {
         StyleFirst: 6 => "style first",
         ObjectFirst: 1 => "object first",

@@ -66,7 +66,8 @@ def fish_points():
     return body + [(1.0, -0.6), (0.8, 0), (1.0, 0.6)]
 
 
-# A shape is a list of filled outlines and a list of details drawn over them in a darker or lighter tone.
+# A shape is a list of filled outlines, and a list of details drawn over them in a darker or lighter
+# tone.
 SHAPES = {
     "star": ([star_points()], []),
     "house": (

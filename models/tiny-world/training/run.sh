@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Trains every checkpoint of the tiny world again, in order. Each script resumes where it stopped.
-# PYTHON: an interpreter with requirements.txt installed. TINY_WORLD_WORK: where caches go (about 2 GB).
+# Retrains all checkpoints of the tiny world, in order. Each script resumes where it stopped.
+# PYTHON: an interpreter with requirements.txt installed.
+# TINY_WORLD_WORK: the cache folder (about 2 GB).
 set -euo pipefail
 cd "$(dirname "$0")"
 python=${PYTHON:-python}

@@ -24,7 +24,7 @@ from muon import Both
 
 SD2 = common.CHECKPOINTS / "sd2"
 LATENT_CHANNELS, WIDTH, LENGTH = 8, 128, 40
-PICTURES = 32000  # the head of the 60,000 training scenes
+PICTURES = 32000  # the first of the 60,000 training scenes
 OBJECT = 3.0
 UNET = dict(
     sample_size=8,

@@ -1,4 +1,4 @@
-//! Headers: what describes a picture, and what a prediction copies.
+//! The headers that describe a picture, and those that a prediction copies.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Both framings, and what is said of bytes that are neither.
+//! Both framings, and the errors for bytes that are neither.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use unprompt_schemas::registry::{MemoryRegistry, Registry, RegistryError};
 
 use crate::samples::Sample;
 
-/// Counts the questions it is asked; out of reach where it is told to be.
+/// A registry that counts requests, and is unreachable if `is_down`.
 #[derive(Debug, Default)]
 struct CountingRegistry {
     inner: MemoryRegistry,
@@ -160,7 +160,8 @@ fn an_id_that_the_registry_does_not_know_is_the_records_fault() {
     assert!(!error.is_fatal() && !error.is_transient());
 }
 
-/// Given any beginning of a record, then it is an error that says so: apache-avro alone takes a cut union for null.
+/// Given any prefix of a record, then decoding fails with a fitting error: apache-avro alone reads
+/// a truncated union as null.
 fn no_beginning_is_a_record<R: Sample>(codec: &Codec, bytes: &[u8], header_bytes: usize) {
     for length in 1..bytes.len() {
         let error = codec.decode::<R>(&bytes[..length]).unwrap_err();
@@ -250,7 +251,8 @@ fn a_count_that_is_a_lie_reserves_no_memory() {
 fn blocks_with_their_size_in_bytes_are_read() {
     let mut bytes = encode(&Prompt::default()).unwrap();
     bytes.truncate(10);
-    // Avro allows a negative count with the block's size behind it: seeds [1, 2] in one, then 3 in another.
+    // Avro allows a negative count followed by the block's size: seeds [1, 2] in one block, then 3
+    // in another.
     bytes.extend([0, 0, 3, 4, 2, 4, 2, 6, 0, 0]);
     assert_eq!(decode::<Prompt>(&bytes).unwrap().seeds, [1, 2, 3]);
 }
@@ -271,7 +273,7 @@ fn a_record_beyond_its_topics_limit_is_not_encoded() {
 }
 
 proptest! {
-    /// Whatever the bytes behind a header are, reading them ends in a record or an error.
+    /// Given any bytes after a header, then decoding them ends in a record or an error.
     #[test]
     fn no_bytes_panic(datum in proptest::collection::vec(any::<u8>(), 0..200)) {
         let mut bytes = encode(&Prediction::sample()).unwrap();

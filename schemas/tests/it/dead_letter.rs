@@ -1,4 +1,4 @@
-//! A dead letter says where its record came from, and keeps what the record had.
+//! A dead letter tells where its record came from, and keeps the record's own headers.
 
 use unprompt_schemas::cloudevents::Headers;
 use unprompt_schemas::dead_letter::{DeadLetter, ERROR_MAX_BYTES, names, own_headers};

@@ -1,4 +1,4 @@
-//! Schemas only change compatibly, and every schema ever written stays readable.
+//! Schemas change only compatibly, and every schema ever written stays readable.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -82,7 +82,7 @@ fn the_history_is_complete_and_rightly_named() {
     }
 }
 
-/// The current schema with a part of its text replaced.
+/// Returns the current schema with a part of its text replaced.
 fn changed<R: Record>(from: &str, to: &str) -> Schema {
     assert!(R::SCHEMA_JSON.contains(from), "{} has no {from}", R::NAME);
     Schema::parse_str(&R::SCHEMA_JSON.replacen(from, to, 1)).unwrap()
@@ -107,7 +107,7 @@ fn an_incompatible_change_would_be_noticed() {
     );
 }
 
-/// Registers a writer's schema, writes the tree with it, and reads it as today's record.
+/// Registers a writer's schema, writes the tree with it, and reads it as the current record.
 fn read_as_today<R: Record>(writer: &Schema, tree: Value) -> Result<R, SchemaError> {
     let registry = MemoryRegistry::default();
     let id = registry.id_of("prompts.v1-value", &serde_json::to_string(writer).unwrap()).unwrap();
@@ -122,7 +122,8 @@ fn tree_of<R: Record>(record: &R) -> Value {
     from_avro_datum_schemata(R::schema(), vec![R::schema()], &mut &bytes[10..], None).unwrap()
 }
 
-/// Given a writer whose schema has one more field, then every field of ours arrives: identities, keys, vectors, maps.
+/// Given a writer whose schema has one more field, then all our fields are read: identities, keys,
+/// vectors, maps.
 fn survives_a_field_of_the_future<R: Sample>() {
     let writer =
         changed::<R>("\"fields\": [", r#""fields": [{ "name": "future", "type": "int", "default": 0 },"#);
@@ -195,7 +196,8 @@ fn a_block_of_items_without_bytes_does_not_keep_a_reader_busy() {
     assert!(matches!(error, SchemaError::Truncated { ref field, .. } if field == "nothings"), "{error:?}");
 }
 
-/// Given a page of definitions, each naming the one before twice, then it is refused before it fills the memory.
+/// Given a page of definitions, each naming the previous one twice, then it is refused before it
+/// fills the memory.
 #[test]
 fn a_schema_that_unfolds_without_end_is_refused() {
     let mut inner = r#"{"type":"record","name":"T0","fields":[{"name":"a","type":"int"}]}"#.to_owned();
@@ -216,7 +218,7 @@ fn a_schema_that_unfolds_without_end_is_refused() {
     assert!(error.to_string().contains("more than"), "{error}");
 }
 
-/// Given a writer of narrower numbers, then they are widened as Avro's schema resolution says.
+/// Given a writer of narrower numbers, then they are widened by Avro's rules of schema resolution.
 #[test]
 fn promoted_types_are_read() {
     let writer = changed::<Prompt>(r#""items": "long""#, r#""items": "int""#);

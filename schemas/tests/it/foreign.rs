@@ -1,4 +1,5 @@
-//! Schemas that a registry answers with, whoever registered them: they are read or refused, and never bring the reader down.
+//! Schemas from a registry, where anybody may register them: they are read or refused, and never
+//! crash the reader.
 
 use std::sync::Arc;
 
@@ -9,14 +10,14 @@ use unprompt_schemas::registry::{MemoryRegistry, Registry};
 
 use crate::samples::Sample;
 
-/// Reads the datum as a prompt that was written with this schema.
+/// Reads the datum as a prompt written with this schema.
 fn read(schema: &str, datum: &[u8]) -> Result<Prompt, SchemaError> {
     let registry = MemoryRegistry::default();
     registry.id_of("any", schema).unwrap();
     Codec::confluent(Arc::new(registry)).decode(&[&[0, 0, 0, 0, 1], datum].concat())
 }
 
-/// A schema of a prompt with `text` and one more field, or none.
+/// Returns a schema of a prompt with `text` and at most one more field.
 fn prompt_with(field: &str) -> String {
     let text = r#"{"name":"text","type":"string"}"#;
     format!(r#"{{"type":"record","name":"Prompt","namespace":"unprompt","fields":[{field}{text}]}}"#)
@@ -71,7 +72,7 @@ fn a_schema_that_has_no_canonical_form_is_another_record() {
 fn schemas_that_nest_without_end_are_refused() {
     is_refused(&r#"{"type":"array","items":"#.repeat(100_000));
     is_refused(&"[".repeat(100_000));
-    // Types that each nest the one before: no text of them is deep, but their unfolding is.
+    // Types that each nest the previous one: their text is not deep, but their unfolding is.
     let (open, close) = (r#"{"type":"array","items":"#.repeat(20), "}".repeat(20));
     let arrays = |inner: &str| format!("{open}{inner}{close}");
     let mut fields = String::new();
@@ -96,7 +97,7 @@ fn a_reason_does_not_quote_the_whole_schema() {
 
 #[test]
 fn a_registrys_copy_of_our_schema_is_read_as_ours() {
-    // Spelled otherwise: without documentation and logical types, with attributes of the registry's.
+    // A different spelling: without logical types, with a custom attribute.
     let registry = MemoryRegistry::default();
     let spelled = Prediction::SCHEMA_JSON.replacen("\"fields\"", r#""precision": "high", "fields""#, 1);
     let spelled = spelled.replace(r#", "logicalType": "timestamp-millis""#, "");
@@ -116,7 +117,8 @@ fn long(number: u64) -> Vec<u8> {
     bytes
 }
 
-/// Given items that take no bytes, then many of them are refused before they are built, and a few are read.
+/// Given items that take no bytes, then many of them are refused before they are built, and a few
+/// are read.
 #[test]
 fn items_without_bytes_are_counted_over_the_whole_record() {
     let nothings = r#"{"name":"n","type":{"type":"array","items":{"type":"array","items":"null"}}},"#;
@@ -132,7 +134,7 @@ fn items_without_bytes_are_counted_over_the_whole_record() {
     let many = [&long(1_000)[..], &inner.repeat(1_000), &[0], &text].concat();
     let padded = |field: &str, datum: &[u8]| {
         let pad = r#"{"name":"pad","type":"bytes"},"#;
-        // The bytes behind it make the counts believable.
+        // The bytes after it make the counts plausible.
         let schema = prompt_with(&format!("{field}{pad}"));
         let datum = [&datum[..datum.len() - 2], &long(60_000), &vec![0; 60_000], &text].concat();
         read(&schema, &datum)

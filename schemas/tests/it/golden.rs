@@ -1,4 +1,4 @@
-//! Bytes written with every schema of the history, committed: they are read for ever.
+//! Bytes written with every schema of the history: the committed files stay readable for ever.
 
 use std::fs;
 use std::path::PathBuf;
@@ -68,7 +68,8 @@ fn write_missing<R: Sample>() {
     }
 }
 
-/// After a schema changed: `cargo test -p unprompt-schemas write_missing -- --ignored`. Files that are there stay as they are.
+/// Run after a schema has changed: `cargo test -p unprompt-schemas write_missing -- --ignored`.
+/// Existing files stay as they are.
 #[test]
 #[ignore = "writes files; run it once after a schema has changed"]
 fn write_missing_golden_files() {

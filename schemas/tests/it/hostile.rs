@@ -1,5 +1,7 @@
-//! What strangers may send: counts and lengths that lie, and the most that fits into a record. Reading takes memory in proportion to
-//! what came, whatever it claims. `tests/fuzz` feeds the same decoders by the million.
+//! Hostile input: false counts and lengths, and the most that fits into a record.
+//!
+//! Reading takes memory in proportion to the bytes received, whatever they claim. `tests/fuzz`
+//! feeds the same decoders by the million.
 
 use proptest::prelude::*;
 use unprompt_schemas::SchemaError;
@@ -12,7 +14,7 @@ use crate::samples::Sample;
 
 const MIB: u64 = 1 << 20;
 
-/// What `read` gives, and the most memory that it holds at once.
+/// Returns the result of `read`, and the most memory that it holds at once.
 pub fn measured<T>(read: impl FnOnce() -> T) -> (T, u64) {
     let mut given = None;
     let held = allocation_counter::measure(|| given = Some(read())).bytes_max;
@@ -29,7 +31,7 @@ fn varint(mut number: u64) -> Vec<u8> {
     bytes
 }
 
-/// Zigzag.
+/// Encodes a number in zigzag form.
 fn long(number: i64) -> Vec<u8> {
     varint(((number << 1) ^ (number >> 63)) as u64)
 }
@@ -38,7 +40,8 @@ fn header<R: Sample>() -> Vec<u8> {
     encode(&R::sample()).unwrap()[..10].to_vec()
 }
 
-/// Given a record in which any byte is replaced by a length or count that lies, then no memory is taken for it.
+/// Given a record in which any byte is replaced by a false length or count, then no memory is taken
+/// for it.
 fn lies_take_no_memory<R: Sample>() {
     let sample = encode(&R::sample()).unwrap();
     for at in 10..sample.len() {
@@ -59,7 +62,7 @@ fn lengths_and_counts_that_lie_take_no_memory() {
     lies_take_no_memory::<Prediction>();
 }
 
-/// A prompt's first two fields, both empty, then `rest`.
+/// Returns a prompt's first two fields, both empty, then `rest`.
 fn prompt_of(rest: &[u8]) -> Vec<u8> {
     [&header::<Prompt>(), &[0, 0][..], rest].concat()
 }
@@ -68,7 +71,7 @@ fn prompt_of(rest: &[u8]) -> Vec<u8> {
 fn a_record_of_the_least_items_is_refused_before_they_fill_the_memory() {
     let (seeds, end) = (vec![0; 4 << 20], [0, 0]);
     let many = prompt_of(&[&long(seeds.len() as i64), &seeds[..], &end].concat());
-    // The same in blocks, each of which is small.
+    // The same items in small blocks.
     let block = [&long(60_000), &vec![0; 60_000][..]].concat();
     let blocks = prompt_of(&[&block, &block[..], &end].concat());
     for bytes in [many, blocks] {
@@ -82,7 +85,8 @@ fn a_record_of_the_least_items_is_refused_before_they_fill_the_memory() {
 
 #[test]
 fn the_largest_records_take_memory_in_proportion() {
-    // Vectors without a name and without values, two bytes each: 48 in memory, and the array grows by doubling.
+    // Vectors without a name or values take two bytes each in the datum and 48 in memory; the array
+    // grows by doubling.
     let vectors = [&long(65_536), &vec![0; 2 * 65_536][..], &[0]].concat();
     let before = [&long(36), uuid_text(), &[0]].concat();
     let after = [&[0, 0][..], &[0, 0, 0]].concat();
@@ -139,7 +143,7 @@ fn headers() -> impl Strategy<Value = Headers> {
     proptest::collection::vec((name, value), 0..12)
 }
 
-/// As the decoders of every record read them, and prompts as bare text.
+/// Reads the bytes with the decoder of every record, and as a bare prompt.
 fn read_as_everything(bytes: &[u8]) -> usize {
     let codec = Codec::single_object();
     let read = [

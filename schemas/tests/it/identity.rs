@@ -1,4 +1,5 @@
-//! Identities never change. The golden file was written by Python's uuid and unicodedata, not by this crate.
+//! Identities never change. The golden file comes from Python's uuid and unicodedata, not from this
+//! crate.
 
 use proptest::prelude::*;
 use serde_json::Value as Json;

@@ -1,4 +1,4 @@
-//! The contract, held: what is written today is read for ever, by us and by others.
+//! Tests of the contract: values written today stay readable for ever, by us and by others.
 
 mod asyncapi;
 mod cloudevents;

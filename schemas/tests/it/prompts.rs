@@ -1,4 +1,4 @@
-//! What counts as a prompt on prompts.v1.
+//! The values that are prompts on prompts.v1.
 
 use std::sync::Arc;
 

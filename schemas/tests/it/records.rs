@@ -1,4 +1,4 @@
-//! The Rust types, their codec and their schemas say the same.
+//! The Rust types, their codec and their schemas agree.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,8 @@ use crate::samples::{self, Sample};
 
 const HEADER_BYTES: usize = 10;
 
-/// Given a record, when we encode it, then apache-avro reads it; and when apache-avro encodes it, then we read it.
+/// Given a record, when we encode it, then apache-avro reads it; and when apache-avro encodes it,
+/// then we read it.
 fn agrees_with_apache_avro<R: Record + PartialEq>(record: &R) {
     let ours = encode(record).unwrap();
     let schema = R::schema();
@@ -64,7 +65,8 @@ fn a_vector_of_768_components_agrees_with_apache_avro() {
     agrees_with_apache_avro(&PromptEmbedding { clip, ..PromptEmbedding::sample() });
 }
 
-/// The fields of the type, as serde names them, are those of the schema, and every optional field is in the sample.
+/// Asserts that the type has the fields of its schema, as serde names them, and that the sample has
+/// every optional field.
 fn has_the_fields_of_its_schema<R: Sample>() {
     same_fields(
         R::NAME,
@@ -108,7 +110,8 @@ fn is_well_described<R: Record>() {
     assert_eq!(record.name.fullname(None), format!("unprompt.{}", R::NAME));
 }
 
-/// Every record and field has a doc, and every field that may be null is so by default, so that writers may leave it out.
+/// Asserts that every record and field has a doc, and that null is the default of every nullable
+/// field, so that writers may leave it out.
 fn described(path: &str, schema: &Json) {
     match schema {
         Json::Object(named) if schema["type"] == "record" => {

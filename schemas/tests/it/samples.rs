@@ -1,4 +1,4 @@
-//! Records to test with: one fixed of each type, and any of each type.
+//! Records to test with: one fixed record of each type, and a strategy for arbitrary ones.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use unprompt_schemas::Uuid;
 use unprompt_schemas::records::*;
 
-/// One record with every optional field set; the golden files hold exactly these.
+/// A fixed record with every optional field set. The golden files hold exactly these.
 pub trait Sample: Record + PartialEq {
     fn sample() -> Self;
 }

@@ -1,4 +1,5 @@
-//! The generator: prompts with seeds in, the pictures Stable Diffusion 2 draws of them out.
+//! The generator: consumes prompts with seeds and produces the pictures that Stable Diffusion 2
+//! draws for them.
 //!
 //! It knows prompts.v1, images.v1 and a diffusers folder; it must not know encoders or the index.
 
@@ -24,20 +25,20 @@ use unprompt_stream::{
 
 pub use settings::{GeneratorSection, Settings};
 
-/// The generator, as the rest of the system knows it.
+/// The service descriptor: its name, topics and needs.
 ///
-/// A picture comes into being when it is drawn, however old its prompt is: with its prompt's time
-/// it would be old when it is born, and deleted.
+/// A picture's record gets the time of drawing, not the time of its prompt: with the time of an old
+/// prompt it would be old from the start and soon deleted.
 pub const SERVICE: Service =
     Service { keeps_time: false, ..Service::new("generator", &[Topic::Prompts], &[Topic::Images]) };
 
-/// The defaults of its configuration, as TOML with comments for its readers.
+/// The default configuration, as TOML with comments for users.
 pub const DEFAULTS: &str = include_str!("default.toml");
 
 /// Loads the stage.
 ///
 /// # Errors
-/// A folder that cannot be loaded.
+/// A model folder that cannot be loaded.
 pub fn build(settings: &Settings, wiring: &StageWiring) -> Result<Generator, ModelError> {
     Generator::open(settings, wiring.codec.clone())
 }
@@ -47,16 +48,16 @@ pub fn build(settings: &Settings, wiring: &StageWiring) -> Result<Generator, Mod
 pub struct Generator {
     model: StableDiffusion,
     params: GenerationParams,
-    /// Pictures in one pass of the network.
+    /// Pictures per pass of the network.
     batch: usize,
     codec: Codec,
 }
 
 impl Generator {
-    /// Loads what `settings` name.
+    /// Loads the model that `settings` name.
     ///
     /// # Errors
-    /// A folder that cannot be loaded.
+    /// A model folder that cannot be loaded.
     pub fn open(settings: &Settings, codec: Codec) -> Result<Self, ModelError> {
         let section = &settings.section;
         Self::load(&settings.model, section.precision, section.params(), section.batch, codec)
@@ -78,12 +79,12 @@ impl Generator {
         self.model.revision().to_string()
     }
 
-    /// How pictures are made, as their ids have it.
+    /// The generation parameters as they enter into the ids of pictures.
     pub fn identity(&self) -> String {
         self.model.identity(&self.params)
     }
 
-    /// What draws: `processor` or `GPU`.
+    /// The device that draws: `processor` or `GPU`.
     pub fn device(&self) -> &'static str {
         self.model.device()
     }
@@ -93,12 +94,12 @@ impl Generator {
         generated_image_id(prompt_id(text), &self.model(), seed as u64, &self.identity())
     }
 
-    /// Each prompt's pictures, one of each of its seeds, or why it has none.
+    /// Draws one picture per seed for each prompt, or returns why a prompt has none.
     pub fn draw(&self, prompts: &[Prompt]) -> Result<Vec<Result<Vec<Picture>, Rejection>>, ModelError> {
         let requests: Vec<_> = prompts.iter().flat_map(requests_of).collect();
         let mut pngs = self.pngs(&requests)?.into_iter();
         let drawn = prompts.iter().map(|prompt| {
-            // All of a prompt's are taken, whatever became of the first.
+            // Takes all PNGs of a prompt, even if the first one failed.
             let pngs: Vec<_> = pngs.by_ref().take(prompt.seeds.len()).collect();
             let seeds = prompt.seeds.iter();
             pngs.into_iter().zip(seeds).map(|(png, &seed)| Ok(self.picture(prompt, seed, png?))).collect()
@@ -106,7 +107,7 @@ impl Generator {
         Ok(drawn.collect())
     }
 
-    /// A deleted prompt has no picture.
+    /// Parses a record; a deleted prompt has no picture.
     fn parse(&self, record: &InputRecord) -> Result<Parsed<Prompt>, Refusal> {
         match record.value.as_deref() {
             Some(value) => Ok(Parsed::Input(Prompt::from_record(value, &self.codec)?)),
@@ -114,7 +115,7 @@ impl Generator {
         }
     }
 
-    /// The PNG of every request, in order, `batch` at a time.
+    /// Draws the PNG of every request, in order, `batch` at a time.
     fn pngs(&self, requests: &[GenerationRequest]) -> Result<Vec<Result<Vec<u8>, Rejection>>, ModelError> {
         let mut pictures = Vec::with_capacity(requests.len());
         for chunk in requests.chunks(self.batch) {
@@ -145,7 +146,7 @@ impl Generator {
     }
 }
 
-/// A picture that was drawn.
+/// A drawn picture.
 #[derive(Clone, Debug)]
 pub struct Picture {
     pub image_id: Uuid,
@@ -154,15 +155,15 @@ pub struct Picture {
     pub seed: i64,
     /// `name@revision` of the model.
     pub model: String,
-    /// How it was made.
+    /// The generation parameters, as in [`Generator::identity`].
     pub parameters: String,
     pub png: Vec<u8>,
-    /// When its prompt was published, milliseconds since the epoch, where it was.
+    /// When its prompt was published, in milliseconds since the epoch; `None` if it was not.
     pub time_ms: Option<i64>,
 }
 
 impl Picture {
-    /// As it is published on images.v1.
+    /// The record on images.v1.
     pub fn record(&self) -> OutputRecord {
         let event = ImageEvent {
             id: Some(self.image_id.to_string()),
@@ -183,7 +184,7 @@ impl Picture {
     }
 }
 
-/// What the prompt's producer set travels on with the picture.
+/// Adds the headers set by the prompt's producer, which are forwarded with the picture.
 fn with_forwarded(mut headers: Headers, record: &InputRecord) -> Headers {
     headers.extend(cloudevents::forwarded(&record.headers));
     headers

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use unprompt_models::stable_diffusion::{GenerationParams, Precision, Scheduler, VaeTiles};
 use unprompt_stream::config::Invalid;
 
-/// The generator's model and its section.
+/// The generator's model folder and its section.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -23,27 +23,27 @@ pub struct GeneratorSection {
     pub steps: usize,
     pub guidance_scale: f64,
     pub negative_prompt: String,
-    /// In pixels; what the model was made for where absent.
+    /// In pixels; `None` is the model's native size.
     #[serde(default)]
     pub height: Option<usize>,
     #[serde(default)]
     pub width: Option<usize>,
-    /// Height and width that finished pictures are brought to, where wanted.
+    /// Height and width to resize finished pictures to.
     #[serde(default)]
     pub output: Option<(usize, usize)>,
-    /// Of the matrices.
+    /// The precision of the matrices.
     pub precision: Precision,
-    /// Decodes pictures in tiles: always, never, or where they are large.
+    /// Whether pictures are decoded in tiles: always, never, or if they are large.
     pub vae_tiles: VaeTiles,
-    /// Pictures in one pass of the network.
+    /// Pictures per pass of the network.
     pub batch: usize,
 }
 
-/// Pixels along the side of a latent, of which sizes are multiples.
+/// Pixels along the side of a latent; heights and widths are multiples of it.
 const LATENT_PIXELS: usize = 8;
-/// Pixels along a side of a picture, at most.
+/// The maximum height and width of a picture in pixels.
 const MAX_SIDE: usize = 8192;
-/// Denoising steps, at most: as many as the noise schedule was trained with.
+/// The maximum number of denoising steps: as many as the noise schedule was trained with.
 const MAX_STEPS: usize = 1000;
 
 impl GeneratorSection {
@@ -61,10 +61,10 @@ impl GeneratorSection {
         }
     }
 
-    /// Finds a value that cannot be used.
+    /// Refuses a value that cannot be used.
     ///
     /// # Errors
-    /// The key, and what it may be.
+    /// The key, and the values it allows.
     pub fn check(&self) -> Result<(), Invalid> {
         Invalid::unless_in("generator.steps", self.steps, 1..=MAX_STEPS, "1 to 1000")?;
         Invalid::unless_in("generator.guidance_scale", self.guidance_scale, 0.0..=1000.0, "0 to 1000")?;

@@ -1,8 +1,8 @@
-//! The memory of decoding, bounded over all the threads that decode.
+//! A memory budget for decoding, shared by all decoding threads.
 
 use parking_lot::{Condvar, Mutex};
 
-/// Bytes that may be taken at once. Who has taken some never waits for more, so that every wait ends.
+/// A number of bytes to share. A holder never takes more while it holds some, so every wait ends.
 #[derive(Debug)]
 pub(crate) struct Budget {
     total: u64,
@@ -10,7 +10,7 @@ pub(crate) struct Budget {
     given_back: Condvar,
 }
 
-/// Bytes that are taken, until it is dropped.
+/// Bytes taken from the budget until this is dropped.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Taken<'a> {
@@ -23,7 +23,7 @@ impl Budget {
         Self { total, left: Mutex::new(total), given_back: Condvar::new() }
     }
 
-    /// Waits until so many are left. More than there are at all is all of them.
+    /// Takes `bytes`, waiting until that many are free. A request above the total takes the total.
     pub fn take(&self, bytes: u64) -> Taken<'_> {
         let bytes = bytes.min(self.total);
         let mut left = self.left.lock();
@@ -32,7 +32,7 @@ impl Budget {
         Taken { budget: self, bytes }
     }
 
-    /// Wakes whoever waits, which changes nothing for them.
+    /// Whether a thread is waiting. Waking the threads to find out is harmless: they wait again.
     #[cfg(test)]
     pub fn is_waited_for(&self) -> bool {
         self.given_back.notify_all() > 0
@@ -59,8 +59,8 @@ mod tests {
     #[test]
     fn as_many_are_at_work_as_fit_and_no_more() {
         let (budget, under_way, most) = (Budget::new(100), AtomicUsize::new(0), AtomicUsize::new(0));
-        // Two must be there before either goes on: fewer at once would never end. They stay until all have come to the
-        // door: more at once would be counted.
+        // Two must hold memory before either continues: with fewer at once the test would hang.
+        // Both stay until all threads have asked: more at once would be counted.
         let (both, arrived) = (Barrier::new(2), AtomicUsize::new(0));
         thread::scope(|scope| {
             for _ in 0..THREADS {

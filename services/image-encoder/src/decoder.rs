@@ -1,4 +1,4 @@
-//! From encoded pictures to the pixels that the network takes, wherever the bytes came from.
+//! Decodes pictures into the pixels that the networks take, wherever the bytes came from.
 
 use std::sync::Arc;
 
@@ -8,15 +8,16 @@ use unprompt_stream::Rejection;
 
 use crate::budget::Budget;
 
-/// A picture as each of the encoders takes it, in their order.
+/// A picture preprocessed for each encoder, in order.
 pub(crate) type Views = Vec<Pixels>;
 
-/// Cheap to clone: decoding happens on several threads.
+/// Decodes pictures on several threads; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Decoder {
     pub towers: Arc<[VisionTower]>,
     pub limits: Limits,
-    /// A small file may hold a large picture: as many are decoded at once as take no more than the largest alone may.
+    /// A small file may hold a large picture: together, pictures being decoded take at most as much
+    /// memory as the largest permitted one.
     memory: Arc<Budget>,
 }
 
@@ -33,7 +34,7 @@ impl Decoder {
         Ok(self.towers.iter().map(|tower| tower.preprocess(&picture)).collect())
     }
 
-    /// What decoding takes at most, by the picture's header, or, without one, by the limits.
+    /// The maximum memory of decoding, by the picture's header or, without one, by the limits.
     fn memory_bytes(&self, bytes: &[u8]) -> u64 {
         let max_pixels = picture::pixels(bytes).unwrap_or(self.limits.max_pixels);
         Limits { max_bytes: bytes.len(), max_pixels }.memory_bytes()

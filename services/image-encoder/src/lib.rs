@@ -1,7 +1,8 @@
-//! The image-encoder: encoded pictures, or URIs of them, in; their vectors out, one of each encoder.
+//! The image-encoder: consumes encoded pictures, or URIs of them, and produces their vectors, one
+//! per encoder.
 //!
-//! It knows images.v1, image-embeddings.v1, the encoders' folders and the places that pictures may be fetched from; it must not
-//! know prompts or the index.
+//! It knows images.v1, image-embeddings.v1, the encoders' folders and the places that pictures may
+//! be fetched from; it must not know prompts or the index.
 
 mod budget;
 pub mod claim_check;
@@ -14,6 +15,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use unprompt_models::encoder::{Pixels, VisionSettings, VisionTower};
 use unprompt_models::picture::Limits;
+use unprompt_models::settings::ModelSettings;
 use unprompt_schemas::Uuid;
 use unprompt_schemas::cloudevents::{self, ImageEvent};
 use unprompt_schemas::codec::Codec;
@@ -31,16 +33,16 @@ use decoder::{Decoder, Views};
 
 pub use error::EncoderError;
 
-/// The image-encoder, as the rest of the system knows it.
+/// The service descriptor: its name, topics and needs.
 pub const SERVICE: Service = Service {
     needs: Needs { index: false, heads: false, schema: Some(prepare_schema::<ImageEmbedding>) },
     ..Service::new("image-encoder", &[Topic::Images], &[Topic::ImageEmbeddings])
 };
 
-/// The defaults of its configuration, as TOML with comments for its readers.
+/// The default configuration, as TOML with comments for users.
 pub const DEFAULTS: &str = include_str!("default.toml");
 
-/// Which networks encode the pictures, and which pictures are taken.
+/// The networks that encode pictures, and the limits on pictures.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -51,19 +53,29 @@ pub struct Settings {
     pub claim_check: claim_check::Settings,
 }
 
-/// Finds a value of `[images]` that cannot be used.
+/// Refuses a value of `[images]` that cannot be used.
 ///
 /// # Errors
-/// The key, and what it may be.
+/// The key, and the values it allows.
 pub fn check_images(images: &Limits) -> Result<(), Invalid> {
     Invalid::unless_in("images.max_bytes", images.max_bytes, 1.., "1 or more")?;
     Invalid::unless_in("images.max_pixels", images.max_pixels, 1.., "1 or more")
 }
 
+/// Checks the image encoders of the section `[models]`.
+///
+/// # Errors
+/// The key, and the values it allows.
+pub fn check_models(models: &ModelSettings) -> Result<(), Invalid> {
+    let check = |key: &str, side: Option<usize>| Invalid::unless_in(key, side.unwrap_or(1), 1.., "1 or more");
+    check("models.clip_side", models.clip_side)?;
+    models.encoders.iter().try_for_each(|encoder| check("models.encoders", encoder.side))
+}
+
 /// Loads the stage.
 ///
 /// # Errors
-/// As [`ImageEncoder::load`] and [`ClaimCheck::new`].
+/// The same as [`ImageEncoder::load`] and [`ClaimCheck::new`].
 pub fn build(settings: &Settings, wiring: &StageWiring) -> Result<ImageEncoder, EncoderError> {
     let Settings { encoders, images, claim_check } = settings;
     let claim_check = ClaimCheck::new(claim_check, images.max_bytes, wiring.runtime.clone())?;
@@ -78,20 +90,20 @@ pub struct ImageEncoder {
     codec: Codec,
 }
 
-/// What a record says and holds.
+/// A record's headers and value.
 struct Content<'a> {
     event: ImageEvent,
     value: &'a [u8],
 }
 
-/// A picture that passed the limits, preprocessed, with what its headers say.
+/// A decoded and preprocessed picture, with the ids from its headers.
 struct Decoded {
     image_id: Uuid,
     prompt_id: Option<Uuid>,
     views: Views,
 }
 
-/// A folder that an encoder is loaded from, and how it is run.
+/// An encoder's folder and its settings.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EncoderFolder {
@@ -100,7 +112,8 @@ pub struct EncoderFolder {
 }
 
 impl ImageEncoder {
-    /// Loads the encoders. It takes pictures in records only.
+    /// Loads the encoders. Without [`Self::with_claim_check`] it takes only pictures that are in
+    /// their records.
     ///
     /// # Errors
     /// A folder that cannot be loaded, or two encoders whose vectors would have the same name.
@@ -115,13 +128,13 @@ impl ImageEncoder {
         Ok(Self { decoder: Decoder::new(towers, limits), claim_check: None, codec })
     }
 
-    /// Also fetches the pictures that records of `text/uri-list` name.
+    /// Also fetches the pictures that `text/uri-list` records name.
     #[must_use]
     pub fn with_claim_check(self, claim_check: ClaimCheck) -> Self {
         Self { claim_check: Some(claim_check), ..self }
     }
 
-    /// Pictures of the batch that stand elsewhere, in the order of their records.
+    /// Fetches the batch's pictures that are given as URIs, in the order of their records.
     fn redeem(
         &mut self,
         batch: &[InputRecord],
@@ -140,13 +153,13 @@ impl ImageEncoder {
         }
     }
 
-    /// A picture that is in the record itself.
+    /// Decodes a picture that is in the record itself.
     fn decode_inline(&self, content: &Result<Content<'_>, Rejection>) -> Option<Redeemed> {
         let content = content.as_ref().ok().filter(|content| !content.is_claim())?;
         Some(self.decoder.decode(content.value, self.decoder.limits.max_bytes))
     }
 
-    /// What is fetched comes first: where that has to be tried again, nothing else was done in vain.
+    /// Decodes the batch. Fetching comes first: if it has to be retried, no other work is wasted.
     fn decode(&mut self, batch: &[InputRecord]) -> Result<Vec<Result<Decoded, Rejection>>, BatchError> {
         let contents: Vec<_> = batch.iter().map(Content::of).collect();
         let mut redeemed = self.redeem(batch, &contents)?.into_iter();
@@ -164,7 +177,7 @@ impl ImageEncoder {
         Ok(pictures)
     }
 
-    /// Each picture's vectors, one of each encoder.
+    /// Encodes the pictures; returns one vector per encoder for each.
     fn embed(&self, pictures: &[Decoded]) -> Result<Vec<Vec<NamedVector>>, BatchError> {
         let mut vectors: Vec<Vec<NamedVector>> = pictures.iter().map(|_| Vec::new()).collect();
         for (at, tower) in self.decoder.towers.iter().enumerate() {

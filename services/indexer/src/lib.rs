@@ -1,6 +1,7 @@
-//! The indexer: prompt embeddings in, points of the prompt collection out.
+//! The indexer: consumes prompt embeddings and writes points of the prompt collection.
 //!
-//! An offset is committed only after the index has acknowledged; it must not know any network.
+//! An offset is committed only after the index has acknowledged; it must not know any neural
+//! network.
 
 mod settings;
 
@@ -17,16 +18,16 @@ use unprompt_stream::{
 
 pub use settings::IndexSection;
 
-/// The indexer, as the rest of the system knows it.
+/// The service descriptor: its name, topics and needs.
 pub const SERVICE: Service = Service {
     needs: Needs { index: true, heads: false, schema: None },
     ..Service::new("indexer", &[Topic::PromptEmbeddings], &[])
 };
 
-/// The defaults of its configuration, as TOML with comments for its readers.
+/// The default configuration, as TOML with comments for users.
 pub const DEFAULTS: &str = include_str!("default.toml");
 
-/// Opens the stage. An index that goes away meanwhile is waited for.
+/// Opens the stage, waiting for an index that is temporarily unavailable.
 ///
 /// # Errors
 /// A collection of another layout, or an index that refuses.
@@ -47,14 +48,15 @@ pub struct Indexer {
     runtime: Handle,
 }
 
-/// What a record asks of the index.
+/// The change to the index that a record requests.
 enum Change {
     Upsert(PromptPoint),
     Delete(Uuid),
 }
 
 impl Indexer {
-    /// Makes sure the collection of `layout` exists behind the alias, and writes to it from then on.
+    /// Ensures that the collection of `layout` exists behind the alias, and creates an indexer for
+    /// it.
     pub fn open(
         index: PromptIndex,
         layout: Layout,
@@ -74,15 +76,15 @@ impl Indexer {
         Ok(Parsed::Input(Change::Upsert(point(embedding))))
     }
 
-    /// A vector of another model must never be compared with this collection's.
+    /// Refuses vectors of another model, which must never be compared with this collection's.
     fn check(&self, embedding: &PromptEmbedding) -> Result<(), Refusal> {
         let layout = &self.layout;
         check_vector("clip", &embedding.clip, &layout.encoder, layout.clip_dim)?;
         check_vector("minilm", &embedding.minilm, &layout.minilm, MINILM_DIM)
     }
 
-    /// Writes runs of upserts and of deletes in the order of their records: a prompt deleted and
-    /// published again is there.
+    /// Writes runs of upserts and of deletes in record order, so that a prompt deleted and
+    /// published again is present.
     async fn write(&self, changes: &[Change]) -> Result<(), IndexError> {
         for run in changes.chunk_by(|a, b| a.upsert().is_some() == b.upsert().is_some()) {
             let upserts: Vec<PromptPoint> = run.iter().filter_map(Change::upsert).cloned().collect();
@@ -122,7 +124,7 @@ fn check_vector(name: &str, vector: &NamedVector, wanted: &str, dims: usize) -> 
         );
         return Err(Refusal::record("other-model", reason));
     }
-    // The index refuses a faulty vector too, but with it the whole batch.
+    // The index refuses a faulty vector too, but then the whole batch fails.
     vector.check(dims).map_err(|fault| Refusal::record(fault.code(), format!("the {name} vector {fault}")))
 }
 

@@ -1,8 +1,8 @@
-//! Why the predictor does not start or does not go on.
+//! Why the predictor fails to start or to continue.
 
 use unprompt_stream::StreamError;
 
-/// Errors of following heads.v1. A head that is refused is none: the one in use stays.
+/// Errors of following heads.v1. A refused head is not an error: the one in use stays.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum PredictorError {

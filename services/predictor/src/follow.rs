@@ -1,4 +1,4 @@
-//! heads.v1, followed into the store of heads while the predictor runs.
+//! Follows heads.v1 and updates the store of heads while the predictor runs.
 
 use std::fmt::Display;
 use std::sync::{Arc, OnceLock};
@@ -13,22 +13,25 @@ use unprompt_stream::{Backoff, InputRecord, KafkaConfig, TableReader};
 
 use crate::{HeadStore, PredictorError};
 
-/// Delays between attempts to read a head while the schema registry is away, from the first to the
-/// longest.
+/// The first and the longest delay between attempts to read a head while the schema registry is
+/// unavailable.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
 /// heads.v1, followed until this is dropped.
 #[derive(Debug)]
 pub struct FollowedHeads {
     pub store: HeadStore,
-    /// Why it is no longer followed, where the configuration is at fault.
+    /// Why following stopped, if the configuration is at fault.
     fault: Arc<OnceLock<String>>,
     _reader: TableReader,
 }
 
 impl FollowedHeads {
-    /// Follows the topic from its beginning, for heads of `encoder` (`name@revision`). Returns when
-    /// it has caught up; None where `stop` came first. A fault of the configuration cancels `stop`.
+    /// Follows the topic from its beginning for heads of `encoder`, which is the name of the
+    /// pictures' vectors: `name@revision`, with `;side=` if the side is not the trained one.
+    ///
+    /// Returns when it has caught up, or `None` if `stop` came first. A fault of the configuration
+    /// cancels `stop`.
     ///
     /// # Errors
     /// [`PredictorError::Heads`] for a registry that refuses us; [`PredictorError::Stream`] for a
@@ -69,8 +72,10 @@ impl FollowedHeads {
     }
 }
 
-/// Refuses a head that cannot be used with a log line, and keeps the one in use; an error is the
-/// configuration's fault.
+/// Applies a record of heads.v1 to the store.
+///
+/// A head that cannot be used is logged, and the one in use stays. An error means that the
+/// configuration is at fault.
 fn take_head(
     store: &HeadStore,
     codec: &Codec,
@@ -89,7 +94,8 @@ fn take_head(
     Ok(())
 }
 
-/// A schema registry that is away is waited for: a head missed now would be missed until the next start.
+/// Decodes a head, waiting while the schema registry is unavailable: a head missed now would be
+/// missed until the next start.
 fn decode_patiently(codec: &Codec, value: &[u8], stop: &CancellationToken) -> Result<Head, SchemaError> {
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
     loop {
@@ -112,16 +118,7 @@ mod tests {
     use super::*;
 
     fn taken(value: &[u8]) -> Result<(), SchemaError> {
-        let record = InputRecord {
-            topic: Topic::Heads,
-            topic_name: Topic::Heads.base_name().to_owned(),
-            partition: 0,
-            offset: 0,
-            timestamp_ms: 0,
-            key: None,
-            value: Some(value.to_vec()),
-            headers: Vec::new(),
-        };
+        let record = InputRecord { value: Some(value.to_vec()), ..InputRecord::new(Topic::Heads) };
         take_head(&HeadStore::new("tiny@0"), &Codec::single_object(), &record, &CancellationToken::new())
     }
 
@@ -137,7 +134,7 @@ mod tests {
     #[test]
     fn a_head_that_cannot_be_read_is_passed_over() {
         taken(b"not avro").unwrap();
-        // In Confluent framing, without a registry: anybody may write these five bytes.
+        // Confluent framing without a registry: anybody may write these five bytes.
         taken(&[0, 0, 0, 0, 1]).unwrap();
     }
 }

@@ -1,7 +1,8 @@
-//! The head in use: taken from heads.v1 while the predictor runs, checked before it is believed.
+//! The head in use: taken from heads.v1 while the predictor runs, and checked before use.
 
+use parking_lot::RwLock;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use unprompt_models::calibration::Calibration;
@@ -27,7 +28,7 @@ pub enum RefusedHead {
     Malformed { name: String, reason: String },
 }
 
-/// A head with the blend and calibration that were learned with it.
+/// A head with its learned blend weight and calibration.
 #[derive(Debug)]
 pub(crate) struct LoadedHead {
     announced: Head,
@@ -42,19 +43,21 @@ pub struct HeadStore {
 }
 
 impl HeadStore {
-    /// An empty store for heads of `encoder` (`name@revision`).
+    /// An empty store for heads of `encoder`, the name of the pictures' vectors: `name@revision`,
+    /// with `;side=` if the side is not the trained one.
     pub fn new(encoder: &str) -> Self {
         Self { encoder: encoder.into(), current: Arc::default() }
     }
 
-    /// Uses `head` from now on, unless it is refused; an older announcement than the one in use changes nothing.
+    /// Puts `head` in use, unless it is refused. An announcement older than the head in use has no
+    /// effect.
     pub fn announce(&self, head: Head) -> Result<(), RefusedHead> {
         if self.current().is_some_and(|current| current.announced.created_at_ms > head.created_at_ms) {
             return Ok(());
         }
         let loaded = load(head, &self.encoder)?;
         tracing::info!(head = %loaded.announced.name, blend_weight = loaded.announced.blend_weight, "head taken into use");
-        *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::new(loaded));
+        *self.current.write() = Some(Arc::new(loaded));
         Ok(())
     }
 
@@ -63,16 +66,16 @@ impl HeadStore {
         self.current().map(|head| head.announced.name.clone())
     }
 
-    /// Stops using the head called `name`: a null value on heads.v1.
+    /// Withdraws the head called `name`, as a null value on heads.v1 does.
     pub fn withdraw(&self, name: &str) {
-        let mut current = self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut current = self.current.write();
         if current.as_ref().is_some_and(|head| head.announced.name == name) {
             *current = None;
         }
     }
 
     pub(crate) fn current(&self) -> Option<Arc<LoadedHead>> {
-        self.current.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.current.read().clone()
     }
 }
 

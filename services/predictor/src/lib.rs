@@ -1,7 +1,8 @@
-//! The predictor: image embeddings in, predictions out.
+//! The predictor: consumes image embeddings and produces predictions.
 //!
-//! Each prediction blends two parts: the weighted mean of the nearest prompts' MiniLM vectors, and the regression
-//! head announced on heads.v1. It knows the index's endpoint and the head files; it must not know any picture.
+//! Each prediction blends two parts: the weighted mean of the nearest prompts' MiniLM vectors, and
+//! the regression head announced on heads.v1. It knows the index's endpoint and the head files; it
+//! must not know any picture.
 
 mod error;
 mod follow;
@@ -30,16 +31,16 @@ pub use follow::FollowedHeads;
 pub use heads::{HeadStore, RefusedHead};
 pub use settings::Settings;
 
-/// The predictor, as the rest of the system knows it.
+/// The service descriptor: its name, topics and needs.
 pub const SERVICE: Service = Service {
     needs: Needs { index: true, heads: true, schema: Some(prepare_schema::<Prediction>) },
     ..Service::new("predictor", &[Topic::ImageEmbeddings], &[Topic::Predictions])
 };
 
-/// The defaults of its configuration, as TOML with comments for its readers.
+/// The default configuration, as TOML with comments for users.
 pub const DEFAULTS: &str = include_str!("default.toml");
 
-/// Opens the stage. An index that goes away meanwhile is waited for.
+/// Opens the stage, waiting for an index that is temporarily unavailable.
 ///
 /// # Errors
 /// An index that refuses.
@@ -60,7 +61,7 @@ pub fn build(
 #[derive(Debug)]
 pub struct Predictor {
     index: PromptIndex,
-    /// The collection behind the alias, once it was seen to be of `encoder`.
+    /// The collection behind the alias, once it is known to belong to `encoder`.
     collection: Option<String>,
     heads: HeadStore,
     encoder: Encoder,
@@ -69,18 +70,19 @@ pub struct Predictor {
     runtime: Handle,
 }
 
-/// The encoder that is read, by the names of its two towers' vectors.
+/// The encoder to predict from, by the names of its two towers' vectors.
 #[derive(Clone, Debug)]
 pub struct Encoder {
-    /// `name@revision` of the pictures' vectors, with their side where it is not the network's own; others of a record are left alone.
+    /// `name@revision` of the pictures' vectors, with `;side=` if the side is not the trained one.
+    /// A record's other vectors are ignored.
     pub pictures: String,
     /// `name@revision` of the prompts' vectors in the index.
     pub prompts: String,
-    /// Values of a vector of either.
+    /// The length of both towers' vectors.
     pub dims: usize,
 }
 
-/// One image vector to predict from, and where it came from.
+/// One image vector to predict from, and its record.
 struct Input {
     embedding: ImageEmbedding,
     image: Vec<f32>,
@@ -88,7 +90,8 @@ struct Input {
 }
 
 impl Predictor {
-    /// A predictor for the vectors of `encoder`, with whatever head `heads` holds at the time of each batch.
+    /// A predictor for the vectors of `encoder`; each batch uses the head that `heads` holds at its
+    /// start.
     pub fn new(
         index: PromptIndex,
         heads: HeadStore,
@@ -100,7 +103,8 @@ impl Predictor {
         Self { index, collection: None, heads, encoder, settings, codec, runtime }
     }
 
-    /// Vectors of another encoder in the index would give neighbours that mean nothing.
+    /// Checks the encoder of the index: with another encoder's vectors the neighbours would be
+    /// meaningless.
     fn check_collection(&mut self) -> Result<(), BatchError> {
         if self.collection.is_some() {
             return Ok(());
@@ -131,7 +135,7 @@ impl Predictor {
             );
             Refusal::record("no-vector-of-encoder", reason)
         })?;
-        // The index refuses a faulty vector too, but with it the whole batch.
+        // The index refuses a faulty vector too, but then the whole batch fails.
         image
             .check(self.encoder.dims)
             .map_err(|fault| Refusal::record(fault.code(), format!("the image's vector {fault}")))?;
@@ -202,7 +206,8 @@ fn as_rejection(error: ModelError) -> Rejection {
     Rejection::new("head", error.to_string())
 }
 
-/// Pictures may come before the first prompt: they wait for it, uncommitted, rather than end as dead letters.
+/// Makes pictures that arrive before the first prompt wait for it, uncommitted, instead of becoming
+/// dead letters.
 fn wait_for_prompts(hits: &[Vec<Hit>], head: Option<&LoadedHead>) -> Result<(), BatchError> {
     match head.is_none() && hits.iter().any(Vec::is_empty) {
         true => Err(BatchError::Transient(
@@ -228,7 +233,8 @@ fn shown(hits: Vec<Hit>, weights: Vec<f32>, count: usize) -> Vec<records::Neighb
 impl Stage for Predictor {
     fn process(&mut self, batch: &[InputRecord]) -> Result<Vec<Outcome>, BatchError> {
         self.check_collection()?;
-        // The same head from the search to the blend, whatever is announced meanwhile.
+        // The whole batch uses one head, from search to blend, even if another is announced
+        // meanwhile.
         let head = self.heads.current();
         let recipe = self.recipe(head.as_deref());
         let parsed = ParsedBatch::parse(batch, |record| self.parse(record, recipe))?;
@@ -238,7 +244,7 @@ impl Stage for Predictor {
     }
 }
 
-/// An index without its collection is one whose indexer has not started yet.
+/// A missing collection is temporary: its indexer has not started yet.
 fn as_batch_error(error: IndexError) -> BatchError {
     if error.is_transient() || matches!(error, IndexError::NoCollection { .. }) {
         BatchError::Transient(error.to_string())

@@ -5,23 +5,23 @@ use unprompt_index::MAX_LIMIT_WITH_VECTORS;
 use unprompt_models::recipe::Retrieval;
 use unprompt_stream::config::Invalid;
 
-/// The search for neighbours, and the number of them that a prediction shows.
+/// The search for neighbours, and how many of them a prediction shows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Neighbours that vote, 100 to 150 in the competition's recipe.
+    /// Neighbours that are averaged, 100 to 150 in the competition's recipe.
     pub k: usize,
-    /// The space that is searched for them.
+    /// The space to search.
     pub retrieval: Retrieval,
-    /// Neighbours written into the prediction, the first of the `k`.
+    /// How many of the `k` neighbours, nearest first, the prediction contains.
     pub neighbours: usize,
 }
 
 impl Settings {
-    /// Finds a value that cannot be used.
+    /// Refuses a value that cannot be used.
     ///
     /// # Errors
-    /// The key, and what it may be.
+    /// The key, and the values it allows.
     pub fn check(&self) -> Result<(), Invalid> {
         let (most, allowed) = (MAX_LIMIT_WITH_VECTORS, format!("1 to {MAX_LIMIT_WITH_VECTORS}"));
         Invalid::unless_in("predictor.k", self.k, 1..=most, &allowed)?;

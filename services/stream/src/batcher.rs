@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::InputRecord;
 
-/// When a batch is due.
+/// The limits of a batch: it is due when one of them is reached.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub records: usize,
@@ -31,12 +31,12 @@ impl Batcher {
         self.waiting.push_back((now, record));
     }
 
-    /// Whether what waits fills a batch.
+    /// Whether the waiting records fill a batch.
     pub fn is_full(&self) -> bool {
         self.waiting.len() >= self.limits.records || self.bytes >= self.limits.bytes
     }
 
-    /// When the oldest record has waited long enough.
+    /// Returns when the oldest record has waited long enough.
     pub fn deadline(&self) -> Option<Instant> {
         self.waiting.front().map(|(arrived, _)| *arrived + self.limits.time)
     }
@@ -46,7 +46,7 @@ impl Batcher {
         self.is_full() || self.deadline().is_some_and(|deadline| deadline <= now)
     }
 
-    /// The oldest records within the limits; at least one, however large, where any waits.
+    /// Takes the oldest records within the limits; at least one, however large, if any waits.
     pub fn take(&mut self) -> Vec<InputRecord> {
         let mut batch = Vec::with_capacity(self.waiting.len().min(self.limits.records));
         let mut bytes = 0;
@@ -80,16 +80,7 @@ mod tests {
     use super::*;
 
     fn record(offset: i64, bytes: usize) -> InputRecord {
-        InputRecord {
-            topic: Topic::Prompts,
-            topic_name: Topic::Prompts.base_name().into(),
-            partition: 0,
-            offset,
-            timestamp_ms: 0,
-            key: None,
-            value: Some(vec![0; bytes]),
-            headers: Vec::new(),
-        }
+        InputRecord { offset, value: Some(vec![0; bytes]), ..InputRecord::new(Topic::Prompts) }
     }
 
     fn batcher() -> Batcher {

@@ -1,5 +1,5 @@
-//! Configuration: defaults, then a file, then the environment, then flags; errors that name key and
-//! layer; secrets unprintable.
+//! Configuration: defaults, then a file, then the environment, then flags. Errors name the key and
+//! the layer; secrets cannot be printed.
 //!
 //! It knows the sections of this crate. Every service owns its section, and the binary composes
 //! them: see [`Sections`].
@@ -9,6 +9,7 @@ mod invalid;
 mod kafka;
 mod layers;
 mod named_brokers;
+mod rewritten;
 mod runner;
 mod secret;
 mod secret_files;
@@ -27,5 +28,5 @@ pub use sections::{Http, Log, LogFormat, Registry};
 pub use security::{Mechanism, Protocol, Security};
 pub use telemetry::{OtlpProtocol, Telemetry};
 
-/// The defaults of this crate's sections, as TOML with comments for its readers.
+/// The defaults of this crate's sections, as TOML with comments for users.
 pub const DEFAULTS: &str = include_str!("config/default.toml");

@@ -13,17 +13,18 @@ use tokio::sync::watch;
 use crate::StreamError;
 use crate::config::KafkaConfig;
 
-/// So many refusals are no accident, such as a broker that is still reading its users.
+/// This many refusals are no accident. A single one may be, for example from a broker that is still
+/// reading its users.
 const REFUSALS: u32 = 2;
-/// A refusal so long after the last one begins a new count, and one so long ago counts no more: librdkafka tells of one that lasts
-/// every 30 seconds.
+/// A refusal this long after the last one starts a new count, and a refusal this old no longer
+/// counts. librdkafka reports a lasting refusal every 30 seconds.
 const APART: Duration = Duration::from_secs(60);
-/// What OpenSSL's own errors hold.
+/// The text that every error of OpenSSL contains.
 const TLS_ALERT: &str = "SSL routines";
-/// Events that are taken from a client that nobody polls, at most.
+/// The number of events taken at once from a client that nobody polls.
 const EVENTS: usize = 100;
 
-/// The context of clients that need no more than logging. Clones share what they remember.
+/// The context of clients that only need logging. Clones share what they remember.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LoggingContext {
     pub trouble: Trouble,
@@ -39,29 +40,29 @@ impl ClientContext for LoggingContext {
         log_error(&error, reason);
     }
 
-    /// Only the runner's consumer makes use of them.
+    /// Only the runner's consumer uses statistics.
     fn stats_raw(&self, _: &[u8]) {}
 }
 
 impl ConsumerContext for LoggingContext {}
 
-/// What kept a client from its broker.
+/// The kind of problem that keeps a client from its broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum ConnectionErrorKind {
     Connection,
     Credentials,
     Tls,
 }
 
-/// What a client was told last, if anything, and how often it was refused.
+/// The last problem of a client, if any, and how often it was refused.
 #[derive(Clone, Debug, Default)]
 struct ConnectionState {
-    last: Option<(Kind, String)>,
+    last: Option<(ConnectionErrorKind, String)>,
     refusals: u32,
     refused_at: Option<Instant>,
 }
 
-/// What keeps a client from its broker. Clones share it.
+/// The problem that keeps a client from its broker. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Trouble(watch::Sender<ConnectionState>);
 
@@ -74,15 +75,20 @@ impl Default for Trouble {
 impl Trouble {
     /// Notes an error of the client's connections.
     pub fn note(&self, error: &KafkaError, reason: &str) {
-        // That all brokers are down is the consequence, and says nothing of the cause.
+        // That all brokers are down is a consequence, and says nothing about the cause.
         let is_cause = error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown);
         let Some(kind) = kind_of(error).filter(|_| is_cause) else { return };
-        // In TLS 1.3 a broker refuses our certificate after the handshake: to librdkafka, a connection that broke.
-        let kind = if kind == Kind::Connection && reason.contains(TLS_ALERT) { Kind::Tls } else { kind };
+        // In TLS 1.3 a broker refuses our certificate after the handshake, which librdkafka sees as
+        // a broken connection.
+        let kind = if kind == ConnectionErrorKind::Connection && reason.contains(TLS_ALERT) {
+            ConnectionErrorKind::Tls
+        } else {
+            kind
+        };
         self.0.send_modify(|told| told.note(kind, reason, Instant::now()));
     }
 
-    /// What goes well now makes refusals a thing of the past.
+    /// Forgets earlier refusals, after a success.
     pub fn forget(&self) {
         self.0.send_if_modified(|told| std::mem::take(told).refusals > 0);
     }
@@ -92,27 +98,27 @@ impl Trouble {
         self.0.borrow().is_refused()
     }
 
-    /// Waits until the broker has refused us more than once.
+    /// Waits until the broker has refused us more than once, and returns the reason.
     pub async fn refused(&self, brokers: &str) -> StreamError {
         let waited = self.0.subscribe().wait_for(ConnectionState::is_refused).await.map(|told| told.clone());
         waited.unwrap_or_default().into_error(brokers, KafkaError::Canceled)
     }
 
-    /// The true cause of an answer that did not come.
+    /// Returns the true cause of a missing answer.
     pub fn explain(&self, brokers: &str, source: KafkaError) -> StreamError {
         self.0.borrow().clone().into_error(brokers, source)
     }
 }
 
 impl ConnectionState {
-    fn note(&mut self, kind: Kind, reason: &str, now: Instant) {
-        if kind != Kind::Connection {
+    fn note(&mut self, kind: ConnectionErrorKind, reason: &str, now: Instant) {
+        if kind != ConnectionErrorKind::Connection {
             let is_new = self.refused_at.is_none_or(|at| now.duration_since(at) > APART);
             self.refusals = if is_new { 1 } else { self.refusals + 1 };
             self.refused_at = Some(now);
         }
-        // A connection that is closed after a refusal is the refusal's consequence.
-        if kind != Kind::Connection || self.refusals == 0 {
+        // A connection that is closed after a refusal is a consequence of the refusal.
+        if kind != ConnectionErrorKind::Connection || self.refusals == 0 {
             self.last = Some((kind, reason.to_owned()));
         }
     }
@@ -124,15 +130,15 @@ impl ConnectionState {
     fn into_error(self, brokers: &str, source: KafkaError) -> StreamError {
         let brokers = brokers.to_owned();
         match self.last {
-            Some((Kind::Credentials, reason)) => StreamError::Credentials { brokers, reason },
-            Some((Kind::Tls, reason)) => StreamError::Tls { brokers, reason },
-            Some((Kind::Connection, reason)) => StreamError::Unreachable { brokers, reason },
+            Some((ConnectionErrorKind::Credentials, reason)) => StreamError::Credentials { brokers, reason },
+            Some((ConnectionErrorKind::Tls, reason)) => StreamError::Tls { brokers, reason },
+            Some((ConnectionErrorKind::Connection, reason)) => StreamError::Unreachable { brokers, reason },
             None => StreamError::Unreachable { brokers, reason: source.to_string() },
         }
     }
 }
 
-/// Why a consumer that nobody polls got no answer: what it was told lies in its queue.
+/// Explains why a consumer that nobody polls got no answer: the reason lies in its event queue.
 pub(crate) fn explain(
     kafka: &KafkaConfig,
     consumer: &BaseConsumer<LoggingContext>,
@@ -150,15 +156,16 @@ pub(crate) fn is_refused(consumer: &BaseConsumer<LoggingContext>) -> bool {
 
 fn listen(consumer: &BaseConsumer<LoggingContext>) {
     for _ in 0..EVENTS {
-        // Whether there was one cannot be told: log lines are none here.
+        // `None` does not mean that the queue is empty: log lines return `None` too.
         drop(consumer.poll(Duration::ZERO));
     }
 }
 
-/// How long refused credentials are borne in the middle of a run: until a new password is everywhere, or a token's issuer is back.
+/// How long refused credentials are tolerated during a run: until a new password has spread, or a
+/// token's issuer is back.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(25);
 
-/// The refusals of credentials in a run that had begun well.
+/// Refused credentials in a run that had started well.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Refusals {
     since: Option<Instant>,
@@ -166,7 +173,7 @@ pub(crate) struct Refusals {
 }
 
 impl Refusals {
-    /// Whether it is a refusal, and they have lasted for so long that it is time to give up.
+    /// Whether the error is a refusal, and refusals have lasted long enough to give up.
     pub fn are_final(&mut self, error: &KafkaError) -> bool {
         rejects_credentials(error) && self.note(Instant::now())
     }
@@ -179,7 +186,8 @@ impl Refusals {
     }
 }
 
-/// librdkafka retries nearly everything it complains about, so its errors are at most our warnings.
+/// Logs a message of librdkafka. It retries nearly everything it complains about, so its `Error`
+/// level becomes a warning at most.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
@@ -192,7 +200,8 @@ pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     }
 }
 
-/// A broker that is away is said once by whoever waits for it, not at every attempt.
+/// Logs an error. A lost connection is only a debug line: whoever waits for the broker reports it,
+/// once instead of at every attempt.
 pub(crate) fn log_error(error: &KafkaError, reason: &str) {
     let is_end = matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::PartitionEOF));
     if is_end || is_connection(error) {
@@ -202,32 +211,33 @@ pub(crate) fn log_error(error: &KafkaError, reason: &str) {
     }
 }
 
-/// Whether librdkafka only says that it has no connection, which it mends by itself.
+/// Whether librdkafka only reports a lost connection, which it restores by itself.
 pub(crate) fn is_connection(error: &KafkaError) -> bool {
-    kind_of(error) == Some(Kind::Connection)
+    kind_of(error) == Some(ConnectionErrorKind::Connection)
 }
 
-/// Whether the broker does not take our credentials, or we have none to give.
+/// Whether the broker rejects our credentials, or we have none to give.
 pub(crate) fn rejects_credentials(error: &KafkaError) -> bool {
-    kind_of(error) == Some(Kind::Credentials)
+    kind_of(error) == Some(ConnectionErrorKind::Credentials)
 }
 
-/// Whether it is about a connection, encrypted or not, or credentials: with time, or a renewed certificate or token, it may pass.
+/// Whether the error concerns a connection, encrypted or not, or credentials. It may pass with
+/// time, or with a renewed certificate or token.
 pub(crate) fn may_pass(error: &KafkaError) -> bool {
     kind_of(error).is_some()
 }
 
-fn kind_of(error: &KafkaError) -> Option<Kind> {
+fn kind_of(error: &KafkaError) -> Option<ConnectionErrorKind> {
     Some(match error.rdkafka_error_code()? {
         RDKafkaErrorCode::BrokerTransportFailure
         | RDKafkaErrorCode::AllBrokersDown
         | RDKafkaErrorCode::Resolve
-        | RDKafkaErrorCode::OperationTimedOut => Kind::Connection,
+        | RDKafkaErrorCode::OperationTimedOut => ConnectionErrorKind::Connection,
         RDKafkaErrorCode::Authentication
         | RDKafkaErrorCode::SaslAuthenticationFailed
         | RDKafkaErrorCode::UnsupportedSASLMechanism
-        | RDKafkaErrorCode::IllegalSASLState => Kind::Credentials,
-        RDKafkaErrorCode::SSL => Kind::Tls,
+        | RDKafkaErrorCode::IllegalSASLState => ConnectionErrorKind::Credentials,
+        RDKafkaErrorCode::SSL => ConnectionErrorKind::Tls,
         _ => return None,
     })
 }

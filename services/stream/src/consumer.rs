@@ -1,5 +1,7 @@
-//! The consumer's thread: it polls without cease, so that the group never thinks us dead, and sends what comes as
-//! events. It decides nothing but when to pause: the runner's loop owns the state.
+//! The consumer's thread: it polls continuously, so that the group never considers this member
+//! dead, and sends what it receives as events.
+//!
+//! It decides only when to pause partitions; the runner's loop owns the state.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,15 +29,16 @@ use crate::offsets::TopicPartition;
 use crate::pauses::Pauses;
 use crate::{InputRecord, StreamError, connection, kafka};
 
-/// How long a poll waits for something to come.
+/// The longest wait of one poll.
 const POLL: Duration = Duration::from_millis(100);
-/// How long the thread waits for room before it pauses. A pause throws away what librdkafka has fetched ahead, so
-/// it is for slow stages only.
+/// How long the thread waits for room before it pauses the partitions. A pause discards what
+/// librdkafka has prefetched, so only slow stages should cause one.
 const ROOM_PATIENCE: Duration = Duration::from_millis(500);
-/// Given above the loop's own bound for draining revoked partitions.
+/// Added to the loop's own limit for draining revoked partitions. Also the longest wait for the
+/// last offsets when the thread ends.
 const REVOKE_MARGIN: Duration = Duration::from_secs(1);
 
-/// What the consumer's thread tells the loop.
+/// The events that the consumer's thread sends to the loop.
 #[derive(Debug)]
 pub(crate) enum ConsumerEvent {
     Record(InputRecord),
@@ -47,22 +50,23 @@ pub(crate) enum ConsumerEvent {
         answer: blocking::Sender<Vec<(TopicPartition, i64)>>,
     },
     Committed(Result<(), KafkaError>),
-    /// Where partitions end, every so often.
+    /// Where partitions end; sent periodically.
     Ends(Vec<End>),
-    /// The consumer cannot go on.
+    /// The consumer cannot continue.
     Failed(KafkaError),
 }
 
-/// Where a partition ends for readers of committed records, as the broker last said.
+/// The end of a partition for readers of committed records, as last reported by the broker.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct End {
     pub topic_partition: TopicPartition,
-    /// The offset before which there is nothing more.
+    /// The first offset that the broker still has.
     pub start: i64,
     pub end: i64,
-    /// What was committed when the partition was taken over, where anything was.
+    /// The last committed offset that librdkafka knows, if any.
     pub committed: Option<i64>,
-    /// Nothing before the end is left to be fetched. The marks of transactions take offsets too, but are no records.
+    /// True if nothing before the end is left to fetch. Transaction markers take offsets too, but
+    /// they are not records.
     pub drained: bool,
 }
 
@@ -81,7 +85,7 @@ pub(crate) struct ConsumerHandle {
 }
 
 impl ConsumerHandle {
-    /// Joins `group` and reads `topics`, telling `events` what happens.
+    /// Joins `group`, reads `topics` and sends what happens to `events`.
     pub fn start<E: From<ConsumerEvent> + Send + 'static>(
         kafka: &KafkaConfig,
         group: &str,
@@ -120,7 +124,7 @@ impl ConsumerHandle {
         Ok(Self { consumer, tell, names, trouble, brokers, stop, last_offsets, thread })
     }
 
-    /// What it means that the consumer cannot go on.
+    /// Turns the error that ended the consumer into the error to report.
     pub fn failure(&self, group: &str, source: KafkaError) -> StreamError {
         match connection::rejects_credentials(&source) {
             true => self.trouble.explain(&self.brokers, source),
@@ -128,10 +132,10 @@ impl ConsumerHandle {
         }
     }
 
-    /// Asks for a commit; how it went comes as an event.
+    /// Requests a commit; its result arrives as an event.
     ///
-    /// It is a blocking commit off the loop's thread: librdkafka's event interface, which rdkafka uses, never tells
-    /// how an asynchronous one went.
+    /// The commit blocks a thread outside the loop: librdkafka's event interface, which rdkafka
+    /// uses, never reports the result of an asynchronous commit.
     pub fn commit(&self, offsets: &[(TopicPartition, i64)]) {
         let Some(consumer) = self.consumer.clone() else { return };
         let (offsets, tell) = (self.names.list(offsets), self.tell.clone());
@@ -141,21 +145,24 @@ impl ConsumerHandle {
         });
     }
 
-    /// What a transaction needs so that the broker takes its offsets: who we are in the group right now. And the offsets.
+    /// Returns the offsets and the current group membership, both of which a transaction needs to
+    /// commit the offsets. `None` if the membership is lost.
     pub fn for_transaction(
         &self,
         offsets: &[(TopicPartition, i64)],
     ) -> Option<(TopicPartitionList, ConsumerGroupMetadata)> {
         let consumer = self.consumer.as_ref()?;
         let group = consumer.group_metadata()?;
-        // Once the membership is lost, we are nobody, and Kafka would take a nobody's offsets in a transaction. The flag goes up
-        // no later than the membership goes; it comes down after the session has given the partitions up.
+        // Without a membership, the metadata names no member, and Kafka would accept offsets of no
+        // member in a transaction. The flag is set no later than the membership is lost, and is
+        // cleared only after the session has given the partitions up.
         (!consumer.assignment_lost()).then(|| (self.names.list(offsets), group))
     }
 
-    /// Commits `offsets`, leaves the group and ends the thread. Blocks: call it off the async threads.
+    /// Commits `offsets`, leaves the group and ends the thread. It blocks, so call it off
+    /// the async threads.
     pub fn close(mut self, offsets: Vec<(TopicPartition, i64)>) {
-        // A thread that is gone has left the group already.
+        // A thread that has ended has already left the group.
         let _ = self.last_offsets.send(offsets);
         self.stop.store(true, Ordering::Relaxed);
         self.consumer = None;
@@ -173,7 +180,7 @@ impl Drop for ConsumerHandle {
     }
 }
 
-/// What bounds the consumer's thread.
+/// The limits of the consumer's thread.
 #[derive(Debug)]
 pub(crate) struct Bounds {
     pub in_flight: Arc<InFlight>,
@@ -200,7 +207,8 @@ impl Poller {
                 None => {}
                 Some(Ok(message)) => {
                     self.forward(&message);
-                    // A record in a pause is of a partition assigned since.
+                    // A record that arrives during a pause belongs to a partition that
+                    // was assigned since.
                     if pauses.is_any() {
                         pauses.pause(&*self.consumer);
                     }
@@ -243,7 +251,8 @@ impl Poller {
         true
     }
 
-    /// Commits what the loop handed over at the end, and leaves the group with the last reference.
+    /// Commits the offsets that the loop handed over at the end, and leaves the group by dropping
+    /// the last reference.
     fn leave(self) {
         if let Ok(offsets) = self.at_end.recv_timeout(REVOKE_MARGIN)
             && !offsets.is_empty()
@@ -254,7 +263,7 @@ impl Poller {
     }
 }
 
-/// Errors after which polling is pointless.
+/// Whether polling is pointless after this error.
 fn is_final(error: &KafkaError) -> bool {
     matches!(error, KafkaError::MessageConsumptionFatal(_))
         || matches!(
@@ -268,8 +277,8 @@ fn is_final(error: &KafkaError) -> bool {
         )
 }
 
-/// librdkafka's callbacks. They run on the consumer's thread and only send events, and wait for the answer where
-/// partitions go.
+/// librdkafka's callbacks. They run on the consumer's thread and only send events; when partitions
+/// are revoked, they also wait for the answer.
 struct GroupContext {
     tell: Tell,
     names: Names,
@@ -322,7 +331,7 @@ impl GroupContext {
     }
 }
 
-/// Topics and their names on the broker, both ways.
+/// Maps topics to their names on the broker, and back.
 #[derive(Clone, Debug)]
 pub(crate) struct Names(Prefix);
 
@@ -331,7 +340,7 @@ impl Names {
         Self(prefix.clone())
     }
 
-    /// An owned record; none where the topic is not of the catalogue.
+    /// Copies a message into an owned record; `None` if its topic is not in the catalogue.
     pub fn record(&self, message: &BorrowedMessage<'_>) -> Option<InputRecord> {
         Some(InputRecord {
             topic: self.0.parse(message.topic())?,
@@ -356,7 +365,8 @@ impl Names {
         let topics =
             statistics.topics.values().filter_map(|topic| Some((self.0.parse(&topic.topic)?, topic)));
         let partitions = topics.flat_map(|(name, topic)| topic.partitions.values().map(move |at| (name, at)));
-        // Below zero: not known yet, and librdkafka's own partition of records without one.
+        // A negative end is not known yet. A negative partition is librdkafka's own, for records
+        // without a partition.
         let known = partitions.filter(|(_, at)| at.partition >= 0 && at.ls_offset >= 0);
         known.map(|(topic, at)| end_of(topic, at)).collect()
     }
@@ -391,7 +401,8 @@ fn headers_of(message: &BorrowedMessage<'_>) -> Headers {
     (0..headers.count()).filter_map(|index| header_at(headers, index)).collect()
 }
 
-/// rdkafka panics at a header whose name is not UTF-8; one such header must not end a service.
+/// Copies a header; `None` if its name is not UTF-8. rdkafka panics on such a name, and one header
+/// must not end a service.
 fn header_at(headers: &rdkafka::message::BorrowedHeaders, index: usize) -> Option<(String, Vec<u8>)> {
     let header = std::panic::catch_unwind(|| {
         headers

@@ -1,15 +1,15 @@
-//! The data directory belongs to one process at a time; a second one is told who has it.
+//! Locks the data directory for one process at a time; a second process is told who has it.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::StreamError;
-use crate::events::now_ms;
 
 const LOCK_FILE: &str = "unprompt.lock";
 
-/// A data directory that this process holds until the value is dropped, however the process ends.
+/// A data directory that this process holds until the value is dropped or the process
+/// ends, in whatever way.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
@@ -18,8 +18,8 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Creates the directory where it is missing, and takes it. `holder` says what this process is, for whoever
-    /// comes second, for example `unprompt up`; its process id and start are added.
+    /// Creates the directory if it is missing, and locks it. `holder` tells a second process what
+    /// this one is, for example `unprompt up`; the process id and start time are added.
     ///
     /// # Errors
     ///
@@ -40,21 +40,25 @@ impl DataDir {
             }
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
-        let holder =
-            format!("{holder} (process {}, started {} ms after the epoch)", std::process::id(), now_ms());
+        let now = jiff::Timestamp::now();
+        let holder = format!(
+            "{holder} (process {}, since {})",
+            std::process::id(),
+            now.strftime("%Y-%m-%d %H:%M:%S UTC")
+        );
         let mut dir = Self { path: path.to_owned(), lock, holder };
         dir.write("")?;
         Ok(dir)
     }
 
-    /// Adds the addresses under which this process can be reached, once they are known.
+    /// Adds the addresses at which this process can be reached, once they are known.
     pub fn announce(&mut self, addresses: &[(&str, String)]) -> Result<(), StreamError> {
         let listed: Vec<String> =
             addresses.iter().map(|(name, address)| format!("{name} {address}")).collect();
         self.write(&listed.join(", "))
     }
 
-    /// The directory.
+    /// Returns the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }

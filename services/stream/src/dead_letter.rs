@@ -1,14 +1,15 @@
-//! A rejected record on its way to dead-letters.v1: as it was, with headers that say where it came from and why.
+//! Makes dead letters: the rejected record unchanged, with headers that say where it came from and
+//! why it was rejected.
 
-use unprompt_schemas::dead_letter::DeadLetter;
+use unprompt_schemas::dead_letter::{DeadLetter, names};
 use unprompt_schemas::topics::Topic;
 
 use crate::{InputRecord, OutputRecord, Rejection};
 
-/// Says that the value was left out, because even the dead letter with it was too large for the topic.
-pub const VALUE_OMITTED_HEADER: &str = "unprompt-dead-letter-value-omitted";
+/// Marks a dead letter without its value: with the value, it was too large for the topic.
+pub const VALUE_OMITTED_HEADER: &str = names::VALUE_OMITTED;
 
-/// The dead letter of `record`, rejected by `service`.
+/// Makes the dead letter of `record`, rejected by `service`.
 pub(crate) fn dead_letter(service: &str, record: &InputRecord, rejection: &Rejection) -> OutputRecord {
     let described = DeadLetter {
         topic: record.topic_name.clone(),
@@ -27,8 +28,9 @@ pub(crate) fn dead_letter(service: &str, record: &InputRecord, rejection: &Rejec
     }
 }
 
-/// The same without value and own headers, for a topic that takes no more. The record itself is still where the
-/// headers say, until that topic's retention takes it.
+/// Makes a dead letter without the record's key, value and headers, for a topic that takes no
+/// more. The record itself is still where the dead letter's headers say, until that topic's
+/// retention deletes it.
 pub(crate) fn slim_dead_letter(service: &str, record: &InputRecord, rejection: &Rejection) -> OutputRecord {
     let bare = InputRecord { key: None, value: None, headers: Vec::new(), ..record.clone() };
     let mut letter = dead_letter(service, &bare, rejection);
@@ -36,7 +38,7 @@ pub(crate) fn slim_dead_letter(service: &str, record: &InputRecord, rejection: &
     letter
 }
 
-/// Why an input goes to the dead letters when one of its outputs is too large to be written.
+/// Makes the rejection of an input with an output that is too large to be written.
 pub(crate) fn too_large(topic: &str, size_bytes: usize, limit_bytes: usize) -> Rejection {
     let reason = format!(
         "its output of {size_bytes} bytes is larger than {topic} takes ({limit_bytes} bytes); raise max.message.bytes of \

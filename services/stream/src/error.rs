@@ -1,4 +1,4 @@
-//! What can go wrong around a stage, each variant saying what to do next.
+//! The errors around a stage. Each message says what to do next.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use rdkafka::error::KafkaError;
 use unprompt_schemas::SchemaError;
 
-/// What stands in the place of a value that may be a secret.
+/// Replaces a value that may be a secret.
 const REDACTED: &str = "[redacted]";
 
 /// Errors of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
     #[error(
-        "no Kafka client could be made: {0}; check [kafka.security] and [kafka.properties] in the configuration"
+        "a Kafka client cannot be created: {0}; check [kafka.security] and [kafka.properties] in the configuration"
     )]
     Client(#[source] KafkaError),
 
@@ -51,7 +51,7 @@ pub enum StreamError {
     StageFatal { stage: String, reason: String },
 
     #[error(
-        "the consumer of group {group} cannot go on: {source}; nothing uncommitted is lost, start it again"
+        "the consumer of group {group} cannot continue: {source}; no uncommitted record is lost, restart the service"
     )]
     Consumer {
         group: String,
@@ -86,8 +86,8 @@ pub enum StreamError {
     },
 
     #[error(
-        "another process has taken over the transactions of {id}: {source}; this one stops, and nothing it had not committed is \
-         seen. Give every process of a service a [kafka] instance of its own, or none"
+        "another process has taken over the transactions of {id}: {source}; this one stops, and its uncommitted records stay \
+         invisible. Give every process of a service a [kafka] instance of its own, or none"
     )]
     Fenced {
         id: String,
@@ -97,7 +97,7 @@ pub enum StreamError {
 
     #[error(
         "{rejected} of the last {records} records of {service} were rejected, the last for: {reason}. It stops before the topic is \
-         drained into the dead letters, and nothing of this batch was committed; mend the cause, or raise dead_letter_ratio in \
+         drained into the dead letters, and nothing of this batch was committed; fix the cause, or raise dead_letter_ratio in \
          [runner] to let them go there"
     )]
     DeadLetterFlood { service: String, rejected: usize, records: usize, reason: String },
@@ -125,7 +125,7 @@ pub enum StreamError {
     #[error("stopped while {0}")]
     Stopped(&'static str),
 
-    #[error("{address} cannot be listened on: {source}; choose another port, or 0 for any")]
+    #[error("cannot listen on {address}: {source}; choose another port, or 0 for any")]
     Listen {
         address: SocketAddr,
         #[source]
@@ -142,7 +142,7 @@ pub enum StreamError {
         source: std::io::Error,
     },
 
-    #[error("no thread could be started: {0}; the machine is out of memory or threads")]
+    #[error("a thread cannot be started: {0}; the machine is out of memory or threads")]
     Thread(#[source] std::io::Error),
 
     #[error("configuration: {0}")]
@@ -153,7 +153,8 @@ pub enum StreamError {
 }
 
 impl StreamError {
-    /// What librdkafka says of our settings, without the values: any of them may be a secret, whatever its name.
+    /// Wraps librdkafka's error about our settings without the values: any of them may be a secret,
+    /// whatever its name.
     pub(crate) fn client(error: KafkaError) -> Self {
         Self::Client(match error {
             KafkaError::ClientConfig(code, description, key, value) => {

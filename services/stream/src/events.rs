@@ -1,4 +1,5 @@
-//! What is worth telling: one type an event, which emits its log line and its metrics together.
+//! The events worth reporting: one type per event, which emits its log line and its metrics
+//! together.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -42,7 +43,7 @@ impl RecordReceived {
     }
 }
 
-/// What a service has in hand right now: fetched, with the stage, or on its way out.
+/// A service's current load: records fetched, with the stage, or on their way out.
 pub(crate) struct InHand {
     pub service: &'static str,
     pub bytes: usize,
@@ -57,7 +58,7 @@ impl InHand {
     }
 }
 
-/// How many records of a partition are not done yet.
+/// The number of records of a partition that are not done yet.
 pub(crate) struct Lag {
     pub service: &'static str,
     pub topic: String,
@@ -73,7 +74,7 @@ impl Lag {
     }
 }
 
-/// The stage, with its models, is there or gone.
+/// The stage, with its models, was loaded or dropped.
 pub(crate) struct StageLoaded {
     pub service: &'static str,
     pub loaded: bool,
@@ -88,7 +89,7 @@ impl StageLoaded {
     }
 }
 
-/// The stage gave a batch's outcomes.
+/// The stage returned a batch's outcomes.
 pub(crate) struct BatchProcessed {
     pub service: &'static str,
     pub records: usize,
@@ -108,7 +109,7 @@ impl BatchProcessed {
     }
 }
 
-/// A batch failed as transient and is tried again.
+/// A batch failed with a transient error and is retried.
 pub(crate) struct BatchRetried {
     pub service: &'static str,
     pub tries: u32,
@@ -129,7 +130,7 @@ impl BatchRetried {
     }
 }
 
-/// A record has gone to the dead letters.
+/// A record went to the dead letters.
 pub(crate) struct RecordRejected<'a> {
     pub service: &'static str,
     pub input: &'a InputRecord,
@@ -151,7 +152,7 @@ impl RecordRejected<'_> {
     }
 }
 
-/// Everything of a batch is acknowledged.
+/// All records of a batch are acknowledged.
 pub(crate) struct BatchDelivered<'a> {
     pub service: &'static str,
     pub records_in: &'a [InputRecord],
@@ -228,7 +229,7 @@ impl TransactionEnded<'_> {
     }
 }
 
-/// Partitions came or went.
+/// Partitions were assigned, revoked or lost.
 pub(crate) struct PartitionsChanged {
     pub service: &'static str,
     pub kind: &'static str,
@@ -247,7 +248,7 @@ impl PartitionsChanged {
     }
 }
 
-/// The group is left and joined again.
+/// A session leaves the group, and the next one joins it again.
 pub(crate) struct SessionRestarted {
     pub service: &'static str,
     pub reason: String,
@@ -264,7 +265,7 @@ impl SessionRestarted {
     }
 }
 
-/// Milliseconds since the epoch by this machine's clock.
+/// Returns the milliseconds since the epoch by this machine's clock.
 pub(crate) fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }

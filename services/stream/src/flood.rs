@@ -1,10 +1,12 @@
-//! Tells a flood of dead letters from a few bad records: a wrong model or schema must not drain a topic into the bin. A pure type.
+//! Tells a flood of dead letters from a few bad records. A pure type.
+//!
+//! A wrong model or schema must not drain a topic into the dead letters.
 
 use std::collections::VecDeque;
 
 use crate::config::RunnerConfig;
 
-/// What became of the last records.
+/// The outcomes of the last records.
 #[derive(Debug)]
 pub(crate) struct Flood {
     window: usize,
@@ -26,7 +28,8 @@ impl Flood {
         }
     }
 
-    /// Notes what became of further records; how many of how many were rejected, where that is a flood.
+    /// Notes further outcomes. Returns how many of how many recent records were rejected,
+    /// if that is a flood.
     pub fn note(&mut self, rejected: impl IntoIterator<Item = bool>) -> Option<(usize, usize)> {
         for rejected in rejected {
             self.last.push_back(rejected);

@@ -1,9 +1,11 @@
-//! Whether the process lives and its services are ready, over HTTP: /livez, /readyz, /metrics.
+//! Reports whether the process is live and its services are ready, over HTTP: /livez,
+//! /readyz, /metrics.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -20,7 +22,7 @@ use crate::{StreamError, telemetry};
 
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// What a service needs before it is ready.
+/// A condition that a service must meet to be ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
     /// Its topics exist.
@@ -31,18 +33,18 @@ pub enum Condition {
     Partitions,
 }
 
-/// How a service is.
+/// The state of a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceState {
     pub topics: bool,
     pub stage: bool,
     pub partitions: bool,
-    /// Why it ended, where it ended by itself.
+    /// Why it ended, if it ended by itself.
     pub failure: Option<String>,
 }
 
 impl ServiceState {
-    /// Whether it has all that it needs, and still runs.
+    /// Whether all conditions are met and the service still runs.
     pub fn is_ready(&self) -> bool {
         self.topics && self.stage && self.partitions && self.failure.is_none()
     }
@@ -61,7 +63,7 @@ impl Health {
         ServiceHealth { health: self.clone(), name: name.to_owned() }
     }
 
-    /// Whether there is a service, and every one is ready.
+    /// Whether there is a service, and all are ready.
     pub fn is_ready(&self) -> bool {
         let states = self.states();
         !states.is_empty() && states.values().all(ServiceState::is_ready)
@@ -72,14 +74,14 @@ impl Health {
         self.states().values().all(|state| state.failure.is_none())
     }
 
-    /// Every service's state, by name.
+    /// Returns every service's state, by name.
     pub fn report(&self) -> States {
         self.states().clone()
     }
 
-    /// The state is plain values: a panic elsewhere leaves them as good as they were.
+    /// Locks the states. They are plain values, so a panic elsewhere does not spoil them.
     fn states(&self) -> MutexGuard<'_, States> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -121,13 +123,13 @@ pub struct HealthServer {
 }
 
 impl HealthServer {
-    /// Where it listens.
+    /// Returns the address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 }
 
-/// Listens on `address` until `stop`; port 0 takes any free one. Installs the process's metrics.
+/// Listens on `address` until `stop`; port 0 takes any free port. Installs the process's metrics.
 ///
 /// # Errors
 ///
@@ -160,7 +162,7 @@ async fn answer(listener: TcpListener, health: Health, metrics: PrometheusHandle
     upkeep.abort();
 }
 
-/// Histograms gather samples until they are drained.
+/// Drains the histograms regularly, because they gather samples until then.
 async fn upkeep(metrics: PrometheusHandle, stop: CancellationToken) {
     while !stop.is_cancelled() {
         tokio::time::sleep(UPKEEP).await;

@@ -1,15 +1,15 @@
-//! How much the runner holds, against the bound it was given. It must not know who holds what.
+//! Counts the bytes that the runner holds, against their limit. It must not know who holds what.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::InputRecord;
 
-/// What a record costs beside its content.
+/// The memory that a record takes besides its content.
 const RECORD_OVERHEAD_BYTES: usize = 256;
 
-/// Bytes held by the runner, against the bound it was given: what it has taken, and what was made of it and is not written
-/// yet.
+/// The bytes held by the runner, and their limit: records it has taken, and outputs that
+/// are not written yet.
 #[derive(Debug)]
 pub(crate) struct InFlight {
     inputs: AtomicUsize,
@@ -35,12 +35,12 @@ impl InFlight {
         self.inputs.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Outputs and dead letters of so many bytes wait to be written.
+    /// Counts outputs and dead letters that wait to be written.
     pub fn add_outputs(&self, bytes: usize) {
         self.outputs.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// They are written, or the next owner's to make.
+    /// Releases outputs that are written, or left to the next owner.
     pub fn release_outputs(&self, bytes: usize) {
         self.outputs.fetch_sub(bytes, Ordering::Relaxed);
     }
@@ -49,8 +49,9 @@ impl InFlight {
         self.inputs.load(Ordering::Relaxed) + self.outputs.load(Ordering::Relaxed)
     }
 
-    /// Whether the stage must wait until something is written: the bound is reached, and outputs take more than half of it.
-    /// Inputs alone never hold it up, since nothing but the stage works them off; outputs are written without it.
+    /// Whether the stage must wait until something is written: the limit is reached, and outputs
+    /// take more than half of it. Inputs alone never hold the stage up, because only the stage
+    /// works them off; outputs are written without it.
     pub fn is_full_of_outputs(&self) -> bool {
         self.is_full() && self.outputs.load(Ordering::Relaxed) > self.limit / 2
     }
@@ -66,21 +67,14 @@ impl InFlight {
 
 #[cfg(test)]
 mod tests {
-    use unprompt_schemas::cloudevents::Headers;
     use unprompt_schemas::topics::Topic;
 
     use super::*;
 
     fn taken(bytes: usize) -> InputRecord {
         InputRecord {
-            topic: Topic::Prompts,
-            topic_name: Topic::Prompts.base_name().into(),
-            partition: 0,
-            offset: 0,
-            timestamp_ms: 0,
-            key: None,
             value: Some(vec![0; bytes - RECORD_OVERHEAD_BYTES]),
-            headers: Headers::new(),
+            ..InputRecord::new(Topic::Prompts)
         }
     }
 

@@ -1,4 +1,4 @@
-//! librdkafka's settings, in one place, so that limits, waits and traps are settled once.
+//! librdkafka's settings, in one place, so that limits, waits and pitfalls are settled once.
 
 use std::sync::Once;
 use std::time::Duration;
@@ -9,25 +9,27 @@ use unprompt_schemas::topics::RECORD_MAX_BYTES;
 
 use crate::config::{KafkaConfig, Profile};
 
-/// What a fetch answer may hold: a few of the largest records.
+/// The size of a fetch response, at most: a few of the largest records.
 const FETCH_MAX_BYTES: i32 = 3 * RECORD_MAX_BYTES;
 /// Room for protocol framing around the largest record.
 const FRAMING_BYTES: i32 = 64 * 1024;
-/// What one partition gives in one fetch; a larger record comes alone (KIP-74).
+/// The bytes that one partition returns in one fetch, at most; a larger record comes alone
+/// (KIP-74).
 const PARTITION_FETCH_BYTES: i32 = 4 << 20;
-/// How long a fetch may wait at the broker for something to come; both brokers answer as soon as it does.
+/// How long the broker may hold a fetch until data arrives; both brokers answer as soon as it does.
 const FETCH_WAIT_MS: u32 = 500;
 
-/// How often librdkafka tells where partitions end, from which the lag follows.
+/// How often librdkafka reports where partitions end, which the lag is computed from.
 const STATISTICS_MS: u32 = 1_000;
 
-/// How long a record waits for others of its partition: a stage's outputs come many at once, so hardly ever for more.
+/// How long a record waits for others of its partition. A stage's outputs come many at once, so a
+/// longer wait would hardly ever gain more.
 const LINGER_MS: u32 = 1;
 
-/// What every client shares.
+/// The settings that all clients share.
 pub(crate) fn client(kafka: &KafkaConfig) -> ClientConfig {
     let mut config = ClientConfig::new();
-    // Who asks librdkafka to say more (`debug`) wants to read it.
+    // A user who sets librdkafka's `debug` wants to read its output.
     let says_more = kafka.properties.contains_key("debug");
     config.set_log_level(if says_more { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Warning });
     config
@@ -43,7 +45,8 @@ pub(crate) fn client(kafka: &KafkaConfig) -> ClientConfig {
     with_properties(config, kafka)
 }
 
-/// A consumer that reads from the beginning where nothing is committed, and commits only when told.
+/// The settings of a consumer that starts at the beginning if nothing is committed, and
+/// commits only when told.
 pub(crate) fn consumer(kafka: &KafkaConfig, group: &str) -> ClientConfig {
     let mut config = client(kafka);
     config
@@ -65,8 +68,9 @@ pub(crate) fn consumer(kafka: &KafkaConfig, group: &str) -> ClientConfig {
     with_properties(config, kafka)
 }
 
-/// [`consumer`] of a service that holds so many bytes at once: librdkafka fetches half as much ahead, and then one more answer of
-/// each broker, which holds no more than that either, or else one record.
+/// The settings of [`consumer`] for a service that holds up to `bytes_in_flight`. librdkafka
+/// prefetches half as much, plus one more response from each broker, which is no larger than that
+/// or holds a single record.
 pub(crate) fn group_consumer(kafka: &KafkaConfig, group: &str, bytes_in_flight: usize) -> ClientConfig {
     let ahead = i32::try_from(bytes_in_flight / 2).unwrap_or(i32::MAX);
     let answer = ahead.clamp(RECORD_MAX_BYTES + FRAMING_BYTES, FETCH_MAX_BYTES);
@@ -78,7 +82,7 @@ pub(crate) fn group_consumer(kafka: &KafkaConfig, group: &str, bytes_in_flight: 
     with_properties(config, kafka)
 }
 
-/// A producer whose retries neither repeat nor reorder.
+/// The settings of a producer whose retries neither duplicate nor reorder records.
 pub(crate) fn producer(kafka: &KafkaConfig, delivery_timeout_ms: u32) -> ClientConfig {
     let mut config = client(kafka);
     config
@@ -92,7 +96,8 @@ pub(crate) fn producer(kafka: &KafkaConfig, delivery_timeout_ms: u32) -> ClientC
     with_properties(config, kafka)
 }
 
-/// A producer of transactions under `id`; the broker aborts one that is open for longer than `timeout`.
+/// The settings of a transactional producer under `id`; the broker aborts a transaction that is
+/// open for longer than `timeout`.
 pub(crate) fn transactional_producer(kafka: &KafkaConfig, id: &str, timeout: Duration) -> ClientConfig {
     let timeout_ms = timeout.as_millis().to_string();
     let mut config = producer(kafka, 0);
@@ -103,7 +108,7 @@ pub(crate) fn transactional_producer(kafka: &KafkaConfig, id: &str, timeout: Dur
     with_properties(config, kafka)
 }
 
-/// Said once: a process makes many clients.
+/// Warns of unencrypted credentials, once: a process makes many clients.
 fn warn_of_exposure(kafka: &KafkaConfig) {
     static SAID: Once = Once::new();
     if kafka.security.is_exposed(&kafka.brokers) {
@@ -116,7 +121,7 @@ fn warn_of_exposure(kafka: &KafkaConfig) {
     }
 }
 
-/// The user's own properties go over ours.
+/// Applies the user's own properties, which override ours.
 fn with_properties(mut config: ClientConfig, kafka: &KafkaConfig) -> ClientConfig {
     for (name, value) in &kafka.properties {
         config.set(name, value.expose());
@@ -124,8 +129,9 @@ fn with_properties(mut config: ClientConfig, kafka: &KafkaConfig) -> ClientConfi
     config
 }
 
-/// After a hard stop nobody else gets the partitions before this; the embedded broker forgets members when it
-/// starts, so there it only has to outlast a busy machine.
+/// Returns the session timeout. After a hard stop nobody else gets the partitions before it
+/// expires. The embedded broker forgets its members when it starts, so there it only has to
+/// outlast a busy machine.
 fn session_timeout_ms(profile: Profile) -> u32 {
     match profile {
         Profile::Embedded => 20_000,

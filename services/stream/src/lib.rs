@@ -1,6 +1,7 @@
 //! Runs a stage on Kafka: batching, delivery, dead letters, configuration, telemetry and health.
 //!
-//! It knows topics and bytes; it must not know what a record means, any network, or the index.
+//! It knows topics and bytes; it must not know what a record means, any neural
+//! network, or the index.
 
 mod batcher;
 pub mod config;

@@ -1,8 +1,10 @@
-//! Looks at topics and consumer groups from outside, again and again, with the same clients. It joins nothing and changes nothing.
+//! Observes topics and consumer groups from outside, repeatedly, with the same clients. It joins no
+//! group and changes nothing.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
@@ -14,17 +16,18 @@ use crate::config::KafkaConfig;
 use crate::connection::{self, LoggingContext};
 use crate::{StreamError, kafka, topic_admin};
 
-/// How long one question may take: who looks again and again would rather hear that the broker is away.
+/// The longest wait for one request. A caller that looks repeatedly would rather hear that
+/// the broker is away.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 type Client = BaseConsumer<LoggingContext>;
 
-/// What a broker holds, and how far its consumers are.
+/// The topics of a broker, and the progress of its consumer groups.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
-    /// The catalogue's, in its order.
+    /// The catalogue's topics, in its order.
     pub topics: Vec<TopicEnds>,
-    /// Those of the services that were asked for, in their order.
+    /// The groups of the requested services, in the order of the request.
     pub groups: Vec<GroupState>,
 }
 
@@ -32,19 +35,21 @@ pub struct Observed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicEnds {
     pub topic: Topic,
-    /// With the prefix.
+    /// The name on the broker, prefix included.
     pub name: String,
-    /// Of each partition the first offset kept and the next to be written; none, where the topic does not exist.
+    /// The first offset kept and the next offset to be written, by partition; empty if the
+    /// topic does not exist.
     pub partitions: BTreeMap<i32, (i64, i64)>,
 }
 
 impl TopicEnds {
-    /// Offsets from the first kept to the next: as many as records, and those that compaction and transactions leave out.
+    /// Returns the number of offsets from the first kept to the next. It counts the records, and
+    /// the offsets that compaction and transactions leave out.
     pub fn offsets(&self) -> i64 {
         self.partitions.values().map(|(low, high)| high - low).sum()
     }
 
-    /// Offsets ever written; it only grows.
+    /// Returns the number of offsets ever written; it only grows.
     pub fn written(&self) -> i64 {
         self.partitions.values().map(|(_, high)| high).sum()
     }
@@ -54,12 +59,13 @@ impl TopicEnds {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupState {
     pub service: String,
-    /// With the prefix.
+    /// The name on the broker, prefix included.
     pub group: String,
-    /// Kafka's word, such as `Stable`; none, where the broker knows no such group or does not tell.
+    /// Kafka's name of the state, such as `Stable`; `None` if the broker knows no such
+    /// group or does not tell.
     pub state: Option<String>,
     pub members: Vec<GroupMember>,
-    /// The next offset of each partition of each of its topics, where one is committed.
+    /// The next offset of each partition of each of its topics, if one is committed.
     pub committed: BTreeMap<Topic, BTreeMap<i32, i64>>,
 }
 
@@ -71,7 +77,8 @@ pub struct GroupMember {
 }
 
 impl GroupState {
-    /// How many offsets of the topic the group has not committed; what was never committed counts from the first kept.
+    /// Returns the number of offsets of the topic that the group has not committed. A partition
+    /// without a commit counts from the first offset kept.
     pub fn lag(&self, ends: &TopicEnds) -> i64 {
         let committed = self.committed.get(&ends.topic);
         let behind = |(partition, (low, high)): (&i32, &(i64, i64))| {
@@ -81,16 +88,16 @@ impl GroupState {
         ends.partitions.iter().map(behind).sum()
     }
 
-    /// Offsets ever committed; it only grows.
+    /// Returns the number of offsets ever committed; it only grows.
     pub fn done(&self) -> i64 {
         self.committed.values().flat_map(BTreeMap::values).sum()
     }
 }
 
-/// A group to look at: the service and the topics that it reads.
+/// A group to observe: the service and the topics that it reads.
 pub type Reads = (&'static str, &'static [Topic]);
 
-/// Clients for looking. Clones share them.
+/// The clients for observing. Clones share them.
 #[derive(Clone)]
 pub struct Observer {
     kafka: KafkaConfig,
@@ -103,7 +110,8 @@ impl std::fmt::Debug for Observer {
     }
 }
 
-/// One for the topics, and one a group, because librdkafka asks for a client's own group's offsets only.
+/// One client for the topics and one per group, because librdkafka requests only the offsets of a
+/// client's own group.
 #[derive(Default)]
 struct Clients {
     topics: Option<Client>,
@@ -111,21 +119,22 @@ struct Clients {
 }
 
 impl Observer {
-    /// Nothing is asked yet.
+    /// Makes an observer; it sends no request yet.
     pub fn new(kafka: &KafkaConfig) -> Self {
         Self { kafka: kafka.clone(), clients: Arc::default() }
     }
 
-    /// Where it looks.
+    /// Returns the addresses of the observed brokers.
     pub fn brokers(&self) -> &str {
         &self.kafka.brokers
     }
 
-    /// What there is to see now.
+    /// Returns the current state of the topics and the groups.
     ///
     /// # Errors
     ///
-    /// [`StreamError::Unreachable`] where no broker answers within a few seconds; looking again may succeed.
+    /// [`StreamError::Unreachable`] if no broker answers within a few seconds; looking
+    /// again may succeed.
     pub async fn look(&self, services: &[Reads]) -> Result<Observed, StreamError> {
         let (this, services) = (self.clone(), services.to_vec());
         topic_admin::blocking(move |_| this.see(&services)).await
@@ -173,7 +182,8 @@ impl Observer {
             Entry::Vacant(new) => new.insert(self.client_of(&group)?),
         };
         let committed = self.committed(client, topics.iter().filter(|ends| reads.contains(&ends.topic)))?;
-        // Who is in it may be withheld from us; how far it is we know all the same.
+        // The broker may withhold the members from us; the committed offsets are
+        // known all the same.
         let listed = client.fetch_group_list(Some(&group), PATIENCE);
         let found = listed.iter().flat_map(|listed| listed.groups()).find(|found| found.name() == group);
         let members = found.iter().flat_map(|found| found.members()).map(|member| GroupMember {
@@ -186,7 +196,7 @@ impl Observer {
 
     fn client_of(&self, group: &str) -> Result<Client, StreamError> {
         let mut config = kafka::client(&self.kafka);
-        // A transaction under way must not hold up the answer.
+        // A transaction in progress must not hold up the answer.
         config.set("group.id", group).set("isolation.level", "read_uncommitted");
         config.create_with_context(LoggingContext::default()).map_err(StreamError::client)
     }
@@ -209,7 +219,7 @@ impl Observer {
         let answered = client.committed_offsets(asked, PATIENCE).map_err(|e| self.explain(client, e))?;
         for one in answered.elements() {
             let (topic, next) = (self.kafka.prefix.parse(one.topic()), one.offset().to_raw());
-            // Below zero: nothing is committed.
+            // A negative offset means that nothing is committed.
             if let (Some(topic), Some(next @ 0..)) = (topic, next) {
                 committed.entry(topic).or_default().insert(one.partition(), next);
             }
@@ -221,9 +231,9 @@ impl Observer {
         connection::explain(&self.kafka, client, error)
     }
 
-    /// Clients are as good as they were, whatever happened elsewhere.
+    /// Locks the clients; a panic in another thread does not spoil them.
     fn clients(&self) -> MutexGuard<'_, Clients> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+        self.clients.lock()
     }
 }
 

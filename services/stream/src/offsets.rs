@@ -1,4 +1,5 @@
-//! Which offsets may be committed: those before which every record's outputs are acknowledged. A pure type.
+//! Tracks which offsets may be committed: those before which all outputs are
+//! acknowledged. A pure type.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -19,14 +20,14 @@ impl From<&InputRecord> for TopicPartition {
     }
 }
 
-/// Numbers batches in the order in which they were made.
+/// The number of a batch; batches are numbered in the order in which they are made.
 pub(crate) type BatchId = u64;
 
 /// A run of one partition's records within a batch.
 #[derive(Clone, Copy, Debug)]
 struct BatchRun {
     batch: BatchId,
-    /// The offset after the run's last.
+    /// The offset after the last record of the run.
     next: i64,
     done: bool,
 }
@@ -34,9 +35,9 @@ struct BatchRun {
 #[derive(Debug, Default)]
 struct PartitionProgress {
     runs: VecDeque<BatchRun>,
-    /// All before this is acknowledged.
+    /// Everything before this offset is acknowledged.
     done: Option<i64>,
-    /// What was last handed out to be committed.
+    /// The offset last handed out for a commit.
     requested: Option<i64>,
 }
 
@@ -61,7 +62,7 @@ impl Offsets {
         self.assigned.keys().copied().collect()
     }
 
-    /// Notes that `batch` holds these records; those of unassigned partitions are not noted.
+    /// Notes that `batch` holds these records, apart from those of unassigned partitions.
     pub fn begin(&mut self, batch: BatchId, records: &[InputRecord]) {
         for record in records {
             let Some(progress) = self.assigned.get_mut(&TopicPartition::from(record)) else { continue };
@@ -73,15 +74,16 @@ impl Offsets {
         }
     }
 
-    /// Whether `batch` still answers for `topic_partition`: not once the partition was revoked,
-    /// even if it came back.
+    /// Whether `batch` still answers for `topic_partition`. It does not once the partition was
+    /// revoked, even if the partition came back.
     pub fn holds(&self, batch: BatchId, topic_partition: TopicPartition) -> bool {
         self.assigned
             .get(&topic_partition)
             .is_some_and(|progress| progress.runs.iter().any(|run| run.batch == batch))
     }
 
-    /// The offsets that stand once these batches are done, where they are the oldest ones of their partitions.
+    /// Returns the offsets to commit once these batches are done, for partitions in which
+    /// they are the oldest.
     pub fn after(&self, batches: &[BatchId]) -> Vec<(TopicPartition, i64)> {
         let next = |progress: &PartitionProgress| {
             let done = |run: &&BatchRun| run.done || batches.contains(&run.batch);
@@ -93,7 +95,7 @@ impl Offsets {
             .collect()
     }
 
-    /// The offset before which all of `topic_partition` is acknowledged, once that is known.
+    /// Returns the offset before which all of `topic_partition` is acknowledged, once it is known.
     pub fn done(&self, topic_partition: TopicPartition) -> Option<i64> {
         self.assigned.get(&topic_partition)?.done
     }
@@ -105,14 +107,14 @@ impl Offsets {
         }
     }
 
-    /// True if any of `topic_partitions` has records in flight.
+    /// Whether any of `topic_partitions` has records in flight.
     pub fn in_flight(&self, topic_partitions: &[TopicPartition]) -> bool {
         topic_partitions.iter().any(|topic_partition| {
             self.assigned.get(topic_partition).is_some_and(|progress| !progress.runs.is_empty())
         })
     }
 
-    /// The offsets that have moved since they were last asked for.
+    /// Takes the offsets that have advanced since the last call.
     pub fn take_dirty(&mut self) -> Vec<(TopicPartition, i64)> {
         self.assigned
             .iter_mut()
@@ -124,14 +126,14 @@ impl Offsets {
         self.assigned.values().any(PartitionProgress::is_dirty)
     }
 
-    /// A commit failed: what it held is to be committed again.
+    /// Forgets the requested offsets after a failed commit, so that they are committed again.
     pub fn forget_requests(&mut self) {
         for progress in self.assigned.values_mut() {
             progress.requested = None;
         }
     }
 
-    /// Gives the partitions up, and returns what of them may still be committed.
+    /// Gives the partitions up, and returns their offsets that may still be committed.
     pub fn revoke(&mut self, topic_partitions: &[TopicPartition]) -> Vec<(TopicPartition, i64)> {
         let given_up = topic_partitions
             .iter()
@@ -172,14 +174,9 @@ mod tests {
 
     fn records(topic_partition: TopicPartition, offsets: std::ops::Range<i64>) -> Vec<InputRecord> {
         let record = |offset| InputRecord {
-            topic: topic_partition.topic,
-            topic_name: topic_partition.topic.base_name().into(),
             partition: topic_partition.partition,
             offset,
-            timestamp_ms: 0,
-            key: None,
-            value: None,
-            headers: Vec::new(),
+            ..InputRecord::new(topic_partition.topic)
         };
         offsets.map(record).collect()
     }

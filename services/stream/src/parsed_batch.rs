@@ -10,12 +10,11 @@ use crate::{BatchError, InputRecord, Outcome, OutputRecord, Refusal};
 pub enum Parsed<T> {
     /// An input that the batch's work answers.
     Input(T),
-    /// The record's outputs, known without that work; none is an answer too.
+    /// The record's outputs, known without that work; there may be none.
     Outputs(Vec<OutputRecord>),
 }
 
-/// A batch whose records are parsed: the inputs to process, and the outcomes that are already
-/// known.
+/// A batch whose records are parsed: the inputs to process, and the outcomes already known.
 #[derive(Debug)]
 pub struct ParsedBatch<'a, T> {
     /// One for each record of the batch.
@@ -42,11 +41,11 @@ impl<'a, T> ParsedBatch<'a, T> {
         Self::of(batch, batch.iter().map(parse))
     }
 
-    /// A batch whose records were parsed elsewhere; `parsed` has one result for each record, in
-    /// order.
+    /// Makes a batch whose records were parsed elsewhere; `parsed` has one result for
+    /// each record, in order.
     ///
     /// # Errors
-    /// The first [`Refusal::Batch`]; [`BatchError::Fatal`] where the numbers differ.
+    /// The first [`Refusal::Batch`]; [`BatchError::Fatal`] if the numbers differ.
     pub fn of(
         batch: &'a [InputRecord],
         parsed: impl IntoIterator<Item = Result<Parsed<T>, Refusal>>,
@@ -72,16 +71,16 @@ impl<'a, T> ParsedBatch<'a, T> {
         }
     }
 
-    /// The inputs to process, in the order of their records.
+    /// Returns the inputs to process, in the order of their records.
     pub fn inputs(&self) -> &[T] {
         &self.inputs
     }
 
-    /// The outcome of every record, in order, from one answer for each input.
+    /// Returns the outcome of every record, in order, from one answer for each input.
     ///
     /// # Errors
-    /// [`BatchError::Fatal`] where there are more or fewer answers than inputs: an answer given to
-    /// the wrong record would be worse than none. The first [`Refusal::Batch`] of `output`.
+    /// [`BatchError::Fatal`] if there are more or fewer answers than inputs: an answer for the
+    /// wrong record would be worse than none. The first [`Refusal::Batch`] of `output`.
     pub fn outcomes<A>(
         self,
         answers: impl IntoIterator<Item = A>,
@@ -118,16 +117,7 @@ mod tests {
     use crate::Rejection;
 
     fn record(offset: i64) -> InputRecord {
-        InputRecord {
-            topic: Topic::Prompts,
-            topic_name: "prompts.v1".into(),
-            partition: 0,
-            offset,
-            timestamp_ms: 0,
-            key: None,
-            value: None,
-            headers: Vec::new(),
-        }
+        InputRecord { offset, ..InputRecord::new(Topic::Prompts) }
     }
 
     fn output(offset: i64) -> OutputRecord {

@@ -1,13 +1,13 @@
-//! A stage that copies its input: what the runner costs by itself, for tests and benchmarks.
+//! A stage that copies its input and so shows the runner's own cost, for tests and benchmarks.
 
 use unprompt_schemas::topics::Topic;
 
 use crate::{BatchError, InputRecord, Outcome, OutputRecord, Service, Stage};
 
-/// The service that copies.
+/// The pass-through service.
 pub const SERVICE: Service = Service::new("pass-through", &[Topic::Images], &[Topic::ImageEmbeddings]);
 
-/// Copies images.v1 to image-embeddings.v1, key, value and headers as they are.
+/// Copies images.v1 to image-embeddings.v1, with key, value and headers unchanged.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PassThrough;
 
@@ -17,7 +17,7 @@ impl Stage for PassThrough {
     }
 }
 
-/// The record, for image-embeddings.v1.
+/// Copies a record for image-embeddings.v1.
 pub fn copy(record: &InputRecord) -> OutputRecord {
     OutputRecord {
         topic: Topic::ImageEmbeddings,

@@ -1,7 +1,7 @@
-//! Which partitions were told to pause, so that each of them is told to go on.
+//! Tracks which partitions were paused, so that each of them is resumed.
 //!
-//! librdkafka keeps a partition's pause through its loss and its return to the same consumer: one that was lost in a pause and
-//! came back after it would never be fetched again.
+//! librdkafka keeps a partition paused when it is lost and comes back to the same consumer. A
+//! partition that was lost in a pause and came back after it would never be fetched again.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaResult;
 
-/// The partitions of the pause under way; none: there is no pause.
+/// The partitions of the current pause; empty if there is none.
 #[derive(Debug, Default)]
 pub(crate) struct Pauses(BTreeSet<(String, i32)>);
 
@@ -18,7 +18,7 @@ impl Pauses {
         !self.0.is_empty()
     }
 
-    /// Pauses what is assigned and not paused yet.
+    /// Pauses the assigned partitions that are not paused yet.
     pub fn pause<C: ConsumerContext>(&mut self, consumer: &BaseConsumer<C>) {
         if let Err(error) = self.try_pause(consumer) {
             tracing::warn!(%error, "partitions could not be paused");
@@ -36,7 +36,7 @@ impl Pauses {
         Ok(())
     }
 
-    /// Lets all of them go on, also those that others have by now.
+    /// Resumes all of them, even those that other members have by now.
     pub fn resume<C: ConsumerContext>(&mut self, consumer: &BaseConsumer<C>) {
         match consumer.resume(&list(&self.0)) {
             Ok(()) => self.0.clear(),

@@ -1,5 +1,5 @@
-//! Writing records: an idempotent producer that keeps the order it is given and tells of every delivery, in transactions
-//! where it was made for them.
+//! Writes records: an idempotent producer that keeps the order it is given and reports every
+//! delivery, in transactions if it was made for them.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ use crate::config::KafkaConfig;
 use crate::connection::{LoggingContext, Trouble};
 use crate::{OutputRecord, StreamError, kafka};
 
-/// How often a full queue is tried again.
+/// The pause before a full queue is tried again.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(5);
-/// What framing adds to a record, at most, headers aside.
+/// The bytes that framing adds to a record, at most, without its headers.
 const RECORD_FRAMING_BYTES: usize = 256;
-/// What framing adds to a header, at most.
+/// The bytes that framing adds to a header, at most.
 const HEADER_FRAMING_BYTES: usize = 16;
 
-/// Where a delivered record is.
+/// The position of a delivered record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     pub partition: i32,
@@ -32,7 +32,7 @@ pub struct Position {
 /// Why a record was not delivered.
 #[derive(Clone, Debug)]
 pub(crate) enum SendError {
-    /// The record itself is the reason: it is larger than its topic takes.
+    /// The record itself is the reason: it is larger than its topic allows.
     TooLarge {
         size_bytes: usize,
         limit_bytes: usize,
@@ -51,7 +51,7 @@ impl SendError {
     }
 }
 
-/// Whether the broker refuses us for good: no retry mends a missing right.
+/// Whether the broker refuses us for good: no retry fixes a missing permission.
 pub(crate) fn is_refusal(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
@@ -65,7 +65,7 @@ pub(crate) fn is_refusal(error: &KafkaError) -> bool {
     )
 }
 
-/// A delivery under way.
+/// A delivery in progress.
 pub(crate) struct Sending {
     future: DeliveryFuture,
     size_bytes: usize,
@@ -82,7 +82,7 @@ impl Sending {
     }
 }
 
-/// The broker's own limit may be below the catalogue's.
+/// Classifies a delivery error. The broker's own size limit may be below the catalogue's.
 fn classify(error: KafkaError, size_bytes: usize) -> SendError {
     match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize) => {
@@ -107,12 +107,13 @@ impl std::fmt::Debug for Producer {
 }
 
 impl Producer {
-    /// A producer that gives a record up after `delivery_timeout_ms`; never, where that is 0.
+    /// Makes a producer that gives up a record after `delivery_timeout_ms`; never if that is 0.
     pub fn new(kafka: &KafkaConfig, delivery_timeout_ms: u32) -> Result<Self, StreamError> {
         Self::made(kafka, &kafka::producer(kafka, delivery_timeout_ms))
     }
 
-    /// A producer of transactions under `id`, which the broker aborts by itself after `timeout`.
+    /// Makes a transactional producer under `id`; the broker aborts its transactions after
+    /// `timeout`.
     pub fn transactional(kafka: &KafkaConfig, id: &str, timeout: Duration) -> Result<Self, StreamError> {
         Self::made(kafka, &kafka::transactional_producer(kafka, id, timeout))
     }
@@ -124,22 +125,23 @@ impl Producer {
         Ok(Self { client, trouble, prefix: kafka.prefix.clone() })
     }
 
-    /// Has the broker end what an earlier producer of the same id left open, and fences that producer.
+    /// Has the broker end what an earlier producer with the same id left open, and
+    /// fences that producer.
     pub fn init_transactions(&self, patience: Duration) -> KafkaResult<()> {
         self.client.init_transactions(patience)
     }
 
-    /// Whether the broker has refused our credentials or our TLS, more than once.
+    /// Whether the broker has refused our credentials or our TLS more than once.
     pub fn is_refused(&self) -> bool {
         self.trouble().is_refused()
     }
 
-    /// The true cause of an answer that did not come.
+    /// Returns the true cause of a missing answer.
     pub fn explain(&self, brokers: &str, error: KafkaError) -> StreamError {
         self.trouble().explain(brokers, error)
     }
 
-    /// What keeps it from the broker.
+    /// Returns the problem that keeps it from the broker.
     pub fn trouble(&self) -> &Trouble {
         &self.trouble
     }
@@ -170,13 +172,14 @@ impl Producer {
         self.prefix.name(topic)
     }
 
-    /// Queues a record, waiting where the queue is full. Records of one partition are delivered in the order of
-    /// their calls.
+    /// Queues a record, waiting while the queue is full. Records of one partition are delivered in
+    /// the order of the calls.
     pub async fn send(&self, record: &OutputRecord) -> Result<Sending, SendError> {
         self.send_at(record, None).await
     }
 
-    /// [`Self::send`] with the time that the record is to bear, in milliseconds since the epoch; none: now.
+    /// [`Self::send`] with the record's timestamp, in milliseconds since the epoch; `None` means
+    /// now.
     pub async fn send_at(
         &self,
         record: &OutputRecord,
@@ -202,13 +205,13 @@ impl Producer {
         }
     }
 
-    /// Gives up what is queued or in flight; every delivery under way ends with an error.
+    /// Gives up everything queued or in flight; every pending delivery ends with an error.
     pub fn purge(&self) {
         self.client.purge(PurgeConfig::default().queue().inflight());
     }
 }
 
-/// Bytes the record takes in a batch of its own, framing included, rounded up.
+/// Returns the size of the record in a batch of its own, framing included, rounded up.
 fn framed_bytes(record: &OutputRecord) -> usize {
     record.size_bytes() + RECORD_FRAMING_BYTES + HEADER_FRAMING_BYTES * record.headers.len()
 }

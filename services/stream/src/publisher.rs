@@ -1,4 +1,4 @@
-//! Publishing from outside a stage: importers, the trainer, the command line.
+//! Publishes from outside a stage: importers, the trainer, the command line.
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -9,12 +9,13 @@ use crate::producer::{Position, Producer, SendError};
 use crate::traces::PublishSpan;
 use crate::{OutputRecord, StreamError, Traces};
 
-/// Deliveries under way at once, at most.
+/// The number of deliveries in progress, at most.
 const IN_FLIGHT: usize = 10_000;
-/// A record is given up after this.
+/// A record is given up after this time.
 const DELIVERY_TIMEOUT_MS: u32 = 60_000;
 
-/// An idempotent producer. Clones share it, and its queue of 128 MiB: where that is full, publishing waits.
+/// An idempotent producer. Clones share it and its queue of 128 MiB; while the queue is
+/// full, publishing waits.
 #[derive(Clone, Debug)]
 pub struct Publisher {
     producer: Producer,
@@ -23,13 +24,13 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Makes the client; it connects by itself.
+    /// Makes the client, which connects by itself.
     pub fn new(kafka: &KafkaConfig) -> Result<Self, StreamError> {
         let producer = Producer::new(kafka, DELIVERY_TIMEOUT_MS)?;
         Ok(Self { producer, brokers: kafka.brokers.clone(), traces: Traces::default() })
     }
 
-    /// With a span for each record, whose context the record bears.
+    /// Sets the traces: each record gets a span and carries its context.
     pub fn traced(self, traces: Traces) -> Self {
         Self { traces, ..self }
     }
@@ -38,13 +39,14 @@ impl Publisher {
     ///
     /// # Errors
     ///
-    /// [`StreamError::TooLarge`], [`StreamError::Delivery`], [`StreamError::Credentials`], [`StreamError::Tls`].
+    /// [`StreamError::TooLarge`], [`StreamError::Delivery`], [`StreamError::Credentials`],
+    /// [`StreamError::Tls`].
     pub async fn publish(&self, record: OutputRecord) -> Result<Position, StreamError> {
         self.start(record).await?.await
     }
 
-    /// Publishes records, many in flight, keeping their order within a partition, and waits for the
-    /// acknowledgement of all. Returns how many there were.
+    /// Publishes records, many in flight, in order within a partition, and waits until all are
+    /// acknowledged. Returns their number.
     ///
     /// # Errors
     ///
@@ -68,7 +70,7 @@ impl Publisher {
         Ok(count)
     }
 
-    /// Queues a record; the future ends with its acknowledgement.
+    /// Queues a record; the returned future ends with its acknowledgement.
     async fn start(
         &self,
         mut record: OutputRecord,
@@ -82,7 +84,8 @@ impl Publisher {
         };
         let (trouble, brokers) = (self.producer.trouble().clone(), self.brokers.clone());
         let published = async move {
-            // A broker that refuses us gives no acknowledgement, and the record would be waited for in vain.
+            // A broker that refuses us never acknowledges the record, so waiting for that
+            // alone would be in vain.
             let acknowledged = tokio::select! {
                 acknowledged = sending.acknowledged() => acknowledged,
                 error = trouble.refused(&brokers) => return Err(error),

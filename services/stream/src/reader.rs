@@ -1,5 +1,6 @@
-//! Reading topics without a group: from the beginning or the end, to the end or for ever. Nothing is committed, and
-//! no group appears on the broker.
+//! Reads topics without a consumer group: from the beginning or the end, up to the end or forever.
+//!
+//! Nothing is committed, and no group appears on the broker.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,31 +21,32 @@ use crate::consumer::Names;
 use crate::{InputRecord, StreamError, kafka, topic_admin};
 
 const POLL: Duration = Duration::from_millis(100);
-/// Records read ahead of whoever takes them, at most.
+/// The number of records read ahead of the receiver, at most.
 const READ_AHEAD: usize = 1_000;
-/// What they may weigh together: whoever takes none for a while, or takes them slowly, must not fill the memory.
+/// Their total size, at most. A receiver that pauses or is slow must not fill the memory.
 const READ_AHEAD_KIB: usize = 64 << 10;
 
 /// Where a reader begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// With the first record kept.
+    /// At the first record that the broker still has.
     Beginning,
-    /// With the first record that comes after this call.
+    /// At the first record published after this call.
     End,
 }
 
-/// What a reader's thread tells.
+/// The events of a reader's thread.
 #[derive(Debug)]
 pub(crate) enum ReaderEvent {
-    /// With its place among what is read ahead, free again when it is taken.
+    /// A record with its share of the read-ahead limit, which is released when the record is taken.
     Record(InputRecord, OwnedSemaphorePermit),
-    /// The end of a partition, as it was when the reader began, is reached.
+    /// A partition has been read to the end that it had at the start.
     CaughtUp,
     Failed(StreamError),
 }
 
-/// The threads' way to whoever takes the records, bounded by count and by bytes. Clones share the bound.
+/// The channel from the threads to the receiver, bounded by record count and bytes.
+/// Clones share the bound.
 #[derive(Clone, Debug)]
 struct Ahead {
     events: mpsc::Sender<ReaderEvent>,
@@ -57,11 +59,12 @@ impl Ahead {
         (Self { events, room: Arc::new(Semaphore::new(READ_AHEAD_KIB)) }, taken)
     }
 
-    /// Waits for room; false, where nobody takes events any more. A record over the whole bound passes alone.
+    /// Waits for room and sends a record; false if the receiver is gone. A record larger than the
+    /// whole bound passes alone.
     async fn record(&self, record: InputRecord) -> bool {
         let kib = record.size_bytes().div_ceil(1 << 10).clamp(1, READ_AHEAD_KIB);
         match self.room.clone().acquire_many_owned(kib as u32).await {
-            Ok(topic_partition) => self.tell(ReaderEvent::Record(record, topic_partition)).await,
+            Ok(permit) => self.tell(ReaderEvent::Record(record, permit)).await,
             Err(_) => false,
         }
     }
@@ -71,12 +74,12 @@ impl Ahead {
     }
 }
 
-/// Topics read by a thread each, which end when this is dropped.
+/// Topics being read, each on its own thread. The threads end when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Reader {
     events: mpsc::Receiver<ReaderEvent>,
     stop: Arc<AtomicBool>,
-    /// Partitions whose end, as it was at the start, is not reached yet.
+    /// The number of partitions not yet read to the end that they had at the start.
     behind: usize,
 }
 
@@ -84,7 +87,7 @@ impl Reader {
     /// Looks up where every partition of `topics` begins and ends, and starts to read.
     pub async fn start(kafka: &KafkaConfig, topics: &[Topic], start: Start) -> Result<Self, StreamError> {
         let (ahead, events) = Ahead::new();
-        // Dropped while it opens, it tells the thread that asks for the topics to end.
+        // If this is dropped while it opens, the thread that looks up the topics ends too.
         let mut reader = Self { events, stop: Arc::default(), behind: 0 };
         let (kafka, topics, stopped) = (kafka.clone(), topics.to_vec(), reader.stop.clone());
         let prepared = tokio::task::spawn_blocking(move || {
@@ -100,22 +103,23 @@ impl Reader {
         Ok(reader)
     }
 
-    /// A reader of what a test tells, which is caught up after so many ends.
+    /// A reader of a test's events, which is caught up after `behind` ends.
     #[cfg(test)]
     pub fn of(events: mpsc::Receiver<ReaderEvent>, behind: usize) -> Self {
         Self { events, stop: Arc::default(), behind }
     }
 
-    /// Whether all that was there at the start is read.
+    /// Whether everything that was there at the start has been read.
     pub fn is_caught_up(&self) -> bool {
         self.behind == 0
     }
 
-    /// The next record; none, where the end as it was at the start was reached just now.
+    /// Returns the next record; `None` if a partition has just reached the end that
+    /// it had at the start.
     pub async fn next(&mut self) -> Result<Option<InputRecord>, StreamError> {
         match self.events.recv().await {
-            Some(ReaderEvent::Record(record, topic_partition)) => {
-                drop(topic_partition);
+            Some(ReaderEvent::Record(record, permit)) => {
+                drop(permit);
                 Ok(Some(record))
             }
             Some(ReaderEvent::CaughtUp) => {
@@ -139,7 +143,7 @@ struct ReaderThread {
     topic: String,
     consumer: BaseConsumer<LoggingContext>,
     names: Names,
-    /// By partition: the end, as it was at the start, where it is not reached yet.
+    /// The end of each partition at the start, kept until it is reached.
     ends: BTreeMap<i32, i64>,
     ahead: Ahead,
     stop: Arc<AtomicBool>,
@@ -167,7 +171,8 @@ fn prepare(
     Ok(ReaderThread { brokers, topic: name, consumer, names, ends, ahead, stop })
 }
 
-/// librdkafka wants a group even where none is joined; its name never reaches the broker's list.
+/// Makes a consumer that joins no group. librdkafka requires a group name all the same; it never
+/// appears in the broker's list.
 fn assigned_consumer(kafka: &KafkaConfig) -> Result<BaseConsumer<LoggingContext>, StreamError> {
     let group = format!("{}unprompt-reader-{}", kafka.prefix.as_str(), Uuid::new_v4());
     let mut config = kafka::consumer(kafka, &group);
@@ -192,7 +197,8 @@ fn partitions(
 }
 
 impl ReaderThread {
-    /// Waits for a place in the channel: a reader belongs to no group that would miss it.
+    /// Sends an event, waiting for room in the channel. The wait is harmless: a reader belongs to
+    /// no group that would miss it.
     fn tell(&self, event: ReaderEvent) -> bool {
         block_on(self.ahead.tell(event))
     }
@@ -206,7 +212,8 @@ impl ReaderThread {
                     Some(record) => self.on_record(record),
                     None => true,
                 },
-                // Where the last offsets are not records (transaction markers), only this says that it is the end.
+                // If the last offsets are transaction markers, not records, only this
+                // event shows the end.
                 Some(Err(KafkaError::PartitionEOF(partition))) => self.reached(partition),
                 Some(Err(error)) if !refusals.are_final(&error) && connection::may_pass(&error) => {
                     connection::log_error(&error, "the reader goes on");
@@ -241,15 +248,15 @@ impl ReaderThread {
     }
 }
 
-/// What [`read_to_end`] read.
+/// The totals of [`read_to_end`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadSummary {
     pub records: u64,
     pub bytes: u64,
 }
 
-/// Reads topics from the beginning to the end as it is now, and hands every record to `f`: in order within a
-/// partition, partitions and topics as they come.
+/// Reads topics from the beginning to their current end, and hands every record to `f`. Each
+/// partition is read in order; partitions and topics interleave freely.
 ///
 /// # Errors
 ///
@@ -269,13 +276,13 @@ pub async fn read_to_end(
     Ok(summary)
 }
 
-/// What topics hold, from the beginning to the end as it was at the start, one record at a time: in order within a
-/// partition, partitions and topics as they come.
+/// Reads topics from the beginning to the end that they had at the start, one record at a time.
+/// Each partition is read in order; partitions and topics interleave freely.
 #[derive(Debug)]
 pub struct Present(Reader);
 
 impl Present {
-    /// Looks up the ends, and begins to read.
+    /// Looks up the ends and starts to read.
     ///
     /// # Errors
     ///
@@ -284,11 +291,12 @@ impl Present {
         Ok(Self(Reader::start(kafka, topics, Start::Beginning).await?))
     }
 
-    /// The next record; none after the last. It may be dropped and called again without losing one.
+    /// Returns the next record, or `None` after the last. The future may be dropped and the method
+    /// called again without losing a record.
     ///
     /// # Errors
     ///
-    /// [`StreamError::Read`]; a broker that is away is waited for.
+    /// [`StreamError::Read`]. A broker that is away is no error: the reader waits for it.
     pub async fn next(&mut self) -> Result<Option<InputRecord>, StreamError> {
         while !self.0.is_caught_up() {
             if let Some(record) = self.0.next().await? {
@@ -299,12 +307,12 @@ impl Present {
     }
 }
 
-/// Follows topics, all of their partitions, for ever.
+/// Follows all partitions of topics forever.
 #[derive(Debug)]
 pub struct Tail(Reader);
 
 impl Tail {
-    /// Opens the topics. With [`Start::End`], whatever is published after this returns is seen.
+    /// Opens the topics. With [`Start::End`], every record published after this returns is seen.
     ///
     /// # Errors
     ///
@@ -313,11 +321,12 @@ impl Tail {
         Ok(Self(Reader::start(kafka, topics, start).await?))
     }
 
-    /// Waits for the next record. It may be dropped and called again without losing one.
+    /// Waits for the next record. The future may be dropped and the method called again
+    /// without losing a record.
     ///
     /// # Errors
     ///
-    /// [`StreamError::Read`]; a broker that is away is waited for.
+    /// [`StreamError::Read`]. A broker that is away is no error: the reader waits for it.
     pub async fn next(&mut self) -> Result<InputRecord, StreamError> {
         loop {
             if let Some(record) = self.0.next().await? {
@@ -326,7 +335,7 @@ impl Tail {
         }
     }
 
-    /// Whether all that was there when it was opened has been taken.
+    /// Whether everything that was there when it was opened has been taken.
     pub fn is_caught_up(&self) -> bool {
         self.0.is_caught_up()
     }
@@ -339,16 +348,7 @@ mod tests {
     use super::*;
 
     fn record(value_bytes: usize) -> InputRecord {
-        InputRecord {
-            topic: Topic::Heads,
-            topic_name: Topic::Heads.base_name().to_owned(),
-            partition: 0,
-            offset: 0,
-            timestamp_ms: 0,
-            key: None,
-            value: Some(vec![0; value_bytes]),
-            headers: Vec::new(),
-        }
+        InputRecord { value: Some(vec![0; value_bytes]), ..InputRecord::new(Topic::Heads) }
     }
 
     #[test]

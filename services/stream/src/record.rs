@@ -1,4 +1,4 @@
-//! Records as stages see them: bytes, headers and a position, owned, free of any Kafka client.
+//! Records as stages see them: owned bytes, headers and a position, without any Kafka client.
 
 use unprompt_schemas::Uuid;
 use unprompt_schemas::cloudevents::Headers;
@@ -7,7 +7,7 @@ use unprompt_schemas::topics::Topic;
 /// A record read from a topic of the catalogue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputRecord {
-    /// Which topic of the catalogue.
+    /// The topic in the catalogue.
     pub topic: Topic,
     /// The topic's name on the broker, prefix included.
     pub topic_name: String,
@@ -16,19 +16,34 @@ pub struct InputRecord {
     /// Milliseconds since the epoch, by the producer's clock.
     pub timestamp_ms: i64,
     pub key: Option<Vec<u8>>,
-    /// `None` is a tombstone: it deletes what the key names.
+    /// `None` is a tombstone: it deletes the record of the key.
     pub value: Option<Vec<u8>>,
     pub headers: Headers,
 }
 
 impl InputRecord {
-    /// The name on the broker of another topic of the catalogue, under this record's prefix.
+    /// A record without key, value and headers, at the first offset of partition 0 of the topic
+    /// without a prefix: the base of a record that was not read from Kafka.
+    pub fn new(topic: Topic) -> Self {
+        Self {
+            topic,
+            topic_name: topic.base_name().to_owned(),
+            partition: 0,
+            offset: 0,
+            timestamp_ms: 0,
+            key: None,
+            value: None,
+            headers: Headers::new(),
+        }
+    }
+
+    /// Returns the broker's name of another catalogue topic, under this record's prefix.
     pub fn topic_name_of(&self, topic: Topic) -> String {
         let prefix = self.topic_name.strip_suffix(self.topic.base_name()).unwrap_or_default();
         format!("{prefix}{}", topic.base_name())
     }
 
-    /// The key, where it is a UUID in text: an identity of the catalogue.
+    /// Returns the key if it is a UUID in text, the form of the catalogue's identities.
     pub fn key_as_uuid(&self) -> Option<Uuid> {
         let key = self.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
         key.and_then(|key| Uuid::parse_str(key).ok())
@@ -40,11 +55,12 @@ impl InputRecord {
     }
 }
 
-/// A record to be written to a topic of the catalogue.
+/// A record to write to a topic of the catalogue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutputRecord {
     pub topic: Topic,
-    /// Decides the partition (murmur2, as Java's clients do); without a key the partition is random.
+    /// Determines the partition (murmur2, as in Java's clients); without a key the
+    /// partition is random.
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
     pub headers: Headers,

@@ -1,6 +1,6 @@
-//! A topic read as its records, by whoever follows no group: trainers, evaluations.
+//! Reads a topic as typed records, for readers that belong to no group: trainers and evaluations.
 //!
-//! It must not know what they mean.
+//! It must not know what the records mean.
 
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::records::Record;
@@ -8,12 +8,14 @@ use unprompt_schemas::records::Record;
 use crate::config::KafkaConfig;
 use crate::{StreamError, read_to_end};
 
-/// Reads the topic of `R` from the beginning to the end as it is now, and hands on every record that can be read. One that cannot is
-/// passed over: the service that consumes it has sent it to the dead letters.
+/// Reads the topic of `R` from the beginning to its current end, and hands every readable
+/// record to `f`. Unreadable records are skipped: the service that consumes them has sent them
+/// to the dead letters.
 ///
 /// # Errors
 ///
-/// As [`read_to_end`]; [`StreamError::Schema`] where no record is to blame, such as a schema registry that is away.
+/// As [`read_to_end`]; [`StreamError::Schema`] if no record is to blame, for example if the
+/// schema registry is away.
 pub async fn read_records<R: Record>(
     kafka: &KafkaConfig,
     codec: &Codec,

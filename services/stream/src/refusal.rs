@@ -1,29 +1,31 @@
-//! Why an input was not taken: for what it is, or because the whole batch cannot go on.
+//! Why an input was not accepted: because of the record itself, or because the whole
+//! batch cannot continue.
 
 use unprompt_schemas::SchemaError;
 
 use crate::{BatchError, Outcome, OutputRecord, Rejection};
 
-/// Why a stage could not take an input.
+/// The reason why a stage could not take an input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The record is at fault: it goes to the dead letters, its neighbours are processed.
+    /// The record is at fault: it goes to the dead letters, and its neighbours are processed.
     Record(Rejection),
-    /// The service is: its schema registry refuses it, say. No record may pay for that.
+    /// The service is at fault, for example because its schema registry refuses it. No
+    /// record may pay for that.
     Batch(BatchError),
 }
 
 impl Refusal {
-    /// The record is at fault; see [`Rejection::new`].
+    /// Makes a refusal of a bad record; see [`Rejection::new`].
     pub fn record(code: &'static str, reason: impl Into<String>) -> Self {
         Self::Record(Rejection::new(code, reason))
     }
 
-    /// The outcome of an input whose outputs were made or not, unless the batch as a whole fails.
+    /// Turns an input's outputs or refusal into its outcome, unless the batch as a whole fails.
     ///
     /// # Errors
     ///
-    /// What a refusal says of the batch.
+    /// The error of [`Refusal::Batch`].
     pub(crate) fn outcome(made: Result<Vec<OutputRecord>, Self>) -> Result<Outcome, BatchError> {
         match made {
             Ok(outputs) => Ok(Outcome::Outputs(outputs)),

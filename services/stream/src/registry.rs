@@ -1,9 +1,12 @@
-//! A client of a schema registry that speaks Confluent's API: Confluent's own, Karapace, Apicurio, Redpanda.
+//! A client for schema registries that speak Confluent's API: Confluent's own, Karapace,
+//! Apicurio, Redpanda.
 //!
-//! It knows subjects, ids and schemas as text; what they say is for the codec of `unprompt-schemas`. Of the library for this,
-//! schema_registry_converter 6, only the requests would be of use, and they are few: its errors hold the HTTP status in a sentence
-//! alone, so that an unknown id (a dead letter), a refusal (the service stops) and a registry that is away (try again) look the
-//! same; and it takes answers of any length.
+//! It knows subjects, ids and schemas as text; the codec of `unprompt-schemas` interprets them.
+//!
+//! The library for this purpose, schema_registry_converter 6, would only help with the requests,
+//! which are few. Its errors contain the HTTP status only as part of a sentence, so that an unknown
+//! id (a dead letter), a refusal (the service stops) and a registry that is away (try again) look
+//! the same. It also accepts responses of any length.
 
 mod http;
 
@@ -16,16 +19,16 @@ use unprompt_schemas::registry::{Registry, RegistryError};
 
 use crate::StreamError;
 use crate::config::Registry as Section;
-use http::{Failure, Http, Request};
+use http::{Http, Request, RequestFailure};
 
-/// A registry, or several addresses of one.
+/// A registry with one or several addresses.
 #[derive(Debug)]
 pub struct SchemaRegistry {
     http: Http,
     may_register: bool,
 }
 
-/// Where a schema stands in the registry.
+/// The place of a schema in the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub struct Registered {
     pub id: u32,
@@ -33,12 +36,12 @@ pub struct Registered {
     pub version: u32,
 }
 
-/// What the registry says of a schema beside the newest version of its subject.
+/// The registry's verdict on a schema compared with the newest version of its subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Compatibility {
-    /// By the compatibility level that is set for the subject.
+    /// Compatible at the level that is set for the subject.
     Compatible,
-    /// With what stands in the way, as far as the registry tells.
+    /// Incompatible, with the reasons as far as the registry gives them.
     Incompatible(Vec<String>),
 }
 
@@ -56,14 +59,14 @@ struct Stored {
 }
 
 #[derive(Deserialize)]
-struct Verdict {
+struct CompatibilityAnswer {
     is_compatible: bool,
     #[serde(default)]
     messages: Vec<String>,
 }
 
 impl SchemaRegistry {
-    /// A client of the configured registry, where one is; nothing is asked yet.
+    /// Makes a client of the configured registry, if there is one. It sends no request yet.
     ///
     /// # Errors
     ///
@@ -76,7 +79,7 @@ impl SchemaRegistry {
         Ok(Some(Self { http, may_register: section.register }))
     }
 
-    /// Whether a schema registry answers at the configured address.
+    /// Checks that a schema registry answers at the configured address.
     ///
     /// # Errors
     ///
@@ -87,7 +90,8 @@ impl SchemaRegistry {
         self.ask::<Vec<String>>(&request).map(drop).map_err(|failure| general(failure, what))
     }
 
-    /// Registers a schema under a subject, whatever [registry] register says; one that is there keeps its id.
+    /// Registers a schema under a subject, whatever `register` in `[registry]` says. A schema that
+    /// is already there keeps its id.
     ///
     /// # Errors
     ///
@@ -95,7 +99,7 @@ impl SchemaRegistry {
     pub fn register(&self, subject: &str, schema: &str) -> Result<u32, RegistryError> {
         let registered = self.ask::<Id>(&Request::post(&["subjects", subject, "versions"], body(schema)));
         registered.map(|answer| answer.id).map_err(|failure| match failure {
-            Failure::Conflict(reason) => {
+            RequestFailure::Conflict(reason) => {
                 let (subject, record) = (subject.to_owned(), name_of(schema));
                 RegistryError::Incompatible { subject, record, reason }
             }
@@ -103,7 +107,7 @@ impl SchemaRegistry {
         })
     }
 
-    /// Where exactly this schema stands under a subject; none where it does not.
+    /// Looks up exactly this schema under a subject; `None` if it is not there.
     ///
     /// # Errors
     ///
@@ -111,12 +115,13 @@ impl SchemaRegistry {
     pub fn lookup(&self, subject: &str, schema: &str) -> Result<Option<Registered>, RegistryError> {
         match self.ask(&Request::post(&["subjects", subject], body(schema))) {
             Ok(registered) => Ok(Some(registered)),
-            Err(Failure::Missing(_)) => Ok(None),
+            Err(RequestFailure::Missing(_)) => Ok(None),
             Err(failure) => Err(general(failure, subject)),
         }
     }
 
-    /// Whether a schema may follow the newest version under a subject; anything may where there is none yet.
+    /// Checks whether a schema may follow the newest version under a subject. Any schema may if
+    /// there is none yet.
     ///
     /// # Errors
     ///
@@ -124,16 +129,16 @@ impl SchemaRegistry {
     pub fn compatibility(&self, subject: &str, schema: &str) -> Result<Compatibility, RegistryError> {
         let path = ["compatibility", "subjects", subject, "versions", "latest"];
         let request = Request::post(&path, body(schema)).with_query("verbose=true");
-        match self.ask::<Verdict>(&request) {
-            Ok(Verdict { is_compatible: true, .. }) | Err(Failure::Missing(_)) => {
+        match self.ask::<CompatibilityAnswer>(&request) {
+            Ok(CompatibilityAnswer { is_compatible: true, .. }) | Err(RequestFailure::Missing(_)) => {
                 Ok(Compatibility::Compatible)
             }
-            Ok(Verdict { messages, .. }) => Ok(Compatibility::Incompatible(messages)),
+            Ok(CompatibilityAnswer { messages, .. }) => Ok(Compatibility::Incompatible(messages)),
             Err(failure) => Err(general(failure, subject)),
         }
     }
 
-    /// Sets which changes the registry takes under a subject, for example `FULL_TRANSITIVE`.
+    /// Sets which changes the registry accepts under a subject, for example `FULL_TRANSITIVE`.
     ///
     /// # Errors
     ///
@@ -143,10 +148,11 @@ impl SchemaRegistry {
         set.map(drop).map_err(|failure| general(failure, subject))
     }
 
-    fn ask<T: DeserializeOwned>(&self, request: &Request<'_>) -> Result<T, Failure> {
+    fn ask<T: DeserializeOwned>(&self, request: &Request<'_>) -> Result<T, RequestFailure> {
         let answer = self.http.ask(request)?;
-        serde_json::from_slice(&answer)
-            .map_err(|error| Failure::Away(format!("its answer is not that of a schema registry: {error}")))
+        serde_json::from_slice(&answer).map_err(|error| {
+            RequestFailure::Away(format!("its answer is not that of a schema registry: {error}"))
+        })
     }
 }
 
@@ -161,15 +167,16 @@ impl Registry for SchemaRegistry {
     }
 
     fn schema_of(&self, id: u32) -> Result<String, RegistryError> {
-        // Registries count in positive numbers of 32 bits: what is above is no id and need not be asked for.
+        // Registries use positive 32-bit numbers: anything above is no id and need not be
+        // requested.
         if i32::try_from(id).is_err() {
             return Err(RegistryError::UnknownId { id });
         }
         let number = id.to_string();
         match self.ask::<Stored>(&Request::get(&["schemas", "ids", &number])) {
             Ok(stored) => stored.avro().map_err(|reason| RegistryError::Unusable { id, reason }),
-            Err(Failure::Missing(_)) => Err(RegistryError::UnknownId { id }),
-            Err(Failure::TooLong(reason)) => Err(RegistryError::Unusable { id, reason }),
+            Err(RequestFailure::Missing(_)) => Err(RegistryError::UnknownId { id }),
+            Err(RequestFailure::TooLong(reason)) => Err(RegistryError::Unusable { id, reason }),
             Err(failure) => Err(general(failure, &format!("the schema with the id {id}"))),
         }
     }
@@ -199,21 +206,21 @@ impl fmt::Display for Compatibility {
 }
 
 fn body(schema: &str) -> Value {
-    // AVRO is the type of what names none; registries older than types would refuse the name.
+    // A schema without a type is AVRO; registries older than types would refuse the field.
     json!({"schema": schema})
 }
 
-fn general(failure: Failure, what: &str) -> RegistryError {
+fn general(failure: RequestFailure, what: &str) -> RegistryError {
     match failure {
-        Failure::Away(reason) => RegistryError::Unreachable { reason },
-        Failure::Missing(reason)
-        | Failure::Conflict(reason)
-        | Failure::TooLong(reason)
-        | Failure::Refused(reason) => RegistryError::Refused { what: what.to_owned(), reason },
+        RequestFailure::Away(reason) => RegistryError::Unreachable { reason },
+        RequestFailure::Missing(reason)
+        | RequestFailure::Conflict(reason)
+        | RequestFailure::TooLong(reason)
+        | RequestFailure::Refused(reason) => RegistryError::Refused { what: what.to_owned(), reason },
     }
 }
 
-/// The name that a schema gives its type.
+/// Returns the name that a schema gives its type.
 fn name_of(schema: &str) -> String {
     let parsed: Option<Value> = serde_json::from_str(schema).ok();
     parsed

@@ -1,10 +1,10 @@
-//! Exponential backoff with full jitter (Brooker, "Exponential Backoff And Jitter", AWS 2015).
+//! Exponential backoff with equal jitter (Brooker, "Exponential Backoff And Jitter", AWS 2015).
 
 use std::time::Duration;
 
 use rand::Rng;
 
-/// The delays between tries: each random up to a bound that doubles from `initial` to `max`.
+/// The delays between attempts: each is random, up to a bound that doubles from `initial` to `max`.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     initial: Duration,
@@ -17,7 +17,7 @@ impl Backoff {
         Self { initial, max, tries: 0 }
     }
 
-    /// How often [`Backoff::next`] was asked.
+    /// Returns how often [`Backoff::next`] was called.
     pub fn tries(&self) -> u32 {
         self.tries
     }
@@ -27,14 +27,15 @@ impl Backoff {
         self.initial.saturating_mul(factor).min(self.max)
     }
 
-    /// The delay before the next try: at least half of its bound, so that a retry is never immediate.
+    /// Returns the delay before the next attempt: at least half of its bound, so that a retry
+    /// is never immediate.
     pub(crate) fn next(&mut self) -> Duration {
         let bound = self.bound();
         self.tries = self.tries.saturating_add(1);
         bound.mul_f64(rand::rng().random_range(0.5..=1.0))
     }
 
-    /// [`Backoff::next`], to the world outside: there it would be taken for an iterator's.
+    /// [`Backoff::next`] under a public name, which cannot be mistaken for an iterator's method.
     pub fn next_delay(&mut self) -> Duration {
         self.next()
     }

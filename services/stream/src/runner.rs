@@ -1,5 +1,7 @@
-//! Runs a stage: one loop owns the state, fed by events of the consumer's thread, the stage's thread and the
-//! producer; an offset is committed once everything before it in its partition is acknowledged.
+//! Runs a stage.
+//!
+//! One loop owns the state; the consumer's thread, the stage's thread and the producer feed it with
+//! events. An offset is committed once everything before it in its partition is acknowledged.
 
 mod batch;
 mod delivery;
@@ -26,7 +28,7 @@ use session::{Session, SessionEnd};
 use stage_thread::{StageDone, StageThread};
 use transactions::Transacted;
 
-/// What the loop is told.
+/// The events that the loop handles.
 #[derive(Debug)]
 enum Event {
     Consumer(ConsumerEvent),
@@ -41,31 +43,31 @@ impl From<ConsumerEvent> for Event {
     }
 }
 
-/// What a run did.
+/// The totals of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RunSummary {
-    /// Records processed whose outputs are acknowledged.
+    /// Records whose outputs are acknowledged.
     pub records_in: u64,
-    /// Records written, dead letters aside.
+    /// Records written, without dead letters.
     pub records_out: u64,
     pub dead_letters: u64,
     pub batches: u64,
 }
 
-/// Runs a stage until `shutdown`: exactly or at least once, as configured, in order within each
-/// partition.
+/// Runs a stage until `shutdown`: exactly once or at least once, as configured, in order
+/// within each partition.
 ///
-/// `load` builds the stage on a thread of its own. The topics are created where they are missing. A
-/// broker that is away is waited for.
+/// `load` builds the stage on a thread of its own. Missing topics are created. If the broker is
+/// away, the run waits for it.
 ///
 /// # Errors
 ///
 /// [`StreamError::StageLoad`] and [`StreamError::StageFatal`] from the stage,
-/// [`StreamError::Client`] for settings that librdkafka refuses, [`StreamError::NoTransactions`]
-/// where the broker has none and they are asked for, [`StreamError::Fenced`] where another process
-/// bears the same instance's name, [`StreamError::DeadLetterFlood`] where too much is rejected,
-/// [`StreamError::Consumer`] and [`StreamError::Delivery`] for what no retry mends, such as a
-/// missing right.
+/// [`StreamError::Client`] for settings that librdkafka refuses, [`StreamError::NoTransactions`] if
+/// transactions are required and the broker has none, [`StreamError::Fenced`] if another process
+/// uses the same instance name, [`StreamError::DeadLetterFlood`] if too many records are rejected,
+/// [`StreamError::Consumer`] and [`StreamError::Delivery`] for errors that no retry can fix, such
+/// as a missing permission.
 pub async fn run_stage<E: Display>(
     kafka: &KafkaConfig,
     runner: RunnerConfig,
@@ -74,7 +76,7 @@ pub async fn run_stage<E: Display>(
     shutdown: CancellationToken,
     signals: impl Into<Signals>,
 ) -> Result<RunSummary, StreamError> {
-    // Two runs of a service in one process differ by their prefix.
+    // The prefix tells two runs of a service in one process apart.
     let signals = signals.into().of(&format!("{}{}", kafka.prefix, service.name));
     let ended = run(kafka, &runner, service, load, &shutdown, &signals).await;
     signals.traces.finish().await;
@@ -113,7 +115,7 @@ async fn run<E: Display>(
     let ((), stage) = tokio::try_join!(topics, stage)?;
     let mut summary = RunSummary::default();
     let mut flood = Flood::new(runner);
-    // The same for every session of this run, so that each settles what the one before it left open.
+    // All sessions of a run share the id, so that each settles what the one before it left open.
     let exactly_once = runner.delivery.is_exactly_once(kafka.profile);
     let transactional_id = exactly_once.then(|| kafka.transactional_id(service.name));
     loop {
@@ -145,7 +147,7 @@ fn backoff(runner: &RunnerConfig) -> Backoff {
     Backoff::new(Duration::from_millis(runner.retry_initial_ms), Duration::from_millis(runner.retry_max_ms))
 }
 
-/// A broker that is away is waited for; one that refuses is not.
+/// Creates the missing topics. Waits for a broker that is away, but not for one that refuses.
 async fn ensure_topics_patiently(
     kafka: &KafkaConfig,
     backoff: &mut Backoff,

@@ -1,5 +1,5 @@
-//! What a service says of itself before it is built: its name, its topics, what must answer before
-//! it takes a record.
+//! The description of a service, known before it is built: its name, its topics, and the
+//! dependencies that must answer before it takes a record.
 //!
 //! It must not know which services there are.
 
@@ -10,31 +10,31 @@ use unprompt_schemas::codec::Codec;
 use unprompt_schemas::records::Record;
 use unprompt_schemas::topics::{Prefix, Topic};
 
-/// A service, as it is known without building it.
+/// The description of a service.
 #[derive(Clone, Copy, Debug)]
 pub struct Service {
-    /// For example `image-encoder`. Its consumer group is `<prefix>unprompt-<name>`; its metrics
-    /// and its section of `[runner]` bear the name.
+    /// For example `image-encoder`. The consumer group is `<prefix>unprompt-<name>`; the metrics
+    /// and the section of `[runner]` carry the name.
     pub name: &'static str,
     /// The topics it reads.
     pub inputs: &'static [Topic],
-    /// The topics it writes, dead letters aside.
+    /// The topics it writes, apart from the dead letters.
     pub outputs: &'static [Topic],
-    /// Whether its outputs bear the time of their input, as in Kafka Streams: then a record's
-    /// latency counts from the first record of its chain. False where an output comes into being
-    /// only now.
+    /// Whether its outputs carry the timestamp of their input, as in Kafka Streams: then a
+    /// record's latency counts from the first record of its chain. False if an output comes
+    /// into being only now.
     pub keeps_time: bool,
     pub needs: Needs,
 }
 
-/// The dependencies that must answer before a service takes a record, beside Kafka.
+/// The dependencies, apart from Kafka, that must answer before a service takes a record.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Needs {
     /// The prompt index.
     pub index: bool,
     /// heads.v1, read to its end.
     pub heads: bool,
-    /// The schema that it writes with, from the schema registry where one is configured.
+    /// The schema that it writes with, from the schema registry if one is configured.
     pub schema: Option<PrepareSchema>,
 }
 
@@ -50,20 +50,20 @@ pub fn prepare_schema<R: Record>(codec: &Codec, prefix: &Prefix) -> Result<(), S
 }
 
 impl Service {
-    /// A service that needs Kafka alone and keeps the time of its inputs.
+    /// Describes a service that needs only Kafka and keeps the timestamps of its inputs.
     pub const fn new(name: &'static str, inputs: &'static [Topic], outputs: &'static [Topic]) -> Self {
         let needs = Needs { index: false, heads: false, schema: None };
         Self { name, inputs, outputs, keeps_time: true, needs }
     }
 }
 
-/// The connections of every stage, beside the models it loads.
+/// The connections that every stage gets, apart from the models it loads.
 #[derive(Clone, Debug)]
 pub struct StageWiring {
     /// The codec of records.
     pub codec: Codec,
     /// The runtime on which a synchronous stage runs futures.
     pub runtime: Handle,
-    /// Ends a wait.
+    /// Cancels waiting.
     pub stop: CancellationToken,
 }

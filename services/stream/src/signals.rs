@@ -1,4 +1,4 @@
-//! What a run tells of itself beside its log and its metrics.
+//! What a run reports besides its log and its metrics.
 
 use crate::health::ServiceHealth;
 use crate::{Health, Traces};
@@ -7,7 +7,7 @@ use crate::{Health, Traces};
 #[derive(Clone, Debug, Default)]
 pub struct Signals {
     pub health: Health,
-    /// Ended with the run.
+    /// They end with the run.
     pub traces: Traces,
 }
 
@@ -26,7 +26,7 @@ pub(crate) struct ServiceSignals {
 }
 
 impl Signals {
-    /// Those of `service`, which is not ready yet.
+    /// Returns the signals of `service`, which is not ready yet.
     pub(crate) fn of(&self, service: &str) -> ServiceSignals {
         ServiceSignals { health: self.health.service(service), traces: self.traces.clone() }
     }

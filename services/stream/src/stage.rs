@@ -1,23 +1,25 @@
-//! What a service is to the runner: a plain synchronous type, tested without a broker.
+//! The interface between a service and the runner: a plain synchronous type, tested without a
+//! broker.
 
 use crate::{InputRecord, OutputRecord};
 
-/// One step of the flow. It is built and runs on a thread of its own, so it may block and need not be `Sync`.
+/// A step of the flow. It is built and runs on a thread of its own, so it may block and
+/// need not be `Sync`.
 pub trait Stage: Send + 'static {
     /// Processes a batch: one outcome for each input, in the same order.
     ///
     /// # Errors
     ///
-    /// An error concerns the whole batch, never one bad record: that is [`Outcome::Rejected`].
+    /// An error concerns the whole batch. A single bad record is an [`Outcome::Rejected`] instead.
     fn process(&mut self, batch: &[InputRecord]) -> Result<Vec<Outcome>, BatchError>;
 }
 
-/// What became of one input.
+/// The outcome of one input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The records it gave; none is an answer too.
+    /// The records that follow from it; there may be none.
     Outputs(Vec<OutputRecord>),
-    /// It cannot be processed, now or ever; it goes to dead-letters.v1 as it was.
+    /// It can never be processed; it goes to dead-letters.v1 unchanged.
     Rejected(Rejection),
 }
 
@@ -31,7 +33,7 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    /// A rejection with a stable `code` and a `reason` that says what to do.
+    /// Makes a rejection with a stable `code` and a `reason` that says what to do.
     pub fn new(code: &'static str, reason: impl Into<String>) -> Self {
         Self { code, reason: reason.into() }
     }
@@ -40,8 +42,8 @@ impl Rejection {
 /// Why a whole batch failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BatchError {
-    /// Something it depends on is away for now; the same batch is tried again, after a growing delay.
+    /// A dependency is temporarily away; the batch is retried after a growing delay.
     Transient(String),
-    /// It cannot go on; the run ends, and nothing of the batch is committed.
+    /// The stage cannot continue; the run ends, and nothing of the batch is committed.
     Fatal(String),
 }

@@ -1,5 +1,7 @@
-//! Following a compacted topic as a table: everything from its beginning, then every change. Where reading fails it begins anew: a
-//! table that stands still unseen is worse than one that is applied twice.
+//! Follows a compacted topic as a table: all its records from the beginning, then every change.
+//!
+//! If reading fails, it starts again from the beginning: a table that silently stands still is
+//! worse than one that is applied twice.
 
 use std::time::Duration;
 
@@ -12,11 +14,11 @@ use crate::reader::{Reader, Start};
 use crate::retry::Backoff;
 use crate::{InputRecord, StreamError, topic_admin};
 
-/// Delays between attempts to open the topic, from the first to the longest.
+/// Delays between attempts to open the topic: the first and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 #[derive(Clone, Debug)]
-enum State {
+enum TableState {
     Behind,
     CaughtUp,
     Ended,
@@ -25,19 +27,22 @@ enum State {
 /// Hands every record of a topic to a closure, in order within a partition.
 #[derive(Debug)]
 pub struct TableReader {
-    state: watch::Receiver<State>,
+    state: watch::Receiver<TableState>,
     stop: CancellationToken,
 }
 
 impl TableReader {
-    /// Begins with the topic's first record, and follows it until `stop` or until this is dropped. A record without
-    /// a value deletes its key. A broker or topic that is not there yet is waited for. Where reading fails the topic is
-    /// opened again, and applied again from its first record.
+    /// Reads the topic from its first record, and follows it until `stop` or until this is dropped.
+    ///
+    /// A record without a value deletes its key. If the broker or the topic is not there
+    /// yet, the reader waits. If reading fails, the topic is opened again, and applied again
+    /// from its first record.
     ///
     /// # Errors
     ///
-    /// [`StreamError::Client`] for settings that librdkafka refuses. What keeps it from being opened at first, such as
-    /// credentials that are refused, is in the log, and [`TableReader::caught_up`] fails.
+    /// [`StreamError::Client`] for settings that librdkafka refuses. If the topic cannot be opened
+    /// at first, for example because the credentials are refused, the log says why and
+    /// [`TableReader::caught_up`] fails.
     pub fn start(
         kafka: &KafkaConfig,
         topic: Topic,
@@ -45,7 +50,7 @@ impl TableReader {
         apply: impl FnMut(InputRecord) + Send + 'static,
     ) -> Result<Self, StreamError> {
         drop(topic_admin::probe(kafka)?);
-        let (tell, state) = watch::channel(State::Behind);
+        let (tell, state) = watch::channel(TableState::Behind);
         let stop = stop.child_token();
         let (kafka, stopped) = (kafka.clone(), stop.clone());
         tokio::spawn(async move {
@@ -54,25 +59,25 @@ impl TableReader {
             if let Some(Err(error)) = followed {
                 tracing::error!(topic = topic.base_name(), %error, "the table is no longer followed");
             }
-            tell.send_replace(State::Ended);
+            tell.send_replace(TableState::Ended);
         });
         Ok(Self { state, stop })
     }
 
-    /// Whether all that was there at the start has been applied.
+    /// Whether everything that was there at the start has been applied.
     pub fn is_caught_up(&self) -> bool {
-        matches!(*self.state.borrow(), State::CaughtUp)
+        matches!(*self.state.borrow(), TableState::CaughtUp)
     }
 
-    /// Waits until all that was there at the start has been applied.
+    /// Waits until everything that was there at the start has been applied.
     ///
     /// # Errors
     ///
-    /// [`StreamError::Stopped`] where reading ended before that.
+    /// [`StreamError::Stopped`] if reading ended before that.
     pub async fn caught_up(&self) -> Result<(), StreamError> {
         let stopped = StreamError::Stopped("catching up with a table");
-        match self.state.clone().wait_for(|state| !matches!(state, State::Behind)).await.as_deref() {
-            Ok(State::CaughtUp) => Ok(()),
+        match self.state.clone().wait_for(|state| !matches!(state, TableState::Behind)).await.as_deref() {
+            Ok(TableState::CaughtUp) => Ok(()),
             _ => Err(stopped),
         }
     }
@@ -84,12 +89,12 @@ impl Drop for TableReader {
     }
 }
 
-/// Ends only where it cannot be opened at first.
+/// Follows the topic; returns only if it cannot be opened at first.
 async fn follow<O: Future<Output = Result<Reader, StreamError>>>(
     topic: Topic,
     mut open: impl FnMut() -> O,
     mut apply: impl FnMut(InputRecord),
-    tell: &watch::Sender<State>,
+    tell: &watch::Sender<TableState>,
 ) -> Result<(), StreamError> {
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
     let mut opened = Ok(open().await?);
@@ -103,22 +108,22 @@ async fn follow<O: Future<Output = Result<Reader, StreamError>>>(
             Err(error) => error,
         };
         tracing::warn!(topic = topic.base_name(), %error, "the table is opened again");
-        tell.send_replace(State::Behind);
+        tell.send_replace(TableState::Behind);
         tokio::time::sleep(backoff.next()).await;
         opened = open().await;
     }
 }
 
-/// Follows until reading fails, and says why it did.
+/// Follows until reading fails, and returns the error.
 async fn follow_one(
     mut reader: Reader,
     mut apply: impl FnMut(InputRecord),
-    tell: &watch::Sender<State>,
+    tell: &watch::Sender<TableState>,
 ) -> StreamError {
     loop {
         if reader.is_caught_up() {
             tell.send_if_modified(|state| {
-                !matches!(std::mem::replace(state, State::CaughtUp), State::CaughtUp)
+                !matches!(std::mem::replace(state, TableState::CaughtUp), TableState::CaughtUp)
             });
         }
         match reader.next().await {
@@ -157,7 +162,7 @@ mod tests {
         ReaderEvent::Failed(StreamError::Read { topic: Topic::Heads.base_name().to_owned(), source })
     }
 
-    /// Readers that tell what is given, and then wait for ever.
+    /// Makes readers that send the given events and then wait forever.
     fn readers(told: [ReaderEvent; 2]) -> (Vec<mpsc::Sender<ReaderEvent>>, Vec<Reader>) {
         let reader = |event| {
             let (tell, events) = mpsc::channel(1);
@@ -173,16 +178,16 @@ mod tests {
         let refused = StreamError::Stopped("opening a topic");
         let [failing, following] = <[Reader; 2]>::try_from(readers).unwrap();
         let mut opened = [Ok(failing), Err(refused), Ok(following)].into_iter();
-        let (tell, mut state) = watch::channel(State::CaughtUp);
+        let (tell, mut state) = watch::channel(TableState::CaughtUp);
         let open = || ready(opened.next().expect("it is opened three times"));
         tokio::select! {
-            // So that no state is missed.
+            // Polled in this order, so that no state is missed.
             biased;
             ended = follow(Topic::Heads, open, drop, &tell) => panic!("it ended: {ended:?}"),
             () = async {
-                // Behind again after the failure, and then as the last reader says.
-                state.wait_for(|state| matches!(state, State::Behind)).await.unwrap();
-                state.wait_for(|state| matches!(state, State::CaughtUp)).await.unwrap();
+                // Behind again after the failure, then caught up as the last reader reports.
+                state.wait_for(|state| matches!(state, TableState::Behind)).await.unwrap();
+                state.wait_for(|state| matches!(state, TableState::CaughtUp)).await.unwrap();
             } => {}
         }
     }
@@ -190,7 +195,7 @@ mod tests {
     #[tokio::test]
     async fn a_table_that_may_not_be_opened_at_first_ends() {
         let refused = || StreamError::Credentials { brokers: "a:1".into(), reason: "no such user".into() };
-        let (tell, _state) = watch::channel(State::Behind);
+        let (tell, _state) = watch::channel(TableState::Behind);
         let ended = follow(Topic::Heads, || ready(Err(refused())), drop, &tell).await;
         assert!(matches!(ended, Err(StreamError::Credentials { .. })), "{ended:?}");
     }

@@ -1,7 +1,8 @@
-//! Sets tracing and metrics up, once a process.
+//! Sets up tracing and metrics, once per process.
 
+use parking_lot::Mutex;
 use std::io::{IsTerminal as _, stderr};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
@@ -14,14 +15,14 @@ const SECONDS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5
 const RECORDS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 256.0, 1024.0];
 
 static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
-/// Two first calls at once would be one too many: a process has one recorder.
+/// Keeps two first calls from installing at once: a process has one recorder.
 static INSTALLING: Mutex<()> = Mutex::new(());
 
-/// Logs to stderr as `log` says.
+/// Starts logging to stderr, as `log` says.
 ///
 /// # Errors
 ///
-/// [`StreamError::Telemetry`] for a filter that cannot be read, or where a subscriber is set already.
+/// [`StreamError::Telemetry`] for a filter that cannot be read, or if a subscriber is already set.
 pub fn init(log: &Log) -> Result<(), StreamError> {
     let filter = EnvFilter::try_new(quiet(&log.filter))
         .map_err(|e| StreamError::Telemetry(format!("[log] filter {:?}: {e}; try `info`", log.filter)))?;
@@ -34,8 +35,9 @@ pub fn init(log: &Log) -> Result<(), StreamError> {
     set.map_err(|e| StreamError::Telemetry(e.to_string()))
 }
 
-/// The embedded servers' libraries speak of every request, and of flags that only a Qdrant server sets, OpenTelemetry's of
-/// every batch that a collector does not take, of which we tell once; who names them in the filter hears them.
+/// Libraries that log too much. Those of the embedded servers log every request, and flags that
+/// only a Qdrant server sets. OpenTelemetry's logs every batch that a collector does not accept,
+/// which we report once. Naming one in the filter overrides this.
 const CHATTY: [(&str, &str); 3] = [("qdrant_edge", "error"), ("nisshi", "warn"), ("opentelemetry", "off")];
 
 fn quiet(filter: &str) -> String {
@@ -43,13 +45,13 @@ fn quiet(filter: &str) -> String {
     unnamed.fold(filter.to_owned(), |filter, (target, level)| format!("{filter},{target}={level}"))
 }
 
-/// The process's metrics, which this installs at its first call.
+/// Returns the process's metrics, which the first call installs.
 ///
 /// # Errors
 ///
-/// [`StreamError::Telemetry`] where another recorder is installed.
+/// [`StreamError::Telemetry`] if another recorder is installed.
 pub fn metrics() -> Result<PrometheusHandle, StreamError> {
-    let _one_at_a_time = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _one_at_a_time = INSTALLING.lock();
     if let Some(handle) = METRICS.get() {
         return Ok(handle.clone());
     }
@@ -58,11 +60,9 @@ pub fn metrics() -> Result<PrometheusHandle, StreamError> {
 }
 
 fn install() -> Result<PrometheusHandle, BuildError> {
-    let full = |name: &str| Matcher::Full(name.to_owned());
     PrometheusBuilder::new()
-        .set_buckets_for_metric(full(names::STAGE_SECONDS), &SECONDS)?
-        .set_buckets_for_metric(full(names::LATENCY_SECONDS), &SECONDS)?
-        .set_buckets_for_metric(full(names::TRANSACTION_SECONDS), &SECONDS)?
-        .set_buckets_for_metric(full(names::BATCH_RECORDS), &RECORDS)?
+        // Also the histograms that services name themselves.
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Full(names::BATCH_RECORDS.to_owned()), &RECORDS)?
         .install_recorder()
 }

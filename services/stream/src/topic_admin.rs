@@ -21,33 +21,34 @@ use crate::{StreamError, connection, kafka};
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A warning is not worth a longer wait.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long the first question may take; each further one twice as long.
+/// The timeout of the first request; each further one may take twice as long.
 const FIRST_PATIENCE: Duration = Duration::from_millis(500);
-/// How often a partition without a leader is asked again.
+/// The pause before a partition without a leader is queried again.
 const LEADER_PAUSE: Duration = Duration::from_millis(100);
 /// How long a broker may take to find its transaction coordinator.
 const TRANSACTION_TRIAL: Duration = Duration::from_secs(15);
-/// After so long it is looked whether the broker has refused us meanwhile.
+/// After this time the trial checks whether the broker has refused us meanwhile.
 const TRANSACTION_CALL: Duration = Duration::from_secs(1);
 
-/// A topic of the catalogue as it is on the broker.
+/// A catalogue topic as it is on the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicState {
     pub topic: Topic,
-    /// With the prefix.
+    /// The name on the broker, prefix included.
     pub name: String,
-    /// None: it does not exist.
+    /// `None` if it does not exist.
     pub partitions: Option<usize>,
-    /// From the first one kept to the next: as many as records, and those that compaction and transactions leave out.
+    /// The number of offsets from the first kept to the next. It counts the records, and the
+    /// offsets that compaction and transactions leave out.
     pub offsets: i64,
 }
 
-/// Creates the catalogue's topics that are missing, and warns of those that take smaller records than the
+/// Creates the catalogue's missing topics, and warns of those that take smaller records than the
 /// catalogue promises. Repeating it changes nothing.
 ///
 /// # Errors
 ///
-/// [`StreamError::Unreachable`] where no broker answers, [`StreamError::TopicNotCreated`].
+/// [`StreamError::Unreachable`] if no broker answers, [`StreamError::TopicNotCreated`].
 pub async fn ensure_topics(kafka: &KafkaConfig) -> Result<(), StreamError> {
     let admin = admin(kafka)?;
     let present = present(kafka).await?;
@@ -59,7 +60,7 @@ pub async fn ensure_topics(kafka: &KafkaConfig) -> Result<(), StreamError> {
     Ok(())
 }
 
-/// The catalogue's topics as they are on the broker.
+/// Lists the catalogue's topics as they are on the broker.
 pub async fn list_topics(kafka: &KafkaConfig) -> Result<Vec<TopicState>, StreamError> {
     let kafka = kafka.clone();
     blocking(move |abandoned| {
@@ -70,11 +71,11 @@ pub async fn list_topics(kafka: &KafkaConfig) -> Result<Vec<TopicState>, StreamE
     .await
 }
 
-/// Deletes the records of each partition that stand before an offset; what comes later stays.
+/// Deletes the records of each partition before the given offset; later records stay.
 ///
 /// # Errors
 ///
-/// [`StreamError::NotDeleted`] where the broker refuses.
+/// [`StreamError::NotDeleted`] if the broker refuses.
 pub async fn delete_records(
     kafka: &KafkaConfig,
     topic: Topic,
@@ -91,11 +92,12 @@ pub async fn delete_records(
     failed.map_err(refused)
 }
 
-/// Whether the broker takes transactions from us, tried under a transactional id of the service `doctor`.
+/// Checks whether the broker accepts transactions from us, under a transactional id of
+/// the service `doctor`.
 ///
 /// # Errors
 ///
-/// [`StreamError::NoTransactions`] where it refuses or does not answer in time.
+/// [`StreamError::NoTransactions`] if it refuses or does not answer in time.
 pub async fn try_transactions(kafka: &KafkaConfig) -> Result<(), StreamError> {
     let kafka = kafka.clone();
     blocking(move |_| {
@@ -118,11 +120,12 @@ pub async fn try_transactions(kafka: &KafkaConfig) -> Result<(), StreamError> {
     .await
 }
 
-/// How far the group of `service` has committed `topic`: the next offset of each partition, where there is one.
+/// Returns the committed offsets of the group of `service` in `topic`: the next offset of each
+/// partition that has one.
 ///
 /// # Errors
 ///
-/// [`StreamError::Unreachable`] where no broker answers.
+/// [`StreamError::Unreachable`] if no broker answers.
 pub async fn committed_offsets(
     kafka: &KafkaConfig,
     service: &str,
@@ -169,7 +172,7 @@ fn state_of(
     Ok(TopicState { topic, partitions: found.map(|found| found.partitions().len()), name, offsets })
 }
 
-/// The names of all topics on the broker.
+/// Returns the names of all topics on the broker.
 async fn present(kafka: &KafkaConfig) -> Result<Vec<String>, StreamError> {
     let kafka = kafka.clone();
     blocking(move |abandoned| {
@@ -188,15 +191,15 @@ async fn create(
     if missing.is_empty() {
         return Ok(());
     }
-    let wanted: Vec<Wanted> = missing.iter().map(|topic| Wanted::new(kafka, *topic)).collect();
-    let new: Vec<NewTopic<'_>> = wanted.iter().map(Wanted::as_new_topic).collect();
+    let wanted: Vec<WantedTopic> = missing.iter().map(|topic| WantedTopic::new(kafka, *topic)).collect();
+    let new: Vec<NewTopic<'_>> = wanted.iter().map(WantedTopic::as_new_topic).collect();
     let created = admin.create_topics(&new, &options(REQUEST_TIMEOUT)).await.map_err(|error| {
         StreamError::Unreachable { brokers: kafka.brokers.clone(), reason: error.to_string() }
     })?;
     for result in created {
         match result {
             Ok(topic) => tracing::info!(topic, "topic created"),
-            // Another service was quicker.
+            // Another service was faster.
             Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
             Err((topic, error)) => {
                 return Err(StreamError::TopicNotCreated { topic, reason: error.to_string() });
@@ -207,14 +210,14 @@ async fn create(
 }
 
 /// The strings that rdkafka's `NewTopic` borrows.
-struct Wanted {
+struct WantedTopic {
     name: String,
     spec: TopicSpec,
     retention_ms: String,
     max_message_bytes: String,
 }
 
-impl Wanted {
+impl WantedTopic {
     fn new(kafka: &KafkaConfig, topic: Topic) -> Self {
         let spec = topic.spec();
         Self {
@@ -234,7 +237,8 @@ impl Wanted {
     }
 }
 
-/// A limit that is too small is found here, not at the first large picture.
+/// Warns of topics whose limit is too small, so that it shows here and not at the
+/// first large picture.
 async fn warn_of_small_limits(kafka: &KafkaConfig, admin: &AdminClient<LoggingContext>, topics: &[Topic]) {
     let names: Vec<String> = topics.iter().map(|topic| kafka.prefix.name(*topic)).collect();
     let resources: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
@@ -273,12 +277,13 @@ fn admin(kafka: &KafkaConfig) -> Result<AdminClient<LoggingContext>, StreamError
     kafka::client(kafka).create_with_context(LoggingContext::default()).map_err(StreamError::client)
 }
 
-/// A client for metadata and watermarks; it joins no group.
+/// Makes a client for metadata and watermarks; it joins no group.
 pub(crate) fn probe(kafka: &KafkaConfig) -> Result<BaseConsumer<LoggingContext>, StreamError> {
     kafka::client(kafka).create_with_context(LoggingContext::default()).map_err(StreamError::client)
 }
 
-/// Where a partition begins and ends. A partition whose leader is being chosen, as after a broker's start, is asked again.
+/// Returns where a partition begins and ends. Asks again while the partition's leader is being
+/// elected, as after a broker's start.
 pub(crate) fn watermarks(
     kafka: &KafkaConfig,
     consumer: &BaseConsumer<LoggingContext>,
@@ -300,8 +305,9 @@ pub(crate) fn watermarks(
     }
 }
 
-/// What the broker knows of one topic, or of all. Asks with growing patience, and stops asking where it refuses us, and once nobody
-/// waits for the answer: a blocking thread holds up the end of the process.
+/// Returns the broker's metadata of one topic, or of all. Retries with growing timeouts. It stops
+/// when the broker refuses us, and when nobody waits for the answer: a blocking thread holds up the
+/// end of the process.
 pub(crate) fn metadata(
     kafka: &KafkaConfig,
     consumer: &BaseConsumer<LoggingContext>,
@@ -322,7 +328,7 @@ pub(crate) fn metadata(
     }
 }
 
-/// Says that nobody waits any more, when its owner is dropped.
+/// Signals, when dropped, that nobody waits for the answer any more.
 struct Abandon(Arc<AtomicBool>);
 
 impl Drop for Abandon {
@@ -331,7 +337,7 @@ impl Drop for Abandon {
     }
 }
 
-/// librdkafka's synchronous requests, off the async threads.
+/// Runs librdkafka's synchronous requests off the async threads.
 pub(crate) async fn blocking<T: Send + 'static>(
     request: impl FnOnce(&AtomicBool) -> Result<T, StreamError> + Send + 'static,
 ) -> Result<T, StreamError> {

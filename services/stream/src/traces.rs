@@ -1,8 +1,10 @@
-//! Traces: a span for each record that a service processes or a command publishes, over OTLP to a collector.
+//! Traces: a span for each record that a service processes or a command publishes, sent to a
+//! collector over OTLP.
 //!
-//! The context travels in the records' headers (W3C Trace Context), so that one trace follows a picture from its publication
-//! to its prediction. Without a collector nothing is made and nothing is paid: headers are only passed on. One that is away
-//! neither stops nor slows anything: what does not fit into a bounded queue is left out, and counted.
+//! The context travels in the records' headers (W3C Trace Context), so that one trace follows a
+//! picture from its publication to its prediction. Without a collector no spans are made and
+//! nothing is paid: headers are only passed on. A collector that is away neither stops nor slows
+//! anything: spans that do not fit into a bounded queue are dropped and counted.
 
 mod context;
 mod exporter;
@@ -23,9 +25,9 @@ use crate::config::Telemetry;
 pub(crate) use publishing::PublishSpan;
 pub(crate) use records::RecordSpans;
 
-/// How long the end of a service waits for its last spans to be taken.
+/// How long the end of a service waits until its last spans are sent.
 const LAST_SPANS: Duration = Duration::from_secs(5);
-/// What the spans say that they were made by.
+/// The instrumentation scope of the spans.
 const SCOPE: &str = "unprompt";
 
 /// The traces of one service, or none. Clones share them.
@@ -39,19 +41,21 @@ struct Tracing {
 }
 
 impl Traces {
-    /// The traces of `unprompt-<service>`, where a collector is named in `telemetry` or by OpenTelemetry's variables. It is
-    /// not asked whether it is there. Belongs into a Tokio runtime, which outlives it.
+    /// Starts the traces of `unprompt-<service>`, if `telemetry` or OpenTelemetry's variables name
+    /// a collector. It does not check that the collector is there. Call it in a Tokio runtime that
+    /// outlives the traces.
     ///
     /// # Errors
     ///
-    /// [`StreamError::Telemetry`] for settings that cannot be meant.
+    /// [`StreamError::Telemetry`] for settings that make no sense.
     pub fn start(telemetry: &Telemetry, service: &str) -> Result<Self, StreamError> {
         let Some(provider) = exporter::provider(telemetry, service)? else { return Ok(Self::default()) };
         let tracer = provider.tracer(SCOPE);
         Ok(Self(Some(Arc::new(Tracing { provider, tracer }))))
     }
 
-    /// Sends what has not been sent, within a few seconds, and ends the traces for all that share them.
+    /// Sends the remaining spans, within a few seconds, and ends the traces for all that share
+    /// them.
     pub async fn finish(&self) {
         let Some(tracing) = &self.0 else { return };
         let provider = tracing.provider.clone();

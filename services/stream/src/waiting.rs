@@ -1,4 +1,5 @@
-//! Waits for what is away as a service starts: an outage is no reason for a service to end.
+//! Waits for dependencies that are away when a service starts: an outage is no reason
+//! for a service to end.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -8,13 +9,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Backoff;
 
-/// Delays between two attempts, from the first to the longest.
+/// Delays between two attempts: the first and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
-/// Asks until there is an answer, or an error that `may_pass` says no waiting mends. False where
-/// `stop` came first.
+/// Asks until there is an answer, or an error that cannot pass (`may_pass` returns false). Returns
+/// false if `stop` came first.
 ///
-/// `who` waits for `what`, as the log tells.
+/// The log says that `who` waits for `what`.
 ///
 /// # Errors
 /// The first error that may not pass.

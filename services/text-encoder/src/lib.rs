@@ -1,4 +1,4 @@
-//! The text-encoder: prompts in, their MiniLM and CLIP text vectors out.
+//! The text-encoder: consumes prompts and produces their MiniLM and CLIP text vectors.
 //!
 //! It knows prompts.v1, prompt-embeddings.v1 and two model folders; it must not know the index.
 
@@ -19,16 +19,16 @@ use unprompt_stream::{
     StageWiring,
 };
 
-/// The text-encoder, as the rest of the system knows it.
+/// The service descriptor: its name, topics and needs.
 pub const SERVICE: Service = Service {
     needs: Needs { index: false, heads: false, schema: Some(prepare_schema::<PromptEmbedding>) },
     ..Service::new("text-encoder", &[Topic::Prompts], &[Topic::PromptEmbeddings])
 };
 
-/// The defaults of its configuration, as TOML with comments for its readers.
+/// The default configuration, as TOML with comments for users.
 pub const DEFAULTS: &str = include_str!("default.toml");
 
-/// Which networks encode the prompts.
+/// The networks that encode prompts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -36,7 +36,7 @@ pub struct Settings {
     pub minilm: PathBuf,
     /// The image encoder's folder, in transformers' or open_clip's layout.
     pub clip: PathBuf,
-    /// Runs both networks.
+    /// The engine of both networks.
     pub engine: Engine,
 }
 
@@ -63,7 +63,8 @@ struct Vectors {
 }
 
 impl TextEncoder {
-    /// Loads both towers from their folders: sentence-transformers' layout for MiniLM, transformers' for CLIP.
+    /// Loads both towers from their folders: sentence-transformers' layout for MiniLM,
+    /// transformers' or open_clip's for CLIP.
     pub fn load(minilm: &Path, clip: &Path, engine: Engine, codec: Codec) -> Result<Self, ModelError> {
         Ok(Self { minilm: MiniLm::load(minilm, engine)?, clip: TextTower::load(clip, engine)?, codec })
     }
@@ -75,8 +76,8 @@ impl TextEncoder {
         }
     }
 
-    /// Both vectors of every prompt, in order. A network that fails once fails again, so that is
-    /// fatal.
+    /// Encodes every prompt with both networks, in order. A network that fails once fails again, so
+    /// an error is fatal.
     fn embed(&mut self, prompts: &[Prompt]) -> Result<Vec<Vectors>, BatchError> {
         let texts: Vec<&str> = prompts.iter().map(|prompt| prompt.text.as_str()).collect();
         let minilm = self.minilm.embed(&texts).map_err(|e| BatchError::Fatal(e.to_string()))?;
@@ -105,7 +106,7 @@ impl TextEncoder {
     }
 }
 
-/// A delete names the prompt by its id, in the key.
+/// The id of the deleted prompt, from the record's key.
 fn deleted(record: &InputRecord) -> Result<Uuid, Refusal> {
     record.key_as_uuid().ok_or_else(|| {
         Refusal::record(

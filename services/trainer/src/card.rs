@@ -1,10 +1,10 @@
-//! The head's card: what a person should know before they trust it.
+//! The head's card: what to know before relying on it.
 
 use std::fmt::Write;
 
 use unprompt_schemas::records::Head;
 
-/// Markdown that stands beside the head's file.
+/// The card's Markdown, which is stored beside the head's file.
 pub(crate) fn text(head: &Head) -> String {
     let mut card = format!(
         "# Head `{}`\n\nRidge regression from image vectors of `{}` to prompt vectors of `{}`.\n\n\

@@ -12,7 +12,7 @@ use crate::TrainError;
 /// A picture whose prompt is known.
 #[derive(Clone, Debug)]
 pub struct Pair {
-    /// The prompt's id; pictures of one prompt stay on one side of the split.
+    /// The prompt's id; all pictures of a prompt are on the same side of the split.
     pub prompt_id: Uuid,
     /// The encoder's vector, [d].
     pub image: Vec<f32>,
@@ -27,14 +27,15 @@ pub struct Joined {
     pub pairs: Vec<Pair>,
     /// `name@revision` of the MiniLM that made the prompt vectors.
     pub minilm: String,
-    /// The encoders of pictures that have no vector of the one that was asked for.
+    /// The encoders of pictures that have no vector of the requested one.
     pub others: Vec<String>,
 }
 
-/// Image vectors by image_id: a picture encoded twice counts once.
+/// Image vectors by image_id, so that a picture encoded twice counts once.
 type Images = HashMap<Uuid, (Uuid, Vec<f32>)>;
 
-/// Reads both topics to their ends; only vectors of `encoder` and prompts that have a picture are kept.
+/// Reads both topics to their ends, keeping only vectors of `encoder` and prompts that have a
+/// picture.
 pub(crate) async fn read(kafka: &KafkaConfig, codec: &Codec, encoder: &str) -> Result<Joined, TrainError> {
     let (mut images, mut others) = (Images::new(), BTreeSet::new());
     read_records(kafka, codec, |embedding| collect_image(&mut images, &mut others, encoder, embedding))
@@ -83,16 +84,18 @@ fn join(images: Images, prompts: HashMap<Uuid, Option<PromptEmbedding>>) -> Join
 }
 
 impl Joined {
-    /// Train and validation, by a hash of the prompt: the same prompt is always on the same side.
+    /// Splits the pairs into train and validation by a hash of the prompt: a prompt is always on
+    /// the same side.
     pub fn split(&self, validation: f64) -> (Vec<&Pair>, Vec<&Pair>) {
         self.pairs.iter().partition(|pair| !is_validation(pair.prompt_id, validation))
     }
 }
 
-/// A prompt_id is a SHA-1 already: its last eight bytes serve as the hash.
+/// Whether a prompt is in the validation part. A prompt_id is a SHA-1, so its last eight bytes
+/// serve as the hash.
 fn is_validation(prompt_id: Uuid, share: f64) -> bool {
     let (_, low) = prompt_id.as_u64_pair();
-    // The two highest bits of the low half are the UUID's variant, the same in all.
+    // Drops the two highest bits of the low half: they are the UUID's variant, the same in all ids.
     (low << 2) as f64 / u64::MAX as f64 <= share
 }
 

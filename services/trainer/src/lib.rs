@@ -1,16 +1,19 @@
-//! The trainer, a job: learns a head from what is in the topics and says so on heads.v1.
+//! The trainer, a job: learns a head from the records of the topics and announces it on heads.v1.
 //!
-//! It joins image embeddings with prompt embeddings by prompt_id, fits a ridge regression whose strength is chosen on
-//! validation prompts, learns the blend's weight and the calibration of expected_cosine on them, and writes the head with
-//! a card. A prompt's own point never votes for its picture: the index is asked without it.
+//! It joins image embeddings with prompt embeddings by prompt_id and fits a ridge regression whose
+//! strength is chosen on validation prompts. On them it also learns the weight of the blend and the
+//! calibration of expected_cosine. It writes the head with a card. A prompt's own point never
+//! counts as a neighbour of its picture: the query excludes it.
 
 mod card;
 mod join;
 mod validation;
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use atomic_write_file::AtomicWriteFile;
 use sha2::{Digest, Sha256};
 use unprompt_index::{IndexError, PromptIndex};
 use unprompt_models::ModelError;
@@ -26,25 +29,26 @@ use unprompt_stream::{KafkaConfig, OutputRecord, Publisher, StreamError};
 pub use join::{Joined, Pair};
 pub use validation::Validation;
 
-/// Ridge strengths tried, from hardly any to a mean prompt.
+/// The ridge strengths to try, from almost none to nearly the mean prompt.
 const STRENGTHS: [f64; 13] = [1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1000.0];
 
-/// What a training run needs to know.
+/// The settings of a training run.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The head's name on heads.v1.
     pub name: String,
-    /// `name@revision` of the encoder whose vectors the head reads.
+    /// The name of the picture vectors that the head reads: `name@revision` of the encoder, with
+    /// `;side=` if the side is not the trained one.
     pub encoder: String,
-    /// Share of the prompts kept for validation, 0 to 1.
+    /// The share of the prompts kept for validation, 0 to 1.
     pub validation: f64,
-    /// Where the head's file and card go.
+    /// The folder for the head's file and card.
     pub out: PathBuf,
-    /// The space that is searched for neighbours, as in the predictor.
+    /// The space to search for neighbours, as in the predictor.
     pub retrieval: Retrieval,
-    /// Neighbours that vote, as in the predictor.
+    /// Neighbours that are averaged, as in the predictor.
     pub k: usize,
-    /// Written into the record, milliseconds since the epoch.
+    /// The time written into the record, in milliseconds since the epoch.
     pub now_ms: i64,
 }
 
@@ -62,7 +66,7 @@ pub enum TrainError {
         train: usize,
         validation: usize,
         needed: usize,
-        /// What other pictures have vectors of.
+        /// The encoders of the pictures without a vector of `encoder`.
         others: Vec<String>,
     },
     #[error("the share kept for validation is {0}; choose one above 0 and below 1")]
@@ -79,14 +83,14 @@ pub enum TrainError {
     Schema(#[from] SchemaError),
 }
 
-/// A head that was trained and announced.
+/// A trained and announced head.
 #[derive(Clone, Debug)]
 pub struct Trained {
-    /// As announced.
+    /// The announced record.
     pub head: Head,
-    /// Pictures trained on.
+    /// The number of pictures in training.
     pub train: usize,
-    /// Pictures validated on.
+    /// The number of pictures in validation.
     pub validation: usize,
 }
 
@@ -156,7 +160,8 @@ fn samples<'a>(pairs: &[&'a Pair]) -> Samples<'a> {
     }
 }
 
-/// Writes `<name>-<12 hex of sha256>.safetensors` and the card beside it; both appear whole or not at all.
+/// Writes `<name>-<12 hex of sha256>.safetensors` and the card beside it; each appears complete or
+/// not at all.
 fn write(
     settings: &Settings,
     joined: &Joined,
@@ -182,14 +187,16 @@ fn write(
     Ok(head)
 }
 
-/// A reader sees the old file or the new one, never a part.
+/// Writes a file through a temporary one, so that a reader sees the old or the new content, never a
+/// part.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    let temporary = path.with_extension("tmp");
-    let written = std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))
-        .and_then(|()| std::fs::write(&temporary, bytes))
-        .and_then(|()| std::fs::File::open(&temporary)?.sync_all())
-        .and_then(|()| std::fs::rename(&temporary, path));
-    written.map_err(|error| TrainError::Write { path: path.to_owned(), error })
+    let write = || {
+        std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+        let mut file = AtomicWriteFile::open(path)?;
+        file.write_all(bytes)?;
+        file.commit()
+    };
+    write().map_err(|error| TrainError::Write { path: path.to_owned(), error })
 }
 
 async fn announce(kafka: &KafkaConfig, codec: &Codec, head: &Head) -> Result<(), TrainError> {

@@ -1,4 +1,5 @@
-//! What is learned on prompts the head never saw: the blend's weight and the calibration of expected_cosine.
+//! Learns the weight of the blend and the calibration of expected_cosine on prompts the head never
+//! saw.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +10,11 @@ use unprompt_models::recipe::{Neighbour, Parts, Retrieval, SearchVector, Trained
 
 use crate::{Pair, TrainError};
 
-/// Queries in one request to the index.
+/// Queries per request to the index.
 const QUERIES: usize = 32;
 
-/// A head with what was learned on the validation pictures, and the scores that it was learned at.
+/// A head with the weight and calibration learned on the validation pictures, and its scores on
+/// them.
 #[derive(Clone, Debug)]
 pub struct Validation {
     pub head: TrainedHead,
@@ -21,7 +23,7 @@ pub struct Validation {
 
 impl Validation {
     /// Predicts every validation picture as the predictor will, but without its own prompt's point,
-    /// and learns from the outcome.
+    /// and learns from the result.
     pub async fn learn(
         index: &PromptIndex,
         ridge: RidgeHead,
@@ -41,7 +43,7 @@ impl Validation {
         Ok(Self { head, scores })
     }
 
-    /// The scores, by the names they have on heads.v1.
+    /// The scores, by their names on heads.v1.
     pub fn metrics(&self) -> BTreeMap<String, f64> {
         self.scores.clone()
     }
@@ -74,8 +76,8 @@ fn parts(ridge: &RidgeHead, pair: &Pair, hits: &[Hit]) -> Result<Parts, TrainErr
     Ok(Parts::of(&pair.image, &neighbours, Some(ridge))?)
 }
 
-/// The mean cosine of each way to predict; one that some picture lacks is left out, as `unprompt
-/// evaluate` does.
+/// The mean cosine of each way to predict. A way that some picture lacks is left out, as in
+/// `unprompt evaluate`.
 fn scores(head: &TrainedHead, parts: &[Parts], truth: &[&[f32]]) -> BTreeMap<String, f64> {
     let mean_prompt = vec![head.ridge.mean_target().to_vec(); truth.len()];
     let ways = [

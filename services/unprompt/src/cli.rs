@@ -1,4 +1,4 @@
-//! Every command and flag, in one definition that feeds help and completions.
+//! Every command and flag. Help and shell completions are generated from these definitions.
 
 mod generate;
 mod index;
@@ -16,7 +16,8 @@ pub use models::{Models, Pin, PullModels};
 pub use prompts::{Import, Prompts, ReadCorpus, Sample};
 pub use search::{Export, Query};
 
-/// From pictures back to prompts: publish images to a topic, read the prompts they were made from.
+/// Recover prompts from pictures: publish pictures to a topic, read the prompts they were made
+/// from.
 #[derive(Debug, Parser)]
 #[command(version = env!("UNPROMPT_VERSION"), about, max_term_width = 100)]
 pub struct Cli {
@@ -26,112 +27,115 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// Flags that every command takes; each overrides the environment and the configuration file.
+/// Flags of every command. Each overrides the environment and the configuration file.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// Configuration file (TOML); without it ./unprompt.toml, where there is one
+    /// Configuration file in TOML (default: ./unprompt.toml, if it exists)
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Kafka's bootstrap servers; without it the embedded broker of `unprompt up`
+    /// Kafka's bootstrap servers (default: the embedded broker of `unprompt up`)
     #[arg(long, global = true, value_name = "HOST:PORT")]
     pub kafka: Option<String>,
-    /// Qdrant's gRPC endpoint; without it the embedded index of `unprompt up`
+    /// Qdrant's gRPC endpoint (default: the embedded index of `unprompt up`)
     #[arg(long, global = true, value_name = "URL")]
     pub qdrant: Option<String>,
-    /// Where the embedded broker and index keep their data
+    /// Data directory of the embedded broker and index
     #[arg(long, global = true, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Print JSON on stdout instead of tables
     #[arg(long, global = true)]
     pub json: bool,
-    /// Log filter, such as `info` or `unprompt_stream=debug` (logs go to stderr)
+    /// Log filter, such as `info` or `unprompt_stream=debug`; logs go to stderr
     #[arg(long, global = true, value_name = "FILTER")]
     pub log: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Host all services in this process, and broker and index unless they are named
+    /// Run all services in this process, with an embedded broker and index unless others are named
     Up(Up),
-    /// Import prompts, generate pictures, train and predict: the main job, with its score
+    /// Run the whole flow on the tiny world and score it: import, generate, train, predict
     Demo(Demo),
-    /// Run one service against a Kafka and a Qdrant
+    /// Run one service on Kafka and Qdrant
     Serve(Serve),
-    /// Publish pictures (files and folders, or URIs of them) to images.v1
+    /// Publish pictures to images.v1: files, folders, or URIs
     Publish(Publish),
     /// Publish one picture and wait for its prediction
     Predict(Predict),
     /// Search the prompt index
     Query(Query),
-    /// Look after the prompt index: its state, graph, recall, snapshots
+    /// Manage the prompt index: state, graph, recall, snapshots
     ///
-    /// Works on the index of the running `unprompt up` or on --qdrant; where nothing runs on the data directory, it opens the
-    /// embedded index itself.
+    /// Uses the index of the running `unprompt up`, or of --qdrant. If no process holds the data
+    /// directory, the command opens the embedded index itself.
     #[command(subcommand)]
     Index(Index),
-    /// Bring prompts in
+    /// Import prompts, or print sample prompts
     #[command(subcommand)]
     Prompts(Prompts),
-    /// Draw pictures of many prompts: to images.v1, a folder or parquet files
+    /// Draw pictures of many prompts, to images.v1, a folder or parquet files
     ///
-    /// Reads prompts as `unprompt prompts import` does and draws with the model and settings of [models] sd2 and [generator]. Stopped by
-    /// Ctrl-C or killed, the same command resumes at the next picture, with the same seeds; --restart begins again. After a kill
-    /// pictures of the last second may come to the topic twice, with the same ids. Several
-    /// workers share the work by --part 1/N to N/N. Ends with what a million pictures would cost at the rate that was seen.
+    /// Reads prompts like `unprompt prompts import`. Draws with the model of [models] sd2 and the
+    /// settings of [generator]. After Ctrl-C or a kill, the same command resumes at the next
+    /// picture with the same seeds; --restart starts over. After a kill, pictures of the last
+    /// second may be published twice, with the same ids. Several workers share the work with --part
+    /// 1/N to N/N. At the end it prints what a million pictures would cost at the measured rate.
     Generate(Generate),
-    /// Fetch the published models and check them
+    /// Manage models: list, fetch, verify, pin
     #[command(subcommand)]
     Models(Models),
-    /// Train a head from the topics and announce it
+    /// Train a head from the topics and announce it on heads.v1
     Train(Train),
     /// Score predictions against the true prompts
     Evaluate(Evaluate),
-    /// Look at the topics
+    /// List the topics, or print their records
     #[command(subcommand)]
     Topics(Topics),
-    /// Show how topics and services are: offsets, lag, rates, health, dead letters
+    /// Show the state of topics and services: offsets, lag, rates, health, dead letters
     ///
-    /// Offsets are what Kafka counts: every record, and on Kafka with exactly-once delivery the mark of each transaction in each
-    /// partition that it wrote to, so that there may be up to twice as many offsets as records. Lag counts them too.
+    /// Offsets count every record. With exactly-once delivery on Kafka they also count one mark per
+    /// transaction in each partition that the transaction wrote to, so there may be up to twice as
+    /// many offsets as records. Lag counts the marks too.
     Status(Status),
-    /// Look at what was rejected, publish it again, or throw it away
+    /// List, show, replay or purge rejected records
     #[command(subcommand)]
     DeadLetters(DeadLetters),
-    /// Look at the records' schemas, and register them with a schema registry
+    /// List the schemas of the records, and register them with a schema registry
     #[command(subcommand)]
     Schemas(Schemas),
-    /// Print every key of the configuration with its default, as TOML
+    /// Print every configuration key with its default, as TOML
     Config,
     /// Check this machine, the models and the endpoints
     Doctor,
-    /// Print a completion script for a shell
+    /// Print a shell completion script
     Completions {
-        /// The shell to print for
+        /// Shell to write the script for
         shell: clap_complete::Shell,
     },
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Schemas {
-    /// List them with their fingerprints and subjects
+    /// List the schemas with their fingerprints and subjects
     List,
-    /// Print one as it is registered
+    /// Print a schema as it is registered
     Show {
-        /// A record (Prompt), its topic (prompts.v1) or its subject (prompts.v1-value)
+        /// Record (Prompt), topic (prompts.v1) or subject (prompts.v1-value)
         name: String,
     },
-    /// Register all of them with the configured registry
+    /// Register all schemas with the configured registry
     Register {
-        /// Afterwards take only such changes of them; ours keep to FULL_TRANSITIVE
+        /// Then set this compatibility level for their subjects; our schemas keep to
+        /// FULL_TRANSITIVE
         #[arg(long, value_name = "LEVEL", ignore_case = true)]
         compatibility: Option<CompatibilityLevel>,
     },
-    /// Ask the registry whether all of them may follow what is registered
+    /// Ask the registry whether all schemas are compatible with the registered ones
     Check,
 }
 
-/// Which changes of a schema a registry takes.
+/// The schema changes that a registry accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum CompatibilityLevel {
@@ -145,7 +149,7 @@ pub enum CompatibilityLevel {
 }
 
 impl CompatibilityLevel {
-    /// As registries spell it.
+    /// Returns the name that registries use.
     pub fn name(self) -> &'static str {
         match self {
             Self::Backward => "BACKWARD",
@@ -161,61 +165,63 @@ impl CompatibilityLevel {
 
 #[derive(Debug, Subcommand)]
 pub enum DeadLetters {
-    /// List them, oldest first, and count them by code
+    /// List dead letters, oldest first, and count them by code
     List {
         #[command(flatten)]
         selected: Selected,
-        /// Only the newest so many
+        /// List only the newest LIMIT
         #[arg(short = 'n', long)]
         limit: Option<usize>,
     },
-    /// Show one whole: the reason, where it came from, its own key and headers
+    /// Show one dead letter in full: reason, origin, and the record's key and headers
     Show {
-        /// Its position, as `list` gives it
+        /// Position of the dead letter, as `list` prints it
         #[arg(value_name = "PARTITION:OFFSET")]
         position: String,
-        /// Write the record's value to a file
+        /// Write the record's value to this file
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Publish records again as they were, to the topics they came from
+    /// Publish rejected records again, unchanged, to the topics they came from
     ///
-    /// In order within a partition. They stay among the dead letters; it prints how `purge` deletes all that were there by now, and not
-    /// what is rejected again.
+    /// Keeps the order within a partition. The dead letters stay on their topic. Prints the `purge`
+    /// command that deletes every dead letter read so far, and keeps records that are rejected
+    /// again.
     Replay {
         #[command(flatten)]
         selected: Selected,
-        /// All of them
+        /// Replay all dead letters
         #[arg(long)]
         all: bool,
     },
-    /// Delete for good all that are there now, or those that a replay has read
+    /// Delete all current dead letters for good, or those that a replay has read
     Purge {
-        /// Yes, for good
+        /// Confirm the deletion
         #[arg(long)]
         yes: bool,
-        /// Only what stands before this position in its partition (repeatable), as `replay` prints it
+        /// Delete only records before this position in its partition, as `replay` prints it
+        /// (repeatable)
         #[arg(long, value_name = "PARTITION:OFFSET", value_parser = position)]
         up_to: Vec<(i32, i64)>,
     },
 }
 
-/// Which dead letters are meant; all conditions hold together.
+/// Selects dead letters; all conditions must hold.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Selected {
-    /// Those at these positions
+    /// Only the dead letters at these positions
     #[arg(value_name = "PARTITION:OFFSET")]
     pub positions: Vec<String>,
-    /// Those that this service rejected
+    /// Only records that this service rejected
     #[arg(long)]
     pub service: Option<String>,
-    /// Those with this code, such as `truncated-image`
+    /// Only records with this code, such as `truncated-image`
     #[arg(long)]
     pub code: Option<String>,
 }
 
 impl Selected {
-    /// Nothing was said.
+    /// Whether no condition was given.
     pub fn is_everything(&self) -> bool {
         self.positions.is_empty() && self.service.is_none() && self.code.is_none()
     }
@@ -223,13 +229,13 @@ impl Selected {
 
 #[derive(Args, Clone, Debug)]
 pub struct Up {
-    /// Port of the embedded broker, 0 for any
+    /// Port of the embedded broker (0: any free port)
     #[arg(long)]
     pub broker_port: Option<u16>,
-    /// Port of the embedded index, 0 for any
+    /// Port of the embedded index (0: any free port)
     #[arg(long)]
     pub index_port: Option<u16>,
-    /// Port of /livez, /readyz and /metrics, 0 for any
+    /// Port of /livez, /readyz and /metrics (0: any free port)
     #[arg(long)]
     pub http_port: Option<u16>,
 }
@@ -238,19 +244,19 @@ pub struct Up {
 pub struct Demo {
     #[command(flatten)]
     pub up: Up,
-    /// End after the table instead of staying up
+    /// Exit after the table instead of staying up
     #[arg(long)]
     pub once: bool,
-    /// Where to write the report (JSON)
+    /// File to write the JSON report to
     #[arg(long, value_name = "FILE", default_value = "reports/demo.json")]
     pub report: PathBuf,
-    /// Prompts to index
+    /// Number of prompts to index
     #[arg(long, default_value_t = 20_000)]
     pub prompts: usize,
-    /// Pictures to train and validate on
+    /// Number of pictures to train and validate on
     #[arg(long, default_value_t = 1_000)]
     pub pictures: usize,
-    /// Pictures held out, whose prompts are neither indexed nor trained on
+    /// Number of held-out pictures, whose prompts are neither indexed nor trained on
     #[arg(long, default_value_t = 250)]
     pub held_out: usize,
     /// Seed of the prompts
@@ -260,9 +266,9 @@ pub struct Demo {
 
 #[derive(Args, Debug)]
 pub struct Serve {
-    /// The service to run
+    /// Service to run
     pub service: ServiceName,
-    /// Port of /livez, /readyz and /metrics, 0 for any
+    /// Port of /livez, /readyz and /metrics (0: any free port)
     #[arg(long)]
     pub http_port: Option<u16>,
 }
@@ -278,69 +284,69 @@ pub enum ServiceName {
 
 #[derive(Args, Debug)]
 pub struct Publish {
-    /// Pictures, or folders of them (searched for .png, .jpg, .jpeg and .webp)
+    /// Pictures, or folders to search for .png, .jpg, .jpeg and .webp files
     #[arg(required_unless_present = "uri")]
     pub paths: Vec<PathBuf>,
-    /// Publish where pictures are instead of the pictures: file:, http(s): or s3: URIs, which the image-encoder fetches if
+    /// Publish URIs (file:, http(s):, s3:) instead of pictures; the image-encoder fetches them if
     /// [claim_check] allows it
     #[arg(long, value_name = "URI", num_args = 1..)]
     pub uri: Vec<String>,
-    /// Wait until every picture is predicted or in the dead letters
+    /// Wait until every picture has a prediction or is a dead letter
     #[arg(long)]
     pub wait: bool,
 }
 
 #[derive(Args, Debug)]
 pub struct Predict {
-    /// The picture: PNG, JPEG or WebP
+    /// Picture to predict: PNG, JPEG or WebP
     pub image: PathBuf,
-    /// Prompts to show
+    /// Number of prompts to show
     #[arg(long, short = 'n', default_value_t = 10)]
     pub limit: usize,
-    /// Give up after this many seconds
+    /// Seconds to wait for the prediction
     #[arg(long, default_value_t = 60)]
     pub timeout_s: u64,
 }
 
 #[derive(Args, Clone, Debug)]
 pub struct Train {
-    /// The head's name on heads.v1
+    /// Name of the head on heads.v1
     #[arg(long, default_value = "ridge")]
     pub name: String,
     /// Share of the prompts kept for validation
     #[arg(long, default_value_t = 0.25)]
     pub validation: f64,
-    /// Where head files are kept; without it DATA_DIR/heads
+    /// Directory for head files (default: DATA_DIR/heads)
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
 pub struct Evaluate {
-    /// JSON lines of the truth: {"image_id": …, "text": …}
+    /// True prompts as JSON lines: {"image_id": …, "text": …}
     #[arg(long, value_name = "FILE")]
     pub truth: PathBuf,
-    /// Score the index as it stands instead: look the pictures' vectors on the topic up again, among all prompts that it holds
-    /// now, with so many neighbours (120 without a number)
+    /// Score the current index instead of the predictions: search all its prompts with the
+    /// pictures' vectors from the topic, for K neighbours (120 without a number)
     #[arg(long, value_name = "K", num_args = 0..=1, default_missing_value = "120", value_parser = neighbours)]
     pub knn: Option<usize>,
 }
 
 #[derive(Args, Debug)]
 pub struct Status {
-    /// Refresh in place until Ctrl-C; without a terminal it prints once all the same
+    /// Refresh in place until Ctrl-C; prints once if stdout is not a terminal
     #[arg(long)]
     pub watch: bool,
-    /// Seconds between two looks
+    /// Seconds between refreshes
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = seconds)]
     pub interval_s: f64,
-    /// Where a service shows its health and metrics (repeatable); without it where the `unprompt up` of the data
-    /// directory does
+    /// Address of the health and metrics of a service, repeatable (default: that of the `unprompt
+    /// up` on the data directory)
     #[arg(long, value_name = "URL")]
     pub metrics_url: Vec<String>,
 }
 
-/// A place in a topic.
+/// Parses PARTITION:OFFSET.
 fn position(text: &str) -> Result<(i32, i64), String> {
     let parts = text.split_once(':');
     let parsed = parts.and_then(|(partition, offset)| {
@@ -350,7 +356,7 @@ fn position(text: &str) -> Result<(i32, i64), String> {
     parsed.ok_or_else(|| "give PARTITION:OFFSET, as in 0:17".into())
 }
 
-/// So many neighbours can be asked for.
+/// Parses a number of neighbours, 1 to 1,000.
 fn neighbours(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(k) if (1..=1_000).contains(&k) => Ok(k),
@@ -358,7 +364,7 @@ fn neighbours(text: &str) -> Result<usize, String> {
     }
 }
 
-/// A time that can be waited for.
+/// Parses a time of 0.1 to 86,400 seconds.
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.1..=86_400.0).contains(&seconds) => Ok(seconds),
@@ -368,17 +374,17 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 #[derive(Debug, Subcommand)]
 pub enum Topics {
-    /// Topics with partitions, records and limits
+    /// List the topics with offsets, partitions, record size limits and retention
     List,
-    /// Print records as they come
+    /// Print records as they arrive
     Tail(Tail),
 }
 
 #[derive(Args, Debug)]
 pub struct Tail {
-    /// The topic, such as predictions.v1
+    /// Topic, such as predictions.v1
     pub topic: String,
-    /// Start with the first record there is
+    /// Start at the first record that the topic still has
     #[arg(long)]
     pub from_beginning: bool,
     /// Stop after this many records

@@ -1,10 +1,10 @@
-//! The configuration of a process: the sections of all services, composed.
+//! The configuration of a process, composed of the sections of all services.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use unprompt_generator::GeneratorSection;
-use unprompt_image_encoder::{check_images, claim_check};
+use unprompt_image_encoder::{check_images, check_models, claim_check};
 use unprompt_indexer::IndexSection;
 use unprompt_models::picture::Limits;
 use unprompt_models::settings::ModelSettings;
@@ -13,7 +13,7 @@ use unprompt_stream::config::{Http, Invalid, Log, Registry, RunnerSection, Secti
 
 use crate::services::ALL;
 
-/// Everything a process is configured by. [`defaults`] has every key.
+/// The whole configuration of a process. [`defaults`] lists every key.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -32,7 +32,7 @@ pub struct Config {
     pub telemetry: Telemetry,
 }
 
-/// `[embedded]`: the broker and index of `unprompt up`.
+/// `[embedded]`: the embedded broker and index of `unprompt up`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Embedded {
@@ -48,28 +48,31 @@ impl Sections for Config {
         self.kafka.check()?;
         self.registry.check()?;
         self.generator.check()?;
+        self.index.check()?;
+        check_models(&self.models)?;
         check_images(&self.images)?;
         self.claim_check.check()?;
         self.predictor.check()?;
         self.runner.check()?;
         self.runner.services.keys().try_for_each(|name| check_service(name))?;
+        self.log.check()?;
         self.telemetry.check()
     }
 }
 
-/// A misspelt service would go on with the bounds of all.
+/// Refuses a misspelt service, which would otherwise run with the bounds of all services.
 fn check_service(name: &str) -> Result<(), Invalid> {
     let names = ALL.map(|service| service.describe().name);
     match names.contains(&name) {
         true => Ok(()),
         false => Err(Invalid::new(
             format!("runner.services.{name}"),
-            format!("there is no such service, choose one of {},", names.join(", ")),
+            format!("there is no such service (choose one of {})", names.join(", ")),
         )),
     }
 }
 
-/// Every key with its default, as TOML with comments for its readers.
+/// Returns every key with its default, as TOML with comments.
 pub fn defaults() -> String {
     [
         HEADER,
@@ -86,7 +89,7 @@ pub fn defaults() -> String {
 }
 
 const HEADER: &str = "\
-# The defaults. ./unprompt.toml (or --config FILE) goes over them, then the environment
+# The defaults. ./unprompt.toml (or --config FILE) overrides them, then the environment
 # (UNPROMPT__KAFKA__BROKERS=host:9092), then flags.
 ";
 
@@ -119,8 +122,8 @@ mod tests {
         assert_eq!(plain.runner.for_service("text-encoder").batch_records, 512);
     }
 
-    /// Each of these was an error of the service that used it, later or never; now it is one of
-    /// every start.
+    /// Every start must report these errors. Before, only the service that used the value did,
+    /// later or never.
     #[test]
     fn a_wrong_value_of_any_section_is_named_with_its_key_and_its_layer() {
         for (section, key, value, wanted) in [
@@ -133,7 +136,11 @@ mod tests {
             ("models", "engine", "\"torch\"", "candle"),
             ("models", "vision_engine", "\"torch\"", "candle"),
             ("models", "precision", "\"f8\"", "bf16"),
+            ("models", "clip_side", "0", "1 or more"),
+            ("models", "encoders", "[{ folder = \"x\", side = 0 }]", "1 or more"),
             ("index", "profile", "\"cheap\"", "small-memory"),
+            ("index", "url", "\"localhost:6334\"", "http://127.0.0.1:6334"),
+            ("log", "filter", "\"unprompt=loud\"", "info"),
             ("predictor", "retrieval", "\"blip\"", "minilm"),
             ("predictor", "k", "0", "1 to 2000"),
             ("predictor", "k", "5000", "1 to 2000"),

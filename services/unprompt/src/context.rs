@@ -1,4 +1,5 @@
-//! What every command starts from: the configuration with its flags, and clients made from it.
+//! The starting point of every command: the configuration with its flags, and clients built from
+//! it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,19 +19,20 @@ use crate::config::{Config, defaults};
 use crate::endpoints::Endpoints;
 use crate::registry::Registry;
 
-/// The configuration of this run.
+/// The configuration of this run, with the clients that share it.
 #[derive(Clone, Debug)]
 pub struct Context {
     pub config: Config,
     pub json: bool,
-    /// A Kafka was named, by brokers or by profile, in whichever layer: no embedded broker is hosted or looked for.
+    /// Whether any layer names a Kafka, by its brokers or its profile. No embedded broker is then
+    /// hosted or looked for.
     pub kafka_given: bool,
     registry: Registry,
     models: ModelFolders,
 }
 
 impl Context {
-    /// Reads the layers; `up` holds the flags of commands that host servers.
+    /// Loads all layers. `up` holds the flags of commands that host servers.
     pub fn load(global: &Global, up: Option<&Up>, http_port: Option<u16>) -> anyhow::Result<Self> {
         let config: Config = load(&defaults(), global.config.as_deref(), flags(global, up, http_port))?;
         let kafka_given = config.kafka.is_elsewhere();
@@ -42,7 +44,8 @@ impl Context {
         &self.config.embedded.data_dir
     }
 
-    /// Kafka as this command should reach it: where given, or the embedded broker that runs on the data directory.
+    /// Returns how this command reaches Kafka: at the configured brokers, or at the embedded broker
+    /// that runs on the data directory.
     pub fn kafka(&self) -> KafkaConfig {
         let mut kafka = self.config.kafka.clone();
         if let (false, Some(address)) = (self.kafka_given, self.running().and_then(|up| up.kafka)) {
@@ -51,7 +54,7 @@ impl Context {
         kafka
     }
 
-    /// Qdrant's gRPC endpoint, found like [`Self::kafka`].
+    /// Returns Qdrant's gRPC endpoint, found like [`Self::kafka`].
     pub fn qdrant_url(&self) -> String {
         let embedded = || match self.running().and_then(|up| up.qdrant) {
             Some(address) => format!("http://{address}"),
@@ -60,13 +63,15 @@ impl Context {
         self.config.index.url.clone().unwrap_or_else(embedded)
     }
 
-    /// Where the `unprompt up` of the data directory tells of its health, unless it works on another Kafka than was named.
+    /// Returns the health address of the `unprompt up` on the data directory. None if that process
+    /// works on another Kafka than the configured one.
     pub fn http_url(&self) -> Option<String> {
         let up = self.running().filter(|up| !self.kafka_given || up.kafka.is_none())?;
         Some(format!("http://{}", up.http))
     }
 
-    /// Where the embedded index of the data directory's `unprompt up` listens, and in which process.
+    /// Returns the address and the process of the embedded index that the data directory's
+    /// `unprompt up` hosts.
     pub fn running_index(&self) -> Option<(String, u32)> {
         let up = self.running()?;
         Some((format!("http://{}", up.qdrant?), up.pid))
@@ -76,86 +81,87 @@ impl Context {
         Endpoints::read(self.data_dir())
     }
 
-    /// The endpoint of the prompt index, with its key.
+    /// Returns the endpoint of the prompt index, with its API key.
     pub fn index_endpoint(&self) -> Endpoint {
         self.config.index.endpoint(self.qdrant_url())
     }
 
-    /// A client of the prompt index.
+    /// Connects to the prompt index.
     pub async fn index(&self) -> anyhow::Result<PromptIndex> {
         Ok(self.index_endpoint().connect().await?)
     }
 
-    /// The traces of `unprompt-<service>`, where a collector is configured.
+    /// Starts the traces of `unprompt-<service>`, which are exported only if a collector is
+    /// configured.
     pub fn traces(&self, service: &str) -> anyhow::Result<Traces> {
         Ok(Traces::start(&self.config.telemetry, service)?)
     }
 
-    /// How records are written and read: in Confluent framing where a schema registry is configured.
+    /// Returns the codec for records: Confluent framing if a schema registry is configured.
     pub fn codec(&self) -> anyhow::Result<Codec> {
         Ok(self.registry.codec(&self.config.registry)?)
     }
 
-    /// The schema registry, where one is configured.
+    /// Returns the schema registry, if one is configured.
     pub fn registry(&self) -> anyhow::Result<Option<Arc<SchemaRegistry>>> {
         Ok(self.registry.client(&self.config.registry)?)
     }
 
-    /// The generator's model and its section.
+    /// Returns the generator's model and settings.
     pub fn generator(&self) -> anyhow::Result<unprompt_generator::Settings> {
         let section = self.config.generator.clone();
         Ok(unprompt_generator::Settings { model: self.sd2()?, section })
     }
 
-    /// Which networks encode the prompts.
+    /// Returns the networks that encode the prompts.
     pub fn text_encoder(&self) -> anyhow::Result<unprompt_text_encoder::Settings> {
         let (minilm, clip) = (self.minilm()?, self.clip()?);
         Ok(unprompt_text_encoder::Settings { minilm, clip, engine: self.config.models.engine })
     }
 
-    /// Which networks encode the pictures, and which pictures are taken.
+    /// Returns the networks that encode the pictures, and the limits of pictures.
     pub fn image_encoder(&self) -> anyhow::Result<unprompt_image_encoder::Settings> {
         let (images, claim_check) = (self.config.images, self.config.claim_check.clone());
         Ok(unprompt_image_encoder::Settings { encoders: self.encoders()?, images, claim_check })
     }
 
-    /// The models of `[models]` and their folders.
+    /// Returns the models of `[models]` with their folders.
     pub fn models(&self) -> &ModelFolders {
         &self.models
     }
 
-    /// The vision tower whose space pictures and prompts share.
+    /// Loads the vision tower of the encoder whose space pictures and prompts share.
     pub fn clip_vision(&self) -> anyhow::Result<VisionTower> {
         Ok(self.models.load_clip_vision()?)
     }
 
-    /// All configured image encoders; the one of [`Self::clip`] comes first.
+    /// Returns all configured image encoders, that of [`Self::clip`] first.
     pub fn encoders(&self) -> anyhow::Result<Vec<EncoderFolder>> {
         let encoders = self.models.encoders()?.into_iter();
         Ok(encoders.map(|(folder, settings)| EncoderFolder { folder, settings }).collect())
     }
 
-    /// MiniLM's folder.
+    /// Returns MiniLM's folder.
     pub fn minilm(&self) -> anyhow::Result<PathBuf> {
         Ok(self.models.minilm()?)
     }
 
-    /// The folder of the first image encoder.
+    /// Returns the folder of the first image encoder.
     pub fn clip(&self) -> anyhow::Result<PathBuf> {
         Ok(self.models.clip()?)
     }
 
-    /// Stable Diffusion's folder.
+    /// Returns Stable Diffusion's folder.
     pub fn sd2(&self) -> anyhow::Result<PathBuf> {
         Ok(self.models.sd2()?)
     }
 
-    /// Checks that every model is there, and that the named ones are as published.
+    /// Checks that every model is present and that named models match their published checksums.
     pub fn check_models(&self) -> anyhow::Result<()> {
         Ok(self.models.check()?)
     }
 
-    /// The models that are known by name.
+    /// Returns the manifest of the models that are known by name.
     pub fn manifest(&self) -> anyhow::Result<Manifest> {
         Ok(self.models.manifest()?)
     }

@@ -1,4 +1,5 @@
-//! The servers that this process may host. A build without one of them says so when it is asked for.
+//! The servers that this process can host. A build without one of them returns an error when it is
+//! started.
 
 use std::path::Path;
 
@@ -12,7 +13,7 @@ pub use absent::EmbeddedBroker;
 #[cfg(not(feature = "embedded-index"))]
 pub use absent::EmbeddedIndex;
 
-/// Starts the embedded index. An error about a damaged folder says how the prompts get into a new
+/// Starts the embedded index. The error for a damaged folder says how to get the prompts into a new
 /// one.
 #[cfg(feature = "embedded-index")]
 pub async fn start_index(folder: &Path, port: u16) -> anyhow::Result<EmbeddedIndex> {
@@ -24,7 +25,7 @@ pub async fn start_index(folder: &Path, port: u16) -> anyhow::Result<EmbeddedInd
     })
 }
 
-/// Says that this build has no index.
+/// Fails, because this build has no index.
 #[cfg(not(feature = "embedded-index"))]
 pub async fn start_index(folder: &Path, port: u16) -> anyhow::Result<EmbeddedIndex> {
     EmbeddedIndex::start(folder, port).await

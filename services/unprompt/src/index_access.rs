@@ -1,5 +1,5 @@
-//! The prompt index for commands that may run alone: the one that is running, or the embedded one, hosted for the
-//! duration.
+//! Access to the prompt index for commands that also work alone: a running index, or the embedded
+//! one, hosted for the duration of the command.
 
 use std::ops::Deref;
 use std::path::PathBuf;
@@ -12,18 +12,18 @@ use unprompt_stream::data_dir::DataDir;
 use crate::context::Context;
 use crate::hosted::{self, EmbeddedIndex};
 
-/// Exact searches of millions and large writes may take this long.
+/// Allows for exact searches of millions of prompts and for large writes.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// A client of the prompt index, and the index itself where this process hosts it. To be ended with
+/// A client of the prompt index, with the index itself if this process hosts it. End it with
 /// [`IndexAccess::close`].
 #[derive(Debug)]
 pub struct IndexAccess {
     client: PromptIndex,
     hosted: Option<(EmbeddedIndex, DataDir)>,
-    /// Where an embedded index keeps its data.
+    /// The folder of an embedded index.
     pub folder: Option<PathBuf>,
-    /// The process that has the embedded index open.
+    /// The process that hosts the embedded index.
     pub pid: Option<u32>,
 }
 
@@ -36,7 +36,7 @@ impl Deref for IndexAccess {
 }
 
 impl IndexAccess {
-    /// Writes everything out and frees the data directory, where this process holds it.
+    /// Flushes the index and releases the data directory, if this process holds it.
     pub async fn close(self) -> anyhow::Result<()> {
         drop(self.client);
         match self.hosted {
@@ -47,8 +47,9 @@ impl IndexAccess {
 }
 
 impl Context {
-    /// The index of `--qdrant` or `[index] url`; else that of the `unprompt up` on the data directory; else, where
-    /// nobody has the data directory, its embedded index, hosted by this process until [`IndexAccess::close`].
+    /// Connects to the index of `--qdrant` or `[index] url`, or else to that of the `unprompt up`
+    /// on the data directory. If no process holds the data directory, this process hosts its
+    /// embedded index until [`IndexAccess::close`].
     pub async fn index_or_host(&self) -> anyhow::Result<IndexAccess> {
         if self.config.index.url.is_some() {
             let client = self.connect(&self.qdrant_url()).await?;
@@ -58,7 +59,7 @@ impl Context {
         if let Some((url, pid)) = self.running_index() {
             match self.connect(&url).await {
                 Ok(client) => return Ok(IndexAccess { client, hosted: None, folder, pid: Some(pid) }),
-                // It did not end cleanly; its addresses were left behind.
+                // That process did not end cleanly and left its addresses behind.
                 Err(IndexError::Unreachable { .. }) => {}
                 Err(error) => return Err(error.into()),
             }

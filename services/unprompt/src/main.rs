@@ -1,6 +1,5 @@
-//! The one binary: hosts the services, and talks to them.
+//! The `unprompt` binary: hosts the services and talks to them.
 
-mod answers;
 mod cli;
 mod commands;
 mod config;
@@ -8,6 +7,7 @@ mod context;
 mod demo;
 mod endpoints;
 mod hosted;
+mod image_result;
 mod index_access;
 mod output;
 mod registry;
@@ -19,14 +19,15 @@ use std::process::ExitCode;
 use clap::Parser;
 use tikv_jemallocator::Jemalloc;
 
-/// Answers over gRPC are made of thousands of small pieces, which took glibc's allocator much longer.
+/// Responses over gRPC consist of thousands of small allocations, on which glibc's allocator spent
+/// much more time.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
-    // tonic brings ring, the broker aws-lc-rs: rustls wants to be told which.
+    // tonic depends on ring and the broker on aws-lc-rs, so rustls cannot choose a provider itself.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
-        eprintln!("a TLS provider is installed already; going on with it");
+        eprintln!("a TLS provider is already installed; using it");
     }
     let cli = cli::Cli::parse();
     match commands::run(cli) {

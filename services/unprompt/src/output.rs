@@ -1,4 +1,4 @@
-//! What goes to stdout: tables for people, JSON for programs. Everything else goes to stderr.
+//! Prints data to stdout: tables for people, JSON for programs. Everything else goes to stderr.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -9,7 +9,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 use serde_json::Value;
 
-/// Prints a line of data; a reader that has gone away is not an error.
+/// Prints a line of data. Ignores a reader that has gone away.
 pub fn line(text: impl Display) -> anyhow::Result<()> {
     match writeln!(io::stdout().lock(), "{text}") {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -27,10 +27,10 @@ pub fn json_pretty(value: &impl Serialize) -> anyhow::Result<()> {
     line(serde_json::to_string_pretty(value)?)
 }
 
-/// A record as JSON. Its `source_key` is text; base64 in `source_key_base64` where the bytes are
-/// not text.
+/// Converts a record to JSON. Its `source_key` becomes text, or base64 in `source_key_base64` if
+/// the bytes are not UTF-8.
 pub fn record(record: &impl Serialize) -> Value {
-    // A record is a struct: it has no keys that JSON lacks.
+    // A record is a struct, so all its keys are strings.
     let mut value = serde_json::to_value(record).unwrap_or_default();
     if let Some(fields) = value.as_object_mut()
         && let Some(key) = fields.remove("source_key")
@@ -49,7 +49,7 @@ fn key_as_text(bytes: Option<Vec<u8>>) -> (&'static str, Value) {
     }
 }
 
-/// An empty table in the house's style.
+/// Returns an empty table in the common style.
 pub fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);

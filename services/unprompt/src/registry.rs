@@ -1,11 +1,11 @@
-//! The schema registry as all parts of the process use it: one client, one memory of what it has answered.
+//! The schema registry for all parts of the process, which share one client and its cache.
 
 use std::sync::{Arc, OnceLock};
 
 use unprompt_schemas::codec::Codec;
 use unprompt_stream::{SchemaRegistry, StreamError, config};
 
-/// Made when it is first needed. Clones share it.
+/// The client and the codec, created at first use. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Registry(Arc<OnceLock<Made>>);
 
@@ -16,12 +16,12 @@ struct Made {
 }
 
 impl Registry {
-    /// How records are written and read: in Confluent framing where a registry is configured.
+    /// Returns the codec for records: Confluent framing if a registry is configured.
     pub fn codec(&self, section: &config::Registry) -> Result<Codec, StreamError> {
         Ok(self.made(section)?.codec.clone())
     }
 
-    /// The registry's client, where one is configured.
+    /// Returns the registry's client, if a registry is configured.
     pub fn client(&self, section: &config::Registry) -> Result<Option<Arc<SchemaRegistry>>, StreamError> {
         Ok(self.made(section)?.client.clone())
     }

@@ -1,4 +1,4 @@
-//! How each service is made from the configuration, and the set of those that run in this process.
+//! Builds each service from the configuration, and runs a set of them in this process.
 
 use anyhow::Context as _;
 use tokio::runtime::Handle;
@@ -21,7 +21,7 @@ use {
 use crate::cli::ServiceName;
 use crate::context::Context;
 
-/// All services, in the order in which they start.
+/// All services, in their order of start.
 pub const ALL: [ServiceName; 5] = [
     ServiceName::TextEncoder,
     ServiceName::Indexer,
@@ -31,7 +31,7 @@ pub const ALL: [ServiceName; 5] = [
 ];
 
 impl ServiceName {
-    /// The service's own description.
+    /// Returns the service's description of itself.
     pub fn describe(self) -> &'static Service {
         match self {
             Self::Generator => &generator::SERVICE,
@@ -43,7 +43,7 @@ impl ServiceName {
     }
 }
 
-/// What services are wired to.
+/// The configuration and endpoints that services are built with.
 #[derive(Clone, Debug)]
 pub struct Wiring {
     pub context: Context,
@@ -52,7 +52,7 @@ pub struct Wiring {
     pub health: health::Health,
 }
 
-/// Services running in this process; when one fails, all are stopped.
+/// The services that run in this process. When one fails, all are stopped.
 #[derive(Debug)]
 pub struct Services {
     wiring: Wiring,
@@ -65,7 +65,7 @@ impl Services {
         Self { wiring, stop, running: JoinSet::new() }
     }
 
-    /// Starts `service` with the wiring given at the start.
+    /// Starts `service` with the wiring of [`Self::new`].
     pub fn spawn(&mut self, service: ServiceName) {
         self.spawn_wired(service, self.wiring.clone());
     }
@@ -82,7 +82,7 @@ impl Services {
         });
     }
 
-    /// Waits for all of them; the first error is the answer, after the others have stopped.
+    /// Waits for all services to end and returns the first error.
     pub async fn finish(mut self) -> anyhow::Result<()> {
         let mut first = Ok(());
         while let Some(ended) = self.running.join_next().await {
@@ -95,14 +95,15 @@ impl Services {
 
 async fn run(name: ServiceName, wiring: Wiring, stop: CancellationToken) -> anyhow::Result<()> {
     let service = name.describe();
-    // Kafka first: one that refuses us must be told of whatever else is away.
+    // Kafka comes first: an error such as refused credentials must be reported even while other
+    // endpoints are away.
     if !wait_for_topics(&[name], &wiring, &stop).await?
         || !wait_for_registry(service, &wiring, &stop).await?
         || !wait_for_index(service, &wiring, &stop).await?
     {
         return Ok(());
     }
-    // Followed until it is dropped, when the service ends.
+    // The topic is followed until this is dropped, when the service ends.
     let heads = match service.needs.heads {
         true => match follow_heads(&wiring, &stop).await? {
             Some(heads) => Some(heads),
@@ -135,7 +136,7 @@ async fn run_to_end(
     Ok(())
 }
 
-/// Builds a stage; this runs on the stage's own thread, because loading takes a while.
+/// Builds a stage. Runs on the stage's own thread, because loading takes a while.
 fn build(
     name: ServiceName,
     wiring: &Wiring,
@@ -156,7 +157,7 @@ fn build(
     })
 }
 
-/// The layout of the collection for the configured models.
+/// Returns the layout of the collection for the configured models.
 pub fn layout(context: &Context) -> anyhow::Result<Layout> {
     let folder = context.clip()?;
     let (clip, minilm) = (Revision::of_folder(&folder)?, Revision::of_folder(&context.minilm()?)?);
@@ -179,10 +180,10 @@ async fn follow_heads(wiring: &Wiring, stop: &CancellationToken) -> anyhow::Resu
     Ok(FollowedHeads::start(&wiring.kafka, wiring.context.codec()?, &encoder, stop).await?)
 }
 
-/// Returns once Kafka answers and has our topics. False where `stop` came first.
+/// Waits until Kafka answers and has our topics. Returns false if `stop` came first.
 ///
 /// # Errors
-/// Errors that no wait mends, such as refused credentials.
+/// Errors that waiting does not resolve, such as refused credentials.
 pub async fn wait_for_topics(
     services: &[ServiceName],
     wiring: &Wiring,
@@ -195,7 +196,7 @@ pub async fn wait_for_topics(
     Ok(until_answered(&names.join(", "), "Kafka", stop, may_pass, ask).await?)
 }
 
-/// Returns once the index answers, or at once for a service that does not need it. False where
+/// Waits until the index answers. Returns at once for a service that does not need it, and false if
 /// `stop` came first.
 async fn wait_for_index(
     service: &Service,
@@ -210,8 +211,8 @@ async fn wait_for_index(
     Ok(until_answered(service.name, "the index", stop, IndexError::is_transient, ask).await?)
 }
 
-/// Asks the schema registry for what the service will need before it takes a record. A registry
-/// that is away is waited for, one that refuses ends the start. False where `stop` came first.
+/// Prepares the schemas that the service needs before its first record. Waits for a registry that
+/// is away, and fails if it refuses. Returns false if `stop` came first.
 async fn wait_for_registry(
     service: &Service,
     wiring: &Wiring,
@@ -224,7 +225,7 @@ async fn wait_for_registry(
         let (codec, client, prefix) = (codec.clone(), client.clone(), prefix.clone());
         let asked = tokio::task::spawn_blocking(move || match prepare {
             Some(prepare) => prepare(&codec, &prefix),
-            // It writes no Avro, and reads what others do.
+            // The service writes no Avro and only reads records of other services.
             None => Ok(client.check()?),
         });
         async { Ok(asked.await.context("asking the schema registry")??) }
@@ -236,7 +237,7 @@ async fn wait_for_registry(
     answered.with_context(|| format!("{} did not start", service.name))
 }
 
-/// Makes the service known as not ready while it waits.
+/// Registers the service with health, where it is not ready while it waits.
 fn not_ready_yet(name: &str, wiring: &Wiring) {
     wiring.health.service(&format!("{}{name}", wiring.kafka.prefix));
 }

@@ -1,4 +1,5 @@
-//! Services in one process, with the broker and the index that were not named as being elsewhere, on one data directory.
+//! Runs services in one process, on one data directory, with the broker and the index that are not
+//! configured elsewhere.
 
 use tokio_util::sync::CancellationToken;
 use unprompt_schemas::topics::Topic;
@@ -14,7 +15,7 @@ use crate::services::{Services, Wiring, wait_for_topics};
 /// A running `unprompt up`.
 #[derive(Debug)]
 pub struct Stack {
-    /// The context with the addresses that the servers got.
+    /// The context with the actual addresses of the servers.
     pub context: Context,
     wiring: Wiring,
     endpoints: Endpoints,
@@ -26,8 +27,12 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Starts the servers that are not elsewhere, makes the topics, and starts `services`; a second start on the same
-    /// data says who has it. A Kafka that is away is waited for; where `stop` comes first no service is started.
+    /// Starts the servers that are not elsewhere, creates the topics, and starts `services`.
+    ///
+    /// Waits for a Kafka that is away. If `stop` comes first, no service is started.
+    ///
+    /// # Errors
+    /// A second start on the same data directory, with the process that holds it.
     pub async fn start(
         context: &Context,
         services: &[ServiceName],
@@ -64,19 +69,19 @@ impl Stack {
         Ok(Self { context, wiring, endpoints, broker, index, services: running, stop, _lock: lock })
     }
 
-    /// Starts another instance of `service` on topics with this prefix.
+    /// Starts another instance of `service` on the topics with the prefix of `kafka`.
     pub async fn also(&mut self, service: ServiceName, kafka: KafkaConfig) -> anyhow::Result<()> {
         ensure_topics(&kafka).await?;
         self.services.spawn_wired(service, Wiring { kafka, ..self.wiring.clone() });
         Ok(())
     }
 
-    /// The token that every service here stops by; it is cancelled when one of them fails.
+    /// Returns the token that stops every service here. It is cancelled when one of them fails.
     pub fn stop_token(&self) -> &CancellationToken {
         &self.stop
     }
 
-    /// What a person needs to know to use it.
+    /// Returns the message that tells a person how to use the stack.
     pub fn welcome(&self) -> String {
         let (kafka, qdrant, http) = (&self.wiring.kafka, &self.wiring.index.url, &self.endpoints.http);
         let (brokers, images) = (&kafka.brokers, kafka.prefix.name(Topic::Images));
@@ -98,7 +103,7 @@ impl Stack {
         self.shut_down().await
     }
 
-    /// Services first (they flush and commit), then the servers.
+    /// Stops the services first, so that they flush and commit, then the servers.
     pub async fn shut_down(self) -> anyhow::Result<()> {
         self.stop.cancel();
         let services = self.services.finish().await;

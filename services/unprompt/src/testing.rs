@@ -1,9 +1,9 @@
-//! Values that tests start from.
+//! Values for tests.
 
 use unprompt_schemas::Uuid;
 use unprompt_schemas::records::Prediction;
 
-/// A prediction without parts.
+/// Returns a prediction without parts.
 pub fn prediction() -> Prediction {
     Prediction {
         image_id: Uuid::nil(),

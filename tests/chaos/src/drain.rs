@@ -1,5 +1,5 @@
 //! Decides when a run is over: every service has read its input to the end, no instance holds a
-//! record, and nothing moves any more.
+//! record, and nothing changes any more.
 
 use std::time::{Duration, Instant};
 
@@ -12,38 +12,38 @@ use crate::supervisor::{SERVICES, Supervisor};
 use crate::world::World;
 use crate::{LOOK, say};
 
-/// A run is over when nothing has moved for this long.
+/// How long nothing may change before a run is over.
 const STILL: Duration = Duration::from_secs(3);
-/// Where the marks of transactions make a lag, nothing has to move for this long: records behind a
-/// transaction that an instance left open look the same, until the broker aborts it after
+/// How long nothing may change if transaction markers cause a lag. Records behind a transaction
+/// that an instance left open look the same until the broker aborts it after
 /// `transaction_timeout_ms` (15 s).
 const STILL_WITH_MARKS: Duration = Duration::from_secs(20);
-/// Between two lines about what is left.
+/// The interval between two lines about the remaining records.
 const TELL: Duration = Duration::from_secs(10);
-/// The longest time that a drain may take.
+/// The maximum duration of a drain.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(1_200);
 
-/// The lag of a service in its input.
+/// A service's lag on its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Lag {
     /// Offsets that its consumer group has not committed.
     offsets: u64,
-    /// At most this many of them are no records but the marks of transactions.
+    /// The maximum number of those offsets that are transaction markers instead of records.
     marks: u64,
 }
 
-/// The run at one moment.
+/// The state of the run at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Look {
-    /// Of every service that runs.
+struct Snapshot {
+    /// The lag of every running service.
     lags: Vec<Lag>,
-    /// Every instance is ready and holds no record.
+    /// Whether every instance is ready and holds no record.
     idle: bool,
     /// The offsets of every topic.
     ends: Vec<i64>,
 }
 
-impl Look {
+impl Snapshot {
     async fn take(world: &World, fleet: &Supervisor) -> anyhow::Result<Self> {
         let idle = fleet.is_idle().await;
         let mut lags = Vec::new();
@@ -54,7 +54,7 @@ impl Look {
         Ok(Self { lags, idle, ends })
     }
 
-    /// How long the run has to stand still like this to be over; none while there is work left.
+    /// How long the run must stay in this state to be over; `None` while there is work left.
     fn stillness(&self) -> Option<Duration> {
         let may_be_over = self.idle && self.lags.iter().all(|lag| lag.offsets <= lag.marks);
         may_be_over.then(|| match self.left() {
@@ -68,8 +68,8 @@ impl Look {
     }
 }
 
-/// Marks of transactions that may end the partitions of a service's input. The pictures are
-/// published without one.
+/// The maximum number of transaction markers at the ends of the input's partitions. The pictures
+/// are published without transactions.
 fn marks_in(world: &World, input: Topic) -> u64 {
     match (world.kafka.profile, input) {
         (Profile::Embedded, _) | (_, Topic::Images) => 0,
@@ -77,16 +77,16 @@ fn marks_in(world: &World, input: Topic) -> u64 {
     }
 }
 
-/// Since when the run looks the same.
+/// How long the run has been in the same state.
 #[derive(Default)]
 struct Stillness {
-    since: Option<(Instant, Look)>,
+    since: Option<(Instant, Snapshot)>,
 }
 
 impl Stillness {
-    /// Takes a look at `now`, none where the broker did not answer, and says whether the run is
+    /// Takes a look at `now` (`None` if the broker did not answer) and returns whether the run is
     /// over.
-    fn is_over(&mut self, look: Option<Look>, now: Instant) -> bool {
+    fn is_over(&mut self, look: Option<Snapshot>, now: Instant) -> bool {
         let Some(look) = look else {
             self.since = None;
             return false;
@@ -105,14 +105,14 @@ impl Stillness {
 ///
 /// # Errors
 ///
-/// Where it takes longer than [`DRAIN_PATIENCE`], with what was left.
+/// If it takes longer than [`DRAIN_PATIENCE`]; the error contains the last look.
 pub async fn drain(world: &World, fleet: &Supervisor, started: Instant) -> anyhow::Result<()> {
     let since = Instant::now();
     let (mut stillness, mut progress) = (Stillness::default(), Progress::default());
     loop {
         tokio::time::sleep(LOOK).await;
         fleet.look_after().await?;
-        let look = Look::take(world, fleet).await.ok();
+        let look = Snapshot::take(world, fleet).await.ok();
         if let Some(look) = &look {
             progress.tell(look.left(), started);
         }
@@ -123,7 +123,7 @@ pub async fn drain(world: &World, fleet: &Supervisor, started: Instant) -> anyho
     }
 }
 
-/// Tells how much is left and how long it may take.
+/// Prints how many records are left and how long they may take.
 #[derive(Default)]
 struct Progress {
     told: Option<(Instant, u64)>,
@@ -147,13 +147,13 @@ impl Progress {
 mod tests {
     use super::*;
 
-    fn look(encoders: u64, predictors: u64, marks: u64) -> Look {
+    fn look(encoders: u64, predictors: u64, marks: u64) -> Snapshot {
         let lag = |offsets, marks| Lag { offsets, marks };
-        Look { lags: vec![lag(encoders, 0), lag(predictors, marks)], idle: true, ends: vec![9] }
+        Snapshot { lags: vec![lag(encoders, 0), lag(predictors, marks)], idle: true, ends: vec![9] }
     }
 
-    /// The second at which the run is over when it looks like this from its beginning on.
-    fn over_after_s(look: Option<&Look>) -> Option<u64> {
+    /// The second at which a run that looks like this from the beginning is over.
+    fn over_after_s(look: Option<&Snapshot>) -> Option<u64> {
         let (mut stillness, began) = (Stillness::default(), Instant::now());
         (0..60).find(|&s| stillness.is_over(look.cloned(), began + Duration::from_secs(s)))
     }
@@ -177,14 +177,14 @@ mod tests {
 
     #[test]
     fn a_run_with_a_busy_instance_or_without_a_broker_goes_on() {
-        assert_eq!(over_after_s(Some(&Look { idle: false, ..look(0, 0, 0) })), None);
+        assert_eq!(over_after_s(Some(&Snapshot { idle: false, ..look(0, 0, 0) })), None);
         assert_eq!(over_after_s(None), None);
     }
 
     #[test]
     fn a_topic_that_grows_begins_the_wait_anew() {
         let (mut stillness, began) = (Stillness::default(), Instant::now());
-        let grown = Look { ends: vec![10], ..look(0, 0, 0) };
+        let grown = Snapshot { ends: vec![10], ..look(0, 0, 0) };
         let at = |s| began + Duration::from_secs(s);
         assert!(!stillness.is_over(Some(look(0, 0, 0)), at(0)));
         assert!(!stillness.is_over(Some(grown.clone()), at(2)));

@@ -1,4 +1,4 @@
-//! Pictures by number, one in a hundred of them poison, published until the chaos is over.
+//! Numbered pictures, one in a hundred of them poison, published until the chaos is over.
 
 use std::io::Cursor;
 
@@ -8,11 +8,12 @@ use rand_chacha::ChaCha8Rng;
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::OutputRecord;
 
-/// The header that the witness knows a picture by: it is copied to predictions and kept by dead letters.
+/// The header by which the witness identifies a picture; predictions copy it and dead letters keep
+/// it.
 pub const NUMBER_HEADER: &str = "chaos-number";
-/// One of so many is poison.
+/// One in this many pictures is poison.
 pub const POISON_ONE_IN: usize = 100;
-/// As large as the tiny world's pictures.
+/// The size of the tiny world's pictures.
 const SIDE: u32 = 64;
 const KEYS: usize = 97;
 
@@ -23,7 +24,7 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// One of every hundred, at a place of its own in each.
+    /// Whether the picture is poison: one in every hundred, at a random place in each hundred.
     pub fn is_poison(&self, number: usize) -> bool {
         let block = (number / POISON_ONE_IN) as u64;
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed.wrapping_mul(1_000_003).wrapping_add(block));
@@ -45,7 +46,7 @@ impl Feed {
     }
 }
 
-/// No two numbers give the same picture.
+/// The picture of a number; no two numbers give the same one.
 fn picture(number: usize) -> Vec<u8> {
     let [a, b, c, _] = (number as u32).to_le_bytes();
     let image = RgbImage::from_fn(SIDE, SIDE, |x, y| match (x + y) % 2 {

@@ -1,4 +1,4 @@
-//! Instances of the services: processes of the binary under test, and what they say of themselves.
+//! Instances of the services: processes of the binary under test, observed through their metrics.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -12,12 +12,12 @@ use anyhow::{Context as _, bail, ensure};
 use crate::patience::{PATIENCE, eventually};
 use crate::world::World;
 
-/// After this without a heartbeat the group gives an instance up.
+/// The time without a heartbeat after which the group removes an instance.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
-/// One answer of an instance takes no longer.
+/// The timeout of a request to an instance.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How instances are started.
+/// The parameters for starting instances.
 #[derive(Clone, Debug)]
 pub struct Recipe {
     pub binary: PathBuf,
@@ -25,7 +25,7 @@ pub struct Recipe {
     pub prefix: String,
     pub profile: &'static str,
     pub qdrant_url: String,
-    /// Where they write their logs, and what else they leave.
+    /// The folder for their logs and other files.
     pub folder: PathBuf,
 }
 
@@ -35,7 +35,7 @@ impl Recipe {
         Self { binary, brokers, prefix, profile, qdrant_url: world.qdrant_url.clone(), folder }
     }
 
-    /// The binary, told where broker and index are.
+    /// The binary with the addresses of broker and index.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.binary);
         command
@@ -85,7 +85,7 @@ impl Instance {
         .await
     }
 
-    /// How it ended, where it ended by itself.
+    /// The exit status, if it has ended by itself.
     pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
@@ -94,7 +94,7 @@ impl Instance {
         get(self.http, "/readyz").is_ok_and(|(status, _)| status == 200)
     }
 
-    /// A metric, summed over its labels; none where it does not answer.
+    /// A metric, summed over its labels; `None` if the instance does not answer.
     pub fn metric(&self, name: &str) -> Option<f64> {
         let (_, body) = get(self.http, "/metrics").ok()?;
         let lines = body.lines().filter(|line| {
@@ -115,7 +115,7 @@ impl Instance {
         Ok(())
     }
 
-    /// Waits for its end.
+    /// Waits until it ends.
     pub async fn end(mut self) -> anyhow::Result<ExitStatus> {
         let mut status = None;
         let (name, child) = (self.name.clone(), &mut self.child);
@@ -130,13 +130,13 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        // One that has ended cannot be killed any more.
+        // It may have ended already and then cannot be killed.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Status and body.
+/// Returns the status and the body.
 fn get(address: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, HTTP_TIMEOUT)?;
     stream.set_read_timeout(Some(HTTP_TIMEOUT))?;

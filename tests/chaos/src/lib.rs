@@ -1,7 +1,9 @@
-//! Chaos: instances of image-encoder and predictor are killed, stopped and frozen, broker and index go away, while pictures
-//! stream through, some of them poison. Then a consumer that shares no code with the services counts what came out.
+//! Chaos: while pictures stream through, some of them poison, instances of image-encoder and
+//! predictor are killed, stopped and frozen, and broker and index become unavailable. Then a
+//! consumer that shares no code with the services counts the results.
 //!
-//! It knows the services by their command line, their topics and their metrics; it must not know their insides.
+//! It knows the services by their command line, their topics and their metrics; it must not know
+//! their internals.
 
 mod drain;
 mod feed;
@@ -30,30 +32,30 @@ use drain::drain;
 use feed::Feed;
 use fleet::{Instance, Recipe};
 use patience::PATIENCE;
-use schedule::{Event, Kind, schedule};
+use schedule::{Event, EventKind, schedule};
 use strike::{Striker, Struck, lag_of};
 use supervisor::Supervisor;
 use world::World;
 
-/// Prompts that predictions are made from.
+/// Prompts to predict from.
 const PROMPTS: usize = 300;
-/// Pictures published at once while the chaos lasts.
+/// Pictures per publication during the chaos.
 const PORTION: usize = 2_000;
-/// The encoders' lag is kept above this while the chaos lasts.
+/// The minimum lag of the encoders during the chaos.
 const KEPT_LAG: u64 = 3_000;
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Which broker the run stands on.
+/// The broker of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Broker {
-    /// Exactly once is promised.
+    /// Promises exactly once.
     Apache,
-    /// At least once is promised.
+    /// Promises at least once.
     Embedded,
 }
 
-/// How often each thing goes wrong.
+/// How often each fault occurs.
 #[derive(Clone, Copy, Debug)]
 pub struct Counts {
     pub kills: usize,
@@ -63,62 +65,63 @@ pub struct Counts {
     pub index_outages: usize,
 }
 
-/// A run of chaos.
+/// The options of a run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// `unprompt` itself.
+    /// The binary `unprompt`.
     pub binary: PathBuf,
     /// A Python with kafka-python.
     pub python: PathBuf,
     pub broker: Broker,
     pub seed: u64,
-    /// Pictures published before the first instance starts; more follow as long as things go wrong.
+    /// Pictures published before the first instance starts; more follow during the chaos.
     pub pictures: usize,
     /// Instances of each service.
     pub instances: usize,
     pub counts: Counts,
     pub index_away: Duration,
-    /// Where the instances' logs are kept; without it they go with the run.
+    /// The folder to keep the instances' logs in; `None` deletes them after the run.
     pub logs: Option<PathBuf>,
 }
 
-/// What came of it.
+/// The results of a run.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct ChaosReport {
     pub broker: Broker,
     pub seed: u64,
     pub instances_of_each: usize,
-    /// Pictures published, poison included.
+    /// Pictures published, including poison.
     pub published: usize,
     /// Pictures with a prediction.
     pub predicted_distinct: usize,
-    /// Good pictures without a prediction, and poison that is in no dead letter.
+    /// Good pictures without a prediction, and poison without a dead letter.
     pub lost: usize,
-    /// Predictions and dead letters beyond the first of their picture.
+    /// Predictions and dead letters after the first one of their picture.
     pub duplicated: usize,
-    /// Of those, the ones whose content is another than the first's.
+    /// Duplicates whose content differs from the first one's.
     pub duplicated_otherwise: usize,
     pub dead_letters: usize,
     pub poison: usize,
-    /// Poison that was predicted, good pictures in the dead letters, records that nobody here published.
+    /// Predicted poison, good pictures in the dead letters, and records that this run did not
+    /// publish.
     pub strangers: usize,
     pub kills: usize,
     pub terms: usize,
     pub freezes: usize,
     pub broker_restarts: usize,
     pub index_outages: usize,
-    /// Instances that ended without being struck, or badly after SIGTERM.
+    /// Instances that ended without being struck, or failed after SIGTERM.
     pub unexpected: Vec<String>,
     pub seconds: f64,
     pub events: Vec<Struck>,
 }
 
-impl Report {
-    /// Whether the broker's promise was kept.
+impl ChaosReport {
+    /// Checks that the broker kept its promise.
     ///
     /// # Errors
     ///
-    /// What was not.
+    /// The broken promise.
     pub fn verdict(&self) -> anyhow::Result<()> {
         let Self { lost, duplicated, duplicated_otherwise, strangers, dead_letters, poison, .. } = self;
         ensure!(*lost == 0, "{lost} pictures are lost");
@@ -139,12 +142,12 @@ impl Report {
     }
 }
 
-/// Runs it: a few minutes to half an hour.
+/// Runs the chaos, which takes a few minutes to half an hour.
 ///
 /// # Errors
 ///
-/// Where the run itself could not be carried out; what it found is in the report.
-pub async fn run(options: Options) -> anyhow::Result<Report> {
+/// If the run itself failed; its findings are in the report.
+pub async fn run(options: Options) -> anyhow::Result<ChaosReport> {
     let started = Instant::now();
     let world = World::start(options.broker).await?;
     let temporary = TempDir::new()?;
@@ -185,7 +188,7 @@ fn say(started: Instant, what: &str) {
     eprintln!("[{:4.0} s] {what}", started.elapsed().as_secs_f64());
 }
 
-/// Prompts of the tiny world, through the commands and services that a user would use.
+/// Indexes prompts of the tiny world, with the same commands and services as a user.
 async fn fill_index(recipe: &Recipe, world: &World, seed: u64) -> anyhow::Result<()> {
     let mut encoder = Instance::start(recipe, "text-encoder", "text-encoder")?;
     let mut indexer = Instance::start(recipe, "indexer", "indexer")?;
@@ -236,7 +239,8 @@ impl Feeder {
 
     async fn publish(&self, count: usize) -> anyhow::Result<()> {
         let (from, feed) = (self.published(), self.feed);
-        // Drawing them takes seconds on a busy machine. Whoever waits for a moment to strike must not wait for it.
+        // Drawing takes seconds on a busy machine and must not delay the task that waits for a
+        // moment to strike.
         let draw = move || (from..from + count).map(|number| feed.record(number)).collect::<Vec<_>>();
         self.publisher.publish_many(tokio::task::spawn_blocking(draw).await?).await?;
         self.published.store(from + count, Ordering::Relaxed);
@@ -247,11 +251,11 @@ impl Feeder {
         self.over.store(true, Ordering::Relaxed);
     }
 
-    /// So that there is always something to lose.
+    /// Publishes more pictures during the chaos, so that there is always something to lose.
     async fn keep_feeding(&self, world: &World) -> anyhow::Result<()> {
         while !self.over.load(Ordering::Relaxed) {
             tokio::time::sleep(LOOK).await;
-            // A broker that is away is asked again.
+            // An unavailable broker is asked again.
             if lag_of(world, "image-encoder").await.is_ok_and(|lag| lag < KEPT_LAG) {
                 self.publish(PORTION).await?;
             }
@@ -284,7 +288,7 @@ async fn report(
     feeder: &Feeder,
     events: Vec<Struck>,
     started: Instant,
-) -> anyhow::Result<Report> {
+) -> anyhow::Result<ChaosReport> {
     say(started, "all is through; the witness counts");
     let (python, published) = (&options.python, feeder.published());
     let read = |topic| tokio::task::block_in_place(|| witness::read(python, world, topic));
@@ -292,8 +296,8 @@ async fn report(
     let (poison, good): (BTreeSet<usize>, BTreeSet<usize>) =
         (0..published).partition(|&number| feeder.feed.is_poison(number));
     let missing = |wanted: &BTreeSet<usize>, seen: &BTreeSet<usize>| wanted.difference(seen).count();
-    let count = |kinds: &[Kind]| events.iter().filter(|struck| kinds.contains(&struck.kind)).count();
-    Ok(Report {
+    let count = |kinds: &[EventKind]| events.iter().filter(|struck| kinds.contains(&struck.kind)).count();
+    Ok(ChaosReport {
         broker: options.broker,
         seed: options.seed,
         instances_of_each: options.instances,
@@ -308,23 +312,23 @@ async fn report(
             + missing(&dead.numbers, &poison)
             + predictions.strangers
             + dead.strangers,
-        kills: count(&[Kind::Kill]),
-        terms: count(&[Kind::Term]),
-        freezes: count(&[Kind::Freeze]),
-        broker_restarts: count(&[Kind::KillBroker, Kind::StopBroker]),
-        index_outages: count(&[Kind::IndexAway]),
+        kills: count(&[EventKind::Kill]),
+        terms: count(&[EventKind::Term]),
+        freezes: count(&[EventKind::Freeze]),
+        broker_restarts: count(&[EventKind::KillBroker, EventKind::StopBroker]),
+        index_outages: count(&[EventKind::IndexAway]),
         unexpected: fleet.unexpected().await,
         seconds: started.elapsed().as_secs_f64(),
         events,
     })
 }
 
-/// Writes a report where `make chaos` keeps it.
+/// Writes a report to the file that `make chaos` keeps.
 ///
 /// # Errors
 ///
-/// Where the file cannot be written.
-pub fn write(report: &Report, file: &Path) -> anyhow::Result<()> {
+/// If the file cannot be written.
+pub fn write(report: &ChaosReport, file: &Path) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(report)? + "\n";
     std::fs::write(file, text).with_context(|| format!("{} can be written", file.display()))
 }

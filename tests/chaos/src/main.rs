@@ -1,4 +1,4 @@
-//! `make chaos`: the whole run, and its report.
+//! `make chaos`: the whole run and its report.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use anyhow::{Context as _, bail};
 use clap::{Parser, ValueEnum};
 use unprompt_chaos::{Broker, Counts, Options, run, write};
 
-/// Kills, stops and freezes services, broker and index under load, and counts what came out.
+/// Kills, stops and freezes services, broker and index under load, and counts the results.
 #[derive(Debug, Parser)]
 struct Cli {
-    /// The binary under test; without it the one beside this one
+    /// The binary under test; by default the one beside this one
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
     /// A Python with kafka-python
@@ -18,10 +18,10 @@ struct Cli {
     python: PathBuf,
     #[arg(long, value_enum, default_value_t = On::Apache)]
     broker: On,
-    /// Replays the schedule, the pictures and the poison
+    /// Determines the schedule, the pictures and the poison
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Pictures published before the first instance starts; more follow while things go wrong
+    /// Pictures published before the first instance starts; more follow during the chaos
     #[arg(long, default_value_t = 20_000)]
     pictures: usize,
     /// Instances of each service
@@ -37,13 +37,13 @@ struct Cli {
     broker_restarts: usize,
     #[arg(long, default_value_t = 2)]
     index_outages: usize,
-    /// How long the index stays away, in seconds
+    /// How long the index stays unavailable, in seconds
     #[arg(long, default_value_t = 20)]
     index_away_s: u64,
-    /// Where to keep the instances' logs
+    /// The folder to keep the instances' logs in
     #[arg(long, value_name = "DIR")]
     logs: Option<PathBuf>,
-    /// Where to write the report (JSON)
+    /// The file to write the report to (JSON)
     #[arg(long, value_name = "FILE")]
     report: PathBuf,
 }

@@ -1,14 +1,14 @@
-//! Waiting for something to become true, with an end to it.
+//! Waits for a condition, with a timeout.
 
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
-/// The longest anything may take that is not the work itself, on a small and busy machine.
+/// The timeout of everything but the work itself, on a small and busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Looks again and again until `holds`, or for as long as the patience lasts.
+/// Polls until `holds` returns true, at most for `patience`.
 pub async fn eventually(
     what: &str,
     patience: Duration,

@@ -1,4 +1,4 @@
-//! What goes wrong and when: drawn from a seed, so that a run can be repeated.
+//! The schedule of faults, drawn from a seed so that a run can be repeated.
 
 use std::time::Duration;
 
@@ -9,37 +9,37 @@ use serde::Serialize;
 
 use crate::Counts;
 
-/// A way to go wrong.
+/// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// SIGKILL to an instance, which is started again.
+pub enum EventKind {
+    /// SIGKILL to an instance, which is then restarted.
     Kill,
-    /// SIGTERM to an instance, which must end with success, and is started again.
+    /// SIGTERM to an instance, which must end with success and is then restarted.
     Term,
-    /// SIGSTOP to an instance until its group has given it up, then SIGCONT: a zombie.
+    /// SIGSTOP to an instance until its group has removed it, then SIGCONT: a zombie.
     Freeze,
-    /// SIGKILL to the broker, which is started again.
+    /// SIGKILL to the broker, which is then restarted.
     KillBroker,
-    /// A graceful stop of the broker, which is started again.
+    /// A graceful stop of the broker, which is then restarted.
     StopBroker,
-    /// The index is away for a while.
+    /// The index is unavailable for a while.
     IndexAway,
 }
 
 /// One event of the schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
-    pub kind: Kind,
-    /// Which instance it strikes, where it strikes one: a position in the fleet.
+    pub kind: EventKind,
+    /// The position in the fleet of the instance to strike, if the fault strikes one.
     pub target: usize,
-    /// How long after the event before it.
+    /// The pause after the previous event.
     pub pause: Duration,
-    /// How long what it strikes stays down, the index aside.
+    /// How long the target stays down, except the index.
     pub down: Duration,
 }
 
-/// The events in their order, for a fleet of so many instances.
+/// The events in order, for a fleet of `instances`.
 pub fn schedule(seed: u64, counts: &Counts, instances: usize) -> Vec<Event> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut kinds = kinds(counts);
@@ -53,13 +53,14 @@ pub fn schedule(seed: u64, counts: &Counts, instances: usize) -> Vec<Event> {
     kinds.into_iter().map(event).collect()
 }
 
-fn kinds(counts: &Counts) -> Vec<Kind> {
-    let brokers = (0..counts.broker_restarts).map(|at| [Kind::KillBroker, Kind::StopBroker][at % 2]);
+fn kinds(counts: &Counts) -> Vec<EventKind> {
+    let brokers =
+        (0..counts.broker_restarts).map(|at| [EventKind::KillBroker, EventKind::StopBroker][at % 2]);
     let of = |kind, count| std::iter::repeat_n(kind, count);
-    of(Kind::Kill, counts.kills)
-        .chain(of(Kind::Term, counts.terms))
-        .chain(of(Kind::Freeze, counts.freezes))
-        .chain(of(Kind::IndexAway, counts.index_outages))
+    of(EventKind::Kill, counts.kills)
+        .chain(of(EventKind::Term, counts.terms))
+        .chain(of(EventKind::Freeze, counts.freezes))
+        .chain(of(EventKind::IndexAway, counts.index_outages))
         .chain(brokers)
         .collect()
 }
@@ -80,8 +81,11 @@ mod tests {
     fn everything_that_was_asked_for_is_in_it() {
         let events = schedule(7, &COUNTS, 6);
         let count = |kind| events.iter().filter(|event| event.kind == kind).count();
-        assert_eq!((count(Kind::Kill), count(Kind::Term), count(Kind::Freeze)), (15, 5, 2));
-        assert_eq!((count(Kind::KillBroker), count(Kind::StopBroker), count(Kind::IndexAway)), (1, 1, 2));
+        assert_eq!((count(EventKind::Kill), count(EventKind::Term), count(EventKind::Freeze)), (15, 5, 2));
+        assert_eq!(
+            (count(EventKind::KillBroker), count(EventKind::StopBroker), count(EventKind::IndexAway)),
+            (1, 1, 2)
+        );
         assert!(events.iter().all(|event| event.target < 6));
     }
 }

@@ -1,4 +1,5 @@
-//! Carries the schedule out. An event strikes only where it hurts: while records wait and a batch is in flight.
+//! Carries out the schedule. An event strikes only when it hurts: while records wait and a batch is
+//! in flight.
 
 use std::time::{Duration, Instant};
 
@@ -8,24 +9,24 @@ use unprompt_stream::{committed_offsets, list_topics};
 
 use crate::fleet::SESSION_TIMEOUT;
 use crate::patience::PATIENCE;
-use crate::schedule::{Event, Kind};
+use crate::schedule::{Event, EventKind};
 use crate::supervisor::{SERVICES, Supervisor};
 use crate::world::World;
 
-/// Fewer waiting records are no load. Above what the marks of transactions could feign between two events.
+/// The minimum lag that counts as load: more than transaction markers can add between two events.
 pub const LEAST_LAG: u64 = 50;
-/// A frozen instance sleeps for as long as its group takes to give it up, and then some.
+/// How long a frozen instance sleeps: longer than its group takes to remove it.
 const FROZEN: Duration = SESSION_TIMEOUT.saturating_add(Duration::from_secs(3));
-/// Between two looks for a batch in flight.
+/// The interval between two looks for a batch in flight.
 const GLIMPSE: Duration = Duration::from_millis(5);
-/// The lag is asked for anew after so long.
+/// How long a measured lag stays valid.
 const LAG_AGE: Duration = Duration::from_secs(2);
 
-/// What was struck, and what it was doing.
+/// A fault that was carried out, and the state of its target.
 #[derive(Clone, Debug, Serialize)]
 pub struct Struck {
     pub at_s: f64,
-    pub kind: Kind,
+    pub kind: EventKind,
     pub target: String,
     /// Records of the target's input that were not committed.
     pub lag: u64,
@@ -33,32 +34,32 @@ pub struct Struck {
     pub batches_in_flight: u64,
 }
 
-/// Strikes.
+/// Carries out events.
 #[derive(Clone, Copy)]
 pub struct Striker<'a> {
     pub world: &'a World,
     pub fleet: &'a Supervisor,
     pub started: Instant,
-    /// How long the index stays away.
+    /// How long the index stays unavailable.
     pub index_away: Duration,
 }
 
 impl Striker<'_> {
-    /// Waits for the moment, strikes, and begins to mend what it broke.
+    /// Waits for the moment, strikes, and starts the repair.
     pub async fn strike(&self, event: Event) -> anyhow::Result<Struck> {
         tokio::time::sleep(event.pause).await;
         let (lag, batches_in_flight) = self.moment(event).await?;
         let at_s = self.started.elapsed().as_secs_f64();
         match event.kind {
-            Kind::Kill => self.fleet.kill(event.target, event.down).await?,
-            Kind::Term => self.fleet.terminate(event.target, event.down).await?,
-            Kind::Freeze => self.freeze(event.target).await?,
-            Kind::KillBroker | Kind::StopBroker => {
-                self.world.take_broker_away(event.kind == Kind::KillBroker).await?;
+            EventKind::Kill => self.fleet.kill(event.target, event.down).await?,
+            EventKind::Term => self.fleet.terminate(event.target, event.down).await?,
+            EventKind::Freeze => self.freeze(event.target).await?,
+            EventKind::KillBroker | EventKind::StopBroker => {
+                self.world.take_broker_away(event.kind == EventKind::KillBroker).await?;
                 tokio::time::sleep(event.down).await;
                 self.world.give_broker_back().await?;
             }
-            Kind::IndexAway => {
+            EventKind::IndexAway => {
                 self.world.take_index_away().await?;
                 tokio::time::sleep(self.index_away).await;
                 self.world.give_index_back().await?;
@@ -69,20 +70,20 @@ impl Striker<'_> {
 
     fn target(&self, event: Event) -> String {
         match event.kind {
-            Kind::Kill | Kind::Term | Kind::Freeze => self.fleet.name(event.target).to_owned(),
-            Kind::KillBroker | Kind::StopBroker => "broker".to_owned(),
-            Kind::IndexAway => "index".to_owned(),
+            EventKind::Kill | EventKind::Term | EventKind::Freeze => self.fleet.name(event.target).to_owned(),
+            EventKind::KillBroker | EventKind::StopBroker => "broker".to_owned(),
+            EventKind::IndexAway => "index".to_owned(),
         }
     }
 
-    /// A zombie: it wakes when others have its partitions.
+    /// Makes a zombie: the instance wakes after others have its partitions.
     async fn freeze(&self, at: usize) -> anyhow::Result<()> {
         self.fleet.signal(at, "STOP").await?;
         tokio::time::sleep(FROZEN).await;
         self.fleet.signal(at, "CONT").await
     }
 
-    /// The lag and the batches in flight at the moment in which it may strike.
+    /// Waits for a moment to strike; returns the lag and the batches in flight at that moment.
     async fn moment(&self, event: Event) -> anyhow::Result<(u64, u64)> {
         let looked = Instant::now();
         let (service, targets) = self.at_stake(event);
@@ -90,7 +91,7 @@ impl Striker<'_> {
         while looked.elapsed() < PATIENCE {
             self.fleet.look_after().await?;
             if lag.is_none_or(|(at, _)| at.elapsed() > LAG_AGE) {
-                // A broker that is just coming back does not answer yet.
+                // A broker that is just restarting does not answer yet.
                 lag = lag_of(self.world, service).await.ok().map(|lag| (Instant::now(), lag));
             }
             let mut in_flight = 0;
@@ -105,12 +106,16 @@ impl Striker<'_> {
         bail!("no moment to strike within {PATIENCE:?}: {event:?}, lag {lag:?}")
     }
 
-    /// Whose lag and whose batches make the moment.
+    /// The service whose lag and the instances whose batches decide the moment.
     fn at_stake(&self, event: Event) -> (&'static str, Vec<usize>) {
         match event.kind {
-            Kind::Kill | Kind::Term | Kind::Freeze => (self.fleet.service(event.target), vec![event.target]),
-            Kind::KillBroker | Kind::StopBroker => ("image-encoder", (0..self.fleet.len()).collect()),
-            Kind::IndexAway => ("predictor", self.fleet.of("predictor").collect()),
+            EventKind::Kill | EventKind::Term | EventKind::Freeze => {
+                (self.fleet.service(event.target), vec![event.target])
+            }
+            EventKind::KillBroker | EventKind::StopBroker => {
+                ("image-encoder", (0..self.fleet.len()).collect())
+            }
+            EventKind::IndexAway => ("predictor", self.fleet.of("predictor").collect()),
         }
     }
 }

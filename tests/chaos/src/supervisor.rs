@@ -1,4 +1,5 @@
-//! Keeps the fleet running as an orchestrator would: what ended is started again, and what ended by itself is noted.
+//! Keeps the fleet running like an orchestrator: it restarts ended instances, and records those
+//! that ended by themselves.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use unprompt_schemas::topics::Topic;
 
 use crate::fleet::{Instance, Recipe};
 
-/// The services that run and are struck, with the topic that each reads.
+/// The services that run and are struck, each with its input topic.
 pub const SERVICES: [(&str, Topic); 2] =
     [("image-encoder", Topic::Images), ("predictor", Topic::ImageEmbeddings)];
 
@@ -30,7 +31,7 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts so many instances of each service. The last one of each has no name that outlives it.
+    /// Starts `each` instances of every service. The last one of each has no name that outlives it.
     pub async fn start(recipe: Recipe, each: usize) -> anyhow::Result<Self> {
         let mut slots = Vec::new();
         for (service, _) in SERVICES {
@@ -61,12 +62,12 @@ impl Supervisor {
         &self.slots[at].name
     }
 
-    /// Those of a service.
+    /// The instances of a service.
     pub fn of(&self, service: &str) -> impl Iterator<Item = usize> {
         (0..self.len()).filter(move |&at| self.slots[at].service == service)
     }
 
-    /// Batches that the instance has in flight; none while it is down or does not answer.
+    /// Batches that the instance has in flight; zero while it is down or does not answer.
     pub async fn batches_in_flight(&self, at: usize) -> u64 {
         match &*self.slots[at].instance.lock().await {
             Some(instance) => instance.batches_in_flight(),
@@ -79,7 +80,7 @@ impl Supervisor {
         instance.as_ref().with_context(|| format!("{} is down", self.name(at)))?.signal(name)
     }
 
-    /// SIGKILL, and a new one after `down`, in the background.
+    /// Sends SIGKILL and starts a new instance after `down`, in the background.
     pub async fn kill(&self, at: usize, down: Duration) -> anyhow::Result<()> {
         let instance = self.take(at).await?;
         instance.signal("KILL")?;
@@ -88,7 +89,8 @@ impl Supervisor {
         Ok(())
     }
 
-    /// SIGTERM, which it must obey, and a new one after `down`, in the background.
+    /// Sends SIGTERM, which it must obey, and starts a new instance after `down`, in the
+    /// background.
     pub async fn terminate(&self, at: usize, down: Duration) -> anyhow::Result<()> {
         let instance = self.take(at).await?;
         instance.signal("TERM")?;
@@ -125,7 +127,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Starts again what ended by itself.
+    /// Restarts instances that ended by themselves.
     pub async fn look_after(&self) -> anyhow::Result<()> {
         for (at, slot) in self.slots.iter().enumerate() {
             let mut place = slot.instance.lock().await;
@@ -149,7 +151,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Whether every instance is there, ready, and has nothing in hand.
+    /// Whether every instance runs, is ready, and has nothing in flight.
     pub async fn is_idle(&self) -> bool {
         for slot in self.slots.iter() {
             let place = slot.instance.lock().await;
@@ -163,7 +165,7 @@ impl Supervisor {
         true
     }
 
-    /// Tells all of them to stop; each must end with success.
+    /// Stops all instances; each must end with success.
     pub async fn stop(&self) -> anyhow::Result<()> {
         let mut ending = Vec::new();
         for at in 0..self.len() {
@@ -183,7 +185,7 @@ impl Supervisor {
         self.ended_by_themselves.lock().await.push(what);
     }
 
-    /// What went wrong with instances that nobody struck.
+    /// The failures of instances that were not struck.
     pub async fn unexpected(&self) -> Vec<String> {
         self.ended_by_themselves.lock().await.clone()
     }

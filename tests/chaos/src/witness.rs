@@ -1,4 +1,5 @@
-//! The verdict: what a consumer saw that shares no code with the services (kafka-python, witness.py).
+//! The verdict: the topics as seen by a consumer that shares no code with the services
+//! (kafka-python, witness.py).
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,20 +13,20 @@ use unprompt_schemas::topics::Topic;
 use crate::feed::NUMBER_HEADER;
 use crate::world::World;
 
-/// What stands in a topic, by the numbers that the pictures were published with.
+/// The records of a topic, by the numbers of their pictures.
 #[derive(Debug, Deserialize)]
 pub struct Seen {
-    /// Each number that is there.
+    /// The numbers found.
     pub numbers: BTreeSet<usize>,
-    /// Records beyond the first of their number.
+    /// Records after the first one of their number.
     pub repeated: usize,
-    /// Of those, the ones whose value is another than the first's.
+    /// Repeated records whose value differs from the first one's.
     pub repeated_otherwise: usize,
-    /// Records without a number: nobody here wrote them.
+    /// Records without a number, which this run did not write.
     pub strangers: usize,
 }
 
-/// Reads what of `topic` is committed, from its beginning to its end.
+/// Reads the committed records of `topic`, from its beginning to its end.
 pub fn read(python: &Path, world: &World, topic: Topic) -> anyhow::Result<Seen> {
     let asked = json!({
         "brokers": world.kafka.brokers,

@@ -1,4 +1,4 @@
-//! What the services stand on: a broker and an index of this run's own, which can be taken away and given back.
+//! The broker and the index of this run, which can be stopped and started again.
 
 use std::path::PathBuf;
 
@@ -13,10 +13,10 @@ use unprompt_test_kafka::Kafka;
 
 use crate::Broker;
 
-/// A broker of one kind or the other.
+/// The broker, of either kind.
 enum Running {
     Apache(Kafka),
-    /// None while it is away.
+    /// `None` while it is unavailable.
     Embedded(Option<EmbeddedBroker>),
 }
 
@@ -56,7 +56,8 @@ impl World {
         Ok(Self { kafka, qdrant_url, broker, index, broker_data, index_data, _data: data })
     }
 
-    /// Takes the broker away: with SIGKILL, where there is a process to kill, or as an operator would.
+    /// Stops the broker: with SIGKILL if `kill` is set and it is a process, otherwise gracefully,
+    /// as an operator would.
     pub async fn take_broker_away(&self, kill: bool) -> anyhow::Result<()> {
         let mut broker = self.broker.lock().await;
         match &mut *broker {
@@ -69,7 +70,7 @@ impl World {
         Ok(())
     }
 
-    /// The same broker again, on its data and its port.
+    /// Starts the same broker again, on its data and its port.
     pub async fn give_broker_back(&self) -> anyhow::Result<()> {
         let mut broker = self.broker.lock().await;
         match &mut *broker {

@@ -1,19 +1,19 @@
-//! The decoders that read what strangers send, as fuzz targets: whatever the bytes are, a target ends in a value or an error, and
-//! takes no more memory than it promises.
+//! Fuzz targets for the decoders of untrusted data. Whatever the bytes are, a target ends with a
+//! value or an error, and uses no more memory than it declares.
 
 mod targets;
 
 pub use targets::TARGETS;
 
-/// A decoder, what it may be fed to begin with, and how much memory it may take.
+/// A decoder with its seeds and its memory limit.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
     pub name: &'static str,
-    /// Feeds it; it panics where a promise is broken.
+    /// Feeds the decoder; panics if it breaks a promise.
     pub run: fn(&[u8]),
-    /// Real inputs, which mutations begin with.
+    /// Real inputs, from which mutations start.
     pub seeds: fn() -> Vec<Vec<u8>>,
-    /// The most memory for so many bytes of input.
+    /// The memory limit for an input of this many bytes.
     pub memory_bytes: fn(usize) -> u64,
 }
 
@@ -23,11 +23,11 @@ impl Target {
         TARGETS.iter().find(|target| target.name == name)
     }
 
-    /// Feeds it, and counts the memory that it holds at once.
+    /// Feeds the decoder and measures its peak memory.
     ///
     /// # Panics
     ///
-    /// Where it panics itself, or takes more than it may.
+    /// If the decoder panics, or uses more memory than it may.
     pub fn check(&self, input: &[u8]) {
         let held = allocation_counter::measure(|| (self.run)(input)).bytes_max;
         let allowed = (self.memory_bytes)(input.len());

@@ -1,6 +1,9 @@
-//! A server of a test's own, on a port and on data of its own, gone when the test ends, however it ends: `scripts/guard` ends it
-//! when our end of its standard input closes, and when a signal ends the guard, such as a Ctrl-C for all of us (but for SIGKILL, and what we ignore ourselves). It
-//! can be stopped, killed and started again. Which server it is, is for others to say.
+//! A server of a test, with its own port and data, which ends even if the test is killed.
+//!
+//! `scripts/guard` ends the server when our end of its standard input closes, and when a signal
+//! ends the guard, such as Ctrl-C for the process group (except SIGKILL, and signals that we ignore
+//! ourselves). The server can be stopped, killed and started again. This crate must not know which
+//! server it is.
 
 use std::ffi::OsString;
 use std::fs;
@@ -12,20 +15,20 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// The longest a server may take to start or to stop.
+/// The timeout for a server to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Tells the guard to remove the data at the end.
+/// The variable that tells the guard to remove the data at the end.
 const THROW_AWAY: &str = "GUARD_THROW_AWAY";
 
 /// A running server, or one that was stopped and can be started again on its data and port.
 #[derive(Debug)]
 pub struct Guarded {
-    /// For messages.
+    /// Its name in messages.
     name: &'static str,
     data: TempDir,
     address: SocketAddr,
-    /// What becomes the server.
+    /// The command of the server.
     command: Vec<OsString>,
     throws_away: bool,
     guard: Option<Guard>,
@@ -39,7 +42,7 @@ struct Guard {
 }
 
 impl Guarded {
-    /// A server that `command` becomes, and that listens on `address`; it is not started yet.
+    /// A server run by `command` that listens on `address`; it is not started yet.
     pub fn new<I: Into<OsString>>(
         name: &'static str,
         data: TempDir,
@@ -50,7 +53,7 @@ impl Guarded {
         Self { name, data, address, command, throws_away: false, guard: None }
     }
 
-    /// The guard removes the data: what is static is never dropped.
+    /// Makes the guard remove the data, for a server in a static: statics are never dropped.
     #[must_use]
     pub fn throwing_away(mut self) -> Self {
         self.throws_away = true;
@@ -65,7 +68,7 @@ impl Guarded {
         self.address
     }
 
-    /// Starts it on its data and port, and waits until `is_up`.
+    /// Starts the server on its data and port, and waits until `is_up`.
     pub fn start(&mut self, is_up: impl Fn() -> bool) {
         assert!(self.guard.is_none(), "{} is running", self.name);
         let _ = fs::remove_file(self.pid_file());
@@ -87,13 +90,13 @@ impl Guarded {
         self.wait("come up", is_up);
     }
 
-    /// Ends it as an operator would, with SIGTERM, and waits for the end.
+    /// Stops the server with SIGTERM, as an operator would, and waits for its end.
     pub fn stop(&mut self) {
         self.signal("TERM");
         self.ended();
     }
 
-    /// SIGKILL.
+    /// Kills the server with SIGKILL and waits for its end.
     pub fn kill(&mut self) {
         self.signal("KILL");
         self.ended();
@@ -135,7 +138,7 @@ impl Guarded {
 
     fn drop_guard(&mut self) {
         if let Some(Guard { mut process, _open }) = self.guard.take() {
-            // Its standard input closes here, and so it ends; the data must not go before.
+            // Closing its standard input ends it; wait, since the data must outlive it.
             drop(_open);
             let _ = process.wait();
         }
@@ -148,17 +151,18 @@ impl Drop for Guarded {
     }
 }
 
-/// Whether somebody listens there.
+/// Whether something listens on the address.
 pub fn listens(address: SocketAddr) -> bool {
     TcpStream::connect(address).is_ok()
 }
 
-/// A script of the repository.
+/// The path of a script of the repository.
 pub fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts").join(name)
 }
 
-/// Where `make test` puts a server: in the folder that `variable` names, or in the user's cache under `name`.
+/// The folder where `make test` puts a server: the one in `variable`, or `name` in the user's
+/// cache.
 pub fn installed(variable: &str, name: &str) -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
@@ -177,7 +181,7 @@ pub fn free_address() -> SocketAddr {
 mod tests {
     use super::*;
 
-    /// Nothing is asked of the process `pid` but whether it is there.
+    /// Whether the process `pid` exists.
     fn is_there(pid: &str) -> bool {
         let asked = Command::new("kill").args(["-0", pid]).stderr(Stdio::null()).status();
         asked.expect("kill runs").success()
@@ -188,7 +192,8 @@ mod tests {
         for signal in ["INT", "TERM", "HUP", "QUIT"] {
             let folder = TempDir::new().unwrap();
             let named = folder.path().join("pid");
-            // What whoever runs the tests ignores, as under nohup, would be ignored by the guard too.
+            // Signals that the caller of the tests ignores, as under nohup, would be ignored by the
+            // guard too.
             let mut guard = Command::new("env")
                 .arg("--default-signal=HUP,INT,QUIT,TERM")
                 .arg(script("guard"))
@@ -198,7 +203,7 @@ mod tests {
                 .stdin(Stdio::piped())
                 .spawn()
                 .unwrap();
-            // Its standard input stays open meanwhile: `wait` would close it.
+            // Keeps its standard input open: `wait` would close it.
             let _open = guard.stdin.take();
             while !named.exists() {
                 sleep(Duration::from_millis(10));

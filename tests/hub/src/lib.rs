@@ -1,29 +1,31 @@
-//! A hub and a package index on this machine, which can be cut off, lie and refuse: what pulls of models are tested against.
-//! It speaks as much of the hub's HTTP and of PyPI's simple API as a pull asks for.
+//! A model hub and a package index on this machine for tests of model downloads. They can cut
+//! connections, ignore ranges, redirect and refuse. They implement the parts of the hub's HTTP API
+//! and of PyPI's simple API that a download uses.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-/// The commit that every repository has.
+/// The commit of every repository.
 pub const REVISION: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// What it does to those who ask.
+/// How the hub treats requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Mood {
     #[default]
     Serves,
-    /// Each connection ends after so many bytes of a body.
+    /// Each connection ends after this many bytes of a body.
     CutsAfter(usize),
-    /// Each connection is silent after so many bytes of a body, and stays.
+    /// Each connection stays open but sends nothing after this many bytes of a body.
     StallsAfter(usize),
-    /// Whatever part is asked for, all of it comes.
+    /// Every answer is the whole file, whatever range is requested.
     IgnoresRanges,
-    /// Files are at `localhost`, which is another host by its name, under /elsewhere.
+    /// Files are under /elsewhere at `localhost`, which has another host name.
     SendsElsewhere,
     /// Every answer has this status.
     Refuses(u16),
@@ -44,11 +46,11 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// On a port of its own.
+    /// Starts a hub on a free port.
     ///
     /// # Panics
     ///
-    /// Where no port can be had.
+    /// If no port is free.
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port can be had");
         let address = format!("http://{}", listener.local_addr().expect("it has an address"));
@@ -63,12 +65,12 @@ impl Hub {
         hub
     }
 
-    /// What HF_ENDPOINT is set to.
+    /// The value for HF_ENDPOINT.
     pub fn endpoint(&self) -> String {
         self.address.clone()
     }
 
-    /// What PIP_INDEX_URL is set to.
+    /// The value for PIP_INDEX_URL.
     pub fn index(&self) -> String {
         format!("{}/simple", self.address)
     }
@@ -79,11 +81,11 @@ impl Hub {
         self.state().files.insert(place, content.to_vec());
     }
 
-    /// Publishes a package whose one wheel has these files; the wheel.
+    /// Publishes a package with one wheel of these files; returns the wheel.
     ///
     /// # Panics
     ///
-    /// Where they cannot be packed.
+    /// If they cannot be packed.
     pub fn publish_wheel(&self, package: &str, wheel: &str, files: &[(&str, &[u8])]) -> Vec<u8> {
         let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
         for (path, content) in files {
@@ -102,16 +104,17 @@ impl Hub {
         self.state().mood = mood;
     }
 
-    /// The requests since the last look: `/path bytes=5-`, and who asked, where that was said.
+    /// The requests since the last call: `/path bytes=5-`, with their Authorization if they had
+    /// one.
     pub fn take_asked(&self) -> Vec<String> {
         std::mem::take(&mut self.state().asked)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
-    /// A client that has gone away is no matter.
+    /// Answers a request; errors of a client that has disconnected are ignored.
     fn answer(&self, mut stream: TcpStream) {
         let Some(Request { path, range, who }) = request(&stream) else { return };
         let (file, mood) = {
@@ -143,7 +146,7 @@ impl Hub {
         };
         _ = write!(stream, "{head}connection: close\r\n\r\n").and_then(|()| stream.write_all(&body[..end]));
         if matches!(mood, Mood::StallsAfter(_)) && end < body.len() {
-            // Until the client has had enough.
+            // Waits until the client closes the connection.
             _ = stream.read(&mut [0]);
         }
     }
@@ -152,7 +155,7 @@ impl Hub {
 struct Request {
     path: String,
     range: Option<String>,
-    /// Its Authorization.
+    /// The Authorization header.
     who: Option<String>,
 }
 
@@ -193,7 +196,7 @@ fn served(path: &str, file: &[u8], range: Option<&str>) -> (String, Vec<u8>) {
     (format!("HTTP/1.1 206 Partial Content\r\n{about}{place}content-length: {}\r\n", body.len()), body)
 }
 
-/// From, and one past the last.
+/// The first position of the range, and one past the last.
 fn bounds(range: &str, length: usize) -> Option<(usize, usize)> {
     let (from, to) = range.strip_prefix("bytes=")?.split_once('-')?;
     let to = if to.is_empty() { length } else { to.parse::<usize>().ok()? + 1 };

@@ -1,13 +1,14 @@
-//! Certificates of a test's own, made by the `openssl` command: an authority, and what it has signed.
+//! Certificates of a test, made by the `openssl` command: an authority, and the certificates it
+//! signs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What encrypts the key that [`Certificate::encrypted_key`] names.
+/// The password of the key in [`Certificate::encrypted_key`].
 pub const KEY_PASSWORD: &str = "kept-in-the-key-7f3a";
 
-/// Who signs certificates.
+/// A certificate authority.
 #[derive(Clone, Debug)]
 pub struct Authority {
     /// Its own certificate, which clients and brokers trust.
@@ -21,19 +22,20 @@ pub struct Authority {
 pub struct Certificate {
     pub file: PathBuf,
     pub key: PathBuf,
-    /// Both in one file, as Kafka wants its PEM key stores.
+    /// Both in one file, as Kafka expects its PEM key stores.
     pub store: PathBuf,
 }
 
 impl Authority {
-    /// A new one, whose files go into `folder`.
+    /// Creates an authority whose files are in `folder`.
     pub fn new(folder: &Path, name: &str) -> Self {
         let (file, key) = (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key")));
         openssl(&[&new_certificate(name, &key, &file), "-addext keyUsage=keyCertSign"].join(" "));
         Self { file, key, folder: folder.to_owned() }
     }
 
-    /// A certificate for `name`, valid for `hosts` in openssl's words, such as `IP:127.0.0.1`.
+    /// Issues a certificate for `name`, valid for `hosts` in openssl's syntax, such as
+    /// `IP:127.0.0.1`.
     pub fn issue(&self, name: &str, hosts: &str) -> Certificate {
         let at = |ending: &str| self.folder.join(format!("{name}.{ending}"));
         let (file, key, store) = (at("pem"), at("key"), at("store.pem"));
@@ -47,7 +49,7 @@ impl Authority {
 }
 
 impl Certificate {
-    /// The key once more, encrypted with [`KEY_PASSWORD`].
+    /// The same key, encrypted with [`KEY_PASSWORD`].
     pub fn encrypted_key(&self) -> PathBuf {
         let encrypted = self.key.with_extension("encrypted.key");
         let (from, to) = (self.key.display(), encrypted.display());
@@ -63,7 +65,7 @@ fn new_certificate(name: &str, key: &Path, file: &Path) -> String {
     )
 }
 
-/// Runs the command, whose arguments hold no spaces, and gives what it prints.
+/// Runs openssl; returns its output. Arguments must not contain spaces.
 pub(crate) fn openssl(arguments: &str) -> Vec<u8> {
     let run = Command::new("openssl").args(arguments.split(' ')).output();
     let run = run.expect("openssl runs; `make test` installs it (apt-get install openssl)");

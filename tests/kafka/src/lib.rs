@@ -1,5 +1,5 @@
-//! An Apache Kafka of a test's own: one broker in KRaft mode on a free port of 127.0.0.1, gone when the test ends, however
-//! it ends. `make test` fetches it; `scripts/kafka` knows how to start it.
+//! An Apache Kafka of a test: one broker in KRaft mode on a free port of 127.0.0.1, which ends even
+//! if the test is killed. `make test` fetches it; `scripts/kafka` starts it.
 
 pub mod certificates;
 mod secure;
@@ -38,7 +38,7 @@ impl Kafka {
         Self::on(data, free_address())
     }
 
-    /// A broker on files that are prepared; it is not started yet.
+    /// A broker on prepared files; it is not started yet.
     fn on(data: TempDir, address: SocketAddr) -> Guarded {
         let (jars, folder, port) = (jars(), data.path().to_owned(), address.port().to_string());
         let run =
@@ -52,29 +52,29 @@ impl Kafka {
         kafka
     }
 
-    /// The broker that the tests of one process share; they keep apart by a topic prefix of their own.
+    /// The broker shared by the tests of one process; each test uses its own topic prefix.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Kafka> = OnceLock::new();
         SHARED.get_or_init(|| Self::started(Self::with_properties("").throwing_away()))
     }
 
-    /// Its address as clients want it, `127.0.0.1:port`.
+    /// Its address for clients, `127.0.0.1:port`.
     pub fn brokers(&self) -> String {
         self.0.address().to_string()
     }
 
-    /// Starts it on the data and the port that it had.
+    /// Starts it on its previous data and port.
     pub fn start_again(&mut self) {
         let address = self.0.address();
         self.0.start(|| listens(address));
     }
 
-    /// Ends it as an operator would, with SIGTERM, and waits for the end.
+    /// Stops it with SIGTERM, as an operator would, and waits for its end.
     pub fn stop(&mut self) {
         self.0.stop();
     }
 
-    /// SIGKILL.
+    /// Kills it with SIGKILL.
     pub fn kill(&mut self) {
         self.0.kill();
     }

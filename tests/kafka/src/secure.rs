@@ -1,4 +1,5 @@
-//! An Apache Kafka that asks who one is: TLS, SASL and access control lists, on a listener for each way in.
+//! An Apache Kafka with authentication: TLS, SASL and access control lists, with a listener for
+//! each mechanism.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -13,11 +14,11 @@ use crate::Kafka;
 use crate::certificates::{Authority, Certificate};
 use crate::tokens::Issuer;
 
-/// Known by SCRAM.
+/// A user known by SCRAM.
 pub const SCRAM_USER: (&str, &str) = ("alice", "alice-knows-5d1c");
-/// Known by SCRAM too; what she may not do is said with [`SecureKafka::forbid_writing`].
+/// Another user known by SCRAM, whose rights [`SecureKafka::forbid_writing`] limits.
 pub const LIMITED_USER: (&str, &str) = ("lena", "lena-knows-88b2");
-/// Known by PLAIN.
+/// A user known by PLAIN.
 pub const PLAIN_USER: (&str, &str) = ("bob", "bob-knows-c07e");
 
 const SCRAM: &str = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
@@ -25,18 +26,18 @@ const PLAIN: &str = "org.apache.kafka.common.security.plain.PlainLoginModule req
 const BEARER: &str = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required";
 const VALIDATOR: &str = "org.apache.kafka.common.security.oauthbearer.OAuthBearerValidatorCallbackHandler";
 
-/// The broker and the ways to it.
+/// The broker and its listeners.
 #[derive(Debug)]
 pub struct SecureKafka {
     kafka: Kafka,
     listeners: Listeners,
-    /// Who signed the broker's certificate, which is valid for 127.0.0.1 and no other name.
+    /// The authority of the broker's certificate, which is valid for 127.0.0.1 and no other name.
     pub authority: Authority,
-    /// Who signed nothing.
+    /// An authority that signed nothing.
     pub stranger: Authority,
-    /// A certificate that the broker takes for mutual TLS.
+    /// A certificate that the broker accepts for mutual TLS.
     pub client: Certificate,
-    /// Whose tokens the broker takes at [`SecureKafka::bearer`].
+    /// The issuer whose tokens the broker accepts at [`SecureKafka::bearer`].
     pub issuer: Issuer,
 }
 
@@ -52,7 +53,7 @@ struct Listeners {
 }
 
 impl SecureKafka {
-    /// The one that the tests of a process share.
+    /// The broker shared by the tests of a process.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<SecureKafka> = OnceLock::new();
         SHARED.get_or_init(Self::start)
@@ -77,7 +78,7 @@ impl SecureKafka {
         Self { kafka, listeners, authority, stranger, client, issuer }
     }
 
-    /// Without TLS and without SASL; whoever comes here may do anything.
+    /// Neither TLS nor SASL; every client may do anything here.
     pub fn plaintext(&self) -> String {
         self.kafka.brokers()
     }
@@ -87,12 +88,12 @@ impl SecureKafka {
         self.listeners.secure.to_string()
     }
 
-    /// The same without TLS: SCRAM, and OAUTHBEARER with tokens that nobody signed.
+    /// Without TLS: SCRAM, and OAUTHBEARER with unsigned tokens.
     pub fn sasl_plaintext(&self) -> String {
         self.listeners.sasl.to_string()
     }
 
-    /// TLS with a client's certificate.
+    /// TLS with a client certificate.
     pub fn mutual_tls(&self) -> String {
         self.listeners.mutual.to_string()
     }
@@ -102,17 +103,17 @@ impl SecureKafka {
         self.listeners.bearer.to_string()
     }
 
-    /// SCRAM without TLS, where one has to say again and again who one is.
+    /// SCRAM without TLS, with frequent re-authentication.
     pub fn brief(&self) -> String {
         self.listeners.brief.to_string()
     }
 
-    /// Makes a user known by SCRAM-SHA-512.
+    /// Adds a user known by SCRAM-SHA-512.
     pub fn add_user(&self, (user, password): (&str, &str)) {
         self.configure(user, "--add-config", &format!("SCRAM-SHA-512=[password={password}]"));
     }
 
-    /// Makes the user unknown.
+    /// Removes the user.
     pub fn remove_user(&self, user: &str) {
         self.configure(user, "--delete-config", "SCRAM-SHA-512");
     }
@@ -124,7 +125,7 @@ impl SecureKafka {
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 
-    /// Takes from [`LIMITED_USER`] the right to write to a topic.
+    /// Denies [`LIMITED_USER`] writing to a topic.
     pub fn forbid_writing(&self, topic: &str) {
         let (broker, user) = (self.plaintext(), format!("User:{}", LIMITED_USER.0));
         let acl = |arguments: &[&str]| {
@@ -144,7 +145,7 @@ impl Listeners {
         Self { plain, controller, secure, sasl, mutual, bearer, brief }
     }
 
-    /// Name, protocol and address.
+    /// Name, protocol and address of each listener.
     fn all(&self) -> [(&str, &str, SocketAddr); 7] {
         [
             ("PLAINTEXT", "PLAINTEXT", self.plain),
@@ -158,7 +159,7 @@ impl Listeners {
     }
 }
 
-/// Arguments of Kafka's `format`, one a line.
+/// Arguments of Kafka's `format`, one per line.
 fn users() -> String {
     let mut arguments = String::new();
     for (user, password) in [SCRAM_USER, LIMITED_USER] {

@@ -1,5 +1,6 @@
-//! An issuer of tokens as OAuth 2.0 has it (client credentials, RFC 6749, section 4.4): an endpoint that gives a JSON Web Token to who
-//! knows the secret, and the keys that a broker checks it with.
+//! An issuer of OAuth 2.0 tokens (client credentials, RFC 6749, section 4.4): an endpoint that
+//! gives a JSON Web Token to a client that knows the secret, and the keys with which a broker
+//! verifies it.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::certificates::openssl;
 
-/// What a client tells the endpoint.
+/// The client's id and secret.
 pub const CLIENT: (&str, &str) = ("unprompt", "client-knows-19af");
 
 /// A running issuer; it ends with the process.
@@ -22,7 +23,7 @@ pub struct Issuer {
 }
 
 impl Issuer {
-    /// Starts one whose files go into `folder`.
+    /// Starts an issuer whose files are in `folder`.
     pub(crate) fn new(folder: &Path) -> Self {
         let key = folder.join("issuer.key");
         openssl(&format!("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out {}", key.display()));
@@ -40,7 +41,7 @@ impl Issuer {
         Self { endpoint, keys }
     }
 
-    /// Where tokens are asked for.
+    /// The URL of the token endpoint.
     pub fn endpoint_url(&self) -> String {
         format!("http://{}/token", self.endpoint)
     }
@@ -49,13 +50,14 @@ impl Issuer {
         format!("file://{}", self.keys.display())
     }
 
-    /// Kafka reads keys only from where it was told on its command line that it may.
+    /// The option with the keys' URL: Kafka reads keys only from URLs permitted on its command
+    /// line.
     pub(crate) fn java_option(&self) -> String {
         format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={}", self.keys_url())
     }
 }
 
-/// A client that went away is none to answer.
+/// Answers a token request; errors of a client that has disconnected are ignored.
 fn answer(client: TcpStream, key: &Path, folder: &Path) {
     let Ok(reading) = client.try_clone() else { return };
     let authorised = format!("basic {}", base64(format!("{}:{}", CLIENT.0, CLIENT.1).as_bytes(), folder));
@@ -70,7 +72,7 @@ fn answer(client: TcpStream, key: &Path, folder: &Path) {
     let _ = (&client).write_all(format!("{head}\r\nConnection: close\r\n\r\n{body}").as_bytes());
 }
 
-/// Reads a request and gives its authorization, its scheme in small letters.
+/// Reads a request; returns its authorization with the scheme in lower case.
 fn authorization(request: &mut impl BufRead) -> Option<String> {
     let (mut found, mut length) = (None, 0);
     loop {
@@ -94,7 +96,7 @@ fn authorization(request: &mut impl BufRead) -> Option<String> {
     found
 }
 
-/// A token for [`CLIENT`] that is good for an hour.
+/// A token for [`CLIENT`] that is valid for an hour.
 fn token(key: &Path, folder: &Path) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs();
     let (user, until) = (CLIENT.0, now + 3600);
@@ -107,7 +109,7 @@ fn token(key: &Path, folder: &Path) -> String {
     format!("{signed}.{}", url_safe(base64(&signature, folder)))
 }
 
-/// JSON Web Key Set, RFC 7517.
+/// The JSON Web Key Set (RFC 7517).
 fn key_set(key: &Path) -> String {
     let modulus = openssl(&format!("rsa -in {} -noout -modulus", key.display()));
     let modulus = String::from_utf8(modulus).expect("hexadecimal digits");
@@ -131,7 +133,7 @@ fn url_safe(coded: String) -> String {
     coded.trim().trim_end_matches('=').replace('+', "-").replace('/', "_")
 }
 
-/// A file of its own for what openssl reads.
+/// Writes the bytes to a new file for openssl to read.
 fn scratch(folder: &Path, bytes: &[u8]) -> PathBuf {
     let (_, file) = tempfile::NamedTempFile::new_in(folder).expect("a file").keep().expect("it stays");
     fs::write(&file, bytes).expect("it can be written");

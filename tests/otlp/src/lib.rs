@@ -1,7 +1,9 @@
-//! An OpenTelemetry collector in a test's process: it takes traces over gRPC and over HTTP, and keeps the spans.
+//! An OpenTelemetry collector in a test's process: it receives traces over gRPC and over HTTP, and
+//! keeps the spans.
 
+use parking_lot::Mutex;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
@@ -23,23 +25,23 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
-/// The header that the collector keeps of every request.
+/// The request header that the collector keeps.
 pub const KEPT_HEADER: &str = "x-key";
 
-/// A span as tests look at it.
+/// A span with the fields that tests check.
 #[derive(Clone, Debug)]
 pub struct Span {
-    /// `service.name` of whoever made it.
+    /// The `service.name` of its producer.
     pub service: String,
     pub trace_id: String,
     pub span_id: String,
-    /// Empty: it is the first of its trace.
+    /// Empty for the root of a trace.
     pub parent_span_id: String,
     pub data: proto::Span,
 }
 
 impl Span {
-    /// An attribute as text; numbers are written out.
+    /// An attribute as text, also if it is a number.
     pub fn attribute(&self, name: &str) -> Option<String> {
         text_of(&self.data.attributes, name)
     }
@@ -49,28 +51,28 @@ impl Span {
         self.data.status.as_ref().is_some_and(|status| status.code() == proto::status::StatusCode::Error)
     }
 
-    /// The context that records bear which follow from it.
+    /// The trace context of the records that follow from it.
     pub fn traceparent(&self) -> String {
         format!("00-{}-{}-01", self.trace_id, self.span_id)
     }
 }
 
 #[derive(Debug, Default)]
-struct Kept {
+struct Received {
     spans: Vec<Span>,
     headers: Vec<Option<String>>,
 }
 
-/// A collector on free ports of this machine. Clones share what it keeps.
+/// A collector on free ports of this machine. Clones share the kept spans.
 #[derive(Clone, Debug)]
 pub struct Collector {
-    kept: Arc<Mutex<Kept>>,
+    kept: Arc<Mutex<Received>>,
     grpc: SocketAddr,
     http: SocketAddr,
 }
 
 impl Collector {
-    /// Listens until the runtime ends.
+    /// Starts a collector, which runs until the runtime ends.
     pub async fn start() -> Self {
         let grpc = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let http = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
@@ -84,12 +86,12 @@ impl Collector {
         collector
     }
 
-    /// Where it takes gRPC.
+    /// The URL for gRPC.
     pub fn grpc_url(&self) -> String {
         format!("http://{}", self.grpc)
     }
 
-    /// Where it takes HTTP, without the path.
+    /// The URL for HTTP, without the path.
     pub fn http_url(&self) -> String {
         format!("http://{}", self.http)
     }
@@ -99,12 +101,12 @@ impl Collector {
         self.with(|kept| kept.spans.clone())
     }
 
-    /// Those of this name.
+    /// The spans of this name.
     pub fn named(&self, name: &str) -> Vec<Span> {
         self.spans().into_iter().filter(|span| span.data.name == name).collect()
     }
 
-    /// What each request said in [`KEPT_HEADER`].
+    /// The value of [`KEPT_HEADER`] in each request.
     pub fn headers(&self) -> Vec<Option<String>> {
         self.with(|kept| kept.headers.clone())
     }
@@ -117,8 +119,8 @@ impl Collector {
         });
     }
 
-    fn with<T>(&self, look: impl FnOnce(&mut Kept) -> T) -> T {
-        look(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with<T>(&self, look: impl FnOnce(&mut Received) -> T) -> T {
+        look(&mut self.kept.lock())
     }
 }
 

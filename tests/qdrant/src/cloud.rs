@@ -1,10 +1,10 @@
-//! Vectors that lie as sentence embeddings do: in many overlapping clusters of far fewer dimensions
-//! than they have.
+//! Vectors distributed like sentence embeddings: in many overlapping clusters of far fewer
+//! dimensions than the vectors have.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// A source of unit vectors; the same seed gives the same ones.
+/// A source of unit vectors; the same seed gives the same vectors.
 #[derive(Debug)]
 pub struct Cloud {
     centres: Vec<Vec<f32>>,
@@ -43,7 +43,7 @@ pub fn unit(mut vector: Vec<f32>) -> Vec<f32> {
     vector
 }
 
-/// A nearly normal value: the sum of twelve uniform ones.
+/// An approximately normal value: the sum of twelve uniform ones.
 fn gaussian(rng: &mut ChaCha8Rng) -> f32 {
     (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0
 }

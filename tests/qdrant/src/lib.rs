@@ -1,5 +1,5 @@
-//! A Qdrant endpoint to test against, a process of its own that serves one and is killed, and
-//! vectors to fill it with.
+//! A Qdrant endpoint for tests, a separate process that serves one and can be killed, and vectors
+//! to fill it with.
 
 mod cloud;
 mod server;
@@ -46,7 +46,7 @@ impl TestEndpoint {
         client(&self.url)
     }
 
-    /// A client, and a collection of its own with one unnamed vector of 4 dimensions.
+    /// A client, and a new collection with one unnamed vector of 4 dimensions.
     pub async fn collection(&self) -> (Qdrant, String) {
         let (client, name) = (self.client(), unique("points"));
         client.create_collection(small(&name)).await.expect("a collection is created");
@@ -76,7 +76,7 @@ pub async fn upsert(client: &Qdrant, name: &str, points: Vec<PointStruct>) {
     client.upsert_points(request).await.expect("points are written");
 }
 
-/// A name that no other test has, so that tests on one server do not meet.
+/// A unique name, so that tests on one server do not interfere.
 pub fn unique(stem: &str) -> String {
     format!("{stem}-{}", Uuid::new_v4().simple())
 }

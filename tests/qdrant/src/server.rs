@@ -1,5 +1,5 @@
-//! A process that serves a folder and is killed: the caller's own test binary, run again in one
-//! ignored test.
+//! A process that serves a folder until it is killed: the caller's own test binary, run again with
+//! one ignored test.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use unprompt_embedded_index::EmbeddedIndex;
 
-/// The variable that names the folder to the process that serves it.
+/// The variable that tells the process which folder to serve.
 const FOLDER: &str = "UNPROMPT_TEST_INDEX_FOLDER";
 const ADDRESS: &str = "address ";
 
@@ -19,7 +19,7 @@ pub struct KilledServer {
 }
 
 impl KilledServer {
-    /// Starts this test binary again in its ignored test `test`, which calls
+    /// Runs this test binary again with its ignored test `test`, which calls
     /// [`serve_until_killed`].
     pub fn start(folder: &Path, test: &str) -> Self {
         let mut child = Command::new(std::env::current_exe().expect("the path of this binary"))

@@ -1,5 +1,5 @@
-//! A schema registry of a test's own: Apicurio Registry on a free port of 127.0.0.1, gone when the test ends, however it ends.
-//! `make test` fetches it; `scripts/registry` knows how to start it.
+//! A schema registry of a test: Apicurio Registry on a free port of 127.0.0.1, which ends even if
+//! the test is killed. `make test` fetches it; `scripts/registry` starts it.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,9 +11,9 @@ use std::sync::OnceLock;
 use tempfile::TempDir;
 use unprompt_test_guarded::{Guarded, free_address, installed, script};
 
-/// Where Apicurio speaks Confluent's API.
+/// The path of Confluent's API in Apicurio.
 const API: &str = "/apis/ccompat/v7";
-/// Of the key store that a registry with TLS makes itself.
+/// The password of the key store that a registry with TLS creates.
 const STORE_PASSWORD: &str = "changeit";
 
 /// A running registry, or one that was killed and can be started again on its data and port.
@@ -29,12 +29,12 @@ impl Registry {
         Self::started(prepared(plain), false)
     }
 
-    /// The same over HTTPS only, with a certificate that [`Self::certificate`] alone vouches for.
+    /// Starts a registry with HTTPS only, whose certificate only [`Self::certificate`] verifies.
     pub fn start_encrypted() -> Self {
         Self::started(prepared(encrypted), true)
     }
 
-    /// The registry that the tests of one process share; they keep apart by subjects of their own.
+    /// The registry shared by the tests of one process; each test uses its own subjects.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Registry> = OnceLock::new();
         SHARED.get_or_init(|| Self::started(prepared(plain).throwing_away(), false))
@@ -57,13 +57,13 @@ impl Registry {
         certificate(self.server.data())
     }
 
-    /// Starts it on the data and the port that it had.
+    /// Starts it on its previous data and port.
     pub fn start_again(&mut self) {
         let (address, is_encrypted) = (self.server.address(), self.is_encrypted);
         self.server.start(|| is_up(address, is_encrypted));
     }
 
-    /// SIGKILL.
+    /// Kills it with SIGKILL.
     pub fn kill(&mut self) {
         self.server.kill();
     }
@@ -85,7 +85,7 @@ fn plain(_: &Path, address: SocketAddr) -> String {
     format!("quarkus.http.host={}\nquarkus.http.port={}\n", address.ip(), address.port())
 }
 
-/// Makes a key with a certificate for 127.0.0.1; the JDK brings the tool.
+/// Creates a key with a certificate for 127.0.0.1, using the JDK's keytool.
 fn encrypted(data: &Path, address: SocketAddr) -> String {
     let store = data.join("keys.p12");
     let tool = |arguments: &[&str]| {
@@ -113,7 +113,8 @@ fn certificate(data: &Path) -> PathBuf {
     data.join("certificate.pem")
 }
 
-/// It listens last of all; only what is not encrypted is asked besides.
+/// Whether the registry is up. Listening is the last step of its start; without TLS it must also
+/// answer a request.
 fn is_up(address: SocketAddr, is_encrypted: bool) -> bool {
     let Ok(mut stream) = TcpStream::connect(address) else { return false };
     if is_encrypted {

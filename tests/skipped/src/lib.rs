@@ -1,11 +1,11 @@
-//! What a test says when it cannot make its claim on this machine: a server, a program or a right
-//! is missing.
+//! The message of a test that cannot run on this machine: a server, a program or a permission is
+//! missing.
 
 use std::io::Write as _;
 
-/// Says on stderr that the running test is skipped, and why.
+/// Reports on stderr that the running test is skipped, and why.
 ///
-/// It writes to stderr itself: what `eprintln!` prints in a test that passes is captured, and
+/// It writes to stderr directly: the output of `eprintln!` in a passing test is captured, and
 /// nobody reads it.
 pub fn skipped(reason: &str) {
     let thread = std::thread::current();

@@ -1,1 +1,1 @@
-//! No code: see Cargo.toml for what this package is for.
+//! No code: see Cargo.toml for the purpose of this package.

@@ -1,4 +1,5 @@
-//! Searches in process: qdrant-edge on the collection's folder, asked for numbers only, which is what libraries answer with.
+//! Searches in process: qdrant-edge on the collection's folder. Answers contain only ids, as those
+//! of the peer libraries do.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -13,9 +14,9 @@ use unprompt_index::Space;
 
 use crate::{K, On, recall};
 
-/// Lengths of the candidate list.
+/// Sizes of the candidate list.
 const EFS: [usize; 5] = [100, 128, 192, 256, 400];
-/// Every rate is the median of so many rounds, after one that is not counted.
+/// Every rate is the median of this many rounds, after one that is not counted.
 const ROUNDS: usize = 3;
 
 pub fn run(on: &On) -> anyhow::Result<Value> {
@@ -48,7 +49,7 @@ fn median(mut rates: Vec<f64>) -> f64 {
     rates[rates.len() / 2]
 }
 
-/// The one collection that the index's folder holds.
+/// The only collection in the index's folder.
 fn collection(folder: &Path) -> anyhow::Result<PathBuf> {
     let mut entries = std::fs::read_dir(folder.join("collections"))?;
     Ok(entries.next().context("the index has no collection; load one first")??.path())

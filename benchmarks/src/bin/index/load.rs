@@ -1,4 +1,4 @@
-//! Filling a collection in bulk and building its graph.
+//! Fills a collection in bulk and builds its graph.
 
 use std::time::{Duration, Instant};
 
@@ -12,9 +12,9 @@ use unprompt_tiny_world::Split;
 
 use crate::{On, memory};
 
-/// Prompts of one upsert.
+/// Prompts per upsert.
 const SLAB: usize = 4_096;
-/// Upserts under way at once.
+/// Upserts in flight at once.
 const PARALLEL: usize = 2;
 
 pub async fn run(on: &On) -> anyhow::Result<Value> {
@@ -38,7 +38,7 @@ pub async fn run(on: &On) -> anyhow::Result<Value> {
     }))
 }
 
-/// A build may hold up an answer for longer than is usual.
+/// Options with a long timeout: a build may delay an answer for longer than usual.
 pub fn options() -> ConnectOptions {
     ConnectOptions { timeout: Duration::from_secs(300), ..ConnectOptions::default() }
 }

@@ -1,5 +1,7 @@
-//! The prompt index under load: loads vectors, then measures searches over gRPC and in process. Each step is a process of its own,
-//! so that memory is that of the step; each prints one JSON object. `benchmarks/index` runs them and the peers.
+//! The prompt index under load: loads vectors, then measures searches over gRPC and in process.
+//!
+//! Each step is a separate process, so that its memory is its own, and prints one JSON object.
+//! `benchmarks/index` runs the steps and the peers.
 
 mod inside;
 mod load;
@@ -17,7 +19,7 @@ use unprompt_jobs::Progress;
 use unprompt_models::minilm::{Engine, MiniLm};
 use unprompt_stream::config::{Log, LogFormat};
 
-/// Answers of a search, as many as the predictor takes a little more of.
+/// Answers per search, slightly fewer than the predictor requests.
 pub const K: usize = 100;
 
 #[derive(Debug, Parser)]
@@ -28,43 +30,44 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Step {
-    /// Make the vectors that are not there yet
+    /// Create the missing vectors
     Vectors(Make),
     /// Fill a new collection and build its graph
     Load(On),
     /// Search over gRPC, as services do
     Search(On),
-    /// Write a new collection as the indexer does, and count in it
+    /// Write a new collection as the indexer does, and count its prompts
     Writes(On),
-    /// Search qdrant-edge in this process, without gRPC, payloads and vectors in the answers
+    /// Search qdrant-edge in this process, without gRPC, and without payloads and vectors in the
+    /// answers
     Inside(On),
 }
 
-/// Which vectors.
+/// Selects the vectors.
 #[derive(Args, Debug)]
 pub struct Of {
     /// The folder of the vectors
     #[arg(long)]
     vectors: PathBuf,
-    /// How many of them
+    /// The number of vectors
     #[arg(long)]
     count: usize,
 }
 
-/// Which vectors are made, and how.
+/// Selects the vectors to create, and how.
 #[derive(Args, Debug)]
 pub struct Make {
     #[command(flatten)]
     of: Of,
-    /// A folder with vectors; the first of them are taken, and all others are mixtures of those
+    /// A folder with vectors: the first ones are copied, all others are mixtures of them
     #[arg(long, requires = "embedded")]
     mix_from: Option<PathBuf>,
-    /// How many are taken from there
+    /// The number of vectors to copy
     #[arg(long, requires = "mix_from")]
     embedded: Option<usize>,
 }
 
-/// Which collection.
+/// Selects the collection.
 #[derive(Args, Debug)]
 pub struct On {
     #[command(flatten)]
@@ -74,7 +77,7 @@ pub struct On {
     folder: PathBuf,
     #[arg(long, default_value = "balanced")]
     profile: Profile,
-    /// Queries to search for
+    /// The number of queries
     #[arg(long, default_value_t = 1_000)]
     queries: usize,
 }
@@ -89,7 +92,8 @@ impl On {
         Vectors::of(&self.of.vectors)
     }
 
-    /// The right answers [queries][100] as row numbers, which the peers' script has found by comparing with every vector.
+    /// The correct answers [queries][100] as row numbers, which the peers' script found by
+    /// comparison with every vector.
     pub fn truth(&self, space: Space) -> anyhow::Result<Vec<Vec<u32>>> {
         let name = format!("truth-{}-{}.u32", space.name(), self.of.count);
         let bytes = std::fs::read(self.of.vectors.join(name))?;
@@ -104,7 +108,7 @@ impl On {
         self.kept_queries(space).read(0, self.queries)
     }
 
-    /// Other queries, with which a step warms up.
+    /// Different queries for the warm-up of a step.
     pub fn warm_up(&self, space: Space) -> anyhow::Result<Vec<Vec<f32>>> {
         self.kept_queries(space).read(self.queries, QUERIES.saturating_sub(self.queries))
     }
@@ -147,12 +151,12 @@ fn vectors(make: &Make) -> anyhow::Result<serde_json::Value> {
     Ok(serde_json::json!({"count": count}))
 }
 
-/// The time in milliseconds that this part of `times`, which are sorted, did not exceed.
+/// A percentile of sorted times, in milliseconds.
 pub fn percentile_ms(times: &[Duration], part: f64) -> f64 {
     times[((times.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e3
 }
 
-/// The share of the right answers that were found.
+/// The fraction of the correct answers that was found.
 pub fn recall(truth: &[Vec<u32>], found: &[Vec<u32>]) -> f64 {
     let hits =
         truth.iter().zip(found).map(|(right, found)| found.iter().filter(|id| right.contains(id)).count());

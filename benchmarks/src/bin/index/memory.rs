@@ -1,10 +1,11 @@
-//! What a process and a folder take.
+//! The memory of the process and the size of a folder.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-/// Bytes of this process: memory that is its own, files that are mapped and at hand, and the most there were of both.
+/// The memory of this process in bytes: anonymous, resident mapped files, and the peak of both
+/// together.
 pub fn of_process() -> anyhow::Result<Value> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let field = |name: &str| {
@@ -14,7 +15,7 @@ pub fn of_process() -> anyhow::Result<Value> {
     Ok(json!({"own": field("RssAnon:"), "mapped": field("RssFile:"), "peak": field("VmHWM:")}))
 }
 
-/// Bytes of the files under a folder, as they take space on disk.
+/// The disk space of the files under a folder, in bytes.
 pub fn of_folder(folder: &Path) -> anyhow::Result<u64> {
     use std::os::unix::fs::MetadataExt;
     let mut bytes = 0;

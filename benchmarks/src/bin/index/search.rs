@@ -1,4 +1,5 @@
-//! Searches over gRPC: with texts, and as the predictor asks, with the MiniLM vectors of the answers too.
+//! Searches over gRPC: with texts, and also with the MiniLM vectors of the answers, as the
+//! predictor searches.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! Writes outside a bulk load, as the indexer's: in batches and one by one, read, merged and
-//! durable. Then counts.
+//! Writes outside a bulk load, as the indexer makes them: in batches and one by one, each read,
+//! merged and durable. Then counts.
 
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,11 @@ use unprompt_tiny_world::Split;
 use crate::load::{options, slab};
 use crate::{On, percentile_ms};
 
-/// Prompts of one upsert: a batch of the indexer's.
+/// Prompts per upsert: the indexer's batch.
 const BATCH: usize = 64;
-/// Prompts that are written one by one.
+/// Prompts written one by one.
 const SINGLES: usize = 200;
-/// The longest time that building the graph may take.
+/// The timeout for building the graph.
 const BUILD_PATIENCE: Duration = Duration::from_secs(3_600);
 
 pub async fn run(on: &On) -> anyhow::Result<Value> {
@@ -40,7 +40,7 @@ pub async fn run(on: &On) -> anyhow::Result<Value> {
     }))
 }
 
-/// The seconds that it takes.
+/// Writes the points in batches; returns the seconds it took.
 async fn in_batches(index: &PromptIndex, points: &[PromptPoint]) -> anyhow::Result<f64> {
     let began = Instant::now();
     for batch in points.chunks(BATCH) {
@@ -49,7 +49,7 @@ async fn in_batches(index: &PromptIndex, points: &[PromptPoint]) -> anyhow::Resu
     Ok(began.elapsed().as_secs_f64())
 }
 
-/// Writes prompts again that the index has. Returns the time of each, sorted.
+/// Rewrites prompts that the index already has. Returns the times, sorted.
 async fn one_by_one(index: &PromptIndex, points: &[PromptPoint]) -> anyhow::Result<Vec<Duration>> {
     let mut times = Vec::with_capacity(points.len());
     for point in points {

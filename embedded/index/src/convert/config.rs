@@ -1,5 +1,5 @@
-//! The configuration of a collection: as a client gives it, as edge takes it, as an answer
-//! describes it.
+//! The configuration of a collection in three forms: a client's request, edge's configuration and
+//! the description in a response.
 
 use qdrant_client::qdrant::{
     CollectionConfig, CollectionParams, CreateCollection, Datatype, Distance, HnswConfigDiff, Modifier,
@@ -13,15 +13,15 @@ use super::payload_index::memory_json;
 use super::update::hnsw_after;
 use super::{from_json, object, quantisation};
 
-/// Vectors of a segment, in KB, above which it is not merged with others: about 1.3 million of 384
-/// dimensions. Edge's own default grows with the number of cores and so would differ between
-/// machines.
+/// The size of a segment's vectors, in KB, above which it is no longer merged: about 1.3 million
+/// vectors of 384 dimensions. Edge's own default depends on the number of cores, so it would differ
+/// between machines.
 const MAX_SEGMENT_SIZE_KB: u64 = 2_000_000;
-/// The number of segments that merging aims at; a search visits each.
+/// The target number of segments. A search visits every segment.
 const SEGMENTS: u64 = 2;
 
-/// The configuration to keep of a request to create a collection, with every default of edge
-/// spelled out.
+/// Builds the configuration to store from a request to create a collection, with all of edge's
+/// defaults spelled out.
 #[allow(deprecated)] // clients before 1.19 say `on_disk_payload`, not `payload.memory`
 pub(crate) fn of_create(create: CreateCollection) -> Result<CollectionConfig, Status> {
     refuse_unsupported(&create)?;
@@ -92,7 +92,7 @@ fn wal_defaults(diff: WalConfigDiff) -> WalConfigDiff {
     }
 }
 
-/// Edge's form of a kept configuration.
+/// Converts a stored configuration to edge's form.
 #[allow(deprecated)] // clients before 1.19 say `on_disk_payload`, not `payload.memory`
 pub(crate) fn to_edge(config: &CollectionConfig) -> Result<EdgeConfig, Status> {
     let params = config.params.clone().unwrap_or_default();
@@ -120,13 +120,13 @@ pub(crate) fn to_edge(config: &CollectionConfig) -> Result<EdgeConfig, Status> {
     ]);
     let mut edge: EdgeConfig = from_json("the collection's configuration", json)?;
     edge.optimizers = Some(optimizers_to_edge(&config.optimizer_config.unwrap_or_default()));
-    // A search runs on the thread that asks: handing its few segments to a pool took a fifth of its
+    // A search runs on the calling thread: handing its few segments to a pool took a fifth of its
     // time on two cores.
     edge.max_search_threads = Some(1);
     Ok(edge)
 }
 
-/// The dense vectors of a configuration; the unnamed one goes by the empty name.
+/// The dense vectors of a configuration by name. The unnamed vector has an empty name.
 pub(crate) fn dense_params(config: &CollectionConfig) -> Vec<(String, VectorParams)> {
     let vectors = config.params.as_ref().and_then(|params| params.vectors_config.as_ref()?.config.clone());
     match vectors {
@@ -199,7 +199,8 @@ fn sparse_json(vector: SparseVectorParams) -> Json {
     ])
 }
 
-/// Edge wants a whole HNSW configuration, a request gives parts of one.
+/// Fills the gaps of a partial HNSW configuration with the defaults, because edge requires a
+/// complete one.
 #[allow(deprecated)] // clients before 1.19 say `on_disk`, not `memory`
 fn hnsw_json(diff: HnswConfigDiff) -> Result<Json, Status> {
     let whole = serde_json::to_value(HnswIndexConfig::default());

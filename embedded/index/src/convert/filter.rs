@@ -12,7 +12,7 @@ use tonic::Status;
 
 use super::{from_json, ids, object, path};
 
-/// The filter in edge's form; None for no filter.
+/// Converts a filter to edge's form; None stays None.
 pub(crate) fn to_edge(filter: Option<Filter>) -> Result<Option<EdgeFilter>, Status> {
     filter.map(|filter| from_json("the filter", filter_json(filter)?)).transpose()
 }
@@ -77,7 +77,7 @@ fn field_json(field: FieldCondition) -> Result<Json, Status> {
     ]))
 }
 
-/// Checks that a key is a path. The message of edge itself would not name the key.
+/// Checks that a key is a path. Edge's own error message would not name the key.
 fn checked(key: String) -> Result<String, Status> {
     path(&key).map(|_| key)
 }
@@ -114,7 +114,7 @@ fn datetime_range_json(range: DatetimeRange) -> Json {
     json!({"lt": text(range.lt), "gt": text(range.gt), "gte": text(range.gte), "lte": text(range.lte)})
 }
 
-/// A protobuf timestamp prints itself as RFC 3339.
+/// Formats a protobuf timestamp, whose `Display` is RFC 3339.
 fn text(stamp: Option<impl ToString>) -> Option<String> {
     stamp.map(|stamp| stamp.to_string())
 }

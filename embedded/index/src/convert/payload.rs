@@ -1,4 +1,4 @@
-//! Payloads, and the selectors of the fields to answer with.
+//! Payloads, and the selectors of the payload fields to return.
 
 use std::collections::HashMap;
 
@@ -21,7 +21,8 @@ pub(crate) fn from_edge(payload: Option<Payload>) -> HashMap<String, Value> {
     fields.into_iter().map(|(key, value)| (key, value.into())).collect()
 }
 
-/// `default` is what a request without a selector means; it differs between methods.
+/// Converts a payload selector. `default` applies to a request without a selector and differs
+/// between methods.
 pub(crate) fn selector_to_edge(
     selector: Option<WithPayloadSelector>,
     default: bool,

@@ -1,4 +1,4 @@
-//! The kinds of payload index, and the description of those that a collection has.
+//! The kinds of payload index, and the description of a collection's payload indexes.
 
 use qdrant_client::qdrant::payload_index_params::IndexParams;
 use qdrant_client::qdrant::{
@@ -10,7 +10,8 @@ use tonic::Status;
 
 use super::{from_json, object};
 
-/// The index to build: by its parameters if there are any, otherwise by its type.
+/// Converts a request for a payload index: by its parameters if there are any, otherwise by its
+/// type.
 pub(crate) fn schema_to_edge(
     field_type: Option<i32>,
     params: Option<PayloadIndexParams>,
@@ -35,7 +36,7 @@ pub(crate) fn schema_to_edge(
 }
 
 fn params_json(params: IndexParams) -> Result<Json, Status> {
-    // Every kind has these; a macro, for the messages share no trait.
+    // The fields that every kind has. This is a macro because the messages share no trait.
     macro_rules! with_common {
         ($kind:literal, $params:ident, [$(($key:literal, $value:expr)),*]) => {
             object([

@@ -1,4 +1,4 @@
-//! The kinds of quantisation: what a client asks for, in edge's form, and changes of it.
+//! The kinds of quantisation: the conversion of a request to edge's form, and changes.
 
 use qdrant_client::qdrant::binary_quantization_query_encoding::{Setting, Variant as QueryEncoding};
 use qdrant_client::qdrant::quantization_config::Quantization;
@@ -85,7 +85,8 @@ fn compression(ratio: i32) -> Result<&'static str, Status> {
     Ok(ratio.as_str_name())
 }
 
-/// The quantisation after a change. Edge can go from one kind to another, but not back to none.
+/// Returns the quantisation after a change. Edge can switch from one kind to another, but not back
+/// to none.
 pub(super) fn changed(diff: QuantizationConfigDiff) -> Result<Option<QuantizationConfig>, Status> {
     let quantization = match diff.quantization {
         None => return Ok(None),

@@ -1,4 +1,5 @@
-//! Queries and their answers. The caller, who has the points, looks up the ids in a query.
+//! Queries and their results. The caller, which has access to the points, looks up the ids in a
+//! query.
 
 use std::collections::HashMap;
 
@@ -20,14 +21,15 @@ use tonic::Status;
 
 use super::{filter, from_json, ids, object, path, payload, vectors};
 
-/// What Qdrant answers with when a query names no limit.
+/// Qdrant's default limit of a query.
 const DEFAULT_LIMIT: u64 = 10;
-/// Qdrant's own bound: MMR compares candidates with each other.
+/// Qdrant's own bound on MMR candidates, which are compared with each other.
 const MAX_MMR_CANDIDATES: usize = 16_384;
-/// The constant of reciprocal rank fusion in Qdrant.
+/// Qdrant's constant for reciprocal rank fusion.
 const RRF_K: usize = 2;
 
-/// The vectors of the points that queries name by id, by vector name and id.
+/// The vectors of the points that queries refer to by id. The key is the vector name and the point
+/// id.
 pub(crate) type Lookup = HashMap<(String, EdgeId), VectorInternal>;
 
 pub(crate) fn to_edge(query: QueryPoints, lookup: &Lookup) -> Result<QueryRequest, Status> {
@@ -55,7 +57,7 @@ fn nearest(vector: Vec<f32>, sparse_indices: Option<SparseIndices>) -> Query {
     }
 }
 
-/// The older search, as a query.
+/// Converts an older search request to a query.
 pub(crate) fn of_search(search: SearchPoints) -> QueryPoints {
     QueryPoints {
         collection_name: search.collection_name,
@@ -72,7 +74,7 @@ pub(crate) fn of_search(search: SearchPoints) -> QueryPoints {
     }
 }
 
-/// The query to group; its limit is the number of groups.
+/// Returns the query whose results are grouped. Its limit is the number of groups.
 pub(crate) fn of_groups(groups: QueryPointGroups) -> QueryPoints {
     QueryPoints {
         collection_name: groups.collection_name,
@@ -90,7 +92,7 @@ pub(crate) fn of_groups(groups: QueryPointGroups) -> QueryPoints {
     }
 }
 
-/// The older search for groups, as a query.
+/// Converts an older group search request to a query.
 pub(crate) fn of_search_groups(search: SearchPointGroups) -> QueryPointGroups {
     QueryPointGroups {
         collection_name: search.collection_name,
@@ -109,7 +111,7 @@ pub(crate) fn of_search_groups(search: SearchPointGroups) -> QueryPointGroups {
     }
 }
 
-/// Which points' vectors a query needs.
+/// Returns the vector names and ids of the points whose vectors a query needs.
 pub(crate) fn wanted(query: &QueryPoints) -> Result<Vec<(String, EdgeId)>, Status> {
     let mut wanted = Vec::new();
     collect(query.query.as_ref(), query.using.as_deref(), &mut wanted)?;
@@ -145,7 +147,7 @@ fn named_ids(query: Option<&Query>) -> Result<Vec<EdgeId>, Status> {
     }
 }
 
-/// A query by a point's id never answers with that point.
+/// Adds the excluded ids to a filter: a query by a point's id never returns that point.
 fn without(
     filter: Option<qdrant_client::qdrant::Filter>,
     excluded: Vec<EdgeId>,
@@ -216,7 +218,8 @@ fn scoring(variant: Variant, using: &str, lookup: &Lookup, limit: usize) -> Resu
     }
 }
 
-/// Qdrant's defaults: a diversity of one half, and as many candidates as answers.
+/// Converts an MMR query. Qdrant's defaults are a diversity of 0.5 and as many candidates as
+/// results.
 fn mmr(query: NearestInputWithMmr, using: &str, lookup: &Lookup, limit: usize) -> Result<Mmr, Status> {
     let nearest = query.nearest.ok_or_else(|| Status::invalid_argument("the MMR query has no vector"))?;
     let params = query.mmr.unwrap_or_default();

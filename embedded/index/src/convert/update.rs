@@ -1,4 +1,4 @@
-//! Changes of a collection's configuration. A change leaves what it does not name.
+//! Changes to a collection's configuration. A change keeps the settings that it does not name.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use tonic::Status;
 
 use super::quantisation;
 
-/// `config` after `update`.
+/// Returns `config` with `update` applied.
 pub(crate) fn apply(
     mut config: CollectionConfig,
     update: UpdateCollection,
@@ -92,7 +92,7 @@ fn change_vector(vector: &mut VectorParams, diff: VectorParamsDiff) -> Result<()
     Ok(())
 }
 
-/// `base` with the parts that an update gives.
+/// Returns `base` with the fields that `update` sets.
 #[allow(deprecated)] // clients before 1.19 say `on_disk`, not `memory`
 pub(super) fn hnsw_after(base: HnswConfigDiff, update: HnswConfigDiff) -> HnswConfigDiff {
     HnswConfigDiff {

@@ -1,4 +1,4 @@
-//! Vectors of points: dense, sparse, multi; named or the unnamed one.
+//! Vectors of points: dense, sparse or multi-vector, named or unnamed.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ use tonic::Status;
 
 pub(crate) type Named = HashMap<String, VectorPersisted>;
 
-/// A point's vectors by name; the unnamed one goes by the empty name.
+/// Converts a point's vectors, keyed by name. The unnamed vector has an empty name.
 pub(crate) fn to_edge(vectors: Option<Vectors>) -> Result<Named, Status> {
     match vectors.and_then(|vectors| vectors.vectors_options) {
         Some(VectorsOptions::Vector(vector)) => {
@@ -30,7 +30,7 @@ pub(crate) fn to_edge(vectors: Option<Vectors>) -> Result<Named, Status> {
     }
 }
 
-/// The form in which edge takes a point's vectors.
+/// Converts vectors to the form in which edge accepts a point's vectors.
 pub(crate) fn into_struct(mut named: Named) -> VectorStructPersisted {
     if named.len() == 1
         && let Some(VectorPersisted::Dense(_)) = named.get(DEFAULT_VECTOR_NAME)
@@ -98,7 +98,8 @@ pub(crate) fn from_edge(vectors: Option<VectorStructInternal>) -> Option<Vectors
     Some(VectorsOutput { vectors_options: Some(options) })
 }
 
-#[allow(deprecated)] // clients before 1.16 read the old field only; dense vectors go there too, as Qdrant does
+// Clients before 1.16 read the deprecated field only. Dense vectors go there too, as in Qdrant.
+#[allow(deprecated)]
 fn output(vector: VectorInternal) -> VectorOutput {
     use vector_output::Vector as Kind;
     let kind = match vector {

@@ -15,35 +15,35 @@ use qdrant_client::qdrant::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Answer, Service, seconds};
+use super::{GrpcResult, Service, seconds};
 use crate::convert::{config, payload_index, update};
-use crate::shard::{Progress, Shard};
+use crate::shard::{OptimisationProgress, Shard};
 use crate::status::unimplemented;
-use crate::store::Store;
+use crate::store::CollectionStore;
 
 #[tonic::async_trait]
 impl collections_server::Collections for Service {
-    async fn get(&self, request: Request<GetCollectionInfoRequest>) -> Answer<GetCollectionInfoResponse> {
+    async fn get(&self, request: Request<GetCollectionInfoRequest>) -> GrpcResult<GetCollectionInfoResponse> {
         let began = Instant::now();
         let name = request.into_inner().collection_name;
         let info = self.blocking(move |store| describe(&*store.shard(&name)?)).await?;
         Ok(Response::new(GetCollectionInfoResponse { result: Some(info), time: seconds(began) }))
     }
 
-    async fn list(&self, _: Request<ListCollectionsRequest>) -> Answer<ListCollectionsResponse> {
+    async fn list(&self, _: Request<ListCollectionsRequest>) -> GrpcResult<ListCollectionsResponse> {
         let began = Instant::now();
         let collections = self.store.names().into_iter().map(|name| CollectionDescription { name }).collect();
         Ok(Response::new(ListCollectionsResponse { collections, time: seconds(began) }))
     }
 
-    async fn create(&self, request: Request<CreateCollection>) -> Answer<CollectionOperationResponse> {
+    async fn create(&self, request: Request<CreateCollection>) -> GrpcResult<CollectionOperationResponse> {
         let create = request.into_inner();
         let name = create.collection_name.clone();
         let config = config::of_create(create)?;
         self.operate(move |store| store.create(&name, config).map(|()| true)).await
     }
 
-    async fn update(&self, request: Request<UpdateCollection>) -> Answer<CollectionOperationResponse> {
+    async fn update(&self, request: Request<UpdateCollection>) -> GrpcResult<CollectionOperationResponse> {
         let update = request.into_inner();
         self.operate(move |store| {
             let name = update.collection_name.clone();
@@ -52,12 +52,15 @@ impl collections_server::Collections for Service {
         .await
     }
 
-    async fn delete(&self, request: Request<DeleteCollection>) -> Answer<CollectionOperationResponse> {
+    async fn delete(&self, request: Request<DeleteCollection>) -> GrpcResult<CollectionOperationResponse> {
         let name = request.into_inner().collection_name;
         self.operate(move |store| store.delete(&name)).await
     }
 
-    async fn update_aliases(&self, request: Request<ChangeAliases>) -> Answer<CollectionOperationResponse> {
+    async fn update_aliases(
+        &self,
+        request: Request<ChangeAliases>,
+    ) -> GrpcResult<CollectionOperationResponse> {
         let actions =
             request.into_inner().actions.into_iter().filter_map(|operation| operation.action).collect();
         self.operate(move |store| store.change_aliases(actions).map(|()| true)).await
@@ -66,14 +69,14 @@ impl collections_server::Collections for Service {
     async fn list_collection_aliases(
         &self,
         request: Request<ListCollectionAliasesRequest>,
-    ) -> Answer<ListAliasesResponse> {
+    ) -> GrpcResult<ListAliasesResponse> {
         let began = Instant::now();
         let shard = self.shard(&request.into_inner().collection_name)?;
         let aliases = descriptions(&self.store, |collection| collection == shard.name());
         Ok(Response::new(ListAliasesResponse { aliases, time: seconds(began) }))
     }
 
-    async fn list_aliases(&self, _: Request<ListAliasesRequest>) -> Answer<ListAliasesResponse> {
+    async fn list_aliases(&self, _: Request<ListAliasesRequest>) -> GrpcResult<ListAliasesResponse> {
         let began = Instant::now();
         Ok(Response::new(ListAliasesResponse {
             aliases: descriptions(&self.store, |_| true),
@@ -84,7 +87,7 @@ impl collections_server::Collections for Service {
     async fn collection_exists(
         &self,
         request: Request<CollectionExistsRequest>,
-    ) -> Answer<CollectionExistsResponse> {
+    ) -> GrpcResult<CollectionExistsResponse> {
         let began = Instant::now();
         let exists = self.shard(&request.into_inner().collection_name).is_ok();
         let result = Some(CollectionExists { exists });
@@ -94,34 +97,40 @@ impl collections_server::Collections for Service {
     async fn collection_cluster_info(
         &self,
         _: Request<CollectionClusterInfoRequest>,
-    ) -> Answer<CollectionClusterInfoResponse> {
+    ) -> GrpcResult<CollectionClusterInfoResponse> {
         unimplemented("Collections.CollectionClusterInfo")
     }
 
     async fn update_collection_cluster_setup(
         &self,
         _: Request<UpdateCollectionClusterSetupRequest>,
-    ) -> Answer<UpdateCollectionClusterSetupResponse> {
+    ) -> GrpcResult<UpdateCollectionClusterSetupResponse> {
         unimplemented("Collections.UpdateCollectionClusterSetup")
     }
 
-    async fn create_shard_key(&self, _: Request<CreateShardKeyRequest>) -> Answer<CreateShardKeyResponse> {
+    async fn create_shard_key(
+        &self,
+        _: Request<CreateShardKeyRequest>,
+    ) -> GrpcResult<CreateShardKeyResponse> {
         unimplemented("Collections.CreateShardKey")
     }
 
-    async fn delete_shard_key(&self, _: Request<DeleteShardKeyRequest>) -> Answer<DeleteShardKeyResponse> {
+    async fn delete_shard_key(
+        &self,
+        _: Request<DeleteShardKeyRequest>,
+    ) -> GrpcResult<DeleteShardKeyResponse> {
         unimplemented("Collections.DeleteShardKey")
     }
 
-    async fn list_shard_keys(&self, _: Request<ListShardKeysRequest>) -> Answer<ListShardKeysResponse> {
+    async fn list_shard_keys(&self, _: Request<ListShardKeysRequest>) -> GrpcResult<ListShardKeysResponse> {
         unimplemented("Collections.ListShardKeys")
     }
 }
 
 impl Service {
-    async fn operate<F>(&self, work: F) -> Answer<CollectionOperationResponse>
+    async fn operate<F>(&self, work: F) -> GrpcResult<CollectionOperationResponse>
     where
-        F: FnOnce(&Store) -> Result<bool, Status> + Send + 'static,
+        F: FnOnce(&CollectionStore) -> Result<bool, Status> + Send + 'static,
     {
         let began = Instant::now();
         let result = self.blocking(work).await?;
@@ -129,13 +138,13 @@ impl Service {
     }
 }
 
-fn descriptions(store: &Store, of: impl Fn(&str) -> bool) -> Vec<AliasDescription> {
+fn descriptions(store: &CollectionStore, of: impl Fn(&str) -> bool) -> Vec<AliasDescription> {
     let ours = store.aliases().into_iter().filter(|(_, collection)| of(collection));
     ours.map(|(alias_name, collection_name)| AliasDescription { alias_name, collection_name }).collect()
 }
 
 fn describe(shard: &Shard) -> Result<CollectionInfo, Status> {
-    let Progress { info, optimising, error } = shard.progress()?;
+    let OptimisationProgress { info, optimising, error } = shard.progress()?;
     let status = if optimising { CollectionStatus::Yellow } else { CollectionStatus::Green };
     let schema = info.payload_schema.iter();
     let payload_schema: HashMap<_, _> =

@@ -17,62 +17,77 @@ use qdrant_client::qdrant::{
 use qdrant_edge::{CreateIndex, FieldIndexOperations, UpdateOperation};
 use tonic::{Request, Response, Status};
 
-use super::{Answer, Service, reads, seconds, writes};
+use super::{GrpcResult, Service, reads, seconds, writes};
 use crate::convert::{ids, path, payload_index, query};
 use crate::shard::{Shape, Shard, Written};
 use crate::status::unimplemented;
 
 #[tonic::async_trait]
 impl points_server::Points for Service {
-    async fn upsert(&self, request: Request<UpsertPoints>) -> Answer<PointsOperationResponse> {
+    async fn upsert(&self, request: Request<UpsertPoints>) -> GrpcResult<PointsOperationResponse> {
         let UpsertPoints { collection_name, wait, points, update_filter, update_mode, .. } =
             request.into_inner();
         self.change(&collection_name, wait, |shape| writes::upsert(points, update_filter, update_mode, shape))
             .await
     }
 
-    async fn delete(&self, request: Request<DeletePoints>) -> Answer<PointsOperationResponse> {
+    async fn delete(&self, request: Request<DeletePoints>) -> GrpcResult<PointsOperationResponse> {
         let DeletePoints { collection_name, wait, points, .. } = request.into_inner();
         self.change(&collection_name, wait, |_| writes::delete(points)).await
     }
 
-    async fn update_vectors(&self, request: Request<UpdatePointVectors>) -> Answer<PointsOperationResponse> {
+    async fn update_vectors(
+        &self,
+        request: Request<UpdatePointVectors>,
+    ) -> GrpcResult<PointsOperationResponse> {
         let UpdatePointVectors { collection_name, wait, points, update_filter, .. } = request.into_inner();
         self.change(&collection_name, wait, |shape| writes::update_vectors(points, update_filter, shape))
             .await
     }
 
-    async fn delete_vectors(&self, request: Request<DeletePointVectors>) -> Answer<PointsOperationResponse> {
+    async fn delete_vectors(
+        &self,
+        request: Request<DeletePointVectors>,
+    ) -> GrpcResult<PointsOperationResponse> {
         let DeletePointVectors { collection_name, wait, points_selector, vectors, .. } = request.into_inner();
         self.change(&collection_name, wait, |shape| writes::delete_vectors(points_selector, vectors, shape))
             .await
     }
 
-    async fn set_payload(&self, request: Request<SetPayloadPoints>) -> Answer<PointsOperationResponse> {
+    async fn set_payload(&self, request: Request<SetPayloadPoints>) -> GrpcResult<PointsOperationResponse> {
         let SetPayloadPoints { collection_name, wait, payload, points_selector, key, .. } =
             request.into_inner();
         self.change(&collection_name, wait, |_| writes::set_payload(payload, points_selector, key, false))
             .await
     }
 
-    async fn overwrite_payload(&self, request: Request<SetPayloadPoints>) -> Answer<PointsOperationResponse> {
+    async fn overwrite_payload(
+        &self,
+        request: Request<SetPayloadPoints>,
+    ) -> GrpcResult<PointsOperationResponse> {
         let SetPayloadPoints { collection_name, wait, payload, points_selector, key, .. } =
             request.into_inner();
         self.change(&collection_name, wait, |_| writes::set_payload(payload, points_selector, key, true))
             .await
     }
 
-    async fn delete_payload(&self, request: Request<DeletePayloadPoints>) -> Answer<PointsOperationResponse> {
+    async fn delete_payload(
+        &self,
+        request: Request<DeletePayloadPoints>,
+    ) -> GrpcResult<PointsOperationResponse> {
         let DeletePayloadPoints { collection_name, wait, keys, points_selector, .. } = request.into_inner();
         self.change(&collection_name, wait, |_| writes::delete_payload(keys, points_selector)).await
     }
 
-    async fn clear_payload(&self, request: Request<ClearPayloadPoints>) -> Answer<PointsOperationResponse> {
+    async fn clear_payload(
+        &self,
+        request: Request<ClearPayloadPoints>,
+    ) -> GrpcResult<PointsOperationResponse> {
         let ClearPayloadPoints { collection_name, wait, points, .. } = request.into_inner();
         self.change(&collection_name, wait, |_| writes::clear_payload(points)).await
     }
 
-    async fn update_batch(&self, request: Request<UpdateBatchPoints>) -> Answer<UpdateBatchResponse> {
+    async fn update_batch(&self, request: Request<UpdateBatchPoints>) -> GrpcResult<UpdateBatchResponse> {
         let began = Instant::now();
         let UpdateBatchPoints { collection_name, wait, operations, .. } = request.into_inner();
         let shard = self.shard(&collection_name)?;
@@ -87,7 +102,7 @@ impl points_server::Points for Service {
     async fn create_field_index(
         &self,
         request: Request<CreateFieldIndexCollection>,
-    ) -> Answer<PointsOperationResponse> {
+    ) -> GrpcResult<PointsOperationResponse> {
         let create = request.into_inner();
         let schema = payload_index::schema_to_edge(create.field_type, create.field_index_params)?;
         let index = CreateIndex { field_name: path(&create.field_name)?, field_schema: Some(schema) };
@@ -98,21 +113,21 @@ impl points_server::Points for Service {
     async fn delete_field_index(
         &self,
         request: Request<DeleteFieldIndexCollection>,
-    ) -> Answer<PointsOperationResponse> {
+    ) -> GrpcResult<PointsOperationResponse> {
         let delete = request.into_inner();
         let index = FieldIndexOperations::DeleteIndex(path(&delete.field_name)?);
         let operation = UpdateOperation::FieldIndexOperation(index);
         self.change(&delete.collection_name, delete.wait, |_| Ok(vec![operation])).await
     }
 
-    async fn get(&self, request: Request<GetPoints>) -> Answer<GetResponse> {
+    async fn get(&self, request: Request<GetPoints>) -> GrpcResult<GetResponse> {
         let (began, request) = (Instant::now(), request.into_inner());
         let shard = self.shard(&request.collection_name)?;
         let result = reads::get(&shard, request).await?;
         Ok(Response::new(GetResponse { result, time: seconds(began), usage: None }))
     }
 
-    async fn scroll(&self, request: Request<ScrollPoints>) -> Answer<ScrollResponse> {
+    async fn scroll(&self, request: Request<ScrollPoints>) -> GrpcResult<ScrollResponse> {
         let (began, request) = (Instant::now(), request.into_inner());
         let shard = self.shard(&request.collection_name)?;
         let (result, next) = reads::scroll(&shard, request).await?;
@@ -120,28 +135,28 @@ impl points_server::Points for Service {
         Ok(Response::new(ScrollResponse { next_page_offset, result, time: seconds(began), usage: None }))
     }
 
-    async fn count(&self, request: Request<CountPoints>) -> Answer<CountResponse> {
+    async fn count(&self, request: Request<CountPoints>) -> GrpcResult<CountResponse> {
         let (began, request) = (Instant::now(), request.into_inner());
         let shard = self.shard(&request.collection_name)?;
         let result = Some(CountResult { count: reads::count(&shard, request).await? });
         Ok(Response::new(CountResponse { result, time: seconds(began), usage: None }))
     }
 
-    async fn facet(&self, request: Request<FacetCounts>) -> Answer<FacetResponse> {
+    async fn facet(&self, request: Request<FacetCounts>) -> GrpcResult<FacetResponse> {
         let (began, request) = (Instant::now(), request.into_inner());
         let shard = self.shard(&request.collection_name)?;
         let hits = reads::facet(&shard, request).await?;
         Ok(Response::new(FacetResponse { hits, time: seconds(began), usage: None }))
     }
 
-    async fn query(&self, request: Request<QueryPoints>) -> Answer<QueryResponse> {
+    async fn query(&self, request: Request<QueryPoints>) -> GrpcResult<QueryResponse> {
         let (began, request) = (Instant::now(), request.into_inner());
         let shard = self.shard(&request.collection_name)?;
         let result = reads::query(&shard, request).await?;
         Ok(Response::new(QueryResponse { result, time: seconds(began), usage: None }))
     }
 
-    async fn query_batch(&self, request: Request<QueryBatchPoints>) -> Answer<QueryBatchResponse> {
+    async fn query_batch(&self, request: Request<QueryBatchPoints>) -> GrpcResult<QueryBatchResponse> {
         let began = Instant::now();
         let QueryBatchPoints { collection_name, query_points, .. } = request.into_inner();
         let parts = query_points.iter().map(|query| query.collection_name.as_str());
@@ -151,7 +166,7 @@ impl points_server::Points for Service {
         Ok(Response::new(QueryBatchResponse { result, time: seconds(began), usage: None }))
     }
 
-    async fn search(&self, request: Request<SearchPoints>) -> Answer<SearchResponse> {
+    async fn search(&self, request: Request<SearchPoints>) -> GrpcResult<SearchResponse> {
         let (began, request) = (Instant::now(), request.into_inner());
         let shard = self.shard(&request.collection_name)?;
         let result =
@@ -159,7 +174,7 @@ impl points_server::Points for Service {
         Ok(Response::new(SearchResponse { result, time: seconds(began), usage: None }))
     }
 
-    async fn search_batch(&self, request: Request<SearchBatchPoints>) -> Answer<SearchBatchResponse> {
+    async fn search_batch(&self, request: Request<SearchBatchPoints>) -> GrpcResult<SearchBatchResponse> {
         let began = Instant::now();
         let SearchBatchPoints { collection_name, search_points, .. } = request.into_inner();
         let parts = search_points.iter().map(|search| search.collection_name.as_str());
@@ -172,59 +187,65 @@ impl points_server::Points for Service {
     async fn create_vector_name(
         &self,
         _: Request<CreateVectorNameRequest>,
-    ) -> Answer<PointsOperationResponse> {
+    ) -> GrpcResult<PointsOperationResponse> {
         unimplemented("Points.CreateVectorName")
     }
 
     async fn delete_vector_name(
         &self,
         _: Request<DeleteVectorNameRequest>,
-    ) -> Answer<PointsOperationResponse> {
+    ) -> GrpcResult<PointsOperationResponse> {
         unimplemented("Points.DeleteVectorName")
     }
 
-    async fn search_groups(&self, request: Request<SearchPointGroups>) -> Answer<SearchGroupsResponse> {
+    async fn search_groups(&self, request: Request<SearchPointGroups>) -> GrpcResult<SearchGroupsResponse> {
         let (began, request) = (Instant::now(), query::of_search_groups(request.into_inner()));
         let shard = self.shard(&request.collection_name)?;
         let result = Some(reads::query_groups(&shard, request).await?);
         Ok(Response::new(SearchGroupsResponse { result, time: seconds(began), usage: None }))
     }
 
-    async fn recommend(&self, _: Request<RecommendPoints>) -> Answer<RecommendResponse> {
+    async fn recommend(&self, _: Request<RecommendPoints>) -> GrpcResult<RecommendResponse> {
         unimplemented("Points.Recommend")
     }
 
-    async fn recommend_batch(&self, _: Request<RecommendBatchPoints>) -> Answer<RecommendBatchResponse> {
+    async fn recommend_batch(&self, _: Request<RecommendBatchPoints>) -> GrpcResult<RecommendBatchResponse> {
         unimplemented("Points.RecommendBatch")
     }
 
-    async fn recommend_groups(&self, _: Request<RecommendPointGroups>) -> Answer<RecommendGroupsResponse> {
+    async fn recommend_groups(
+        &self,
+        _: Request<RecommendPointGroups>,
+    ) -> GrpcResult<RecommendGroupsResponse> {
         unimplemented("Points.RecommendGroups")
     }
 
-    async fn discover(&self, _: Request<DiscoverPoints>) -> Answer<DiscoverResponse> {
+    async fn discover(&self, _: Request<DiscoverPoints>) -> GrpcResult<DiscoverResponse> {
         unimplemented("Points.Discover")
     }
 
-    async fn discover_batch(&self, _: Request<DiscoverBatchPoints>) -> Answer<DiscoverBatchResponse> {
+    async fn discover_batch(&self, _: Request<DiscoverBatchPoints>) -> GrpcResult<DiscoverBatchResponse> {
         unimplemented("Points.DiscoverBatch")
     }
 
-    async fn query_groups(&self, request: Request<QueryPointGroups>) -> Answer<QueryGroupsResponse> {
+    async fn query_groups(&self, request: Request<QueryPointGroups>) -> GrpcResult<QueryGroupsResponse> {
         let (began, request) = (Instant::now(), request.into_inner());
         let shard = self.shard(&request.collection_name)?;
         let result = Some(reads::query_groups(&shard, request).await?);
         Ok(Response::new(QueryGroupsResponse { result, time: seconds(began), usage: None }))
     }
 
-    async fn search_matrix_pairs(&self, _: Request<SearchMatrixPoints>) -> Answer<SearchMatrixPairsResponse> {
+    async fn search_matrix_pairs(
+        &self,
+        _: Request<SearchMatrixPoints>,
+    ) -> GrpcResult<SearchMatrixPairsResponse> {
         unimplemented("Points.SearchMatrixPairs")
     }
 
     async fn search_matrix_offsets(
         &self,
         _: Request<SearchMatrixPoints>,
-    ) -> Answer<SearchMatrixOffsetsResponse> {
+    ) -> GrpcResult<SearchMatrixOffsetsResponse> {
         unimplemented("Points.SearchMatrixOffsets")
     }
 }
@@ -236,7 +257,7 @@ impl Service {
         collection: &str,
         wait: Option<bool>,
         operations: F,
-    ) -> Answer<PointsOperationResponse>
+    ) -> GrpcResult<PointsOperationResponse>
     where
         F: FnOnce(&Shape) -> Result<Vec<UpdateOperation>, Status> + Send,
     {

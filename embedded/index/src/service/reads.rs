@@ -1,4 +1,4 @@
-//! Reads of points: from messages to edge's requests, and back to answers.
+//! Reads of points: converts messages to edge's requests, and the results back to messages.
 
 use std::sync::Arc;
 
@@ -19,9 +19,9 @@ use crate::convert::query::Lookup;
 use crate::convert::{filter, ids, path, payload, query, vectors};
 use crate::shard::Shard;
 
-/// Qdrant's limit for a scroll or a facet that names none.
+/// Qdrant's default limit of a scroll or a facet.
 const DEFAULT_LIMIT: usize = 10;
-/// Qdrant's group size for a query that names none.
+/// Qdrant's default group size.
 const DEFAULT_GROUP_SIZE: u64 = 3;
 
 pub(super) async fn get(shard: &Shard, get: GetPoints) -> Result<Vec<RetrievedPoint>, Status> {
@@ -80,7 +80,7 @@ fn facet_hit(value: EdgeFacetValue, count: usize) -> FacetHit {
     FacetHit { value: Some(FacetValue { variant: Some(variant) }), count: count as u64 }
 }
 
-/// The answers to several queries of one collection, planned and run together.
+/// Runs several queries of one collection, planned and executed together.
 pub(super) async fn query_batch(
     shard: &Shard,
     queries: Vec<QueryPoints>,
@@ -109,7 +109,7 @@ pub(super) async fn query(shard: &Shard, query: QueryPoints) -> Result<Vec<Score
     Ok(answer.result)
 }
 
-/// The best points of each of the best groups, which are the values of a payload field.
+/// Returns the best points of each of the best groups. A group is a value of a payload field.
 pub(super) async fn query_groups(shard: &Shard, groups: QueryPointGroups) -> Result<GroupsResult, Status> {
     if groups.with_lookup.is_some() {
         return Err(Status::unimplemented(
@@ -136,7 +136,7 @@ pub(super) async fn query_groups(shard: &Shard, groups: QueryPointGroups) -> Res
 }
 
 fn group_from_edge(group: Group) -> Result<PointGroup, Status> {
-    // Edge does not export the type of the key, but writes it as plain JSON.
+    // Edge does not export the type of the key, but serialises it as plain JSON.
     let key = serde_json::to_value(&group.key).map_err(|error| Status::internal(error.to_string()))?;
     let kind = match (key.as_u64(), key.as_i64(), key.as_str()) {
         (Some(number), ..) => group_id::Kind::UnsignedValue(number),
@@ -151,7 +151,7 @@ pub(super) fn of_searches(searches: Vec<SearchPoints>) -> Vec<QueryPoints> {
     searches.into_iter().map(query::of_search).collect()
 }
 
-/// Checks that all parts of a batch ask the same collection; a part may leave it to the batch.
+/// Checks that all parts of a batch use the same collection. A part may leave it out.
 pub(super) fn check_same_collection<'a>(
     batch: &str,
     parts: impl IntoIterator<Item = &'a str>,
@@ -165,7 +165,7 @@ pub(super) fn check_same_collection<'a>(
     }
 }
 
-/// The vectors of points that queries name.
+/// Fetches the vectors of the points that queries refer to.
 async fn look_up(shard: &Shard, wanted: Vec<(String, EdgeId)>) -> Result<Lookup, Status> {
     if wanted.is_empty() {
         return Ok(Lookup::new());

@@ -1,4 +1,4 @@
-//! Writes of points: from messages to the operations that edge applies.
+//! Writes of points: converts messages to the operations that edge applies.
 
 use std::collections::HashMap;
 
@@ -18,12 +18,12 @@ use crate::convert::{filter, ids, path, payload, vectors};
 use crate::shard::Shape;
 use crate::status::unimplemented;
 
-/// Points in one entry of the log, which is read whole when it is replayed.
+/// Maximum number of points in a log entry. A replay reads an entry as a whole.
 const POINTS_AN_OPERATION: usize = 500;
 
 type Operations = Vec<UpdateOperation>;
 
-/// The points a message selects.
+/// The points that a message selects.
 enum Selected {
     Ids(Vec<EdgeId>),
     Filter(EdgeFilter),
@@ -95,7 +95,7 @@ pub(super) fn delete(selector: Option<PointsSelector>) -> Result<Operations, Sta
     Ok(vec![UpdateOperation::PointOperation(operation)])
 }
 
-/// Sets the given fields; with `overwrite` they become the whole payload.
+/// Sets the given fields. With `overwrite` they replace the whole payload.
 pub(super) fn set_payload(
     fields: HashMap<String, Value>,
     selector: Option<PointsSelector>,
@@ -157,7 +157,7 @@ pub(super) fn delete_vectors(
     Ok(vec![UpdateOperation::VectorOperation(operation)])
 }
 
-/// One operation of a batch.
+/// Converts one operation of a batch.
 pub(super) fn of_batch(operation: Operation, shape: &Shape) -> Result<Operations, Status> {
     match operation {
         Operation::Upsert(list) => upsert(list.points, list.update_filter, list.update_mode, shape),

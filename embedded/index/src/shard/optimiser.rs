@@ -1,10 +1,10 @@
-//! The thread that builds graphs, merges segments and drops deleted points, beside reads and
-//! writes.
+//! The optimiser thread, which builds graphs, merges segments and drops deleted points while reads
+//! and writes continue.
 //!
-//! Edge's `optimize` blocks its caller until nothing is left to do and cannot be cancelled, but it
-//! takes the locks that updates need only for moments (the segments being rebuilt are wrapped, new
-//! points go to a fresh one). So it runs on a thread of its own: when writing pauses, or, under
-//! steady writing, every so often when enough is not indexed.
+//! Edge's `optimize` blocks its caller until all work is done and cannot be cancelled, but it holds
+//! the locks that updates need only briefly (it wraps the segments that it rebuilds and sends new
+//! points to a fresh one). So it runs on its own thread. It starts when writing pauses or, under
+//! steady writing, when enough points are unindexed for long enough.
 
 use std::io;
 use std::sync::{Arc, OnceLock, Weak};
@@ -16,20 +16,20 @@ use qdrant_edge::{EdgeShard, ShardInfo};
 
 use super::queue::Flush;
 
-/// A pause in writing this long lets an optimisation start.
+/// An optimisation starts after a pause in writing of this length.
 const PAUSE: Duration = Duration::from_millis(500);
-/// Without a pause, an optimisation starts this long after the first write that it does not cover
-/// ...
+/// Without a pause, an optimisation starts this long after the first write that is not optimised
+/// yet, if it is worthwhile ([`WORTHWHILE_PART`]).
 const PATIENCE: Duration = Duration::from_secs(10);
-/// ... if the unindexed points are more than this part of the indexed ones: a large graph is not
-/// rebuilt for a few.
+/// Under steady writing, an optimisation is worthwhile if the unindexed data reaches the indexing
+/// threshold and 1/20 of the indexed data. A large graph is not rebuilt for a few points.
 const WORTHWHILE_PART: usize = 20;
-/// After an error, how long to wait before trying again.
+/// How long to wait after an error before the next attempt.
 const AFTER_ERROR: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(super) struct Optimiser {
-    state: Mutex<State>,
+    state: Mutex<OptimiserState>,
     changed: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
     dim: usize,
@@ -38,12 +38,12 @@ pub(super) struct Optimiser {
 }
 
 #[derive(Debug)]
-struct State {
-    /// Something was written since the last optimisation began.
+struct OptimiserState {
+    /// Whether there were writes since the last optimisation began.
     dirty: bool,
     running: bool,
-    /// The settings have changed and a caller may wait for the result: begin at once, and be busy
-    /// until it is done.
+    /// The settings have changed and a caller may wait for the result: an optimisation starts at
+    /// once, and the state is busy until it is done.
     asked: bool,
     stopping: bool,
     dirty_since: Instant,
@@ -55,8 +55,8 @@ struct State {
 impl Optimiser {
     pub fn start(name: &str, edge: &Arc<EdgeShard>, dim: usize) -> io::Result<Arc<Self>> {
         let now = Instant::now();
-        // The first look finds what an earlier run left undone.
-        let state = State {
+        // Starts dirty, to finish the work that an earlier run left.
+        let state = OptimiserState {
             dirty: true,
             running: false,
             asked: false,
@@ -80,9 +80,9 @@ impl Optimiser {
         Ok(optimiser)
     }
 
-    /// Sets how to flush the shard after an optimisation.
+    /// Sets the handle that flushes the shard after an optimisation.
     pub fn flush_with(&self, flush: Flush) {
-        // Set once, as the shard starts.
+        // This is set only once, when the shard starts.
         let _ = self.flush.set(flush);
     }
 
@@ -96,7 +96,8 @@ impl Optimiser {
         }
     }
 
-    /// Looks for work at once: the settings have changed. Until that is done, work is due.
+    /// Requests an optimisation at once, because the settings have changed. The state is busy until
+    /// it is done.
     pub fn ask(&self) {
         {
             let mut state = self.state.lock();
@@ -108,7 +109,8 @@ impl Optimiser {
         self.changed.notify_all();
     }
 
-    /// Whether an optimisation runs or is due, and why the last one failed.
+    /// Returns whether an optimisation is running or due, and the error of the last one if it
+    /// failed.
     pub fn state(&self, info: &ShardInfo) -> (bool, Option<String>) {
         let (dirty, busy, error) = {
             let state = self.state.lock();
@@ -119,7 +121,7 @@ impl Optimiser {
         (busy || due, error)
     }
 
-    /// Ends the thread, and waits for an optimisation until `end`; None waits for ever.
+    /// Ends the thread. Waits for a running optimisation until `end`; None waits without a limit.
     pub fn stop(&self, end: Option<Instant>) {
         self.state.lock().stopping = true;
         self.changed.notify_all();
@@ -138,8 +140,8 @@ impl Optimiser {
             let began = Instant::now();
             let outcome = edge.optimize();
             if let (Ok(true), Some(flush)) = (&outcome, self.flush.get()) {
-                // The first flush writes the new segments out; at the second edge removes those
-                // that they replace.
+                // The first flush writes the new segments to disk; at the second, edge removes the
+                // segments that they replace.
                 (0..2).for_each(|_| flush.flush());
             }
             let mut state = self.state.lock();
@@ -164,7 +166,7 @@ impl Optimiser {
         state.not_before = Instant::now() + AFTER_ERROR;
     }
 
-    /// Waits for work and marks it as begun; false once the thread is to end.
+    /// Waits for work and marks it as started. Returns false when the thread must end.
     fn wait_until_due(&self) -> bool {
         let mut state = self.state.lock();
         loop {
@@ -178,7 +180,13 @@ impl Optimiser {
             let now = Instant::now();
             let paused = now.duration_since(state.last_write) >= PAUSE;
             let late = now.duration_since(state.dirty_since) >= PATIENCE;
-            if now >= state.not_before && (paused || state.asked || late && self.worthwhile(&mut state)) {
+            let due =
+                now >= state.not_before && (paused || state.asked || late && self.worthwhile(&mut state));
+            // `worthwhile` released the lock.
+            if state.stopping {
+                return false;
+            }
+            if due {
                 state.dirty = false;
                 state.asked = false;
                 state.running = true;
@@ -188,8 +196,9 @@ impl Optimiser {
         }
     }
 
-    /// Asks the shard without holding the lock that writers take.
-    fn worthwhile(&self, state: &mut MutexGuard<'_, State>) -> bool {
+    /// Whether enough points are unindexed. Queries the shard without holding the lock that writers
+    /// take.
+    fn worthwhile(&self, state: &mut MutexGuard<'_, OptimiserState>) -> bool {
         MutexGuard::unlocked(state, || {
             let Some(edge) = self.edge.upgrade() else { return false };
             let Ok(info) = edge.info() else { return false };
@@ -199,7 +208,7 @@ impl Optimiser {
         })
     }
 
-    /// KB of the longest vector of all points that are in no graph.
+    /// The size of the unindexed points in KB, counting only the longest vector of each.
     fn waiting_kb(&self, info: &ShardInfo) -> usize {
         let vectors = self.edge.upgrade().map_or(1, |edge| edge.config().vectors.len().max(1));
         self.kb(info.points_count.saturating_sub(info.indexed_vectors_count / vectors))

@@ -1,21 +1,21 @@
-//! The queue of a shard's writing thread: the jobs in it, and [`Flush`] for threads that must not
+//! The queue of a shard's writer thread: its jobs, and [`Flush`] for other threads, which must not
 //! flush themselves.
 
 use qdrant_edge::UpdateOperation;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
-/// Requests that wait for the thread; further ones wait in their callers.
+/// The queue's capacity in requests. Further requests wait in their callers.
 pub(super) const CAPACITY: usize = 64;
 
-/// Operations to apply in their order, and who waits until they are durable.
+/// Operations to apply in order, and the caller that waits until they are durable.
 #[derive(Debug)]
 pub(super) struct Job {
     pub operations: Vec<UpdateOperation>,
     pub done: Option<oneshot::Sender<Result<(), Status>>>,
 }
 
-/// Asks the writing thread to flush the shard. It does not keep the thread alive.
+/// A handle that asks the writer thread to flush the shard. It does not keep the thread alive.
 #[derive(Debug, Clone)]
 pub(super) struct Flush(mpsc::WeakSender<Job>);
 
@@ -24,14 +24,14 @@ impl Flush {
         Self(queue.downgrade())
     }
 
-    /// Flushes and waits for it. Does nothing where the thread has ended. Blocks.
+    /// Flushes the shard. Blocks until that is done. Does nothing if the thread has ended.
     pub fn flush(&self) {
         let Some(queue) = self.0.upgrade() else { return };
         let (done, flushed) = oneshot::channel();
         let job = Job { operations: Vec::new(), done: Some(done) };
         if queue.blocking_send(job).is_ok() {
             drop(queue);
-            // The thread has logged an error.
+            // The thread has already logged any error.
             let _ = flushed.blocking_recv();
         }
     }

@@ -1,9 +1,10 @@
-//! The one thread that writes to a shard: it drains its queue, applies the jobs, flushes once, then
-//! answers all callers.
+//! The only thread that writes to a shard. It drains its queue, applies the jobs, flushes once and
+//! then answers all callers.
 //!
 //! Edge writes an update to its log without syncing it; `flush` syncs the log and the segments and
-//! lets the log be cut. Answering after the flush makes an acknowledged write survive a kill and a
-//! power cut; flushing once for a group makes many small writers as fast as a large one.
+//! allows the log to be truncated. Because callers are answered after the flush, an acknowledged
+//! write survives a kill and a power cut. One flush per group makes many small writers as fast as a
+//! large one.
 
 use std::io;
 use std::sync::Arc;
@@ -19,25 +20,25 @@ use super::optimiser::Optimiser;
 use super::queue::{CAPACITY, Flush, Job};
 use crate::{disk_space, status};
 
-/// At most this many requests between two flushes.
+/// Maximum number of requests between two flushes.
 const GROUP: usize = 64;
 
 /// The outcome of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Written {
     pub operation_id: u64,
-    /// Durable, rather than only accepted.
+    /// Whether the write is durable, rather than only accepted.
     pub completed: bool,
 }
 
 #[derive(Debug)]
-pub(super) struct Writer {
+pub(super) struct ShardWriter {
     queue: Mutex<Option<mpsc::Sender<Job>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     operations: AtomicU64,
 }
 
-impl Writer {
+impl ShardWriter {
     pub fn start(name: &str, edge: Arc<EdgeShard>, optimiser: Arc<Optimiser>) -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel(CAPACITY);
         let builder = std::thread::Builder::new().name(format!("write {name}"));
@@ -49,7 +50,7 @@ impl Writer {
         })
     }
 
-    /// A handle by which other threads have the shard flushed.
+    /// A handle with which other threads request a flush.
     pub fn flusher(&self) -> Option<Flush> {
         self.queue.lock().as_ref().map(Flush::of)
     }
@@ -66,7 +67,7 @@ impl Writer {
         Ok(Written { operation_id, completed: wait })
     }
 
-    /// Applies and flushes what was accepted, then ends the thread.
+    /// Applies and flushes the accepted writes, then ends the thread.
     pub fn stop(&self) {
         drop(self.queue.lock().take());
         if let Some(thread) = self.thread.lock().take()
@@ -107,7 +108,7 @@ fn write_group(group: Vec<Job>, edge: &EdgeShard) {
     for (result, done) in applied {
         let result = result.and(flushed.clone());
         match (done, result) {
-            // A caller that has gone does not read its answer.
+            // Ignores a failed send: that caller is gone.
             (Some(done), result) => drop(done.send(result)),
             (None, Err(error)) => tracing::warn!(%error, "a write that nobody waits for failed"),
             (None, Ok(())) => {}
@@ -115,7 +116,8 @@ fn write_group(group: Vec<Job>, edge: &EdgeShard) {
     }
 }
 
-/// Stops at the first failure; what came before it in the request stays applied, as on a server.
+/// Applies operations up to the first failure. Earlier operations of the request stay applied, as
+/// on a Qdrant server.
 fn apply(operations: Vec<UpdateOperation>, edge: &EdgeShard) -> Result<(), Status> {
     operations.into_iter().try_for_each(|operation| edge.update(operation)).map_err(status::of_edge)
 }

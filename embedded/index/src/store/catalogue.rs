@@ -7,14 +7,14 @@ use qdrant_client::qdrant::CollectionConfig;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The version of this file that this build writes and reads.
+/// The format version that this build writes and reads.
 pub(super) const FORMAT: u32 = 1;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Catalogue {
     pub format: u32,
-    pub collections: BTreeMap<String, Entry>,
-    /// Alias to collection.
+    pub collections: BTreeMap<String, CatalogueEntry>,
+    /// Collection names by alias.
     pub aliases: BTreeMap<String, String>,
 }
 
@@ -25,21 +25,21 @@ impl Default for Catalogue {
 }
 
 impl Catalogue {
-    /// Whether a collection or an alias has that name.
+    /// Whether a collection or an alias has this name.
     pub fn knows(&self, name: &str) -> bool {
         self.collections.contains_key(name) || self.aliases.contains_key(name)
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Entry {
+pub(super) struct CatalogueEntry {
     /// The name of the collection's folder.
     pub folder: Uuid,
-    /// Qdrant's `CollectionConfig` message in hexadecimal, exactly as a client sent it.
+    /// Qdrant's `CollectionConfig` message in hexadecimal, with all defaults spelled out.
     config: String,
 }
 
-impl Entry {
+impl CatalogueEntry {
     pub fn new(folder: Uuid, config: &CollectionConfig) -> Self {
         let mut entry = Self { folder, config: String::new() };
         entry.set_config(config);
@@ -50,7 +50,7 @@ impl Entry {
         self.config = config.encode_to_vec().iter().map(|byte| format!("{byte:02x}")).collect();
     }
 
-    /// None if the text is damaged.
+    /// Decodes the configuration; None if the text is damaged.
     pub fn config(&self) -> Option<CollectionConfig> {
         let digits = self.config.as_bytes();
         let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
@@ -68,15 +68,15 @@ mod tests {
     fn a_configuration_survives_the_file() {
         let hnsw_config = Some(HnswConfigDiff { m: Some(24), ..Default::default() });
         let config = CollectionConfig { hnsw_config, ..Default::default() };
-        let entry = Entry::new(Uuid::nil(), &config);
+        let entry = CatalogueEntry::new(Uuid::nil(), &config);
         let text = serde_json::to_string(&entry).unwrap();
-        let read: Entry = serde_json::from_str(&text).unwrap();
+        let read: CatalogueEntry = serde_json::from_str(&text).unwrap();
         assert_eq!(read.config(), Some(config));
     }
 
     #[test]
     fn a_damaged_configuration_is_noticed() {
-        let mut entry = Entry::new(Uuid::nil(), &CollectionConfig::default());
+        let mut entry = CatalogueEntry::new(Uuid::nil(), &CollectionConfig::default());
         entry.config = "zz".into();
         assert_eq!(entry.config(), None);
     }

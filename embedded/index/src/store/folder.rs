@@ -1,32 +1,33 @@
-//! The data directory on disk: its lock, its catalogue file, its folders. It must not know what a
-//! collection holds.
+//! The data directory on disk: its lock, its catalogue file and its folders. It must not know what
+//! a collection contains.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use atomic_write_file::AtomicWriteFile;
 use parking_lot::Mutex;
 use qdrant_client::qdrant::CollectionConfig;
 use tonic::Status;
 use uuid::Uuid;
 
-use super::catalogue::{Catalogue, Entry, FORMAT};
+use super::catalogue::{Catalogue, CatalogueEntry, FORMAT};
 use crate::EmbeddedIndexError;
 
 const CATALOGUE: &str = "catalogue.json";
 const COLLECTIONS: &str = "collections";
 const LOCK: &str = "lock";
 
-/// A data directory that this process holds.
+/// A data directory that this process has locked.
 #[derive(Debug)]
 pub(super) struct DataFolder {
     path: PathBuf,
-    /// The lock lasts as long as the file is open.
+    /// The lock is held while this file is open.
     lock: Mutex<Option<File>>,
 }
 
 impl DataFolder {
-    /// Creates the directory if it is missing, and locks it.
+    /// Locks the directory. Creates it if it is missing.
     pub fn open(path: &Path) -> Result<Self, EmbeddedIndexError> {
         let refuse = |reason: String| EmbeddedIndexError::Folder { path: path.to_owned(), reason };
         let io = |error: io::Error| refuse(format!("{error}; give a folder that can be written to"));
@@ -72,7 +73,8 @@ impl DataFolder {
         Ok(catalogue)
     }
 
-    /// The empty catalogue of a new directory; refuses one that has lost its catalogue.
+    /// Returns the empty catalogue of a new directory. Refuses a directory that has collections but
+    /// no catalogue.
     fn first_catalogue(&self) -> Result<Catalogue, EmbeddedIndexError> {
         let path = self.path.join(COLLECTIONS);
         let mut entries = fs::read_dir(&path).map_err(|error| EmbeddedIndexError::damaged(&path, error))?;
@@ -82,7 +84,7 @@ impl DataFolder {
         Ok(Catalogue::default())
     }
 
-    /// Removes the folders that the catalogue does not name.
+    /// Removes the folders that are not in the catalogue.
     pub fn sweep(&self, catalogue: &Catalogue) -> Result<(), EmbeddedIndexError> {
         let path = self.path.join(COLLECTIONS);
         let entries = fs::read_dir(&path).map_err(|error| EmbeddedIndexError::damaged(&path, error))?;
@@ -96,7 +98,11 @@ impl DataFolder {
         Ok(())
     }
 
-    pub fn config_of(&self, name: &str, entry: &Entry) -> Result<CollectionConfig, EmbeddedIndexError> {
+    pub fn config_of(
+        &self,
+        name: &str,
+        entry: &CatalogueEntry,
+    ) -> Result<CollectionConfig, EmbeddedIndexError> {
         let at = self.collection(entry.folder);
         if !at.is_dir() {
             return Err(EmbeddedIndexError::damaged(&at, format!("the collection {name:?} should be there")));
@@ -107,7 +113,7 @@ impl DataFolder {
         })
     }
 
-    /// Replaces the catalogue in one step: after a crash there is the old one or the new one.
+    /// Replaces the catalogue atomically: after a crash, either the old or the new one exists.
     pub fn write_catalogue(&self, catalogue: &Catalogue) -> Result<(), Status> {
         let failed = |error: &dyn std::fmt::Display| {
             Status::internal(format!("cannot write {}: {error}", self.path.join(CATALOGUE).display()))
@@ -117,17 +123,15 @@ impl DataFolder {
     }
 
     fn replace_catalogue(&self, text: &[u8]) -> io::Result<()> {
-        let temporary = self.path.join(format!("{CATALOGUE}.new"));
-        let mut file = File::create(&temporary)?;
+        let mut file = AtomicWriteFile::open(self.path.join(CATALOGUE))?;
         file.write_all(text)?;
-        file.sync_all()?;
         // The folders that the catalogue names must be on disk before the catalogue.
         File::open(self.path.join(COLLECTIONS))?.sync_all()?;
-        fs::rename(&temporary, self.path.join(CATALOGUE))?;
+        file.commit()?;
         File::open(&self.path)?.sync_all()
     }
 
-    /// Removes a collection's folder; the next start sweeps what cannot be removed now.
+    /// Removes a collection's folder. If that fails, the next start removes it.
     pub fn remove(&self, at: &Path) {
         match fs::remove_dir_all(at) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -138,12 +142,14 @@ impl DataFolder {
     }
 }
 
-/// Refuses a folder with foreign files in it.
+/// Refuses a folder that contains foreign files.
 fn refuse_foreign(path: &Path) -> Result<(), EmbeddedIndexError> {
     let Ok(entries) = fs::read_dir(path) else { return Ok(()) };
     let names: Vec<_> =
         entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    let ours = |name: &String| name.starts_with(CATALOGUE) || [COLLECTIONS, LOCK].contains(&name.as_str());
+    // A kill may leave a new catalogue under a temporary name, `.catalogue.json.` and some letters.
+    let is_catalogue = |name: &str| name.trim_start_matches('.').starts_with(CATALOGUE);
+    let ours = |name: &String| is_catalogue(name) || [COLLECTIONS, LOCK].contains(&name.as_str());
     match names.iter().find(|name| !ours(name)) {
         Some(foreign) => Err(EmbeddedIndexError::Folder {
             path: path.to_owned(),

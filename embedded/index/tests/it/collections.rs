@@ -1,4 +1,4 @@
-//! Claims about collections, aliases and payload indexes.
+//! Tests of collections, aliases and payload indexes.
 
 use qdrant_client::qdrant::{
     CollectionStatus, CreateAliasBuilder, CreateCollectionBuilder, CreateFieldIndexCollectionBuilder,

@@ -1,8 +1,10 @@
-//! Claims about what survives: a kill at any moment, a restart, a stop. Of the embedded endpoint only.
+//! Tests of durability across a kill at any moment, a restart and a stop. They run on the embedded
+//! endpoint only.
 
+use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use qdrant_client::qdrant::{
@@ -18,7 +20,7 @@ use unprompt_test_qdrant::{KilledServer, client, serve_until_killed};
 const DIM: u64 = 64;
 const COLLECTION: &str = "survivors";
 
-/// Not a test: what a child process runs until it is killed.
+/// Not a test: the server that a child process runs until it is killed.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "the server of the tests that kill one"]
 async fn child() {
@@ -34,7 +36,8 @@ fn point(number: u64) -> PointStruct {
     PointStruct::new(number, vector, Payload::try_from(json!({"number": number})).unwrap())
 }
 
-/// Small thresholds, so that graphs are built, segments merged and logs cut all the time.
+/// Creates a collection with small thresholds, so that graphs are built, segments merged and logs
+/// truncated all the time.
 async fn create(client: &Qdrant) {
     let create = CreateCollectionBuilder::new(COLLECTION)
         .vectors_config(VectorParamsBuilder::new(DIM, Distance::Cosine))
@@ -45,7 +48,7 @@ async fn create(client: &Qdrant) {
     client.create_collection(create).await.unwrap();
 }
 
-/// What was acknowledged, and whether to write at all.
+/// The acknowledged writes, and whether writing is paused.
 #[derive(Default)]
 struct Acknowledged {
     written: Mutex<Vec<u64>>,
@@ -53,7 +56,8 @@ struct Acknowledged {
     paused: AtomicBool,
 }
 
-/// Writes until the server is gone, noting each acknowledgement; now and then deletes one that was written.
+/// Writes until the server is gone and notes each acknowledgement. Occasionally deletes a point
+/// that was written.
 async fn write_until_killed(client: Qdrant, next: Arc<AtomicU64>, acknowledged: Arc<Acknowledged>) {
     loop {
         while acknowledged.paused.load(Ordering::Relaxed) {
@@ -65,7 +69,7 @@ async fn write_until_killed(client: Qdrant, next: Arc<AtomicU64>, acknowledged: 
         if client.upsert_points(UpsertPointsBuilder::new(COLLECTION, points).wait(true)).await.is_err() {
             return;
         }
-        acknowledged.written.lock().unwrap().extend(&numbers);
+        acknowledged.written.lock().extend(&numbers);
         if first.is_multiple_of(100) {
             let ids = PointsIdsList { ids: vec![first.into()] };
             if client
@@ -74,17 +78,17 @@ async fn write_until_killed(client: Qdrant, next: Arc<AtomicU64>, acknowledged: 
                 .is_err()
             {
                 // It may or may not have been applied.
-                acknowledged.written.lock().unwrap().retain(|number| *number != first);
+                acknowledged.written.lock().retain(|number| *number != first);
                 return;
             }
-            acknowledged.deleted.lock().unwrap().push(first);
+            acknowledged.deleted.lock().push(first);
         }
     }
 }
 
 async fn check(client: &Qdrant, acknowledged: &Acknowledged) {
-    let deleted = acknowledged.deleted.lock().unwrap().clone();
-    let written = acknowledged.written.lock().unwrap().clone();
+    let deleted = acknowledged.deleted.lock().clone();
+    let written = acknowledged.written.lock().clone();
     let expected: Vec<u64> = written.into_iter().filter(|number| !deleted.contains(number)).collect();
     for chunk in expected.chunks(1000) {
         let ids: Vec<PointId> = chunk.iter().map(|number| (*number).into()).collect();
@@ -100,7 +104,7 @@ async fn check(client: &Qdrant, acknowledged: &Acknowledged) {
     assert!(back.is_empty(), "{} deleted points came back", back.len());
 }
 
-/// Whether the folder is in the middle of building a segment.
+/// Whether a segment in the folder is being built.
 fn is_optimising(folder: &Path) -> bool {
     let collections = std::fs::read_dir(folder.join("collections")).unwrap().flatten();
     let mut unfinished = collections.map(|collection| collection.path().join("temp_segments"));
@@ -137,7 +141,8 @@ async fn acknowledged_writes_survive_kills() {
             })
             .collect();
         tokio::time::sleep(Duration::from_millis(700)).await;
-        // A pause lets an optimisation start; the kill then finds writes beside it.
+        // A pause lets an optimisation start; the kill then hits it together with concurrent
+        // writes.
         acknowledged.paused.store(true, Ordering::Relaxed);
         interrupted += u64::from(wait_for_an_optimisation(folder.path()).await);
         acknowledged.paused.store(false, Ordering::Relaxed);
@@ -147,7 +152,7 @@ async fn acknowledged_writes_survive_kills() {
             writer.await.unwrap();
         }
     }
-    assert!(acknowledged.written.lock().unwrap().len() > 1000, "too few writes to mean anything");
+    assert!(acknowledged.written.lock().len() > 1000, "too few writes to mean anything");
     assert!(interrupted > 0, "no kill came near an optimisation");
     let server = serve(folder.path());
     check(&client(&server.url), &acknowledged).await;
@@ -168,12 +173,12 @@ async fn the_log_is_cut_as_it_grows() {
     let index = EmbeddedIndex::start(folder.path(), 0).await.unwrap();
     let client = client(&index.url());
     create(&client).await;
-    // About 350 bytes a point in the log: 14 MB through a log of 1 MB files.
+    // A point takes about 350 bytes in the log: 14 MB go through a log of 1 MB files.
     for first in (0..40_000).step_by(1000) {
         let points: Vec<_> = (first..first + 1000).map(point).collect();
         client.upsert_points(UpsertPointsBuilder::new(COLLECTION, points).wait(true)).await.unwrap();
     }
-    // While a graph is built its log is held back; it is cut by the next write after that.
+    // The log is retained while a graph is built; the next write after that truncates it.
     let deadline = std::time::Instant::now() + Duration::from_secs(60);
     while wal_bytes(folder.path()) > 4 << 20 {
         assert!(std::time::Instant::now() < deadline, "the log holds {} bytes", wal_bytes(folder.path()));
@@ -193,7 +198,7 @@ async fn a_restart_keeps_collections_aliases_indexes_and_points() {
     let field = CreateFieldIndexCollectionBuilder::new("alias", "number", FieldType::Integer).wait(true);
     first.create_field_index(field).await.unwrap();
     let points: Vec<_> = (0..50).map(point).collect();
-    // Not waited for: a clean stop applies what it accepted.
+    // Does not wait: a clean stop applies the accepted writes.
     first.upsert_points(UpsertPointsBuilder::new("alias", points).wait(false)).await.unwrap();
     drop(first);
     index.stop().await.unwrap();

@@ -1,4 +1,5 @@
-//! Claims about refusals: the code a client can act on, and a message that says what was wrong.
+//! Tests of refusals: a status code that a client can act on and a message that says what was
+//! wrong.
 
 use qdrant_client::qdrant::{
     Condition, CountPointsBuilder, CreateAliasBuilder, DiscoverInput, Filter, GetPointsBuilder, PointId,

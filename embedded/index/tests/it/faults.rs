@@ -1,5 +1,4 @@
-//! Claims about what goes wrong around the embedded endpoint: its disk fills, its files are
-//! damaged.
+//! Tests of faults around the embedded endpoint: a full disk and damaged files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,13 +24,13 @@ async fn count(client: &Qdrant, name: &str) -> u64 {
     client.count(CountPointsBuilder::new(name).exact(true)).await.unwrap().result.unwrap().count
 }
 
-/// A file system of its own, unmounted at the end.
+/// A small separate file system, unmounted at the end.
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
     const MEGABYTES: usize = 420;
 
-    /// None where this process may not mount one.
+    /// Mounts the file system; None if this process may not mount one.
     fn mount() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let size = format!("size={}m", Self::MEGABYTES);
@@ -69,7 +68,7 @@ async fn a_full_disk_refuses_writes_loses_nothing_and_goes_on_when_there_is_room
     assert!(status.message().contains("make room") && status.message().contains("MB free"), "{status:?}");
     let refused = qdrant.create_collection(small("another")).await.unwrap_err();
     assert!(refused.to_string().contains("make room"), "{refused}");
-    // What is there is found, and found again after a restart on the full disk.
+    // Existing points are found, also after a restart on the full disk.
     let query = QueryPointsBuilder::new("full").query(vec![1.0, 1.0, 0.0, 0.0]).limit(1);
     assert_eq!(qdrant.query(query).await.unwrap().result.len(), 1);
     index.stop().await.unwrap();
@@ -82,7 +81,7 @@ async fn a_full_disk_refuses_writes_loses_nothing_and_goes_on_when_there_is_room
     index.stop().await.unwrap();
 }
 
-/// A collection of 100 points that was stopped cleanly, in a folder.
+/// A folder with a collection of 100 points that was stopped cleanly.
 async fn stopped() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let index = EmbeddedIndex::start(folder.path(), 0).await.unwrap();
@@ -104,7 +103,8 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Starts on a damaged folder: either it is refused by name with what to do, or everything is there.
+/// Starts on a damaged folder: either it is refused with its name and advice (true), or all points
+/// are there (false).
 async fn refused_or_whole(folder: &Path, damage: &str) -> bool {
     match EmbeddedIndex::start(folder, 0).await {
         Err(error) => {

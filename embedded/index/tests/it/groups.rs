@@ -1,4 +1,4 @@
-//! Claims about answers that differ: the best of each group, and maximal marginal relevance.
+//! Tests of diverse results: the best points of each group, and maximal marginal relevance.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,8 @@ use serde_json::json;
 use tonic::Code;
 use unprompt_test_qdrant::{TestEndpoint, upsert};
 
-/// Twelve points on a quarter circle, in three colours by turns: the smaller the number, the nearer to [1, 0, 0, 0].
+/// Twelve points on a quarter circle, in three alternating colours: the smaller the number, the
+/// nearer to [1, 0, 0, 0].
 async fn coloured(endpoint: &TestEndpoint) -> (Qdrant, String) {
     let (client, name) = endpoint.collection().await;
     let point = |number: u64| {

@@ -1,6 +1,6 @@
-//! Claims about the embedded endpoint, most of them about any Qdrant: UNPROMPT_TEST_QDRANT names a
-//! server (`http://host:6334`) to make those about instead. The others run on the embedded endpoint
-//! alone.
+//! Tests of the embedded endpoint. Most of them hold for any Qdrant: UNPROMPT_TEST_QDRANT names a
+//! server (`http://host:6334`) to run those against instead. The others run on the embedded
+//! endpoint only.
 
 mod collections;
 mod durability;

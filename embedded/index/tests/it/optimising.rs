@@ -1,4 +1,5 @@
-//! Claims about building the graph: it goes on beside writes and reads, and finds what an exact search finds.
+//! Tests of building the graph: writes and reads continue meanwhile, and searches find what an
+//! exact search finds.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use unprompt_test_qdrant::{Cloud, TestEndpoint, unique, upsert};
 const DIM: usize = 384;
 const POINTS: u64 = 12_000;
 const K: u64 = 100;
-/// The default, below which a segment is searched one by one.
+/// The default threshold, below which a segment is searched point by point.
 const INDEXING_THRESHOLD_KB: u64 = 10_000;
 
 async fn info(client: &Qdrant, name: &str) -> CollectionInfo {
@@ -53,7 +54,8 @@ async fn recall(client: &Qdrant, name: &str, cloud: &mut Cloud) -> f64 {
     found as f64 / asked as f64
 }
 
-/// Writes and searches for as long as the graph is being built: how many of each, and the longest write.
+/// Writes and searches while the graph is being built. Returns the number of each and the longest
+/// write.
 async fn work_beside(client: &Qdrant, name: &str, cloud: &mut Cloud) -> (u64, u64, Duration) {
     let (mut written, mut searched, mut longest) = (0, 0, Duration::ZERO);
     while info(client, name).await.status() == CollectionStatus::Yellow {

@@ -1,4 +1,4 @@
-//! Claims about writing points and reading them back.
+//! Tests of writing points and reading them back.
 
 use std::collections::HashMap;
 

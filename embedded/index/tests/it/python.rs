@@ -1,11 +1,11 @@
-//! The claim that Python's qdrant-client, which is not ours, finds a Qdrant there.
+//! A test that Python's qdrant-client, an independent client, works with the endpoint.
 
 use std::process::Command;
 
 use unprompt_test_qdrant::TestEndpoint;
 use unprompt_test_skipped::skipped;
 
-/// A Python that has qdrant-client; without it there is nothing to ask.
+/// Names a Python that has qdrant-client. Without it the test is skipped.
 const PYTHON: &str = "UNPROMPT_TEST_PYTHON";
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! Claims about queries: ranking, filters, parameters, selectors, stages.
+//! Tests of queries: ranking, filters, parameters, selectors and stages.
 
 use qdrant_client::qdrant::{
     Condition, CreateCollectionBuilder, Distance, Filter, Fusion, NamedVectors, PointStruct,

@@ -17,7 +17,7 @@ use crate::positions::Resampling;
 use crate::texts::{PADDING, TextNetwork, TextWorkers};
 use crate::weights::{Blip2Names, renamed};
 
-/// The vectors of pictures of `side` pixels, [batch, dims], of any norm.
+/// Builds the vision tower for pictures of `side` pixels. Its output is [batch, dims], of any norm.
 pub(crate) fn vision(
     weights: &VarBuilder<'static>,
     config: &Blip2Config,
@@ -42,8 +42,8 @@ pub(crate) fn vision(
     Ok((graph, embeds))
 }
 
-/// Runs the Q-Former on `x` [batch, tokens, width], which reads the tokens of a picture or has its
-/// padding hidden by a mask.
+/// Adds the Q-Former on `x` [batch, tokens, width], which either attends to the tokens of a picture
+/// or has its padding hidden by a mask.
 fn read(
     graph: &mut Graph,
     x: &str,
@@ -106,7 +106,7 @@ impl OnnxBlip2Text {
     }
 }
 
-/// input_ids and attention_mask [batch, length] -> [batch, dims]
+/// Builds the text tower: maps input_ids and attention_mask [batch, length] to [batch, dims].
 fn text(graph: &mut Graph, config: &Blip2Config) -> Result<Value> {
     let qformer = &config.qformer_config;
     let width = qformer.hidden_size;

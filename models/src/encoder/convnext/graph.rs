@@ -6,7 +6,7 @@ use super::ConvNextArgs;
 use crate::onnx::{CHANNELS_FIRST, CHANNELS_LAST, Graph, PIXELS, Value};
 use crate::ops::Activation;
 
-/// The features of pictures [batch, width]; `name` has the trunk's tensors.
+/// Adds the trunk with the tensors under `name`. Its output is the features [batch, width].
 pub(crate) fn features(graph: &mut Graph, name: &str, args: &ConvNextArgs) -> Result<Value> {
     let (first, patch, eps) = (args.dims[0], args.patch_size, args.norm_eps);
     let x = convolve(graph, PIXELS, &format!("{name}.stem.0"), [first, 3, patch, patch], (patch, 0), 1)?;
@@ -27,7 +27,7 @@ pub(crate) fn features(graph: &mut Graph, name: &str, args: &ConvNextArgs) -> Re
     graph.layer_norm(&mean, &format!("{name}.head.norm"), args.width(), eps)
 }
 
-/// Over [batch, height, width, channels].
+/// Adds a convolution over [batch, height, width, channels].
 fn convolve(
     graph: &mut Graph,
     x: &str,

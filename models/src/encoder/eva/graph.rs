@@ -7,7 +7,8 @@ use crate::onnx::{Graph, PIXELS, Value};
 use crate::ops::Activation;
 use crate::positions::{self, Resampling};
 
-/// The features of pictures of `side` pixels, [batch, width]; `name` has the trunk's tensors.
+/// Adds the trunk for pictures of `side` pixels with the tensors under `name`. Its output is the
+/// features [batch, width].
 pub(crate) fn features(graph: &mut Graph, name: &str, args: &EvaArgs, side: usize) -> Result<Value> {
     let (width, patch) = (args.embed_dim, args.patch_size);
     let (trained, grid) = (args.img_size / patch, side / patch);
@@ -85,7 +86,7 @@ fn attention(
     graph.linear(&mixed, &format!("{name}.proj"), width, width)
 }
 
-/// One matrix for queries, keys and values; keys have no bias.
+/// Splits the fused matrix of queries, keys and values. Keys have no bias.
 fn fused(graph: &mut Graph, x: &str, name: &str, args: &EvaArgs) -> Result<[Value; 3]> {
     let width = args.embed_dim;
     let all = graph.weights().get((3 * width, width), &format!("{name}.qkv.weight"))?;
@@ -115,7 +116,7 @@ fn mlp(graph: &mut Graph, x: &str, name: &str, args: &EvaArgs) -> Result<Value> 
     graph.linear(&x, &format!("{name}.fc2"), inner, width)
 }
 
-/// The constants of rotary positions: a value is multiplied with a cosine, its neighbour with a
+/// The constants of rotary positions: a value is multiplied by a cosine and its neighbour by a
 /// sine.
 struct RotaryValues {
     cosines: Value,

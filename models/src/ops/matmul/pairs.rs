@@ -1,6 +1,6 @@
-//! Products of bf16 by the processor's own instruction (AVX512_BF16's VDPBF16PS): the two products
-//! of a pair and their sum in f32 at a time, twice as many as in f32. The other factor is rounded
-//! to bf16 too, as in torch; sums stay f32.
+//! bf16 products with the processor's own instruction (AVX512_BF16's VDPBF16PS). It computes the
+//! two products of a pair and their sum in f32 at a time, twice as many as in f32. The other factor
+//! is rounded to bf16 too, as in torch; sums stay f32.
 
 use std::arch::x86_64::{
     __m512, __m512bh, _mm512_add_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_set1_epi32,
@@ -13,15 +13,15 @@ use pulp::bytemuck;
 
 use super::{LINES, PANEL};
 
-/// Rows of a tile, and its vectors: 24 sums in the processor's 32 registers.
+/// Rows of a tile. With two vectors per row, 24 of the processor's 32 registers hold sums.
 const ROWS: usize = 12;
 
 thread_local! {
     static COLUMNS: RefCell<Vec<[u32; ROWS]>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Two lines of a panel, the values of a column side by side; a vector of them lies in one line of
-/// the cache.
+/// Two lines of a panel, with the two values of a column side by side. A vector of them is in one
+/// cache line.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Pair(pub [[bf16; 2]; PANEL]);
@@ -75,11 +75,11 @@ pub(super) fn pack_transposed(rows: &[&[f32]], inputs: usize) -> Vec<Pair> {
     lines
 }
 
-/// `x` [rows, inputs] times the matrix [inputs, outputs] into `out` [rows, outputs], where
-/// [`here`].
+/// Multiplies `x` [rows, inputs] by the matrix [inputs, outputs] into `out` [rows, outputs].
+/// Requires [`here`].
 pub(super) fn product(all: &[Pair], inputs: usize, outputs: usize, x: &[f32], out: &mut [f32]) {
     assert!(here(), "matrices are packed in pairs only where the processor multiplies them");
-    // SAFETY: the processor has what `run` is compiled for.
+    // SAFETY: the processor has the features that `run` is compiled for.
     #[allow(unsafe_code, reason = "instructions that not every processor has are unsafe to call")]
     unsafe {
         run(all, inputs, outputs, x, out);
@@ -111,8 +111,8 @@ fn run(all: &[Pair], inputs: usize, outputs: usize, x: &[f32], out: &mut [f32]) 
     COLUMNS.set(buffer);
 }
 
-/// Writes pairs of columns of some rows of `x` from `first` on side by side, from the pair `begin`
-/// on. Past the last row it takes the last row again; past the last column it takes 0.
+/// Writes pairs of columns of some rows of `x`, starting at row `first` and pair `begin`, side by
+/// side. Past the last row, it repeats the last row; past the last column, it writes 0.
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn transpose(x: &[f32], inputs: usize, first: usize, begin: usize, columns: &mut [[u32; ROWS]]) {
     let last = x.len() / inputs - 1;
@@ -132,7 +132,7 @@ fn transpose(x: &[f32], inputs: usize, first: usize, begin: usize, columns: &mut
     }
 }
 
-/// 32 values side by side, rounded.
+/// Rounds 32 values, side by side.
 #[target_feature(enable = "avx512f,avx512bf16")]
 #[inline]
 fn pairs_of(values: &[f32; 32]) -> [u32; 16] {
@@ -140,7 +140,7 @@ fn pairs_of(values: &[f32; 32]) -> [u32; 16] {
     bytemuck::cast(_mm512_cvtne2ps_pbh(high, low))
 }
 
-/// The nearest bf16, the even one of two equally near; NaN stays NaN.
+/// Rounds to the nearest bf16, with ties to even. NaN stays NaN.
 #[inline(always)]
 fn rounded(x: f32) -> u32 {
     let bits = x.to_bits();
@@ -148,8 +148,8 @@ fn rounded(x: f32) -> u32 {
     if x.is_nan() { 0x7fc0 } else { nearest }
 }
 
-/// Adds the product of some rows, given by pairs of their columns, and a panel to `total`, which
-/// nothing indexes before: see the parent module.
+/// Adds the product of some rows, given by pairs of their columns, and a panel to `total`. Nothing
+/// may index the sums before that: see the parent module.
 #[target_feature(enable = "avx512f,avx512bf16")]
 #[inline]
 fn add_tile(columns: &[[u32; ROWS]], panel: &[Pair], total: &mut [[__m512; 2]; ROWS]) {

@@ -1,9 +1,9 @@
-//! DDIM (Song et al., 2020) without added noise, step for step diffusers' DDIMScheduler.
+//! DDIM (Song et al., 2020) without added noise, step by step like diffusers' DDIMScheduler.
 
 use super::{PredictionType, Sampler, Schedule, Scheduler, TimestepSpacing};
 
-/// The cumulative alphas of one step: at its timestep, and at the next one, which diffusers calls
-/// the previous.
+/// The cumulative alphas of a step: at its timestep and at the next one, which diffusers calls the
+/// previous one.
 #[derive(Debug, Clone, Copy)]
 struct AlphaProds {
     alpha_prod: f64,
@@ -15,7 +15,7 @@ pub(super) struct Ddim {
     timesteps: Vec<f32>,
     alpha_prods: Vec<AlphaProds>,
     prediction: PredictionType,
-    /// Predicted pictures are clamped to it (`clip_sample_range`).
+    /// The range to which predicted pictures are clamped (`clip_sample_range`).
     range: f32,
 }
 
@@ -71,7 +71,7 @@ impl Sampler for Ddim {
                 PredictionType::Sample => (predicted, (*x - alpha * predicted) / sigma),
                 PredictionType::Velocity => (alpha * *x - sigma * predicted, alpha * predicted + sigma * *x),
             };
-            // clamp keeps NaN; min and max would replace it by a bound.
+            // clamp keeps NaN; min and max would replace it with a bound.
             *x = alpha_prev * picture.clamp(-self.range, self.range) + sigma_prev * epsilon;
         }
     }

@@ -8,7 +8,7 @@ use crate::ModelError;
 #[derive(Debug)]
 pub(super) struct Euler {
     timesteps: Vec<f32>,
-    /// One for each timestep, and the noise that is left after the last step.
+    /// The sigma of each timestep, and the noise that is left after the last step.
     sigmas: Vec<f64>,
     prediction: PredictionType,
     initial_scale: f32,
@@ -36,8 +36,8 @@ impl Euler {
         Ok(Self { timesteps, sigmas, prediction, initial_scale: initial_scale as f32, ancestral })
     }
 
-    /// The sigma that a step leads to, and that of the noise which is added after it (`sigma_down`,
-    /// `sigma_up`).
+    /// Returns the sigma that a step leads to, and the sigma of the noise added after it
+    /// (`sigma_down`, `sigma_up`).
     fn sigma_down_and_up(&self, index: usize) -> (f64, f64) {
         let (from, to) = (self.sigmas[index], self.sigmas[index + 1]);
         if !self.ancestral {
@@ -48,7 +48,7 @@ impl Euler {
     }
 }
 
-/// Fractions with linspace.
+/// Returns the timesteps, which are fractional with linspace.
 fn timesteps(schedule: &Schedule, steps: usize, spacing: TimestepSpacing) -> Vec<f32> {
     let trained = schedule.alphas_cumprod.len();
     match spacing {

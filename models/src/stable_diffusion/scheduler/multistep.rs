@@ -1,6 +1,6 @@
-//! Solvers that keep the pictures predicted at the last steps: DPM-Solver++ 2M (Lu et al., 2022)
-//! with the midpoint rule, and UniPC (Zhao et al., 2023) of order 2 in its B2(h) variant, as
-//! diffusers' DPMSolverMultistepScheduler and UniPCMultistepScheduler compute them.
+//! Solvers that use the pictures predicted at earlier steps: DPM-Solver++ 2M (Lu et al., 2022) with
+//! the midpoint rule, and UniPC (Zhao et al., 2023) of order 2 in its B2(h) variant, as in
+//! diffusers' DPMSolverMultistepScheduler and UniPCMultistepScheduler.
 
 use super::{PredictionType, Sampler, Schedule, Scheduler, TimestepSpacing};
 
@@ -8,15 +8,16 @@ use super::{PredictionType, Sampler, Schedule, Scheduler, TimestepSpacing};
 #[derive(Debug)]
 struct Trajectory {
     timesteps: Vec<f32>,
-    /// One for each timestep, and the noise that is left after the last step.
+    /// The sigma of each timestep, and the noise that is left after the last step.
     sigmas: Vec<f64>,
     prediction: PredictionType,
-    /// With fewer than 15 steps the last one is of first order, also if noise is left.
+    /// Whether there are fewer than 15 steps. Then the last one is of first order even if noise is
+    /// left.
     few: bool,
 }
 
-/// The scales of picture (`alpha_t`) and noise (`sigma_t`), of unit variance together, and the
-/// logarithm of their ratio (`lambda_t`).
+/// The scales of the picture (`alpha_t`) and the noise (`sigma_t`), together of unit variance, and
+/// the logarithm of their ratio (`lambda_t`).
 #[derive(Debug, Clone, Copy)]
 struct Point {
     alpha: f64,
@@ -41,7 +42,7 @@ impl Trajectory {
         Point { alpha, sigma: sigma * alpha, lambda: -sigma.ln() }
     }
 
-    /// The predicted picture (`x0_pred`).
+    /// Returns the predicted picture (`x0_pred`).
     fn pictures(&self, index: usize, prediction: &[f32], latents: &[f32]) -> Vec<f32> {
         let Point { alpha, sigma, .. } = self.point(index);
         let (alpha, sigma) = (alpha as f32, sigma as f32);
@@ -54,7 +55,8 @@ impl Trajectory {
     }
 }
 
-/// Whole numbers: one more than the steps are spread, and the last is left out.
+/// Returns the timesteps as whole numbers: spreads one more than the number of steps and omits the
+/// last.
 fn timesteps(schedule: &Schedule, steps: usize, spacing: TimestepSpacing) -> Vec<f32> {
     let trained = schedule.alphas_cumprod.len();
     match spacing {
@@ -117,13 +119,14 @@ impl Sampler for DpmSolver {
     }
 }
 
-/// UniPC-2 with B2(h): each step first corrects the last one by the network's prediction after it.
+/// UniPC-2 with B2(h): each step first corrects the previous one with the network's prediction
+/// after it.
 #[derive(Debug)]
 pub(super) struct UniPc {
     trajectory: Trajectory,
-    /// The pictures predicted at the last two steps, the later one last.
+    /// The pictures predicted at the last two steps, the newer one last.
     pictures: Vec<Vec<f32>>,
-    /// The latents that the last step began with, and its order.
+    /// The latents at the start of the last step, and the step's order.
     began: Option<(Vec<f32>, usize)>,
 }
 
@@ -158,7 +161,7 @@ impl UniPc {
         }
     }
 
-    /// UniC: recomputes the latents that this step begins with, from the network's prediction for
+    /// UniC: recomputes the latents at the start of this step from the network's prediction for
     /// them.
     fn correct(&self, index: usize, pictures: &[f32], latents: &mut [f32]) {
         let (Some((began, order)), Some(last)) = (&self.began, self.pictures.last()) else { return };
@@ -180,7 +183,7 @@ impl UniPc {
         }
     }
 
-    /// UniP: the latents after this step.
+    /// UniP: computes the latents after this step.
     fn predict(&self, index: usize, order: usize, latents: &mut [f32]) {
         let Some(last) = self.pictures.last() else { return };
         let (from, to) = (self.trajectory.point(index), self.trajectory.point(index + 1));

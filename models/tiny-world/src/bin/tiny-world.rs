@@ -1,5 +1,5 @@
-//! Prints prompts of the tiny world with their slots, one JSON object a line, for the training
-//! scripts. It must not know more than how to ask the grammar.
+//! Prints prompts of the tiny world with their slots, one JSON object per line, for the training
+//! scripts. It must only know how to call the grammar.
 
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;

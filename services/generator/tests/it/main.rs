@@ -1,4 +1,5 @@
-//! The generator as a plain type: the seed decides the picture and its identity, whatever the batch.
+//! The generator as a plain type: the seed determines the picture and its identity, whatever the
+//! batch.
 
 use std::path::Path;
 
@@ -29,14 +30,9 @@ fn record(text: &str, seeds: &[i64]) -> InputRecord {
         attributes: Default::default(),
     };
     InputRecord {
-        topic: Topic::Prompts,
-        topic_name: "prompts.v1".into(),
-        partition: 0,
-        offset: 0,
         timestamp_ms: 1_700_000_000_000,
-        key: None,
         value: Some(Codec::single_object().encode("prompts.v1", &prompt).unwrap()),
-        headers: Vec::new(),
+        ..InputRecord::new(Topic::Prompts)
     }
 }
 

@@ -1,7 +1,9 @@
-//! Which addresses are fetched from. A name is looked up here, and what is connected to is what was checked: a host that
-//! answers one address to the check and another to the connection (DNS rebinding) gains nothing.
+//! Decides which addresses may be fetched from. Names are resolved here, and the checked address is
+//! the one connected to: a host that resolves to one address for the check and to another for the
+//! connection (DNS rebinding) gains nothing.
 //!
-//! References: IANA's registries of special-purpose IPv4 and IPv6 addresses; RFC 6052 for IPv4 inside IPv6.
+//! References: IANA's registries of special-purpose IPv4 and IPv6 addresses; RFC 6052 for IPv4
+//! inside IPv6.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -16,7 +18,8 @@ const fn v6(first: u16, second: u16, third: u16, last: u16, prefix: u8) -> Ipv6N
     Ipv6Net::new_assert(Ipv6Addr::new(first, second, third, 0, 0, 0, 0, last), prefix)
 }
 
-/// One's own machine and networks, and what is set aside for tests and documentation, which serves as such.
+/// Loopback, private networks, and blocks reserved for tests and documentation, which are used like
+/// private ones.
 const PRIVATE_V4: [Ipv4Net; 9] = [
     v4(10, 0, 0, 0, 8),
     v4(100, 64, 0, 0, 10),
@@ -29,8 +32,9 @@ const PRIVATE_V4: [Ipv4Net; 9] = [
     v4(203, 0, 113, 0, 24),
 ];
 
-/// Link-local addresses, where clouds have their metadata, multicast, and what is reserved; and the
-/// metadata services of Alibaba's and Microsoft's clouds, which stand elsewhere.
+/// Link-local addresses, which include the clouds' metadata services, multicast and reserved
+/// blocks; also the metadata services of Alibaba's and Microsoft's clouds, which have other
+/// addresses.
 const NEVER_V4: [Ipv4Net; 7] = [
     v4(0, 0, 0, 0, 8),
     v4(100, 100, 100, 200, 32),
@@ -45,11 +49,11 @@ const NEVER_V4: [Ipv4Net; 7] = [
 const PRIVATE_V6: [Ipv6Net; 4] =
     [v6(0, 0, 0, 1, 128), v6(0x2001, 0xdb8, 0, 0, 32), v6(0x3fff, 0, 0, 0, 20), v6(0xfc00, 0, 0, 0, 7)];
 
-/// All that is public is in here.
+/// The block that contains all public addresses.
 const PUBLIC_V6: Ipv6Net = v6(0x2000, 0, 0, 0, 3);
 
-/// Protocols (Teredo among them) and 6to4; and the metadata services of Amazon's and Google's clouds, which
-/// have unique local addresses.
+/// Protocol assignments (Teredo among them) and 6to4; also the metadata services of Amazon's and
+/// Google's clouds, which have unique local addresses.
 const NEVER_V6: [Ipv6Net; 4] = [
     v6(0x2001, 0, 0, 0, 23),
     v6(0x2002, 0, 0, 0, 16),
@@ -61,13 +65,13 @@ const NEVER_V6: [Ipv6Net; 4] = [
 const TRANSLATED: Ipv6Net = v6(0x64, 0xff9b, 0, 0, 96);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum AddressKind {
     Public,
     Private,
     Never,
 }
 
-/// Why an address is not connected to.
+/// Why an address is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RefusedAddress {
     #[error(
@@ -80,48 +84,48 @@ pub enum RefusedAddress {
     Never(IpAddr),
 }
 
-/// Whether an address may be connected to.
+/// Checks that an address may be connected to.
 pub fn check(address: IpAddr, allow_private: bool) -> Result<(), RefusedAddress> {
     match kind_of(address) {
-        Kind::Public => Ok(()),
-        Kind::Private if allow_private => Ok(()),
-        Kind::Private => Err(RefusedAddress::Private(address)),
-        Kind::Never => Err(RefusedAddress::Never(address)),
+        AddressKind::Public => Ok(()),
+        AddressKind::Private if allow_private => Ok(()),
+        AddressKind::Private => Err(RefusedAddress::Private(address)),
+        AddressKind::Never => Err(RefusedAddress::Never(address)),
     }
 }
 
-fn kind_of(address: IpAddr) -> Kind {
+fn kind_of(address: IpAddr) -> AddressKind {
     match address {
         IpAddr::V4(address) => kind_of_v4(address),
         IpAddr::V6(address) => inner_v4(address).map_or_else(|| kind_of_v6(address), kind_of_v4),
     }
 }
 
-/// The IPv4 address that is reached by an IPv6 address in disguise: mapped, or translated on the way.
+/// The IPv4 address that an IPv6 address leads to: mapped, or translated by a gateway.
 fn inner_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let [.., a, b, c, d] = address.octets();
     let translated = TRANSLATED.contains(&address).then(|| Ipv4Addr::new(a, b, c, d));
     address.to_ipv4_mapped().or(translated)
 }
 
-fn kind_of_v4(address: Ipv4Addr) -> Kind {
+fn kind_of_v4(address: Ipv4Addr) -> AddressKind {
     match address {
-        _ if NEVER_V4.iter().any(|net| net.contains(&address)) => Kind::Never,
-        _ if PRIVATE_V4.iter().any(|net| net.contains(&address)) => Kind::Private,
-        _ => Kind::Public,
+        _ if NEVER_V4.iter().any(|net| net.contains(&address)) => AddressKind::Never,
+        _ if PRIVATE_V4.iter().any(|net| net.contains(&address)) => AddressKind::Private,
+        _ => AddressKind::Public,
     }
 }
 
-fn kind_of_v6(address: Ipv6Addr) -> Kind {
+fn kind_of_v6(address: Ipv6Addr) -> AddressKind {
     match address {
-        _ if NEVER_V6.iter().any(|net| net.contains(&address)) => Kind::Never,
-        _ if PRIVATE_V6.iter().any(|net| net.contains(&address)) => Kind::Private,
-        _ if PUBLIC_V6.contains(&address) => Kind::Public,
-        _ => Kind::Never,
+        _ if NEVER_V6.iter().any(|net| net.contains(&address)) => AddressKind::Never,
+        _ if PRIVATE_V6.iter().any(|net| net.contains(&address)) => AddressKind::Private,
+        _ if PUBLIC_V6.contains(&address) => AddressKind::Public,
+        _ => AddressKind::Never,
     }
 }
 
-/// Looks names up in the system's way, and gives only what may be connected to.
+/// Resolves names with the system's resolver and returns only permitted addresses.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckedResolver {
     pub allow_private: bool,
@@ -138,7 +142,7 @@ impl Resolve for CheckedResolver {
     }
 }
 
-/// Those of the addresses that may be connected to; an error where there are some, and none of them may.
+/// The permitted addresses; an error if there are addresses and none is permitted.
 fn usable(found: Vec<SocketAddr>, allow_private: bool) -> Result<Vec<SocketAddr>, RefusedAddress> {
     let mut usable = Vec::with_capacity(found.len());
     let mut refused = None;
@@ -160,7 +164,7 @@ mod tests {
 
     use super::*;
 
-    fn kind(address: &str) -> Kind {
+    fn kind(address: &str) -> AddressKind {
         kind_of(address.parse().unwrap())
     }
 
@@ -169,9 +173,9 @@ mod tests {
         for address in
             ["1.1.1.1", "8.8.8.8", "100.63.255.255", "172.32.0.1", "2606:4700::1111", "2a00:1450:4001::1"]
         {
-            assert_eq!(kind(address), Kind::Public, "{address}");
+            assert_eq!(kind(address), AddressKind::Public, "{address}");
         }
-        assert_eq!(kind("64:ff9b::1.1.1.1"), Kind::Public, "an IPv4 host behind NAT64");
+        assert_eq!(kind("64:ff9b::1.1.1.1"), AddressKind::Public, "an IPv4 host behind NAT64");
     }
 
     #[test]
@@ -195,7 +199,7 @@ mod tests {
             "::ffff:10.0.0.1",
             "64:ff9b::192.168.0.1",
         ] {
-            assert_eq!(kind(address), Kind::Private, "{address}");
+            assert_eq!(kind(address), AddressKind::Private, "{address}");
         }
     }
 
@@ -227,7 +231,7 @@ mod tests {
             "64:ff9b:1::1",
             "100::1",
         ] {
-            assert_eq!(kind(address), Kind::Never, "{address}");
+            assert_eq!(kind(address), AddressKind::Never, "{address}");
             assert!(
                 check(address.parse().unwrap(), true).is_err(),
                 "{address} even where private addresses are allowed"
@@ -246,17 +250,18 @@ mod tests {
     }
 
     proptest! {
-        /// The standard library knows some of the kinds: where it says that an address is one of them, so must we.
+        /// The standard library knows some of the special ranges: an address in one of them must
+        /// not count as public here.
         #[test]
         fn no_address_that_the_standard_library_calls_special_is_public(bits in any::<u32>(), high in any::<u128>()) {
             let address = Ipv4Addr::from_bits(bits);
             let special = address.is_private() || address.is_loopback() || address.is_link_local() || address.is_multicast()
                 || address.is_broadcast() || address.is_documentation() || address.is_unspecified();
-            prop_assert!(!special || kind_of_v4(address) != Kind::Public, "{}", address);
+            prop_assert!(!special || kind_of_v4(address) != AddressKind::Public, "{}", address);
             prop_assert_eq!(kind_of(IpAddr::V6(address.to_ipv6_mapped())), kind_of_v4(address));
             let address = Ipv6Addr::from_bits(high);
             let special = address.is_unique_local() || address.is_unicast_link_local() || address.is_multicast() || address.is_loopback();
-            prop_assert!(!special || kind_of_v6(address) != Kind::Public, "{}", address);
+            prop_assert!(!special || kind_of_v6(address) != AddressKind::Public, "{}", address);
         }
     }
 }

@@ -1,10 +1,10 @@
-//! What is worth telling about fetches: one type an event, which emits its log line and its metrics together.
+//! Events of fetching: one type per event, which emits its log line and its metrics together.
 
 use std::time::Duration;
 
 use metrics::{counter, histogram};
 
-use super::failure::Failure;
+use super::failure::FetchFailure;
 use super::location::Location;
 
 mod names {
@@ -13,10 +13,10 @@ mod names {
     pub const SECONDS: &str = "unprompt_claim_check_seconds";
 }
 
-/// A picture was fetched, or was not, after all tries.
+/// A fetch has ended, successfully or after all attempts.
 pub struct Fetched<'a> {
     pub location: &'a Location,
-    pub result: &'a Result<Vec<u8>, Failure>,
+    pub result: &'a Result<Vec<u8>, FetchFailure>,
     pub took: Duration,
 }
 
@@ -24,9 +24,9 @@ impl Fetched<'_> {
     pub fn emit(self) {
         let (outcome, bytes) = match self.result {
             Ok(bytes) => ("fetched", bytes.len()),
-            Err(Failure::Refused(rejection)) => (rejection.code, 0),
-            Err(Failure::Outage(_)) => ("outage", 0),
-            Err(Failure::Fatal(_)) => ("fatal", 0),
+            Err(FetchFailure::Refused(rejection)) => (rejection.code, 0),
+            Err(FetchFailure::Outage(_)) => ("outage", 0),
+            Err(FetchFailure::Fatal(_)) => ("fatal", 0),
         };
         counter!(names::FETCHES, "outcome" => outcome).increment(1);
         counter!(names::BYTES).increment(bytes as u64);

@@ -1,4 +1,4 @@
-//! Why a picture could not be fetched: for good, for now, or because of how this service is set up.
+//! Why a fetch failed: permanently, temporarily, or because of this service's configuration.
 
 use std::error::Error;
 
@@ -6,50 +6,50 @@ use unprompt_stream::Rejection;
 
 use super::location::Location;
 
-/// The codes of dead letters of claim checks; they stay as they are.
+/// The stable codes of claim checks' dead letters.
 pub mod codes {
     /// The record's value does not name exactly one URI.
     pub const URI_LIST: &str = "uri-list";
-    /// The URI is malformed, has credentials, or is of a scheme that is not fetched.
+    /// The URI is malformed, has credentials, or has an unsupported scheme.
     pub const BAD_URI: &str = "bad-uri";
     /// The URI is under none of the allowed prefixes.
     pub const NOT_ALLOWED: &str = "uri-not-allowed";
-    /// The host's address is not one of the internet.
+    /// The host's address is not public.
     pub const PRIVATE_ADDRESS: &str = "private-address";
-    /// A redirect leads elsewhere than to an allowed URI, or there are too many.
+    /// A redirect leads to a URI that is not allowed, or there are too many redirects.
     pub const REDIRECT: &str = "redirect-refused";
-    /// There is nothing, or nothing that this service may read.
+    /// The picture does not exist, or this service may not read it.
     pub const NOT_FOUND: &str = "picture-not-found";
-    /// As of a picture that is in the record itself.
+    /// The same code as for a picture in the record itself.
     pub const TOO_LARGE: &str = "image-too-large";
-    /// As of a picture that is in the record itself.
+    /// The same code as for a picture in the record itself.
     pub const EMPTY: &str = "empty-image";
-    /// An answer of HTTP that is neither a picture nor a known refusal.
+    /// An HTTP answer that is neither a picture nor a known refusal.
     pub const UNEXPECTED: &str = "unexpected-answer";
-    /// It fails again and again, while its place answers.
+    /// It fails in every attempt, while its place answers.
     pub const UNAVAILABLE: &str = "picture-unavailable";
 }
 
-/// Why a fetch gave no picture.
+/// Why a fetch returned no picture.
 #[derive(Clone, Debug)]
-pub enum Failure {
-    /// Now and for ever.
+pub enum FetchFailure {
+    /// Permanent.
     Refused(Rejection),
-    /// For now.
+    /// Temporary.
     Outage(Outage),
-    /// Until this service is set up differently.
+    /// Until the configuration changes.
     Fatal(String),
 }
 
 /// A failure that may pass.
 #[derive(Clone, Debug)]
 pub struct Outage {
-    /// Where it failed: a redirect may have led there.
+    /// Where it failed; a redirect may have led there.
     pub at: Box<Location>,
     pub reason: String,
 }
 
-impl Failure {
+impl FetchFailure {
     pub fn refused(code: &'static str, reason: impl Into<String>) -> Self {
         Self::Refused(Rejection::new(code, reason))
     }
@@ -78,13 +78,14 @@ impl Failure {
     }
 }
 
-impl From<Rejection> for Failure {
+impl From<Rejection> for FetchFailure {
     fn from(rejection: Rejection) -> Self {
         Self::Refused(rejection)
     }
 }
 
-/// An error with all its causes, on one line: the outermost of an HTTP client's rarely says what happened.
+/// Formats an error with all its causes on one line: an HTTP client's outermost error rarely says
+/// what happened.
 pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

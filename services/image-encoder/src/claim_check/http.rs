@@ -1,7 +1,8 @@
 //! Pictures over HTTP and HTTPS.
 //!
-//! Redirects are followed here, not by the client, so that each is held against the allowed prefixes. No proxy is used, since
-//! it would look names up by itself; nothing is decompressed, so that no answer is larger than what came over the wire.
+//! Redirects are followed here and not by the client, so that each one is checked against the
+//! allowed prefixes. No proxy is used, since it would resolve names itself. Nothing is
+//! decompressed, so that no body is larger than the transfer.
 
 use std::error::Error;
 use std::net::IpAddr;
@@ -13,17 +14,23 @@ use tokio::time::Instant;
 use url::Host;
 
 use super::address::{self, CheckedResolver, RefusedAddress};
-use super::failure::{Failure, codes, with_causes};
+use super::failure::{FetchFailure, codes, with_causes};
 use super::limits::{Body, within};
 use super::location::{Location, Scheme};
 use super::policy::Policy;
-use super::sources::Found;
 use crate::EncoderError;
 
-/// Redirects that are followed, at most.
+/// The maximum number of redirects.
 const MAX_REDIRECTS: usize = 5;
 
-/// What any client here is built from.
+/// An image and its final location, after redirects.
+#[derive(Debug)]
+pub struct FetchedImage {
+    pub bytes: Vec<u8>,
+    pub at: Location,
+}
+
+/// The base of all HTTP clients here.
 pub fn client() -> ClientBuilder {
     let agent = concat!("unprompt/", env!("CARGO_PKG_VERSION"));
     let client = Client::builder().user_agent(agent).redirect(redirect::Policy::none()).referer(false);
@@ -45,8 +52,8 @@ impl HttpSource {
         Ok(Self { client, policy, allow_private, max_bytes })
     }
 
-    /// The bytes that are there, or where the redirects from there lead.
-    pub async fn fetch(&self, location: &Location, deadline: Instant) -> Result<Found, Failure> {
+    /// Fetches the picture at `location` or where its redirects lead.
+    pub async fn fetch(&self, location: &Location, deadline: Instant) -> Result<FetchedImage, FetchFailure> {
         let mut at = location.clone();
         for _ in 0..=MAX_REDIRECTS {
             let response = self.get(&at, deadline).await?;
@@ -54,11 +61,11 @@ impl HttpSource {
                 Some(to) => at = self.follow(&at, &to)?,
                 None => {
                     let bytes = within(deadline, &at, self.read(&at, response)).await?;
-                    return Ok(Found { bytes, at });
+                    return Ok(FetchedImage { bytes, at });
                 }
             }
         }
-        Err(Failure::refused(
+        Err(FetchFailure::refused(
             codes::REDIRECT,
             format!(
                 "{location} leads through more than {MAX_REDIRECTS} redirects; publish the URI that they lead to"
@@ -66,7 +73,7 @@ impl HttpSource {
         ))
     }
 
-    /// Whether there is an answer, whatever it says, but that it cannot answer now.
+    /// Whether the server answers with any status that does not mean an outage.
     pub async fn answers(&self, location: &Location, deadline: Instant) -> bool {
         match self.get(location, deadline).await {
             Ok(response) => !is_outage(response.status()),
@@ -74,15 +81,15 @@ impl HttpSource {
         }
     }
 
-    async fn get(&self, at: &Location, deadline: Instant) -> Result<Response, Failure> {
+    async fn get(&self, at: &Location, deadline: Instant) -> Result<Response, FetchFailure> {
         self.check_literal(at)?;
         let request = self.client.get(at.url().clone()).header(ACCEPT_ENCODING, "identity");
         let answer = async { request.send().await.map_err(|error| failed(at, error)) };
         within(deadline, at, answer).await
     }
 
-    /// The client asks its resolver about names only.
-    fn check_literal(&self, at: &Location) -> Result<(), Failure> {
+    /// Checks an address written in the URI; the client calls its resolver only for names.
+    fn check_literal(&self, at: &Location) -> Result<(), FetchFailure> {
         let address = match at.url().host() {
             Some(Host::Ipv4(address)) => IpAddr::V4(address),
             Some(Host::Ipv6(address)) => IpAddr::V6(address),
@@ -91,9 +98,9 @@ impl HttpSource {
         address::check(address, self.allow_private).map_err(|refused| refused_address(at, &refused))
     }
 
-    fn follow(&self, at: &Location, to: &str) -> Result<Location, Failure> {
+    fn follow(&self, at: &Location, to: &str) -> Result<Location, FetchFailure> {
         let refused = |reason: &str| {
-            Failure::refused(
+            FetchFailure::refused(
                 codes::REDIRECT,
                 format!("{at} redirects to where nothing may be fetched: {reason}"),
             )
@@ -108,7 +115,7 @@ impl HttpSource {
         }
     }
 
-    async fn read(&self, at: &Location, mut response: Response) -> Result<Vec<u8>, Failure> {
+    async fn read(&self, at: &Location, mut response: Response) -> Result<Vec<u8>, FetchFailure> {
         check_status(at, response.status())?;
         let mut body = Body::new(at, response.content_length(), self.max_bytes)?;
         while let Some(chunk) = response.chunk().await.map_err(|error| failed(at, error))? {
@@ -128,21 +135,21 @@ fn redirect_of(response: &Response) -> Option<String> {
     Some(String::from_utf8_lossy(to.as_bytes()).into_owned())
 }
 
-/// Answers after which the same request may be answered differently.
+/// Whether the status is temporary, so that the same request may succeed later.
 fn is_outage(status: StatusCode) -> bool {
     use StatusCode as S;
     status.is_server_error() || [S::REQUEST_TIMEOUT, S::TOO_EARLY, S::TOO_MANY_REQUESTS].contains(&status)
 }
 
-fn check_status(at: &Location, status: StatusCode) -> Result<(), Failure> {
+fn check_status(at: &Location, status: StatusCode) -> Result<(), FetchFailure> {
     use StatusCode as S;
     match status {
         _ if status.is_success() => Ok(()),
-        _ if is_outage(status) => Err(Failure::outage(at, format!("{at} answers {status}"))),
+        _ if is_outage(status) => Err(FetchFailure::outage(at, format!("{at} answers {status}"))),
         S::NOT_FOUND | S::GONE | S::FORBIDDEN | S::UNAUTHORIZED => {
-            Err(Failure::not_found(at, &status.to_string()))
+            Err(FetchFailure::not_found(at, &status.to_string()))
         }
-        _ => Err(Failure::refused(
+        _ => Err(FetchFailure::refused(
             codes::UNEXPECTED,
             format!(
                 "{at} answers {status} where a picture was asked for; publish a URI that answers a plain GET with it"
@@ -151,16 +158,16 @@ fn check_status(at: &Location, status: StatusCode) -> Result<(), Failure> {
     }
 }
 
-/// The client's own text would hold the whole URI.
-fn failed(at: &Location, error: reqwest::Error) -> Failure {
+/// Removes the URL from the error, since the client's text would contain the whole URI.
+fn failed(at: &Location, error: reqwest::Error) -> FetchFailure {
     let error = error.without_url();
     match refusal_in(&error) {
         Some(refused) => refused_address(at, refused),
-        None => Failure::outage(at, format!("{at}: {}", with_causes(&error))),
+        None => FetchFailure::outage(at, format!("{at}: {}", with_causes(&error))),
     }
 }
 
-/// The resolver's refusal, which the client wraps into errors of its own.
+/// Finds the resolver's refusal, which the client wraps in its own errors.
 fn refusal_in(error: &reqwest::Error) -> Option<&RefusedAddress> {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {
@@ -172,6 +179,6 @@ fn refusal_in(error: &reqwest::Error) -> Option<&RefusedAddress> {
     None
 }
 
-fn refused_address(at: &Location, refused: &RefusedAddress) -> Failure {
-    Failure::refused(codes::PRIVATE_ADDRESS, format!("{at}: {refused}"))
+fn refused_address(at: &Location, refused: &RefusedAddress) -> FetchFailure {
+    FetchFailure::refused(codes::PRIVATE_ADDRESS, format!("{at}: {refused}"))
 }

@@ -1,7 +1,8 @@
-//! A URI that may name a picture, parsed and normalised. It cannot hold credentials, and it is printed without its query,
-//! where presigned URLs have theirs.
+//! A parsed and normalised URI that may name a picture. It cannot hold credentials, and it prints
+//! without its query, which may hold the signature of a presigned URL.
 //!
-//! References: WHATWG URL (parsing, as the HTTP client does it), RFC 3986 (which characters a URI has), RFC 8089 (`file:`).
+//! References: WHATWG URL (parsing, as the HTTP client does it), RFC 3986 (characters of a URI),
+//! RFC 8089 (`file:`).
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,12 +10,13 @@ use std::path::PathBuf;
 use percent_encoding::{percent_decode, percent_decode_str};
 use url::Url;
 
-/// Longer URIs are refused.
+/// The maximum length of a URI.
 const MAX_BYTES: usize = 8192;
-/// A path that is still encoded after so many decodings is refused.
+/// A path that is still encoded after this many decodings is refused.
 const MAX_DECODINGS: usize = 4;
 
-/// Why a text is no URI of a picture. None of these repeat the text: it may hold credentials.
+/// Why a text is not the URI of a picture. No variant repeats the text, since it may hold
+/// credentials.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadUri {
     #[error("it has {0} bytes where {MAX_BYTES} are allowed; use a shorter one")]
@@ -45,7 +47,7 @@ pub enum BadUri {
     NoKey,
 }
 
-/// What a URI is fetched by.
+/// The protocol of a URI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     File,
@@ -54,7 +56,7 @@ pub enum Scheme {
     S3,
 }
 
-/// Where a picture is, or the prefix of where pictures are.
+/// The location of a picture, or a prefix of locations.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Location {
     url: Url,
@@ -62,7 +64,7 @@ pub struct Location {
 }
 
 impl Location {
-    /// The location of a picture.
+    /// Parses the location of a picture.
     ///
     /// # Errors
     ///
@@ -75,7 +77,7 @@ impl Location {
         Ok(location)
     }
 
-    /// A prefix: as [`Self::parse`], but it may name a bucket as a whole.
+    /// Parses a prefix: like [`Self::parse`], but it may name a whole bucket.
     pub(super) fn prefix(text: &str) -> Result<Self, BadUri> {
         check_text(text)?;
         let mut url = Url::parse(text).map_err(BadUri::NotAbsolute)?;
@@ -93,7 +95,7 @@ impl Location {
         Ok(Self { url, scheme })
     }
 
-    /// Where a redirect from here leads.
+    /// The target of a redirect from here.
     pub(super) fn redirected(&self, to: &str) -> Result<Self, BadUri> {
         Self::parse(self.url.join(to).map_err(BadUri::NotAbsolute)?.as_str())
     }
@@ -135,7 +137,7 @@ impl fmt::Debug for Location {
     }
 }
 
-/// The URL parser mends much that other parsers read differently: what it would mend is refused before.
+/// Refuses text that the URL parser would repair, since other parsers read it differently.
 fn check_text(text: &str) -> Result<(), BadUri> {
     if text.len() > MAX_BYTES {
         return Err(BadUri::TooLong(text.len()));
@@ -176,7 +178,8 @@ fn is_bucket(name: &str) -> bool {
         && !name.contains("..")
 }
 
-/// The parser resolves `..` and `%2e%2e`. Servers decode more than that: encoded slashes, a second time, parameters of segments.
+/// Whether the path leads to a parent folder for some server. The parser resolves `..` and
+/// `%2e%2e`; servers also decode encoded slashes, decode twice, and strip parameters of segments.
 fn climbs(path: &str) -> bool {
     let mut path = path.as_bytes().to_vec();
     for _ in 0..MAX_DECODINGS {

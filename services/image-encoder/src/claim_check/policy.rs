@@ -1,6 +1,7 @@
-//! Which URIs are fetched: those under one of the allowed prefixes.
+//! Which URIs may be fetched: those under one of the allowed prefixes.
 //!
-//! Prefixes are compared as parsed URLs, part by part: a text that begins like a prefix may lead anywhere.
+//! Prefixes are compared as parsed URLs, component by component: a text that begins with a prefix
+//! may lead anywhere.
 
 use unprompt_stream::Rejection;
 
@@ -8,18 +9,19 @@ use super::failure::codes;
 use super::location::{BadUri, Location, Scheme};
 use crate::EncoderError;
 
-/// The allowed prefixes. Each is a place: what is under one is taken to be served by the same host from the same store.
+/// The allowed prefixes. Each is a place: everything under it is assumed to come from one host and
+/// one store.
 #[derive(Debug)]
 pub struct Policy {
     places: Vec<Location>,
 }
 
 impl Policy {
-    /// Reads the prefixes.
+    /// Parses the prefixes.
     ///
     /// # Errors
     ///
-    /// [`EncoderError::Allow`] for one that is none.
+    /// [`EncoderError::Allow`] for an invalid one.
     pub fn new(allow: &[String]) -> Result<Self, EncoderError> {
         let places = allow.iter().map(|entry| {
             prefix(entry).map_err(|reason| EncoderError::Allow { entry: printable(entry), reason })
@@ -31,7 +33,7 @@ impl Policy {
         &self.places
     }
 
-    /// The index of the prefix that the location is under.
+    /// The index of the prefix that contains the location.
     pub fn place_of(&self, location: &Location) -> Result<usize, Rejection> {
         let found = self.places.iter().position(|place| is_under(location, place));
         found.ok_or_else(|| match self.places.is_empty() {
@@ -44,7 +46,7 @@ impl Policy {
     }
 }
 
-/// What a service says that has no prefixes.
+/// The rejection of a service without allowed prefixes.
 pub fn nothing_allowed() -> Rejection {
     Rejection::new(
         codes::NOT_ALLOWED,
@@ -53,8 +55,8 @@ pub fn nothing_allowed() -> Rejection {
     )
 }
 
-/// An entry that was refused, for whatever reason, without what may be a secret: where it has an `@`, any part of it
-/// may be a password; where it has none, a query or a fragment may be.
+/// A refused entry without its possible secrets: if it has an `@`, any part of it may be a
+/// password; otherwise its query or fragment may be secret.
 fn printable(entry: &str) -> String {
     match entry.split_once(['?', '#']) {
         _ if entry.contains('@') => "…@…".to_owned(),
@@ -83,7 +85,8 @@ fn is_under(location: &Location, place: &Location) -> bool {
         }
 }
 
-/// A prefix ends where a segment does: `/pictures` is no prefix of `/pictures-of-others/1.png`.
+/// Whether the path is under the prefix. A prefix ends at a segment: `/pictures` is no prefix of
+/// `/pictures-of-others/1.png`.
 fn path_is_under(path: &str, prefix: &str) -> bool {
     match path.strip_prefix(prefix) {
         Some(rest) => rest.is_empty() || prefix.is_empty() || prefix.ends_with('/') || rest.starts_with('/'),
@@ -204,7 +207,8 @@ mod tests {
     }
 
     proptest! {
-        /// However a text is put together: what is allowed is, for the client that fetches it, under the prefix.
+        /// However the text is composed, an allowed URI leads the HTTP client to a path under the
+        /// prefix.
         #[test]
         fn whatever_is_allowed_leads_to_the_host_and_under_the_path(
             parts in prop::collection::vec(

@@ -1,5 +1,5 @@
-//! Pictures in S3 and stores that speak its protocol. Which server is asked says the configuration, not the record: its
-//! address is trusted, a bucket's name is not.
+//! Pictures in S3 and compatible stores. The configuration chooses the server, not the record: the
+//! server's address is trusted, a bucket's name is not.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -12,7 +12,7 @@ use object_store::{ObjectStoreExt, RetryConfig};
 use reqwest::Client;
 use tokio::time::Instant;
 
-use super::failure::{Failure, codes, with_causes};
+use super::failure::{FetchFailure, codes, with_causes};
 use super::http;
 use super::limits::{Body, within};
 use super::location::{Location, Scheme};
@@ -20,7 +20,7 @@ use super::policy::Policy;
 use super::settings::S3;
 use crate::EncoderError;
 
-/// What S3 says of credentials that are wrong or too old: no picture is to blame for that.
+/// S3's codes for wrong or expired credentials: no picture is to blame for them.
 const BAD_CREDENTIALS: [&str; 7] = [
     "ExpiredToken",
     "InvalidAccessKeyId",
@@ -30,17 +30,17 @@ const BAD_CREDENTIALS: [&str; 7] = [
     "SignatureDoesNotMatch",
     "TokenRefreshRequired",
 ];
-/// What the client's text of an answer begins with. That text holds the status and the body, and no key; the texts
-/// of the errors around it hold the key, which is whatever a record says.
+/// The prefix of the client's text for an answer. That text holds the status and the body, but no
+/// key; the texts of the errors around it hold the key, which is any text from a record.
 const ANSWER: &str = "Server returned non-2xx status code: ";
-/// Statuses that S3 answers with where it refuses credentials.
+/// The statuses with which S3 refuses credentials.
 const REFUSING: [&str; 3] = ["400", "401", "403"];
-/// An object that need not be there: even that it is not there is an answer.
+/// The key of a probe; the object need not exist, since its absence is also an answer.
 const PROBE: &str = "unprompt-probe";
 
 #[derive(Debug)]
 pub struct S3Source {
-    /// By bucket: those of the allowed prefixes.
+    /// The stores of the allowed prefixes, by bucket.
     stores: HashMap<String, AmazonS3>,
     max_bytes: usize,
 }
@@ -67,25 +67,25 @@ impl S3Source {
         Ok(Self { stores: stores.collect::<Result<_, EncoderError>>()?, max_bytes })
     }
 
-    pub async fn fetch(&self, location: &Location, deadline: Instant) -> Result<Vec<u8>, Failure> {
+    pub async fn fetch(&self, location: &Location, deadline: Instant) -> Result<Vec<u8>, FetchFailure> {
         within(deadline, location, self.read(location)).await
     }
 
-    /// Whether the store answers for the bucket at all.
+    /// Whether the store answers requests for the bucket.
     pub async fn answers(&self, prefix: &Location, deadline: Instant) -> bool {
         let key = format!("{}/{PROBE}", prefix.key().trim_end_matches('/'));
         let (Some(store), Ok(path)) = (self.stores.get(prefix.bucket()), Path::parse(&key)) else {
             return false;
         };
         let asked = async { store.head(&path).await.map_err(|error| failed(prefix, &error)) };
-        !matches!(within(deadline, prefix, asked).await, Err(Failure::Outage(_)))
+        !matches!(within(deadline, prefix, asked).await, Err(FetchFailure::Outage(_)))
     }
 
-    async fn read(&self, at: &Location) -> Result<Vec<u8>, Failure> {
+    async fn read(&self, at: &Location) -> Result<Vec<u8>, FetchFailure> {
         let store = self.stores.get(at.bucket());
-        let store = store.ok_or_else(|| Failure::not_found(at, "no client for its bucket"))?;
+        let store = store.ok_or_else(|| FetchFailure::not_found(at, "no client for its bucket"))?;
         let path = Path::parse(at.key()).map_err(|error| {
-            Failure::refused(
+            FetchFailure::refused(
                 codes::BAD_URI,
                 format!("{at}: {error}; such a key cannot be asked for, store it under another"),
             )
@@ -101,7 +101,7 @@ impl S3Source {
 }
 
 fn store(settings: &S3, bucket: &str, client: Client) -> Result<AmazonS3, EncoderError> {
-    // Retrying is done in one place, for every kind of source.
+    // No retries here: they are made in one place, for every kind of source.
     let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
     let mut store = AmazonS3Builder::new()
         .with_bucket_name(bucket)
@@ -131,30 +131,31 @@ fn store(settings: &S3, bucket: &str, client: Client) -> Result<AmazonS3, Encode
         .map_err(|error| EncoderError::S3Client { bucket: bucket.to_owned(), reason: error.to_string() })
 }
 
-/// `https://host` as `https://bucket.host`.
+/// Turns `https://host` into `https://bucket.host`.
 fn hosted(endpoint: &str, bucket: &str) -> String {
     endpoint.replacen("://", &format!("://{bucket}."), 1)
 }
 
-fn failed(at: &Location, error: &object_store::Error) -> Failure {
+fn failed(at: &Location, error: &object_store::Error) -> FetchFailure {
     use object_store::Error as E;
     let answer = answer_in(error);
     let code = answer.as_deref().and_then(code_of);
     match (error, code) {
         (_, Some(code)) if BAD_CREDENTIALS.contains(&code) && answer.as_deref().is_some_and(refuses) => {
-            Failure::Fatal(format!(
+            FetchFailure::Fatal(format!(
                 "S3 refuses the credentials ({code}); check the keys in [claim_check.s3] and the clock"
             ))
         }
-        (E::NotFound { .. }, code) => Failure::not_found(at, code.unwrap_or("not found")),
+        (E::NotFound { .. }, code) => FetchFailure::not_found(at, code.unwrap_or("not found")),
         (E::PermissionDenied { .. } | E::Unauthenticated { .. }, code) => {
-            Failure::not_found(at, code.unwrap_or("access denied"))
+            FetchFailure::not_found(at, code.unwrap_or("access denied"))
         }
-        _ => Failure::outage(at, format!("{at}: {}", with_causes(error))),
+        _ => FetchFailure::outage(at, format!("{at}: {}", with_causes(error))),
     }
 }
 
-/// The status and the body of the store's answer, as `404 Not Found: <Error>…`: the client's type for it is private.
+/// The status and body of the store's answer, as `404 Not Found: <Error>…`. It is parsed from text,
+/// since the client's type for it is private.
 fn answer_in(error: &object_store::Error) -> Option<String> {
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -178,17 +179,17 @@ fn refuses(answer: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// As the client's errors are nested: what was asked for, what was answered.
+    /// Nested as the client's errors: the request, then the answer.
     #[derive(Debug, thiserror::Error)]
     #[error("Error performing GET http://host/pictures/key in 1ms - {0}")]
-    struct Request(#[source] Answer);
+    struct Request(#[source] StatusText);
 
     #[derive(Debug, thiserror::Error)]
     #[error("Server returned non-2xx status code: {0}")]
-    struct Answer(&'static str);
+    struct StatusText(&'static str);
 
     fn source(answer: &'static str) -> Box<Request> {
-        Box::new(Request(Answer(answer)))
+        Box::new(Request(StatusText(answer)))
     }
 
     fn at() -> Location {
@@ -203,7 +204,7 @@ mod tests {
             let missing = source("404 Not Found: <Error><Code>NoSuchKey</Code></Error>");
             let error = object_store::Error::NotFound { path: path.into(), source: missing };
             let failure = failed(&at(), &error);
-            let Failure::Refused(rejection) = failure else { panic!("{path}: {failure:?}") };
+            let FetchFailure::Refused(rejection) = failure else { panic!("{path}: {failure:?}") };
             assert_eq!(rejection.code, codes::NOT_FOUND);
             assert!(rejection.reason.contains("NoSuchKey"), "{}", rejection.reason);
         }
@@ -216,10 +217,10 @@ mod tests {
             ["400 Bad Request: <Code>ExpiredToken</Code>", "403 Forbidden: <Code>ExpiredToken</Code>"]
         {
             let failure = failed(&at(), &generic(answer));
-            assert!(matches!(failure, Failure::Fatal(_)), "{failure:?}");
+            assert!(matches!(failure, FetchFailure::Fatal(_)), "{failure:?}");
         }
         let failure = failed(&at(), &generic("503 Service Unavailable: <Code>ExpiredToken</Code>"));
-        assert!(matches!(failure, Failure::Outage(_)), "{failure:?}");
+        assert!(matches!(failure, FetchFailure::Outage(_)), "{failure:?}");
     }
 
     #[test]

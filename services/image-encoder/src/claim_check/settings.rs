@@ -1,4 +1,4 @@
-//! `[claim_check]`: which pictures are fetched that are published as URIs, and within which bounds.
+//! `[claim_check]`: which pictures published as URIs are fetched, and the limits of a fetch.
 
 use serde::{Deserialize, Serialize};
 use unprompt_stream::Secret;
@@ -7,37 +7,37 @@ use url::Url;
 
 use super::policy::Policy;
 
-/// `[claim_check]`: pictures that stand elsewhere.
+/// `[claim_check]`: pictures published as URIs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Prefixes of the URIs that are fetched; without any nothing is.
+    /// Prefixes of the URIs that may be fetched; without any, nothing is fetched.
     pub allow: Vec<String>,
-    /// Allows hosts with addresses of private networks.
+    /// Allows hosts with private addresses.
     pub allow_private_addresses: bool,
     /// The limit on a picture's bytes; default: `[images] max_bytes`.
     #[serde(default)]
     pub max_bytes: Option<usize>,
-    /// Pictures held at once, fetched or being decoded: `concurrency` times `max_bytes` is the
-    /// memory for them as they come. Decoding takes more beside: no more, for all of them, than one
-    /// picture of `[images] max_pixels`.
+    /// Pictures in memory at once, being fetched or decoded: encoded pictures take at most
+    /// `concurrency` times `max_bytes`. Decoding takes at most as much as one picture of `[images]
+    /// max_pixels`, for all pictures together.
     pub concurrency: usize,
-    /// The time of all attempts of a picture together, with redirects, to the last byte.
+    /// The timeout of all attempts for a picture together, including redirects and the last byte.
     pub timeout_ms: u64,
-    /// The most attempts.
+    /// The maximum number of attempts.
     pub attempts: u32,
-    /// Delay before the second try; it doubles from there.
+    /// The delay before the second attempt; it doubles from there.
     pub retry_initial_ms: u64,
-    /// Delay between tries, at most.
+    /// The maximum delay between attempts.
     pub retry_max_ms: u64,
     pub s3: S3,
 }
 
 impl Settings {
-    /// Finds a value that cannot be used.
+    /// Refuses a value that cannot be used.
     ///
     /// # Errors
-    /// The key, and what it may be.
+    /// The key, and the values it allows.
     pub fn check(&self) -> Result<(), Invalid> {
         let at_least_one = [
             ("claim_check.concurrency", self.concurrency as u64),
@@ -57,16 +57,16 @@ impl Settings {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct S3 {
-    /// Its address; without it Amazon's of the region.
+    /// The store's address; `None` is Amazon's of the region.
     #[serde(default)]
     pub endpoint: Option<String>,
     pub region: String,
-    /// Without keys only what anybody may read is read.
+    /// Without keys only public objects can be read.
     #[serde(default)]
     pub access_key_id: Option<Secret>,
     #[serde(default)]
     pub secret_access_key: Option<Secret>,
-    /// Of temporary keys.
+    /// For temporary keys.
     #[serde(default)]
     pub session_token: Option<Secret>,
     /// Allows an endpoint that speaks HTTP without TLS.
@@ -91,7 +91,7 @@ impl S3 {
     }
 }
 
-/// An endpoint may hold credentials: what is wrong is told without it.
+/// Checks the endpoint. The error does not repeat it, since it may hold credentials.
 fn check_endpoint(endpoint: &str, allow_http: bool) -> Result<(), &'static str> {
     match Url::parse(endpoint) {
         Ok(url) if !url.has_host() || url.username() != "" || url.password().is_some() => {

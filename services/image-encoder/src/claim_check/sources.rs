@@ -1,12 +1,12 @@
-//! Every kind of place that pictures are fetched from, behind one question.
+//! All sources of pictures behind one interface.
 
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::failure::Failure;
+use super::failure::FetchFailure;
 use super::file::FileSource;
-use super::http::HttpSource;
+use super::http::{FetchedImage, HttpSource};
 use super::location::{Location, Scheme};
 use super::policy::Policy;
 use super::s3::S3Source;
@@ -18,16 +18,9 @@ use crate::EncoderError;
 pub struct Sources {
     policy: Arc<Policy>,
     file: FileSource,
-    /// Only where a prefix needs it: a client wants the system's certificates.
+    /// Only if a prefix needs it, since a client needs the system's certificates.
     http: Option<HttpSource>,
     s3: Option<S3Source>,
-}
-
-/// A picture, and where it was in the end: redirects may have led there.
-#[derive(Debug)]
-pub struct Found {
-    pub bytes: Vec<u8>,
-    pub at: Location,
 }
 
 impl Sources {
@@ -48,21 +41,21 @@ impl Sources {
         &self.policy
     }
 
-    /// An allowed picture.
-    pub async fn fetch(&self, location: &Location, deadline: Instant) -> Result<Found, Failure> {
+    /// Fetches a picture, if it is allowed.
+    pub async fn fetch(&self, location: &Location, deadline: Instant) -> Result<FetchedImage, FetchFailure> {
         let place = &self.policy.places()[self.policy.place_of(location)?];
-        let here = |bytes| Found { bytes, at: location.clone() };
+        let here = |bytes| FetchedImage { bytes, at: location.clone() };
         match (location.scheme(), &self.http, &self.s3) {
             (Scheme::File, ..) => self.file.fetch(location, place, deadline).await.map(here),
             (Scheme::Http, Some(http), _) => http.fetch(location, deadline).await,
             (Scheme::S3, _, Some(s3)) => s3.fetch(location, deadline).await.map(here),
             (Scheme::Http | Scheme::S3, ..) => {
-                Err(Failure::Fatal(format!("there is no client for {location}")))
+                Err(FetchFailure::Fatal(format!("there is no client for {location}")))
             }
         }
     }
 
-    /// Whether a place answers at all, asked for its prefix.
+    /// Whether a place answers a request for its prefix.
     pub async fn answers(&self, place: usize, deadline: Instant) -> bool {
         let prefix = &self.policy.places()[place];
         match (prefix.scheme(), &self.http, &self.s3) {

@@ -1,11 +1,12 @@
-//! The value of a record of `text/uri-list` (RFC 2483, section 5): one URI a line, `#` before a comment.
+//! The value of a `text/uri-list` record (RFC 2483, section 5): one URI per line; lines that start
+//! with `#` are comments.
 
 use unprompt_schemas::cloudevents::names::URI_LIST;
 use unprompt_stream::Rejection;
 
 use super::failure::codes;
 
-/// Whether a `content-type` says that the value is a list of URIs; parameters such as `charset` are left aside.
+/// Whether a `content-type` is a list of URIs; parameters such as `charset` are ignored.
 pub fn is_uri_list(content_type: Option<&str>) -> bool {
     let essence = content_type.and_then(|text| text.split(';').next());
     essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case(URI_LIST))

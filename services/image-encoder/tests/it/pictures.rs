@@ -1,4 +1,4 @@
-//! Pictures in records: pictures in, vectors out, the bad ones rejected one by one.
+//! Pictures in records: vectors out, and each bad picture rejected on its own.
 
 use unprompt_schemas::Uuid;
 use unprompt_schemas::cloudevents::ImageEvent;

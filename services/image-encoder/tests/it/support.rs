@@ -1,4 +1,4 @@
-//! Pictures, records, encoders, and servers that the pictures stand on.
+//! Pictures, records, encoders, and servers for the pictures.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use unprompt_schemas::topics::Topic;
 use unprompt_stream::config::{Invalid, Sections, load_with};
 use unprompt_stream::{BatchError, InputRecord, Outcome, Rejection, Stage};
 
-/// The sections of the image-encoder.
+/// The image-encoder's sections.
 #[derive(Deserialize)]
 struct Config {
     images: Limits,
@@ -41,7 +41,7 @@ pub fn encoder() -> ImageEncoder {
     load(&[(clip(), None)]).unwrap()
 }
 
-/// Encoders by their folders and sides.
+/// Loads encoders given by their folders and sides.
 pub fn load(encoders: &[(PathBuf, Option<usize>)]) -> Result<ImageEncoder, EncoderError> {
     let encoder = |(folder, side): &(PathBuf, Option<usize>)| EncoderFolder {
         folder: folder.clone(),
@@ -95,7 +95,7 @@ pub fn rejection(outcome: &Outcome) -> &Rejection {
     }
 }
 
-/// An encoder that fetches, and the runtime that it fetches on.
+/// An encoder that fetches, and its runtime.
 #[derive(Debug)]
 pub struct Fetching {
     pub runtime: Runtime,
@@ -109,7 +109,7 @@ impl Fetching {
         Self { runtime, encoder: None }
     }
 
-    /// Serves `app` on a port of its own.
+    /// Serves `app` on its own port.
     pub fn serve(&self, app: Router) -> SocketAddr {
         let listener = self.runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
@@ -117,7 +117,8 @@ impl Fetching {
         address
     }
 
-    /// Takes `[claim_check]` as it would stand in a file, over quick retries and addresses of this machine.
+    /// Applies `[claim_check]` as in a configuration file, on top of quick retries and permission
+    /// for local addresses.
     pub fn configure(&mut self, claim_check: Value) {
         self.encoder = Some(self.encoder_of(claim_check).unwrap());
     }
@@ -137,19 +138,19 @@ impl Fetching {
         self.encoder.as_mut().expect("it is configured").process(batch)
     }
 
-    /// What becomes of the picture at `uri`, alone.
+    /// The outcome of the picture at `uri`, alone in a batch.
     pub fn fetch(&mut self, uri: &str) -> Outcome {
         self.process(&[claim(0, uri)]).unwrap().remove(0)
     }
 
-    /// The code and the reason that the picture at `uri` is rejected for.
+    /// The code and the reason of the rejection of the picture at `uri`.
     pub fn refuse(&mut self, uri: &str) -> (&'static str, String) {
         let outcome = self.fetch(uri);
         let Rejection { code, reason } = rejection(&outcome);
         (code, reason.clone())
     }
 
-    /// Why the batch with the picture at `uri` has to wait.
+    /// The reason why the batch with the picture at `uri` has to wait.
     pub fn wait(&mut self, uri: &str) -> String {
         match self.process(&[claim(0, uri)]) {
             Err(BatchError::Transient(reason)) => reason,
@@ -158,12 +159,12 @@ impl Fetching {
     }
 }
 
-/// How often something was asked for.
+/// A counter of requests.
 #[derive(Clone, Debug, Default)]
 pub struct Count(Arc<AtomicUsize>);
 
 impl Count {
-    /// Counts one more; gives how many came before.
+    /// Adds one and returns the previous count.
     pub fn one(&self) -> usize {
         self.0.fetch_add(1, Ordering::SeqCst)
     }

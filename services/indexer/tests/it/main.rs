@@ -1,4 +1,4 @@
-//! The indexer as a plain type on a real index: what a batch of records leaves there.
+//! The indexer as a plain type on a real index: the effects of a batch of records.
 
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -16,7 +16,7 @@ const ENCODER: &str = "tiny-clip@0123456789ab";
 const MINILM: &str = "all-MiniLM-L6-v2@1";
 const CLIP_DIM: usize = 16;
 
-/// An indexer and the index that it writes to.
+/// An indexer and its index.
 struct Fixture {
     runtime: Runtime,
     endpoint: EmbeddedIndex,
@@ -66,14 +66,10 @@ fn embedding(text: &str) -> PromptEmbedding {
 
 fn record(key: Uuid, value: Option<Vec<u8>>) -> InputRecord {
     InputRecord {
-        topic: Topic::PromptEmbeddings,
-        topic_name: "prompt-embeddings.v1".into(),
-        partition: 0,
-        offset: 0,
         timestamp_ms: 500,
         key: Some(key.to_string().into_bytes()),
         value,
-        headers: Vec::new(),
+        ..InputRecord::new(Topic::PromptEmbeddings)
     }
 }
 
@@ -86,7 +82,7 @@ fn delete(text: &str) -> InputRecord {
     record(prompt_id(text), None)
 }
 
-/// The code of each rejection; none where the record was taken.
+/// The code of each rejection; `None` for an accepted record.
 fn codes(outcomes: &[Outcome]) -> Vec<Option<&str>> {
     let code = |outcome: &Outcome| match outcome {
         Outcome::Outputs(outputs) => {

@@ -1,4 +1,4 @@
-//! Which announced heads the predictor believes.
+//! Which announced heads the predictor accepts.
 
 mod stage;
 

@@ -1,4 +1,4 @@
-//! The predictor as a plain type on a real index: what it predicts with neighbours, with a head,
+//! The predictor as a plain type on a real index: its predictions with neighbours, with a head,
 //! with both, with neither.
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use unprompt_stream::{BatchError, InputRecord, Outcome, Stage as _};
 
 use super::{ENCODER, head_in};
 
-/// Dimensions of the heads that [`head_in`] makes.
+/// The input dimensions of the heads from [`head_in`].
 const CLIP_DIM: usize = 3;
 
 struct Fixture {
@@ -63,7 +63,7 @@ impl Fixture {
         self
     }
 
-    /// The outcome for a picture that looks like the first prompt.
+    /// The outcome for a picture similar to the first prompt.
     fn outcome(&mut self) -> Result<Outcome, BatchError> {
         Ok(self.predictor.process(&[picture(unit(CLIP_DIM, 0))])?.remove(0))
     }
@@ -94,16 +94,7 @@ fn picture(vector: Vec<f32>) -> InputRecord {
         created_at_ms: 500,
     };
     let value = Codec::single_object().encode("image-embeddings.v1", &embedding).unwrap();
-    InputRecord {
-        topic: Topic::ImageEmbeddings,
-        topic_name: "image-embeddings.v1".into(),
-        partition: 0,
-        offset: 0,
-        timestamp_ms: 500,
-        key: None,
-        value: Some(value),
-        headers: Vec::new(),
-    }
+    InputRecord { timestamp_ms: 500, value: Some(value), ..InputRecord::new(Topic::ImageEmbeddings) }
 }
 
 fn prediction(outcome: &Outcome) -> Prediction {

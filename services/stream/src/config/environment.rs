@@ -6,7 +6,7 @@ use figment::{Error, Metadata, Profile, Provider};
 
 use super::secret_files::SECRETS;
 
-/// What the variables begin with; two underscores also part section from key.
+/// The prefix of the variables; two underscores also separate section and key.
 pub const ENVIRONMENT_PREFIX: &str = "UNPROMPT__";
 
 /// The layer's name in errors.
@@ -38,7 +38,8 @@ impl Provider for Environment {
     }
 }
 
-/// A secret is what was written, letter for letter: of 0123 the number would be another one. So is a property of librdkafka's.
+/// Parses a value. Secrets and librdkafka's properties are taken literally: as a number, 0123 would
+/// become another value.
 fn value_of(key: &str, text: &str) -> Value {
     let is_secret = key.rsplit('.').next().is_some_and(|name| SECRETS.contains(&name));
     if is_secret || key.starts_with("kafka.properties.") {

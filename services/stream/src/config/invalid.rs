@@ -5,10 +5,10 @@ use std::fmt::Display;
 /// Which key is wrong, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
-    /// With its section: `runner.batch_records`. Empty where several keys contradict each other and
+    /// With its section: `runner.batch_records`. Empty if several keys contradict each other and
     /// the text names them.
     pub key: String,
-    /// The fault and the advice, such as `0 is out of range, give 1 or more,`.
+    /// The fault and the advice, such as `0 is out of range (give 1 or more)`.
     pub what: String,
 }
 
@@ -35,7 +35,7 @@ impl Invalid {
     ) -> Result<(), Self> {
         match range.contains(&given) {
             true => Ok(()),
-            false => Err(Self::new(key, format!("{given} is out of range, give {allowed},"))),
+            false => Err(Self::new(key, format!("{given} is out of range (give {allowed})"))),
         }
     }
 }

@@ -8,7 +8,7 @@ use unprompt_schemas::topics::Prefix;
 use super::security::Protocol;
 use super::{Invalid, Secret, Security};
 
-/// Which broker is at the other end: it decides timeouts, waits and what may be asked of it.
+/// The kind of broker; it decides timeouts, waits and which features may be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Profile {
@@ -19,7 +19,7 @@ pub enum Profile {
     Kafka,
 }
 
-/// The brokers of default.toml: where an embedded one listens.
+/// The brokers of default.toml: the address of an embedded broker.
 const DEFAULT_BROKERS: &str = "127.0.0.1:9092";
 
 /// How to reach Kafka.
@@ -28,23 +28,25 @@ const DEFAULT_BROKERS: &str = "127.0.0.1:9092";
 pub struct KafkaConfig {
     /// Bootstrap servers, `host:port` separated by commas.
     pub brokers: String,
-    /// Put before every topic's and consumer group's name.
+    /// The prefix of all topics, consumer groups and transactional ids.
     #[serde(with = "prefix_as_text")]
     pub prefix: Prefix,
     pub profile: Profile,
-    /// A name of this process that outlives its restarts, different for every process of a service. With it the transactional id
-    /// stays the same: a restart settles at once what the last run left open, and a second process of the name is fenced.
+    /// A name of this process that outlives its restarts, different for every process of a service.
+    /// With it the transactional id stays the same: a restart settles at once what the last run
+    /// left open, and a new process fences an older one that uses the same name.
     #[serde(default)]
     pub instance: Option<String>,
     #[serde(default)]
     pub security: Security,
-    /// librdkafka properties, over those this crate sets.
+    /// librdkafka properties; they override those that this crate sets.
     #[serde(default, deserialize_with = "properties::deserialize")]
     pub properties: BTreeMap<String, Secret>,
 }
 
 impl KafkaConfig {
-    /// The embedded broker at `brokers`, with no prefix and no further properties.
+    /// Makes the configuration for the embedded broker at `brokers`, without prefix and
+    /// further properties.
     pub fn embedded(brokers: impl Into<String>) -> Self {
         Self {
             brokers: brokers.into(),
@@ -56,7 +58,7 @@ impl KafkaConfig {
         }
     }
 
-    /// Whether it names brokers, rather than the embedded one, wherever that listens.
+    /// Whether it names brokers, instead of the embedded one at its default address.
     pub fn is_elsewhere(&self) -> bool {
         self.profile == Profile::Kafka || self.brokers != DEFAULT_BROKERS
     }
@@ -78,12 +80,13 @@ impl KafkaConfig {
         self.security.check(&self.properties).map_err(Invalid::contradiction)
     }
 
-    /// The consumer group of a service: `<prefix>unprompt-<service>`.
+    /// Returns the consumer group of a service: `<prefix>unprompt-<service>`.
     pub fn group(&self, service: &str) -> String {
         format!("{}unprompt-{service}", self.prefix.as_str())
     }
 
-    /// The transactional id of a run of a service: its group and the instance, or a name of the run's own.
+    /// Returns the transactional id of a run of a service: its group and the instance, or a random
+    /// name if no instance is set.
     pub fn transactional_id(&self, service: &str) -> String {
         let instance = self.instance.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
         format!("{}-{instance}", self.group(service))
@@ -104,8 +107,9 @@ mod prefix_as_text {
     }
 }
 
-/// Properties as they may be written: `"sasl.password" = "…"`, or without the quotation marks, which TOML reads
-/// as tables, or `SASL_PASSWORD` in the environment, where names have no dots.
+/// The forms in which properties may be written: `"sasl.password" = "…"`, or without the
+/// quotation marks, which TOML reads as tables, or `SASL_PASSWORD` in the environment, where
+/// names have no dots.
 mod properties {
     use std::collections::BTreeMap;
 

@@ -2,20 +2,21 @@
 
 use std::path::Path;
 
-use figment::Figment;
 use figment::error::Kind;
 use figment::providers::{Format, Serialized, Toml};
+use figment::{Figment, Provider};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Invalid;
 use super::environment::{Environment, LAYER};
-use super::named_brokers::NamedBrokers;
-use super::secret_files::SecretFiles;
+use super::named_brokers::set_kafka_profile;
+use super::rewritten::Rewritten;
+use super::secret_files::read_secret_files;
 use super::unquoted::unquoted;
 use crate::StreamError;
 
-/// The file that is read where none is named.
+/// The file that is read if none is named.
 pub const LOCAL_FILE: &str = "unprompt.toml";
 
 /// The sections of a process, composed by its binary.
@@ -27,7 +28,7 @@ pub trait Sections: DeserializeOwned {
     fn check(&self) -> Result<(), Invalid>;
 }
 
-/// Reads the configuration: `defaults` (TOML), then `file` (or ./unprompt.toml where it exists),
+/// Reads the configuration: `defaults` (TOML), then `file` (or ./unprompt.toml if it exists),
 /// then the environment, then `flags`: any serialisable value of the same shape that leaves out
 /// what was not given.
 ///
@@ -57,11 +58,16 @@ pub fn load_with<C: Sections>(
     flags: impl Serialize,
 ) -> Result<C, StreamError> {
     let figment = with_file(Figment::from(Toml::string(defaults)), file)?
-        .merge(NamedBrokers(SecretFiles(Environment::new(environment))))
-        .merge(NamedBrokers(Serialized::defaults(flags)));
+        .merge(written(Environment::new(environment)))
+        .merge(Rewritten::new(Serialized::defaults(flags), set_kafka_profile));
     let config: C = figment.extract().map_err(|error| StreamError::Config(explain(&figment, error)))?;
     config.check().map_err(|invalid| StreamError::Config(explain_invalid(&figment, &invalid)))?;
     Ok(config)
+}
+
+/// A layer that a user wrote: its secrets may be in files.
+fn written<P: Provider>(layer: P) -> impl Provider {
+    Rewritten::new(Rewritten::new(layer, read_secret_files), set_kafka_profile)
 }
 
 fn with_file(figment: Figment, file: Option<&Path>) -> Result<Figment, StreamError> {
@@ -69,15 +75,13 @@ fn with_file(figment: Figment, file: Option<&Path>) -> Result<Figment, StreamErr
         Some(path) if !path.is_file() => {
             Err(StreamError::Config(format!("{} is not a file; check --config", path.display())))
         }
-        Some(path) => Ok(figment.merge(NamedBrokers(SecretFiles(Toml::file_exact(path))))),
-        None if Path::new(LOCAL_FILE).is_file() => {
-            Ok(figment.merge(NamedBrokers(SecretFiles(Toml::file_exact(LOCAL_FILE)))))
-        }
+        Some(path) => Ok(figment.merge(written(Toml::file_exact(path)))),
+        None if Path::new(LOCAL_FILE).is_file() => Ok(figment.merge(written(Toml::file_exact(LOCAL_FILE)))),
         None => Ok(figment),
     }
 }
 
-/// Every error on a line of its own: what is wrong, with which key, in which layer.
+/// Joins all errors into one text: what is wrong, with which key, in which layer.
 fn explain(figment: &Figment, errors: figment::Error) -> String {
     errors.into_iter().map(|error| explain_one(figment, error)).collect::<Vec<_>>().join("; ")
 }

@@ -8,23 +8,25 @@ use serde::{Deserialize, Serialize};
 
 use super::{Invalid, Profile};
 
-/// What a run promises about its outputs.
+/// The delivery guarantee of a run's outputs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Delivery {
-    /// Exactly once on Apache Kafka, at least once on the embedded broker, which has no transactions.
+    /// Exactly once on Apache Kafka, at least once on the embedded broker, which has no
+    /// transactions.
     #[default]
     Auto,
-    /// Outputs and dead letters are acknowledged before the offset is committed; repetition is harmless by
-    /// the records' identities.
+    /// Outputs and dead letters are acknowledged before the offset is committed. The records'
+    /// identities make repetition harmless.
     AtLeastOnce,
-    /// Outputs, dead letters and offsets become visible together, in a transaction, to readers of committed records.
+    /// Outputs, dead letters and offsets become visible together, in a transaction, to readers of
+    /// committed records.
     ExactlyOnce,
 }
 
 impl Delivery {
-    /// Whether it means transactions, on a broker of this profile.
+    /// Whether it uses transactions on a broker of this profile.
     pub fn is_exactly_once(self, profile: Profile) -> bool {
         match self {
             Self::Auto => profile == Profile::Kafka,
@@ -98,13 +100,13 @@ bounds! {
     /// The longest time that a record waits for its batch to fill.
     batch_time_ms: u64 = 1, time_ms;
     /// Bytes of records held at once: taken, with the stage, or awaiting acknowledgement, and
-    /// outputs that are not written yet. One record, and what the stage makes of the batches in its
-    /// hand, may exceed it. Kafka's client fetches half as much ahead, and one more answer of every
-    /// broker, which is no larger than that or else one record.
+    /// outputs that are not written yet. One record, and the stage's outputs for the batches that
+    /// it has, may exceed it. Kafka's client prefetches half as much, plus one more response of
+    /// every broker, which is no larger than that or holds a single record.
     bytes_in_flight: usize = 96 << 20, count;
     /// Time between commits, at least.
     commit_interval_ms: u64 = 200, time_ms;
-    /// Delay before the first retry of a batch that failed as transient; it doubles from there.
+    /// Delay before the first retry of a batch with a transient error; it doubles from there.
     retry_initial_ms: u64 = 100, delay_ms;
     /// Delay between retries, at most.
     retry_max_ms: u64 = 10_000, delay_ms;
@@ -119,18 +121,20 @@ bounds! {
     transaction_records: usize = 10_000, count;
     /// Bytes written in a transaction, at most, unless one batch alone gives more.
     transaction_bytes: usize = 32 << 20, count;
-    /// After this the broker aborts a transaction. A killed service may hold up readers of
+    /// The broker aborts a transaction after this time. A killed service may hold up readers of
     /// committed records for as long.
     transaction_timeout_ms: u64 = 15_000, transaction_ms;
-    /// The last records whose fate is looked at for a flood of dead letters.
+    /// The number of recent records that are checked for a flood of dead letters.
     dead_letter_window: usize = 1_000, count;
-    /// A flood is at least this number of dead letters among them,
+    /// A flood has at least this number of dead letters among them, and at least the share
+    /// `dead_letter_ratio`.
     dead_letter_count: usize = 200, any;
-    /// and at least this share of them; above 1 nothing is a flood.
+    /// A flood has at least this share of dead letters among them, and at least `dead_letter_count`
+    /// of them; above 1 nothing is a flood.
     dead_letter_ratio: f64 = 0.5, ratio;
 }
 
-/// A time of a day is as good as for ever, and can still be added to the clock.
+/// A day is as good as forever, and can still be added to the clock.
 const DAY_MS: u64 = 86_400_000;
 
 fn any<T>(_: T) -> Result<(), String> {
@@ -150,7 +154,7 @@ fn delay_ms(given: u64) -> Result<(), String> {
     in_range(given, 1..=DAY_MS, format!("1 to {DAY_MS}"))
 }
 
-/// What librdkafka takes of a transaction's timeout, up to [`DAY_MS`].
+/// Checks a transaction timeout: librdkafka's minimum, and [`DAY_MS`] at most.
 fn transaction_ms(given: u64) -> Result<(), String> {
     in_range(given, 1_000..=DAY_MS, format!("1000 to {DAY_MS}"))
 }
@@ -166,7 +170,7 @@ fn in_range<T: PartialOrd + Display>(
 ) -> Result<(), String> {
     match range.contains(&given) {
         true => Ok(()),
-        false => Err(format!("{given} is out of range, give {allowed},")),
+        false => Err(format!("{given} is out of range (give {allowed})")),
     }
 }
 
@@ -180,7 +184,7 @@ impl RunnerSection {
         self.services.iter().try_for_each(|(name, own)| own.check(&format!("runner.services.{name}")))
     }
 
-    /// The bounds of `service`: its own where given, then those of all, then the defaults.
+    /// Returns the bounds of `service`: its own if given, then the shared ones, then the defaults.
     pub fn for_service(&self, service: &str) -> RunnerConfig {
         let shared = self.shared().over(RunnerConfig::default());
         match self.services.get(service) {

@@ -59,8 +59,8 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// Takes any scalar: `"session.timeout.ms" = 6000` is as good as `"6000"`, and an environment variable of
-/// digits arrives as a number.
+/// Accepts any scalar: `"session.timeout.ms" = 6000` is as good as `"6000"`, and an environment
+/// variable of digits arrives as a number.
 struct ScalarVisitor;
 
 impl de::Visitor<'_> for ScalarVisitor {

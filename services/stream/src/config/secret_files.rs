@@ -1,12 +1,15 @@
-//! Secrets in files: beside every secret of the configuration stands a twin with `_file` behind its name, which names a file that
-//! holds it. Each layer is read so by itself, so that a later one goes over an earlier one whichever way either is written.
+//! Secrets in files: every secret of the configuration has a twin with the suffix `_file`, which
+//! names a file that holds it.
+//!
+//! Each layer is resolved by itself, so that a later one overrides an earlier one in whichever form
+//! either is written.
 
 use std::path::Path;
 
-use figment::value::{Dict, Map, Value};
-use figment::{Error, Metadata, Profile, Provider};
+use figment::value::{Dict, Value};
+use figment::{Error, Metadata};
 
-/// The names of secrets, wherever they stand. A new one gets its line here.
+/// The names of secrets, in any section. A new secret is added here.
 pub(super) const SECRETS: [&str; 8] = [
     "password",
     "key_password",
@@ -18,26 +21,9 @@ pub(super) const SECRETS: [&str; 8] = [
     "authorization",
 ];
 
-/// A layer whose secrets may stand in files.
-#[derive(Clone, Debug)]
-pub(super) struct SecretFiles<P>(pub P);
-
-impl<P: Provider> Provider for SecretFiles<P> {
-    fn metadata(&self) -> Metadata {
-        self.0.metadata()
-    }
-
-    fn profile(&self) -> Option<Profile> {
-        self.0.profile()
-    }
-
-    fn data(&self) -> Result<Map<Profile, Dict>, Error> {
-        let mut data = self.0.data()?;
-        for layer in data.values_mut() {
-            read_into(layer, "").map_err(|(key, what)| explained(self.0.metadata(), &key, what))?;
-        }
-        Ok(data)
-    }
+/// Reads the secrets of a layer that are in files.
+pub(super) fn read_secret_files(values: &mut Dict, layer: Metadata) -> Result<(), Error> {
+    read_into(values, "").map_err(|(key, what)| explained(layer, &key, what))
 }
 
 fn explained(layer: Metadata, key: &str, what: String) -> Error {
@@ -46,7 +32,8 @@ fn explained(layer: Metadata, key: &str, what: String) -> Error {
     error
 }
 
-/// Puts every secret in the place of the file that holds it; fails with the key and what is wrong with it.
+/// Replaces every `_file` key by the secret from its file. An error is the key and
+/// what is wrong with it.
 fn read_into(section: &mut Dict, path: &str) -> Result<(), (String, String)> {
     let inside = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
     for secret in SECRETS {

@@ -4,17 +4,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
 
 use super::{Invalid, Secret};
 
-/// `[registry]`: a Confluent-compatible schema registry, where there is one.
+/// `[registry]`: a Confluent-compatible schema registry, if there is one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Registry {
-    /// Its address, or several of them with commas between; without it records are framed by their own fingerprint.
+    /// Its address, or several separated by commas. Without it, records carry their
+    /// schema's fingerprint.
     #[serde(default)]
     pub url: Option<String>,
-    /// Whether services may register their schemas; otherwise somebody else has done it.
+    /// Whether services may register their schemas; otherwise somebody else must have done it.
     pub register: bool,
     #[serde(default)]
     pub username: Option<String>,
@@ -23,7 +25,8 @@ pub struct Registry {
     /// A bearer token, instead of username and password.
     #[serde(default)]
     pub token: Option<Secret>,
-    /// Who signed the registry's certificate (PEM); without it the system's authorities.
+    /// The authority that signed the registry's certificate (PEM); by default the
+    /// system's authorities.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
     /// How long an answer may take.
@@ -50,7 +53,7 @@ pub struct Http {
 }
 
 impl Http {
-    /// Where to listen.
+    /// Returns the address to listen on.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::new(self.host, self.port)
     }
@@ -70,6 +73,21 @@ pub enum LogFormat {
 #[serde(deny_unknown_fields)]
 pub struct Log {
     pub format: LogFormat,
-    /// tracing's filter, such as `info,unprompt_stream=debug`.
+    /// A filter of `tracing`, such as `info,unprompt_stream=debug`.
     pub filter: String,
+}
+
+impl Log {
+    /// Checks that the filter can be read.
+    ///
+    /// # Errors
+    /// The key, and a filter that works.
+    pub fn check(&self) -> Result<(), Invalid> {
+        match EnvFilter::try_new(&self.filter) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                Err(Invalid::new("log.filter", format!("{:?}: {error} (give one such as info)", self.filter)))
+            }
+        }
+    }
 }

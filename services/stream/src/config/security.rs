@@ -1,4 +1,5 @@
-//! `[kafka.security]`: encryption and authentication, what contradicts itself, and the client properties that follow.
+//! `[kafka.security]`: encryption and authentication, checks for contradictions, and the client
+//! properties that follow.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Secret;
 
-/// What a listener of the broker speaks, by librdkafka's and Kafka's names.
+/// The protocol of a broker's listener, by librdkafka's and Kafka's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
@@ -21,7 +22,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// As it is written in the configuration, ours and librdkafka's.
+    /// Returns the name as it is written in our configuration and in librdkafka's.
     pub fn name(self) -> &'static str {
         match self {
             Self::Plaintext => "plaintext",
@@ -40,7 +41,7 @@ impl Protocol {
     }
 }
 
-/// How we say who we are, by the names that SASL registers.
+/// The authentication mechanism, by the name that SASL registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mechanism {
     #[serde(rename = "PLAIN")]
@@ -49,7 +50,7 @@ pub enum Mechanism {
     ScramSha256,
     #[serde(rename = "SCRAM-SHA-512")]
     ScramSha512,
-    /// Its token comes as `[kafka.properties]` say (`sasl.oauthbearer.*`).
+    /// Its token comes from `[kafka.properties]` (`sasl.oauthbearer.*`).
     #[serde(rename = "OAUTHBEARER")]
     OauthBearer,
 }
@@ -73,14 +74,14 @@ pub struct Security {
     pub mechanism: Option<Mechanism>,
     pub username: Option<String>,
     pub password: Option<Secret>,
-    /// PEM: the authorities that may have signed the broker's certificate; without it the system's.
+    /// PEM: the authorities that may have signed the broker's certificate; by default the system's.
     pub ca_file: Option<PathBuf>,
-    /// PEM: our certificate, where the broker asks for one (mutual TLS), and its key.
+    /// PEM: our certificate and its key, if the broker asks for one (mutual TLS).
     pub certificate_file: Option<PathBuf>,
     pub key_file: Option<PathBuf>,
-    /// Of an encrypted key.
+    /// The password of an encrypted key.
     pub key_password: Option<Secret>,
-    /// Whether the broker's certificate must name the host that was asked for.
+    /// Whether the broker's certificate must name the requested host.
     pub verify_hostname: bool,
 }
 
@@ -101,7 +102,7 @@ impl Default for Security {
 }
 
 impl Security {
-    /// librdkafka's properties; none where nothing is configured.
+    /// Returns librdkafka's properties; none if nothing is configured.
     pub fn properties(&self) -> Vec<(&'static str, String)> {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
         let secret = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
@@ -126,7 +127,8 @@ impl Security {
         self.protocol == Protocol::SaslPlaintext && !brokers.split(',').all(is_loopback)
     }
 
-    /// What contradicts itself or is not there; `properties` are the user's own, which may say the rest.
+    /// Finds settings that contradict each other, and files that are missing. `properties` are the
+    /// user's own, which may supply the rest.
     ///
     /// # Errors
     ///
@@ -186,7 +188,7 @@ impl Security {
     }
 }
 
-/// Refuses where the username or the password is given nowhere.
+/// Refuses a username or password that is given nowhere.
 fn both_of(
     who: [(&str, bool); 2],
     mechanism: Mechanism,
@@ -199,7 +201,7 @@ fn both_of(
     Err(format!("[kafka.security] mechanism = {name:?} needs a {key}; set {key}{file} beside it"))
 }
 
-/// Refuses what is given and has no use without `what`.
+/// Refuses a given setting that has no use without `what`.
 fn none_of<const N: usize>(given: [(&str, bool); N], what: &str) -> Result<(), String> {
     match given.into_iter().find(|(_, given)| *given) {
         Some((key, _)) => Err(format!("[kafka.security] {key} is for {what}")),
@@ -207,7 +209,7 @@ fn none_of<const N: usize>(given: [(&str, bool); N], what: &str) -> Result<(), S
     }
 }
 
-/// librdkafka names neither key nor file.
+/// Checks that a file can be read, because librdkafka names neither key nor file.
 fn readable((key, path): (&str, &Path)) -> Result<(), String> {
     let opened = File::open(path).and_then(|file| file.metadata());
     match opened {

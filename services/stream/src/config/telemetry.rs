@@ -1,4 +1,4 @@
-//! Where traces go.
+//! `[telemetry]`: where traces go.
 
 use std::collections::BTreeMap;
 
@@ -6,20 +6,23 @@ use serde::{Deserialize, Serialize};
 
 use super::{Invalid, Secret};
 
-/// `[telemetry]`: traces over OTLP. What is absent is left to OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_ENDPOINT`, …).
+/// Traces over OTLP. OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_ENDPOINT`, …) decide
+/// what is absent here.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Telemetry {
-    /// A collector, such as `http://host:4317`; without it, and without the variables, nothing is traced.
+    /// A collector, such as `http://host:4317`. Without it and without the variables,
+    /// nothing is traced.
     #[serde(default)]
     pub otlp_endpoint: Option<String>,
-    /// gRPC where an endpoint is given here and nothing else is said.
+    /// gRPC if an endpoint is given here and neither this nor a variable names a protocol.
     #[serde(default)]
     pub protocol: Option<OtlpProtocol>,
-    /// The share of traces begun here that are kept, 0 to 1; a trace begun elsewhere keeps its own decision.
+    /// The share of traces begun here that are kept, 0 to 1. A trace begun elsewhere
+    /// keeps its own decision.
     #[serde(default)]
     pub sample_ratio: Option<f64>,
-    /// What the collector wants to be told with every request, such as `authorization`.
+    /// Headers that the collector needs with every request, such as `authorization`.
     #[serde(default)]
     pub headers: BTreeMap<String, Secret>,
 }
@@ -35,7 +38,7 @@ impl Telemetry {
     }
 }
 
-/// How OTLP is spoken.
+/// The transport of OTLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OtlpProtocol {
     #[serde(rename = "grpc")]

@@ -1,9 +1,9 @@
-//! What is wrong with a value, without the value: it may be a secret, whichever key it was meant for. Only a word that stands where one of
-//! a few is expected is told as it is.
+//! Says what is wrong with a value without quoting it: it may be a secret, whichever key it was
+//! meant for. Only a word in the place of one of a few expected words is quoted.
 
 use figment::error::{Actual, Kind};
 
-/// As figment and toml say it, but quoting nothing that was written.
+/// Returns figment's or toml's message, but quotes nothing that was written.
 pub(super) fn unquoted(kind: &Kind) -> String {
     match kind {
         Kind::Message(message) if message.starts_with("TOML parse error") => without_source(message),
@@ -17,7 +17,7 @@ pub(super) fn unquoted(kind: &Kind) -> String {
         Kind::UnsupportedKey(actual, needed) => {
             format!("unsupported key: found {}, expected {needed}", name(actual))
         }
-        // figment puts its list of names, each in backticks, into backticks once more.
+        // figment encloses its list of names, each in backticks, in backticks again.
         kind => kind.to_string().replace("``", "`"),
     }
 }
@@ -34,7 +34,8 @@ fn name(actual: &Actual) -> &'static str {
     }
 }
 
-/// toml's first line has the position; then come the line of the file and carets under it, and behind them the message.
+/// Leaves out the quoted source. toml's first line has the position; then follow the line of the
+/// file, carets under it, and the message.
 fn without_source(message: &str) -> String {
     let position = message.lines().next().unwrap_or_default();
     let is_caret = |line: &&str| line.trim_start().starts_with('|') && line.trim_end().ends_with('^');

@@ -1,4 +1,5 @@
-//! Requests to a schema registry: its addresses in turn, credentials, certificates, bounded answers, retries.
+//! Requests to a schema registry: addresses in turn, credentials, certificates, bounded
+//! responses, retries.
 
 use std::error::Error;
 use std::io::Read;
@@ -15,40 +16,40 @@ use crate::config::{Registry as Section, Secret};
 use crate::retry::Backoff;
 
 const MEDIA_TYPE: &str = "application/vnd.schemaregistry.v1+json";
-/// The longest answer that is read, and so the longest schema.
+/// The longest response that is read, and so the longest schema.
 const ANSWER_MAX_BYTES: u64 = 1 << 20;
-/// All addresses are tried so often; whoever asks may ask again later.
+/// How often all addresses are tried; the caller may ask again later.
 const TRIES: u32 = 3;
-/// Delays between the tries, from the first to the longest.
+/// Delays between the tries: the first and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// Something to ask a registry.
+/// A request to a registry.
 #[derive(Clone, Debug)]
 pub(super) struct Request<'a> {
     method: Method,
-    /// Not escaped.
+    /// The segments of the path, not escaped.
     path: &'a [&'a str],
     query: Option<&'static str>,
     body: Option<Value>,
 }
 
-/// Why there is no answer to use.
+/// Why there is no usable answer.
 #[derive(Debug)]
-pub(super) enum Failure {
-    /// Nobody answers, or not as a schema registry; that may pass.
+pub(super) enum RequestFailure {
+    /// Nobody answers, or something that is no schema registry; that may pass.
     Away(String),
     /// The registry says that it has no such subject, version or schema.
     Missing(String),
-    /// The schema contradicts another, or is none.
+    /// The schema contradicts another, or is no schema.
     Conflict(String),
     TooLong(String),
-    /// Anything else that asking again does not mend.
+    /// Anything else that asking again does not fix.
     Refused(String),
 }
 
-/// What a registry says of a failure.
+/// The body of a registry's error response.
 #[derive(Deserialize)]
-struct Complaint {
+struct ErrorBody {
     error_code: i64,
     #[serde(default)]
     message: String,
@@ -87,7 +88,7 @@ impl<'a> Request<'a> {
 
     fn url(&self, address: &Url) -> Url {
         let mut url = address.clone();
-        // Addresses that cannot have a path are refused at the start.
+        // The constructor refuses addresses that cannot have a path.
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(self.path);
         }
@@ -103,7 +104,7 @@ impl Http {
         let timeout = Duration::from_millis(section.timeout_ms);
         let certificates = match &section.ca_file {
             Some(file) => Some(certificates(file)?),
-            // The system's authorities need not be there where nothing is encrypted.
+            // Without encryption, the system's authorities need not be there.
             None if addresses.iter().all(|address| address.scheme() == "http") => Some(Vec::new()),
             None => None,
         };
@@ -119,39 +120,40 @@ impl Http {
         Ok(Self { client, addresses, credentials })
     }
 
-    /// Asks, and waits for the answer. It may be called on any thread; other tasks of a runtime go on meanwhile.
-    pub fn ask(&self, request: &Request<'_>) -> Result<Vec<u8>, Failure> {
+    /// Sends a request and waits for the answer. It may be called on any thread; other tasks of a
+    /// runtime continue meanwhile.
+    pub fn ask(&self, request: &Request<'_>) -> Result<Vec<u8>, RequestFailure> {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         apart(|| {
             loop {
                 let delay = backoff.next();
                 match self.ask_each(request) {
-                    Err(Failure::Away(_)) if backoff.tries() < TRIES => std::thread::sleep(delay),
+                    Err(RequestFailure::Away(_)) if backoff.tries() < TRIES => std::thread::sleep(delay),
                     answered => return answered,
                 }
             }
         })
     }
 
-    /// The answer of the first address that gives one.
-    fn ask_each(&self, request: &Request<'_>) -> Result<Vec<u8>, Failure> {
+    /// Returns the answer of the first address that gives one.
+    fn ask_each(&self, request: &Request<'_>) -> Result<Vec<u8>, RequestFailure> {
         let mut reasons = Vec::new();
         for address in &self.addresses {
             match self.ask_one(address, request) {
-                Err(Failure::Away(reason)) => reasons.push(format!("{address}: {reason}")),
+                Err(RequestFailure::Away(reason)) => reasons.push(format!("{address}: {reason}")),
                 answered => return answered,
             }
         }
-        Err(Failure::Away(reasons.join("; ")))
+        Err(RequestFailure::Away(reasons.join("; ")))
     }
 
-    fn ask_one(&self, address: &Url, request: &Request<'_>) -> Result<Vec<u8>, Failure> {
+    fn ask_one(&self, address: &Url, request: &Request<'_>) -> Result<Vec<u8>, RequestFailure> {
         let mut asking = self.client.request(request.method.clone(), request.url(address));
         asking = self.authorized(asking).header(header::ACCEPT, MEDIA_TYPE);
         if let Some(body) = &request.body {
             asking = asking.header(header::CONTENT_TYPE, MEDIA_TYPE).body(body.to_string());
         }
-        let response = asking.send().map_err(|error| Failure::Away(told(&error.without_url())))?;
+        let response = asking.send().map_err(|error| RequestFailure::Away(told(&error.without_url())))?;
         let status = response.status();
         let answer = read(response)?;
         if status.is_success() { Ok(answer) } else { Err(failure(status, &answer)) }
@@ -174,7 +176,7 @@ fn addresses(url: &str) -> Result<Vec<Url>, String> {
     written.into_iter().map(address).collect()
 }
 
-/// The text itself is not repeated where it may hold a password.
+/// Parses an address. An error does not repeat its text if that may hold a password.
 fn address(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| {
         format!(
@@ -218,34 +220,37 @@ fn certificates(file: &Path) -> Result<Vec<Certificate>, String> {
     }
 }
 
-fn read(response: Response) -> Result<Vec<u8>, Failure> {
+fn read(response: Response) -> Result<Vec<u8>, RequestFailure> {
     let mut answer = Vec::new();
     let read = response.take(ANSWER_MAX_BYTES + 1).read_to_end(&mut answer);
-    read.map_err(|error| Failure::Away(told(&error)))?;
+    read.map_err(|error| RequestFailure::Away(told(&error)))?;
     if answer.len() as u64 > ANSWER_MAX_BYTES {
-        return Err(Failure::TooLong(format!("the answer is longer than {ANSWER_MAX_BYTES} bytes")));
+        return Err(RequestFailure::TooLong(format!("the answer is longer than {ANSWER_MAX_BYTES} bytes")));
     }
     Ok(answer)
 }
 
-/// A registry explains itself by a code of its own; a 404 without one comes from something else at its address.
-fn failure(status: StatusCode, answer: &[u8]) -> Failure {
-    let complaint: Option<Complaint> = serde_json::from_slice(answer).ok();
+/// Classifies an error response. A registry sends an error code of its own; a 404 without one comes
+/// from something else at its address.
+fn failure(status: StatusCode, answer: &[u8]) -> RequestFailure {
+    let complaint: Option<ErrorBody> = serde_json::from_slice(answer).ok();
     let reason = match &complaint {
-        Some(Complaint { message, .. }) if !message.is_empty() => format!("{status}: {message}"),
+        Some(ErrorBody { message, .. }) if !message.is_empty() => format!("{status}: {message}"),
         _ => status.to_string(),
     };
     match (status, complaint) {
-        (StatusCode::NOT_FOUND, Some(complaint)) if complaint.error_code > 404 => Failure::Missing(reason),
-        (StatusCode::NOT_FOUND, _) => Failure::Away(format!("{reason}, and no schema registry's")),
-        (StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY, _) => Failure::Conflict(reason),
-        (StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS, _) => Failure::Away(reason),
-        _ if status.is_server_error() => Failure::Away(reason),
-        _ => Failure::Refused(reason),
+        (StatusCode::NOT_FOUND, Some(complaint)) if complaint.error_code > 404 => {
+            RequestFailure::Missing(reason)
+        }
+        (StatusCode::NOT_FOUND, _) => RequestFailure::Away(format!("{reason}, and no schema registry's")),
+        (StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY, _) => RequestFailure::Conflict(reason),
+        (StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS, _) => RequestFailure::Away(reason),
+        _ if status.is_server_error() => RequestFailure::Away(reason),
+        _ => RequestFailure::Refused(reason),
     }
 }
 
-/// An error with what caused it, in one line.
+/// Joins an error and its causes into one line.
 fn told(error: &dyn Error) -> String {
     let mut told = error.to_string();
     let mut cause = error.source();
@@ -259,13 +264,13 @@ fn told(error: &dyn Error) -> String {
     told
 }
 
-/// Runs what blocks so that no other task of a runtime waits for it: stages ask from threads of their own, commands and readers of
-/// tables from a runtime's.
+/// Runs blocking code so that no other task of a runtime waits for it. Stages ask from threads of
+/// their own; commands and table readers ask from a runtime's threads.
 fn apart<T: Send>(blocks: impl FnOnce() -> T + Send) -> T {
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Err(_) => blocks(),
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(blocks),
-        // It has one thread, and reqwest refuses to block that.
+        // A current-thread runtime has one thread, and reqwest refuses to block it.
         Ok(_) => std::thread::scope(|scope| match scope.spawn(blocks).join() {
             Ok(done) => done,
             Err(panic) => std::panic::resume_unwind(panic),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use unprompt_schemas::topics::Topic;
 
-use super::delivery::{Delivered, Failure, Outgoing};
+use super::delivery::{Delivered, FailedSend, Outgoing};
 use crate::dead_letter::{dead_letter, slim_dead_letter, too_large};
 use crate::events::RecordRejected;
 use crate::producer::SendError;
@@ -17,14 +17,14 @@ use crate::{InputRecord, Outcome, OutputRecord, Rejection};
 pub(super) struct Batch {
     pub records: Arc<Vec<InputRecord>>,
     pub with_stage: bool,
-    /// Sends under way.
+    /// Sends in progress.
     pub sends: usize,
     pub written: usize,
     pub bytes_written: usize,
     pub dead_letters: usize,
-    /// Bytes of what was made of it, until it is finished.
+    /// The bytes of its outputs, counted until the batch is finished.
     pub bytes_held: usize,
-    /// What its records are traced by.
+    /// The trace spans of its records.
     pub spans: RecordSpans,
     /// By the index of the input.
     rejections: BTreeMap<usize, Rejection>,
@@ -48,7 +48,7 @@ impl Batch {
         }
     }
 
-    /// Counts what was written.
+    /// Counts the records that were written.
     pub fn note(&mut self, delivered: &Delivered) {
         self.written += delivered.records - delivered.failures.len();
         self.bytes_written += delivered.bytes;
@@ -58,8 +58,9 @@ impl Batch {
 }
 
 impl Batch {
-    /// Counts what a transaction has made visible. What was taken out of it, since its partition has gone, is another's to
-    /// reject.
+    /// Counts the records that a transaction has made visible. Rejections whose dead letters
+    /// were removed from the transaction are dropped: their partition was revoked, and its
+    /// new owner makes them.
     pub fn note_committed(&mut self, outgoing: &Outgoing) {
         let letters = outgoing.records.iter().filter(|(_, record)| record.topic == Topic::DeadLetters);
         let written: BTreeSet<usize> = letters.map(|(input, _)| *input).collect();
@@ -69,17 +70,22 @@ impl Batch {
         self.dead_letters += outgoing.dead_letters();
     }
 
-    /// Tells of its dead letters. Not before they are written: what is given up or taken back is done again, and would be
-    /// counted again.
+    /// Reports the batch's dead letters. Call it only once they are written: a batch that is given
+    /// up or rolled back is processed again, and its dead letters would be counted twice.
     pub fn report_rejections(&self, service: &'static str) {
         for (index, rejection) in &self.rejections {
             RecordRejected { service, input: &self.records[*index], rejection }.emit();
         }
     }
 
-    /// Puts dead letters in place of the outputs of inputs some of which were too large. False, where even a dead letter
-    /// without its value was.
-    pub fn replace(&mut self, service: &'static str, failures: &[Failure], outgoing: &mut Outgoing) -> bool {
+    /// Replaces the outputs of every input that had one too large with a dead letter. False if even
+    /// a dead letter without its value was too large.
+    pub fn replace(
+        &mut self,
+        service: &'static str,
+        failures: &[FailedSend],
+        outgoing: &mut Outgoing,
+    ) -> bool {
         let Some(letters) = self.instead_of(service, failures) else { return false };
         let failed: BTreeSet<usize> = letters.iter().map(|(input, _)| *input).collect();
         outgoing.records.retain(|(input, _)| !failed.contains(input));
@@ -87,8 +93,8 @@ impl Batch {
         true
     }
 
-    /// The records to write for the outcomes, each with the index of its input; those of partitions that have
-    /// gone meanwhile (`holds` says no) are left to the new owner.
+    /// Returns the records to write for the outcomes, each with the index of its input. Records of
+    /// partitions that were revoked meanwhile (`holds` returns false) are left to the new owner.
     pub fn outgoing(
         &mut self,
         service: &'static str,
@@ -111,12 +117,12 @@ impl Batch {
         records
     }
 
-    /// What to write instead of records that were too large: the dead letter of their input, or a dead letter
-    /// without its value. None, where even that did not fit.
+    /// Returns what to write instead of records that were too large: the dead letter of their
+    /// input, or a dead letter without its value. `None` if even that was too large.
     pub fn instead_of(
         &mut self,
         service: &'static str,
-        failures: &[Failure],
+        failures: &[FailedSend],
     ) -> Option<Vec<(usize, OutputRecord)>> {
         let mut letters = Vec::new();
         for failure in failures {
@@ -135,7 +141,7 @@ impl Batch {
         Some(letters)
     }
 
-    /// The dead letter of an input, once.
+    /// Rejects an input and returns its dead letter; `None` if the input was rejected before.
     fn reject(
         &mut self,
         service: &'static str,
@@ -168,23 +174,14 @@ mod tests {
     use super::*;
 
     fn rejected() -> (Batch, Outgoing) {
-        let record = |offset| InputRecord {
-            topic: Topic::Images,
-            topic_name: Topic::Images.base_name().into(),
-            partition: 0,
-            offset,
-            timestamp_ms: 0,
-            key: None,
-            value: None,
-            headers: Vec::new(),
-        };
+        let record = |offset| InputRecord { offset, ..InputRecord::new(Topic::Images) };
         let mut batch = Batch::new(Arc::new((0..2).map(record).collect()), RecordSpans::default());
         let outcome = || Outcome::Rejected(Rejection::new("bad", "send another"));
         let records = batch.outgoing("tested", vec![outcome(), outcome()], |_| true);
         (batch, Outgoing { batch: 0, records, inputs: None })
     }
 
-    /// The dead letters that are counted while `job` works.
+    /// Returns the number of dead letters counted while `job` runs.
     fn counted(job: impl FnOnce()) -> Option<u64> {
         let recorder = PrometheusBuilder::new().build_recorder();
         metrics::with_local_recorder(&recorder, job);
@@ -196,7 +193,7 @@ mod tests {
     #[test]
     fn dead_letters_of_a_batch_that_is_done_again_are_counted_once() {
         let count = counted(|| {
-            // The first time its transaction is lost, and the batch with it.
+            // The first attempt loses its transaction, and the batch with it.
             drop(rejected());
             let (mut batch, outgoing) = rejected();
             batch.note_committed(&outgoing);

@@ -1,4 +1,5 @@
-//! The lane between the loop and the producer: sends batches in their order and tells when all of one is acknowledged.
+//! The queue between the loop and the producer: sends batches in order and reports when all records
+//! of one are acknowledged.
 
 use std::sync::Arc;
 
@@ -15,14 +16,14 @@ use crate::{InputRecord, OutputRecord};
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub batch: BatchId,
-    /// Each with the index of its input in the batch.
+    /// Each record with the index of its input in the batch.
     pub records: Vec<(usize, OutputRecord)>,
-    /// The batch's inputs, where what they give bears their time.
+    /// The batch's inputs, if its outputs carry their timestamps.
     pub inputs: Option<Arc<Vec<InputRecord>>>,
 }
 
 impl Outgoing {
-    /// When the record is to have been written; none: now, as it is for a dead letter.
+    /// Returns the timestamp that the record carries; `None` means now, as for a dead letter.
     pub fn time_of(&self, input: usize, record: &OutputRecord) -> Option<i64> {
         let inputs = self.inputs.as_ref().filter(|_| record.topic != Topic::DeadLetters)?;
         inputs.get(input).map(|input| input.timestamp_ms).filter(|time| *time > 0)
@@ -37,7 +38,7 @@ impl Outgoing {
     }
 }
 
-/// Everything of an [`Outgoing`] is acknowledged or has failed.
+/// An [`Outgoing`] of which every record is acknowledged or has failed.
 #[derive(Debug)]
 pub(super) struct Delivered {
     pub batch: BatchId,
@@ -45,26 +46,26 @@ pub(super) struct Delivered {
     /// How many of them are dead letters.
     pub dead_letters: usize,
     pub bytes: usize,
-    pub failures: Vec<Failure>,
+    pub failures: Vec<FailedSend>,
 }
 
 /// A record that was not written.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct FailedSend {
     /// The index of its input in the batch.
     pub input: usize,
     pub topic: Topic,
     pub error: SendError,
 }
 
-/// The loop's side of the lane. Dropping it ends the lane.
+/// The queue of batches that wait for the producer. Dropping it ends the sending task.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct DeliveryQueue {
     queue: mpsc::UnboundedSender<Outgoing>,
     producer: Producer,
 }
 
-impl Lane {
+impl DeliveryQueue {
     pub fn start(producer: Producer, events: mpsc::UnboundedSender<Event>) -> Self {
         let (queue, mut inbox) = mpsc::unbounded_channel::<Outgoing>();
         let sender = producer.clone();
@@ -76,10 +77,11 @@ impl Lane {
         Self { queue, producer }
     }
 
-    /// Sends after all that was handed over before. Bounded by the loop's bound on batches in flight.
+    /// Sends a batch after all those handed over before. The loop's limit on batches in
+    /// flight bounds the queue.
     pub fn send(&self, outgoing: Outgoing) {
         if self.queue.send(outgoing).is_err() {
-            tracing::error!("the producer's lane is gone");
+            tracing::error!("the producer task is gone");
         }
     }
 
@@ -89,7 +91,7 @@ impl Lane {
     }
 }
 
-/// Queues every record in order, then leaves the waiting for acknowledgements to a task of its own.
+/// Queues every record in order. A task of its own waits for the acknowledgements.
 async fn send(producer: &Producer, outgoing: Outgoing, events: &mpsc::UnboundedSender<Event>) {
     let (batch, records) = (outgoing.batch, outgoing.records.len());
     let (bytes, dead_letters) = (outgoing.bytes(), outgoing.dead_letters());
@@ -105,10 +107,10 @@ async fn send(producer: &Producer, outgoing: Outgoing, events: &mpsc::UnboundedS
                 Ok(sending) => sending.acknowledged().await.err()?,
                 Err(error) => error,
             };
-            Some(Failure { input, topic, error })
+            Some(FailedSend { input, topic, error })
         });
         let failures = join_all(ends).await.into_iter().flatten().collect();
-        // A session that is gone has no interest in its deliveries.
+        // A session that has ended no longer needs its deliveries.
         let _ = events.send(Event::Delivered(Delivered { batch, records, dead_letters, bytes, failures }));
     });
 }

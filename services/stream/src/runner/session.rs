@@ -1,4 +1,5 @@
-//! One membership of the consumer group, from joining to leaving: the state, and what each event does to it.
+//! One membership of the consumer group, from joining to leaving: the state, and how
+//! each event changes it.
 
 mod exactly_once;
 mod gauges;
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use unprompt_schemas::topics::Topic;
 
 use super::batch::Batch;
-use super::delivery::{Delivered, Lane, Outgoing};
+use super::delivery::{Delivered, DeliveryQueue, Outgoing};
 use super::stage_thread::{QUEUE, StageBatch, StageDone, StageFailure, StageThread};
 use super::transactions::Transactions;
 use super::{Event, RunSummary};
@@ -29,29 +30,30 @@ use crate::producer::{Producer, SendError, is_refusal};
 use crate::traces::RecordSpans;
 use crate::{InputRecord, Outcome, StreamError};
 
-/// Batches with the stage or awaiting acknowledgement, at most, where each is written by itself.
+/// The number of batches with the stage or awaiting acknowledgement, at most, if each is
+/// written by itself.
 const MAX_BATCHES: usize = 16;
-/// After this a commit without an answer counts as failed.
+/// A commit without an answer counts as failed after this time.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(30);
-/// Leaving the group takes no longer, whatever the broker does.
+/// Leaving the group takes no longer than this, whatever the broker does.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(15);
-/// Events taken from the channel in one turn of the loop.
+/// The number of events taken from the channel in one turn of the loop, at most.
 const EVENTS_AT_ONCE: usize = 256;
-/// Outputs are tried until they are acknowledged: giving one up would lose it.
+/// Outputs are retried until they are acknowledged: giving one up would lose it.
 const NEVER: u32 = 0;
-/// The loop looks around at least this often.
+/// The loop wakes up at least this often.
 const IDLE_TICK: Duration = Duration::from_secs(1);
 
 /// How a session ended.
 #[derive(Debug)]
 pub(super) enum SessionEnd {
     Stopped,
-    /// Joining again, from what is committed, may mend it.
+    /// Joining again, from the committed offsets, may fix it.
     Restart(String),
     Failed(StreamError),
 }
 
-/// Partitions on their way out, and who waits for them.
+/// Partitions being revoked, and the channel for the answer that the consumer's thread waits for.
 #[derive(Debug)]
 struct Revoking {
     topic_partitions: Vec<TopicPartition>,
@@ -59,11 +61,11 @@ struct Revoking {
     answer: blocking::Sender<Vec<(TopicPartition, i64)>>,
 }
 
-/// How what the stage gave is written.
-enum Writer {
-    /// At once; the offsets follow when it is acknowledged.
-    AtLeastOnce(Lane),
-    /// Together with the offsets.
+/// How the stage's outputs are written.
+enum OutputWriter {
+    /// At once; the offsets follow when the outputs are acknowledged.
+    AtLeastOnce(DeliveryQueue),
+    /// Together with the offsets, in a transaction.
     ExactlyOnce(Transactions),
 }
 
@@ -74,7 +76,7 @@ pub(super) struct Session<'a> {
     flood: &'a mut Flood,
     group: String,
     consumer: ConsumerHandle,
-    writer: Writer,
+    writer: OutputWriter,
     events: mpsc::UnboundedReceiver<Event>,
     replies: mpsc::UnboundedSender<Event>,
     batcher: Batcher,
@@ -91,7 +93,8 @@ pub(super) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Joins the group; with a transactional id, once the broker takes transactions under it.
+    /// Joins the group. With a transactional id, it waits first until the broker accepts
+    /// transactions under it.
     pub async fn start(
         kafka: &KafkaConfig,
         config: &'a RunnerConfig,
@@ -102,13 +105,17 @@ impl<'a> Session<'a> {
     ) -> Result<Self, StreamError> {
         let (replies, events) = mpsc::unbounded_channel();
         let writer = match transactional_id {
-            None => Writer::AtLeastOnce(Lane::start(Producer::new(kafka, NEVER)?, replies.clone())),
-            Some(id) => Writer::ExactlyOnce(Transactions::start(kafka, config, id, replies.clone()).await?),
+            None => {
+                OutputWriter::AtLeastOnce(DeliveryQueue::start(Producer::new(kafka, NEVER)?, replies.clone()))
+            }
+            Some(id) => {
+                OutputWriter::ExactlyOnce(Transactions::start(kafka, config, id, replies.clone()).await?)
+            }
         };
         let max_batches = match &writer {
-            Writer::AtLeastOnce(_) => MAX_BATCHES,
-            // As many as fill the transaction under way and the next one, which gathers meanwhile.
-            Writer::ExactlyOnce(_) => {
+            OutputWriter::AtLeastOnce(_) => MAX_BATCHES,
+            // Enough to fill the transaction in progress and the next one, which gathers meanwhile.
+            OutputWriter::ExactlyOnce(_) => {
                 let of_one = config.transaction_records.div_ceil(config.batch_records.max(1));
                 MAX_BATCHES.max(2 * of_one)
             }
@@ -144,7 +151,8 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Works until told to stop, or until it cannot go on; then commits what is done and leaves the group.
+    /// Works until it is told to stop or cannot continue; then commits what is done
+    /// and leaves the group.
     pub async fn run(mut self, shutdown: &CancellationToken, summary: &mut RunSummary) -> SessionEnd {
         let mut events = Vec::with_capacity(EVENTS_AT_ONCE);
         let end = loop {
@@ -207,7 +215,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// What is not with the stage yet goes to the next owner; what is may finish within the bound.
+    /// Drops the records that the stage does not have yet, for the next owner. Those with the stage
+    /// may finish within the drain limit.
     fn on_revoked(
         &mut self,
         topic_partitions: Vec<TopicPartition>,
@@ -219,7 +228,8 @@ impl<'a> Session<'a> {
         self.in_flight.release(&dropped);
         self.partitions_changed(if lost { "lost" } else { "revoked" }, topic_partitions.len());
         if lost {
-            // The group has given us up: no member until it assigns again, be it nothing.
+            // The group has excluded us: we are no member until it assigns again, even if it
+            // assigns no partition.
             self.health.set(Condition::Partitions, false);
         }
         self.clear_lag(&topic_partitions);
@@ -269,13 +279,13 @@ impl<'a> Session<'a> {
             Outcome::Rejected(rejection) => Some(rejection.reason.clone()),
             Outcome::Outputs(_) => None,
         });
-        // Good records after a flood are no reason to stop.
+        // A batch of good records after a flood is no reason to stop.
         let Some(reason) = reason else { return Ok(()) };
         let service = self.stage.service.name.to_owned();
         Err(SessionEnd::Failed(StreamError::DeadLetterFlood { service, rejected, records, reason }))
     }
 
-    /// Counts what waits to be written, until its batch is finished.
+    /// Counts outputs that wait to be written, until their batch is finished.
     fn hold(&mut self, outgoing: &Outgoing) {
         let Some(batch) = self.batches.get_mut(&outgoing.batch) else { return };
         let bytes = outgoing.bytes();
@@ -285,8 +295,8 @@ impl<'a> Session<'a> {
 
     fn write(&mut self, outgoing: Outgoing) {
         match &mut self.writer {
-            Writer::AtLeastOnce(lane) => lane.send(outgoing),
-            Writer::ExactlyOnce(transactions) => transactions.push(outgoing),
+            OutputWriter::AtLeastOnce(queue) => queue.send(outgoing),
+            OutputWriter::ExactlyOnce(transactions) => transactions.push(outgoing),
         }
     }
 
@@ -320,7 +330,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Everything of the batch is acknowledged.
+    /// Finishes a batch: everything of it is acknowledged.
     fn finish(&mut self, id: BatchId, summary: &mut RunSummary) {
         let Some(mut batch) = self.batches.remove(&id) else { return };
         batch.spans.delivered();
@@ -342,7 +352,7 @@ impl<'a> Session<'a> {
         summary.batches += 1;
     }
 
-    /// What the new state asks for.
+    /// Does what the new state calls for.
     fn advance(&mut self, now: Instant, summary: &mut RunSummary) {
         while self.can_dispatch(now) && self.dispatch() {}
         self.transact_if_due(now, summary);
@@ -351,7 +361,8 @@ impl<'a> Session<'a> {
         self.report_in_flight();
     }
 
-    /// An idle stage takes what is due, a busy one gets the next batch only when that is full.
+    /// Whether the stage gets the next batch now. An idle stage gets it when it is due, a busy one
+    /// only when it is full.
     fn can_dispatch(&self, now: Instant) -> bool {
         let with_stage = self.batches.values().filter(|batch| batch.with_stage).count();
         let wanted = match with_stage {
@@ -362,7 +373,8 @@ impl<'a> Session<'a> {
         wanted && has_room && with_stage < QUEUE && self.stop_deadline.is_none()
     }
 
-    /// Hands the next batch over. Not, where the stage still has one of an earlier session.
+    /// Hands the next batch to the stage. False if the stage has no room, because it still has a
+    /// batch of an earlier session.
     fn dispatch(&mut self) -> bool {
         let Ok(room) = self.stage.work.try_reserve() else { return false };
         let records = Arc::new(self.batcher.take());
@@ -381,7 +393,7 @@ impl<'a> Session<'a> {
         });
         if let Some(revoking) = drained {
             let offsets = self.offsets.revoke(&revoking.topic_partitions);
-            // The consumer's thread has given up waiting: its next owner repeats some records.
+            // If the consumer's thread has stopped waiting, the next owner repeats some records.
             let _ = revoking.answer.send(offsets);
         }
     }
@@ -390,7 +402,7 @@ impl<'a> Session<'a> {
         if self.committing_since.is_some_and(|since| since + COMMIT_PATIENCE <= now) {
             self.on_committed(Err("no answer".into()));
         }
-        if matches!(self.writer, Writer::ExactlyOnce(_)) {
+        if matches!(self.writer, OutputWriter::ExactlyOnce(_)) {
             return;
         }
         let due = self.offsets.is_dirty() && self.last_commit + ms(self.config.commit_interval_ms) <= now;
@@ -410,17 +422,18 @@ impl<'a> Session<'a> {
         let batch = self.batcher.deadline().filter(|_| stage_is_idle && self.stop_deadline.is_none());
         let revocation = self.revoking.as_ref().map(|revoking| revoking.deadline);
         let transaction = match &self.writer {
-            Writer::ExactlyOnce(transactions) => transactions.wake(),
-            Writer::AtLeastOnce(_) => None,
+            OutputWriter::ExactlyOnce(transactions) => transactions.wake(),
+            OutputWriter::AtLeastOnce(_) => None,
         };
         let commit = commit.filter(|_| self.committing_since.is_none());
         let wakes = [commit, batch, revocation, transaction, self.stop_deadline];
         let soonest = wakes.into_iter().flatten().min().unwrap_or(now + IDLE_TICK);
-        // Something that is due but cannot be done yet must not spin.
+        // Work that is due but cannot be done yet must not make the loop spin.
         soonest.clamp(now + Duration::from_millis(1), now + IDLE_TICK)
     }
 
-    /// Takes no more; what is with the stage finishes, what only waited for its batch stays uncommitted.
+    /// Takes no more records. Batches with the stage finish; records that waited for a
+    /// batch stay uncommitted.
     fn begin_stop(&mut self) {
         self.stop_deadline = Some(Instant::now() + ms(self.config.stop_timeout_ms));
         let dropped = self.batcher.drop_unless(|_| false);
@@ -435,7 +448,7 @@ impl<'a> Session<'a> {
         if unfinished && deadline <= now {
             tracing::warn!(
                 service = self.stage.service.name,
-                "not all could be finished in time; it will be repeated"
+                "some batches did not finish in time; their records will be processed again"
             );
         }
         !unfinished || deadline <= now
@@ -444,29 +457,29 @@ impl<'a> Session<'a> {
     /// Commits what is done and leaves the group.
     async fn leave(mut self) {
         self.clear_gauges();
-        if let Writer::AtLeastOnce(lane) = &self.writer {
-            lane.purge();
+        if let OutputWriter::AtLeastOnce(queue) = &self.writer {
+            queue.purge();
         }
-        // A callback that waits for the loop must not: the loop is over.
+        // The loop is over, so a callback must not wait for it.
         self.events.close();
         self.revoking = None;
         let offsets = match self.writer {
-            Writer::AtLeastOnce(_) => {
+            OutputWriter::AtLeastOnce(_) => {
                 self.offsets.forget_requests();
                 self.offsets.take_dirty()
             }
-            Writer::ExactlyOnce(_) => Vec::new(),
+            OutputWriter::ExactlyOnce(_) => Vec::new(),
         };
         let consumer = self.consumer;
         drop(self.events);
         let closing = tokio::task::spawn_blocking(move || consumer.close(offsets));
         if tokio::time::timeout(CLOSE_PATIENCE, closing).await.is_err() {
-            tracing::warn!(group = self.group, "kafka does not answer; left without saying goodbye");
+            tracing::warn!(group = self.group, "kafka does not answer; left the group without notice");
         }
     }
 }
 
-/// What a failed delivery means for the session; nothing, where the record alone is to blame.
+/// Returns what a failed delivery means for the session; `None` if only the record is to blame.
 fn undeliverable(topic: Topic, error: &SendError) -> Option<SessionEnd> {
     let SendError::Kafka(source) = error else { return None };
     let topic = topic.base_name();

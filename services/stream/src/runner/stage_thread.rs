@@ -1,4 +1,4 @@
-//! The stage's own thread: builds it, feeds it, retries it, and survives its panics.
+//! The stage's own thread: builds the stage, feeds it, retries its batches and survives its panics.
 
 use std::any::Any;
 use std::fmt::Display;
@@ -16,9 +16,9 @@ use crate::offsets::BatchId;
 use crate::retry::Backoff;
 use crate::{BatchError, InputRecord, Outcome, Service, Stage, StreamError, Traces};
 
-/// Batches with the stage: one it works on, one waiting for it.
+/// The number of batches with the stage: one in progress, one waiting.
 pub(super) const QUEUE: usize = 2;
-/// How long a delay goes on after a shutdown was asked for.
+/// How long a retry delay may continue after a shutdown was requested.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(20);
 
 /// A batch for the stage.
@@ -28,7 +28,7 @@ pub(super) struct StageBatch {
     pub reply: mpsc::UnboundedSender<Event>,
 }
 
-/// What the stage made of a batch.
+/// The stage's result for a batch.
 #[derive(Debug)]
 pub(super) struct StageDone {
     pub batch: BatchId,
@@ -39,11 +39,12 @@ pub(super) struct StageDone {
 #[derive(Debug)]
 pub(super) enum StageFailure {
     Fatal(String),
-    /// A shutdown came while it waited for a retry, or while one before it did.
+    /// A shutdown came during a retry delay of this batch or of an earlier one.
     Interrupted,
 }
 
-/// The loop's side of the thread. The thread ends when this is dropped and its batch is done.
+/// The loop's side of the thread. The thread ends when this is dropped and the
+/// current batch is done.
 #[derive(Debug)]
 pub(super) struct StageThread {
     pub work: mpsc::Sender<StageBatch>,
@@ -65,7 +66,7 @@ impl StageThread {
         let stop = shutdown.clone();
         let body = move || match build(load) {
             Ok(stage) => {
-                // Nobody waits any more: the inbox is closed too.
+                // If nobody waits any more, the inbox is closed too.
                 let _ = built.send(Ok(()));
                 Worker { service: service.name, stage, backoff, shutdown: stop, interrupted: false }
                     .run(inbox);
@@ -80,7 +81,7 @@ impl StageThread {
         Ok(Self { work, service, traces: Traces::default() })
     }
 
-    /// With a span for each record that it is given.
+    /// Sets the traces: each record gets a span.
     pub fn traced(self, traces: Traces) -> Self {
         Self { traces, ..self }
     }
@@ -110,16 +111,16 @@ impl Worker {
         while let Some(work) = inbox.blocking_recv() {
             let result = self.process(&work);
             self.interrupted |= matches!(result, Err(StageFailure::Interrupted));
-            // A session that is gone has dropped its interest in the batch.
+            // A session that has ended no longer needs the batch.
             let _ = work.reply.send(Event::Stage(StageDone { batch: work.batch, result }));
         }
     }
 
-    /// Tries until it succeeds, fails for good, or a shutdown comes.
+    /// Retries a batch until it succeeds, fails for good or a shutdown comes.
     fn process(&mut self, work: &StageBatch) -> Result<Vec<Outcome>, StageFailure> {
         self.backoff.reset();
         loop {
-            // A batch after one that was given up would overtake it.
+            // A batch processed after one that was given up would overtake it.
             if self.interrupted {
                 return Err(StageFailure::Interrupted);
             }

@@ -1,11 +1,16 @@
-//! Exactly once: what the stage gave is written, and the inputs' offsets are committed, in one short transaction.
+//! Exactly-once delivery: one short transaction writes the stage's outputs and commits the
+//! offsets of their inputs.
 //!
-//! The stage has done its work before a transaction begins, so that none outlives `transaction.timeout.ms`. While one is under
-//! way the outputs of further batches gather, and go into the next one together. The producer lives on a thread of its own,
-//! since librdkafka's transaction calls block. Which batches still count, after partitions have gone, is the session's to say.
-//! After an error whose outcome is unknown the producer is made anew, under the same transactional id, which settles what
-//! the old one left; see KIP-98 and KIP-447. So it is after an abort with records still under way: one that arrives after the
-//! abort would else become part of the next transaction (KIP-890).
+//! The stage finishes its work before a transaction begins, so that none outlives
+//! `transaction.timeout.ms`. While one is in progress, the outputs of further batches gather,
+//! and go into the next one together. The producer lives on its own thread, because
+//! librdkafka's transaction calls block. The session decides which batches still count after
+//! partitions have been revoked.
+//!
+//! After an error whose outcome is unknown, the producer is recreated under the same transactional
+//! id, which settles what the old one left open; see KIP-98 and KIP-447. The same happens after an
+//! abort with records still in flight: a record that arrives after the abort would otherwise become
+//! part of the next transaction (KIP-890).
 
 use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,7 +29,7 @@ use tokio::time::timeout_at;
 use unprompt_schemas::topics::Topic;
 
 use super::Event;
-use super::delivery::{Failure, Outgoing};
+use super::delivery::{FailedSend, Outgoing};
 use super::stage_thread::panic_text;
 use crate::config::{KafkaConfig, RunnerConfig};
 use crate::offsets::BatchId;
@@ -32,19 +37,19 @@ use crate::producer::{Producer, SendError, Sending, is_refusal};
 use crate::retry::Backoff;
 use crate::{OutputRecord, StreamError};
 
-/// How long one call to librdkafka may block before it is made again.
+/// How long one call to librdkafka may block before it is repeated.
 const CALL: Duration = Duration::from_secs(5);
-/// Between two of the same calls: some are refused at once.
+/// The pause before a call is repeated: some are refused at once.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// A bundle of batches to be made visible together, with the offsets after their inputs.
+/// Batches to make visible together, with the offsets after their inputs.
 struct TransactionRequest {
     bundle: Vec<Outgoing>,
     offsets: TopicPartitionList,
     group: ConsumerGroupMetadata,
 }
 
-/// A transaction has ended.
+/// A transaction that has ended.
 #[derive(Debug)]
 pub(super) struct Transacted {
     pub bundle: Vec<Outgoing>,
@@ -52,22 +57,24 @@ pub(super) struct Transacted {
     pub took: Duration,
 }
 
-/// How it ended.
+/// How a transaction ended.
 #[derive(Debug)]
 pub(super) enum Ended {
     Committed,
-    /// Nothing of it is ever seen; it is tried again, with something else in place of the records that failed.
+    /// Nothing of it ever becomes visible. It is tried again, with replacements for the
+    /// records that failed.
     Aborted {
-        failures: Vec<(BatchId, Failure)>,
+        failures: Vec<(BatchId, FailedSend)>,
         reason: String,
     },
-    /// Whether it was committed is not known, or the producer is done for: start again from the committed offsets.
+    /// It is unknown whether it was committed, or the producer is unusable: start again from the
+    /// committed offsets.
     Lost(String),
-    /// No retry mends it.
+    /// No retry can fix it.
     Fatal(StreamError),
 }
 
-/// The loop's side: what waits for a transaction, and the one under way.
+/// The loop's side: the outputs that wait for a transaction, and whether one is in progress.
 #[derive(Debug)]
 pub(super) struct Transactions {
     ready: VecDeque<Outgoing>,
@@ -80,11 +87,13 @@ pub(super) struct Transactions {
 }
 
 impl Transactions {
-    /// Makes a producer and has the broker settle what an earlier one of the same transactional id left open.
+    /// Makes a producer, and has the broker settle what an earlier one with the same
+    /// transactional id left open.
     ///
     /// # Errors
     ///
-    /// [`StreamError::NoTransactions`] where the broker refuses, [`StreamError::Client`] for settings that librdkafka does.
+    /// [`StreamError::NoTransactions`] if the broker refuses, [`StreamError::Client`] for settings
+    /// that librdkafka refuses.
     pub async fn start(
         kafka: &KafkaConfig,
         config: &RunnerConfig,
@@ -100,7 +109,7 @@ impl Transactions {
         let body = move || {
             let begun = worker.init(|| started.is_closed());
             let usable = begun.is_ok();
-            // A session that is gone has no interest in it.
+            // A session that has ended no longer needs the result.
             let _ = started.send(begun);
             if usable {
                 worker.run(&inbox, &events, &runtime);
@@ -120,22 +129,22 @@ impl Transactions {
         })
     }
 
-    /// What a batch gave waits for the next transaction.
+    /// Queues a batch's outputs for the next transaction.
     pub fn push(&mut self, outgoing: Outgoing) {
         self.ready.push_back(outgoing);
     }
 
-    /// Whether one may begin now.
+    /// Whether a transaction may begin now.
     pub fn is_due(&self, now: Instant) -> bool {
         !self.under_way && !self.ready.is_empty() && self.not_before <= now
     }
 
-    /// When one that was put off is due.
+    /// Returns when the next transaction may begin, if outputs wait and none is in progress.
     pub fn wake(&self) -> Option<Instant> {
         (!self.under_way && !self.ready.is_empty()).then_some(self.not_before)
     }
 
-    /// The oldest batches within the bounds; at least one, however large.
+    /// Takes the oldest batches within the limits; at least one, however large.
     pub fn take(&mut self) -> Vec<Outgoing> {
         let (mut records, mut bytes, mut bundle) = (0, 0, Vec::new());
         while let Some(next) = self.ready.front() {
@@ -149,7 +158,7 @@ impl Transactions {
         bundle
     }
 
-    /// Begins a transaction; how it ended comes as an event.
+    /// Begins a transaction; its end arrives as an event.
     pub fn begin(
         &mut self,
         bundle: Vec<Outgoing>,
@@ -167,7 +176,8 @@ impl Transactions {
         self.backoff.reset();
     }
 
-    /// Puts an aborted bundle back, to be tried again: at once where a record was to blame, which is replaced.
+    /// Puts an aborted bundle back for another attempt: at once if a record was to blame and is
+    /// replaced, otherwise after a delay.
     pub fn again(&mut self, bundle: Vec<Outgoing>, at_once: bool) {
         self.under_way = false;
         for outgoing in bundle.into_iter().rev() {
@@ -185,11 +195,12 @@ struct Worker {
     timeout: Duration,
 }
 
-/// A record handed to the producer: the batch and the input it is of, its topic, and its delivery.
+/// A record handed to the producer: its batch, the index of its input, its topic and its delivery.
 type UnderWay = (BatchId, usize, Topic, Sending);
 
 impl Worker {
-    /// Waits for a broker that is away, while anybody waits for us; only a refusal is an error.
+    /// Initialises transactions. Waits for a broker that is away as long as the caller waits; only
+    /// a refusal is an error.
     fn init(&self, abandoned: impl Fn() -> bool) -> Result<(), StreamError> {
         loop {
             match self.producer.init_transactions(CALL) {
@@ -230,7 +241,7 @@ impl Worker {
         group: &ConsumerGroupMetadata,
         runtime: &Handle,
     ) -> Ended {
-        // Half of the broker's patience for everything before the commit.
+        // Everything before the commit may take half of the broker's transaction timeout.
         let deadline = Instant::now() + self.timeout / 2;
         if let Err(error) = self.producer.begin_transaction() {
             return self.lost_or_fatal(error);
@@ -239,11 +250,12 @@ impl Worker {
         for (batch, input, record, time) in records_of(bundle) {
             match runtime.block_on(self.producer.send_at(record, time)) {
                 Ok(sending) => under_way.push((batch, input, record.topic, sending)),
-                Err(error) => failures.push((batch, Failure { input, topic: record.topic, error })),
+                Err(error) => failures.push((batch, FailedSend { input, topic: record.topic, error })),
             }
         }
-        // The offsets come last: whatever is wrong with them is found with nothing under way. Waited for are the deliveries, not a
-        // flush: rdkafka's looks only every 100 ms, since it is the producer's own thread that hears of them.
+        // The offsets come last, so that no record is in flight when they fail. This waits for the
+        // deliveries, not for a flush: rdkafka's flush checks only every 100 ms, because the
+        // producer's own thread receives the deliveries.
         let mut delivered = pin!(failed(under_way));
         match runtime.block_on(async { timeout_at(deadline.into(), &mut delivered).await }) {
             Ok(failed) => failures.extend(failed),
@@ -262,8 +274,8 @@ impl Worker {
         self.commit(bundle)
     }
 
-    /// From here on only the broker knows: a commit that was asked for is asked for again, and aborted only where
-    /// librdkafka says that it must be.
+    /// Commits the transaction. From here on only the broker knows its outcome: the commit is
+    /// requested again after a retriable error, and aborted only if librdkafka requires it.
     fn commit(&self, bundle: &[Outgoing]) -> Ended {
         match again_until(Instant::now() + self.timeout, || self.producer.commit_transaction(CALL)) {
             Ok(()) => Ended::Committed,
@@ -273,13 +285,14 @@ impl Worker {
         }
     }
 
-    /// Takes back a transaction that an error has spoilt. A right that is missing spoils it before any record is sent: librdkafka then
-    /// purges the records, and tells of the right here.
+    /// Aborts a transaction that an error has spoilt. A missing permission spoils it before any
+    /// record is sent: librdkafka then purges the records and reports the permission here.
     fn withdraw(&self, bundle: &[Outgoing], error: KafkaError) -> Ended {
         if !is_refusal(&error) {
             return self.abort(Vec::new(), error.to_string());
         }
-        // Without a partition in it the broker knows of no transaction to take back; what it knows of it ends by itself.
+        // If no partition has joined the transaction, the broker knows of none to abort. A
+        // transaction that it does know of ends by itself.
         if let Err(error) = self.take_back() {
             tracing::debug!(%error, "the refused transaction was not taken back");
         }
@@ -289,8 +302,8 @@ impl Worker {
         Ended::Fatal(StreamError::Delivery { topic, source: error })
     }
 
-    /// Takes back a transaction of which nothing is under way any more.
-    fn abort(&self, failures: Vec<(BatchId, Failure)>, reason: String) -> Ended {
+    /// Aborts a transaction with no record in flight.
+    fn abort(&self, failures: Vec<(BatchId, FailedSend)>, reason: String) -> Ended {
         if let Err(error) = self.take_back() {
             return self.lost_or_fatal(error);
         }
@@ -306,18 +319,19 @@ impl Worker {
         }
     }
 
-    /// Takes back a transaction of which records may still be under way, and goes on with a producer of a new epoch.
+    /// Aborts a transaction whose records may still be in flight, and continues with a
+    /// producer of a new epoch.
     fn abort_unclean(
         &mut self,
-        under_way: impl Future<Output = Vec<(BatchId, Failure)>>,
-        mut failures: Vec<(BatchId, Failure)>,
+        under_way: impl Future<Output = Vec<(BatchId, FailedSend)>>,
+        mut failures: Vec<(BatchId, FailedSend)>,
         reason: String,
         runtime: &Handle,
     ) -> Ended {
         if let Err(error) = self.take_back() {
             return self.lost_or_fatal(error);
         }
-        // The abort has purged them.
+        // The abort has purged the records in flight.
         failures.extend(runtime.block_on(under_way));
         let renewed = Producer::transactional(&self.kafka, &self.id, self.timeout).and_then(|producer| {
             self.producer = producer;
@@ -335,8 +349,9 @@ impl Worker {
         again_until(Instant::now() + self.timeout, || self.producer.abort_transaction(CALL))
     }
 
-    /// Another producer of our own process's id is only the broker's way to say that it aborted the transaction itself; another
-    /// of a given name means that a second process bears it.
+    /// Decides what a failed transaction call means. Under a random id, a fencing error only says
+    /// that the broker aborted the transaction itself; under a configured instance name, it says
+    /// that a second process uses that name.
     fn lost_or_fatal(&self, error: KafkaError) -> Ended {
         match error.rdkafka_error_code() {
             Some(code) if is_fenced(code) && self.kafka.instance.is_some() => {
@@ -355,7 +370,7 @@ impl Worker {
     }
 }
 
-/// Every record with its batch, its input and its time.
+/// Iterates over all records, each with its batch, the index of its input and its timestamp.
 fn records_of(bundle: &[Outgoing]) -> impl Iterator<Item = (BatchId, usize, &OutputRecord, Option<i64>)> {
     bundle.iter().flat_map(|outgoing| {
         outgoing
@@ -365,11 +380,11 @@ fn records_of(bundle: &[Outgoing]) -> impl Iterator<Item = (BatchId, usize, &Out
     })
 }
 
-/// Waits for all deliveries, and gives those that failed; what an abort has purged is of no account.
-async fn failed(under_way: Vec<UnderWay>) -> Vec<(BatchId, Failure)> {
+/// Waits for all deliveries and returns those that failed, except those that an abort has purged.
+async fn failed(under_way: Vec<UnderWay>) -> Vec<(BatchId, FailedSend)> {
     let ends = under_way.into_iter().map(|(batch, input, topic, sending)| async move {
         let error = sending.acknowledged().await.err()?;
-        Some((batch, Failure { input, topic, error }))
+        Some((batch, FailedSend { input, topic, error }))
     });
     let failed = join_all(ends).await.into_iter().flatten();
     failed.filter(|(_, failure)| !is_purged(&failure.error)).collect()
@@ -380,7 +395,7 @@ fn is_purged(error: &SendError) -> bool {
     matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight))
 }
 
-/// Makes a call again while librdkafka says that it may be made again.
+/// Repeats a call until `deadline`, as long as librdkafka reports a retriable error.
 fn again_until(deadline: Instant, mut call: impl FnMut() -> KafkaResult<()>) -> KafkaResult<()> {
     loop {
         match call() {

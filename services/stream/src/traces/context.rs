@@ -1,4 +1,5 @@
-//! The trace context in a record's headers (W3C Trace Context): read from what comes, written on what follows.
+//! The trace context in a record's headers (W3C Trace Context): read from inputs,
+//! written to outputs.
 
 use opentelemetry::Context;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator as _};
@@ -6,7 +7,8 @@ use opentelemetry::trace::{SpanContext, TraceContextExt as _};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use unprompt_schemas::cloudevents::{Headers, names, trace_context};
 
-/// The context that the headers bear; none, where it is malformed or there is more than one.
+/// Reads the context from the headers; `None` if it is missing or malformed, or if
+/// there is more than one.
 pub(super) fn read(headers: &Headers) -> Option<SpanContext> {
     let parent = trace_context(headers)?.to_owned();
     let carrier = Carrier { parent, state: trace_state(headers) };
@@ -14,17 +16,19 @@ pub(super) fn read(headers: &Headers) -> Option<SpanContext> {
     Some(context.span().span_context().clone()).filter(SpanContext::is_valid)
 }
 
-/// Has the headers bear this context, in place of any other. One that names no trace changes nothing.
+/// Writes this context into the headers, in place of any other. A context that names no
+/// trace changes nothing.
 pub(super) fn write(span: &SpanContext, headers: &mut Headers) {
     if !span.is_valid() {
         return;
     }
     headers.retain(|(name, _)| name != names::TRACEPARENT && name != names::TRACESTATE);
     let context = Context::new().with_remote_span_context(span.clone());
-    TraceContextPropagator::new().inject_context(&context, &mut Writer(headers));
+    TraceContextPropagator::new().inject_context(&context, &mut HeaderWriter(headers));
 }
 
-/// What a span of this parent is started in; of none, it begins a trace.
+/// Returns the context to start a span of this parent in; without a parent, the span begins a
+/// trace.
 pub(super) fn under(parent: Option<SpanContext>) -> Context {
     match parent {
         Some(parent) => Context::new().with_remote_span_context(parent),
@@ -32,7 +36,7 @@ pub(super) fn under(parent: Option<SpanContext>) -> Context {
     }
 }
 
-/// The list may be spread over several headers.
+/// Joins the trace state, which may be spread over several headers.
 fn trace_state(headers: &Headers) -> String {
     let parts = headers.iter().filter(|(name, _)| name == names::TRACESTATE);
     let texts: Vec<&str> = parts.filter_map(|(_, value)| str::from_utf8(value).ok()).collect();
@@ -58,11 +62,11 @@ impl Extractor for Carrier {
     }
 }
 
-struct Writer<'a>(&'a mut Headers);
+struct HeaderWriter<'a>(&'a mut Headers);
 
-impl Injector for Writer<'_> {
+impl Injector for HeaderWriter<'_> {
     fn set(&mut self, key: &str, value: String) {
-        // A state without members is no header.
+        // A state without members needs no header.
         if !value.is_empty() {
             self.0.push((key.to_owned(), value.into_bytes()));
         }

@@ -1,4 +1,5 @@
-//! From the settings to a provider of spans. What they leave open, OpenTelemetry's own variables decide.
+//! Makes a provider of spans from the settings. OpenTelemetry's own variables decide what the
+//! settings leave open.
 
 use std::collections::{BTreeMap, HashMap};
 use std::env;
@@ -19,10 +20,11 @@ use super::queue::{self, BoundedQueue};
 use crate::StreamError;
 use crate::config::{OtlpProtocol, Secret, Telemetry};
 
-/// Where OTLP over HTTP takes traces.
+/// The path for traces in OTLP over HTTP.
 const TRACES_PATH: &str = "/v1/traces";
 
-/// A provider of the spans of `unprompt-<service>`; none, where no collector is named.
+/// Makes a provider of the spans of `unprompt-<service>`; `None` if no collector is named or
+/// traces are disabled.
 pub(super) fn provider(
     telemetry: &Telemetry,
     service: &str,
@@ -50,7 +52,7 @@ fn is_disabled() -> bool {
     says("OTEL_SDK_DISABLED", "true") || says("OTEL_TRACES_EXPORTER", "none")
 }
 
-/// The first of these variables that says something.
+/// Returns the first of these variables that is not blank.
 fn said(names: [&str; 2]) -> Option<String> {
     names.into_iter().find_map(|name| env::var(name).ok().filter(|text| !text.trim().is_empty()))
 }
@@ -60,7 +62,8 @@ fn endpoint(telemetry: &Telemetry) -> Option<String> {
     ours.or_else(|| said([OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_EXPORTER_OTLP_ENDPOINT]))
 }
 
-/// gRPC is what a collector's address without further words means; the variables' own default is HTTP.
+/// Chooses the protocol. A collector's address alone means gRPC; the variables' own default is
+/// HTTP.
 fn protocol(telemetry: &Telemetry) -> OtlpProtocol {
     let variable = said([OTEL_EXPORTER_OTLP_TRACES_PROTOCOL, OTEL_EXPORTER_OTLP_PROTOCOL]);
     match (telemetry.protocol, variable.as_deref()) {
@@ -88,14 +91,14 @@ fn http(telemetry: &Telemetry) -> Result<SpanExporter, StreamError> {
     if let Some(endpoint) = configured(telemetry)? {
         builder = builder.with_endpoint(with_traces_path(endpoint));
     }
-    // Read here too, so that what cannot be a header is an error.
+    // Checked here too, so that a value that cannot be a header is an error.
     headers(&telemetry.headers)?;
     let exposed = |(name, value): (&String, &Secret)| (name.clone(), value.expose().to_owned());
     let headers: HashMap<String, String> = telemetry.headers.iter().map(exposed).collect();
     builder.with_headers(headers).build().map_err(unusable)
 }
 
-/// The endpoint of the configuration, which has to be a URL.
+/// Returns the endpoint of the configuration, which must be a URL.
 fn configured(telemetry: &Telemetry) -> Result<Option<&str>, StreamError> {
     let Some(endpoint) = telemetry.otlp_endpoint.as_deref().filter(|text| !text.trim().is_empty()) else {
         return Ok(None);
@@ -134,7 +137,7 @@ fn sample_ratio(telemetry: &Telemetry) -> Result<Option<f64>, StreamError> {
     }
 }
 
-/// Who the spans are of. A name given by variable stays.
+/// Describes the service that the spans belong to. A name given by a variable stays.
 fn resource(service: &str) -> Resource {
     let builder =
         Resource::builder().with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));

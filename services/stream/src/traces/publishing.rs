@@ -1,4 +1,4 @@
-//! The span of a record that is published from outside a stage, from the call to the acknowledgement.
+//! The span of a record published from outside a stage, from the call to the acknowledgement.
 
 use opentelemetry::KeyValue;
 use opentelemetry::trace::{Span as _, SpanKind, Status, Tracer as _};
@@ -8,12 +8,13 @@ use super::records::named;
 use super::{Traces, context};
 use crate::{OutputRecord, Position, StreamError};
 
-/// A record's span, where it is traced.
+/// A record's span, if it is traced.
 #[derive(Debug)]
 pub(crate) struct PublishSpan(Option<Span>);
 
 impl PublishSpan {
-    /// Begins it under the record's own context, or begins a trace, and has the record bear what came of it.
+    /// Begins the span under the record's own context, or begins a trace, and writes the span's
+    /// context into the record.
     pub fn begin(traces: &Traces, topic: &str, record: &mut OutputRecord) -> Self {
         let Some(tracer) = traces.tracer() else { return Self(None) };
         let parent = context::read(&record.headers);
@@ -29,7 +30,7 @@ impl PublishSpan {
         Self(Some(span))
     }
 
-    /// Ends it with what became of the record, which is given back.
+    /// Ends the span with the result of publishing, and returns that result.
     pub fn end(self, published: Result<Position, StreamError>) -> Result<Position, StreamError> {
         let position = match published {
             Ok(position) => position,
@@ -46,7 +47,7 @@ impl PublishSpan {
         Ok(position)
     }
 
-    /// The record was not published, or nobody knows.
+    /// Ends the span of a record that was not published, or whose fate is unknown.
     pub fn failed(self, error: StreamError) -> StreamError {
         if let Some(mut span) = self.0 {
             span.set_attribute(KeyValue::new("error.type", "not-published"));

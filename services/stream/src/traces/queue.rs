@@ -1,4 +1,5 @@
-//! The bound between services and a collector: what waits, what is left out, and what the collector took, counted.
+//! The bounded queue between services and a collector. It counts the spans that are dropped, and
+//! those that the collector took.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,7 +17,8 @@ use opentelemetry_sdk::trace::{
 const EXPORTED: &str = "unprompt_spans_exported_total";
 const DROPPED: &str = "unprompt_spans_dropped_total";
 
-/// OpenTelemetry's batching, which sends from a thread of its own, behind a bound that counts.
+/// OpenTelemetry's batching, which sends from a thread of its own, behind a bound that
+/// counts what it drops.
 #[derive(Debug)]
 pub(super) struct BoundedQueue {
     inner: BatchSpanProcessor,
@@ -40,7 +42,7 @@ impl BoundedQueue {
     }
 }
 
-/// How many spans may wait, as OpenTelemetry's own variable says.
+/// Returns how many spans may wait, as OpenTelemetry's own variable says.
 pub(super) fn limit() -> usize {
     let said = std::env::var(OTEL_BSP_MAX_QUEUE_SIZE).ok().and_then(|text| text.parse().ok());
     said.filter(|limit| *limit > 0).unwrap_or(OTEL_BSP_MAX_QUEUE_SIZE_DEFAULT)
@@ -74,7 +76,7 @@ impl SpanProcessor for BoundedQueue {
     }
 }
 
-/// An exporter that tells what became of the spans; of a collector that is away, once.
+/// An exporter that counts what becomes of the spans, and reports a collector that is away once.
 #[derive(Debug)]
 struct CountingExporter<E> {
     inner: E,
@@ -132,7 +134,7 @@ impl<E> CountingExporter<E> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use parking_lot::Mutex;
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     use metrics_exporter_prometheus::PrometheusBuilder;
@@ -141,7 +143,7 @@ mod tests {
 
     use super::*;
 
-    /// A collector that takes nothing until it is told to.
+    /// A collector that accepts nothing until it is told to.
     #[derive(Debug)]
     struct Stuck {
         begun: Sender<usize>,
@@ -151,8 +153,8 @@ mod tests {
     impl SpanExporter for Stuck {
         async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
             self.begun.send(batch.len()).unwrap();
-            // Whoever is gone lets it go on, too.
-            let _ = self.go_on.lock().unwrap().recv();
+            // A sender that is gone lets it continue, too.
+            let _ = self.go_on.lock().recv();
             Ok(())
         }
     }

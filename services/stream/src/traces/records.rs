@@ -1,4 +1,5 @@
-//! The spans of the records of a batch: one each, from the hand-over to the stage to the last acknowledgement.
+//! The spans of a batch's records: one each, from the hand-over to the stage to the
+//! last acknowledgement.
 
 use std::time::SystemTime;
 
@@ -10,22 +11,22 @@ use unprompt_schemas::cloudevents::{Headers, names};
 use super::{Traces, context};
 use crate::{InputRecord, OutputRecord, Rejection};
 
-/// The records' spans, by their place in the batch; none at all where nothing is traced.
+/// The records' spans, by index in the batch; empty if nothing is traced.
 ///
 /// The attributes are those of OpenTelemetry's semantic conventions for messaging and Kafka.
 #[derive(Debug, Default)]
 pub(crate) struct RecordSpans(Vec<Option<Span>>);
 
 impl RecordSpans {
-    /// Begins a span for each record: a child of its context, or the first of a trace where it has none. A record whose
-    /// trace is not sampled has none.
+    /// Begins a span for each record: a child of the record's context, or the first of a trace if
+    /// it has none. A record whose trace is not sampled gets no span.
     pub fn begin(traces: &Traces, group: &str, records: &[InputRecord]) -> Self {
         let Some(tracer) = traces.tracer() else { return Self::default() };
         let now = SystemTime::now();
         Self(records.iter().map(|record| begin(tracer, group, record, records.len(), now)).collect())
     }
 
-    /// The stage has given its outcomes; what is left is to write them.
+    /// Notes that the stage has returned its outcomes; they remain to be written.
     pub fn processed(&mut self) {
         let now = SystemTime::now();
         for span in self.0.iter_mut().flatten() {
@@ -33,12 +34,12 @@ impl RecordSpans {
         }
     }
 
-    /// The record became a dead letter.
+    /// Notes that the record became a dead letter.
     pub fn rejected(&mut self, record: usize, rejection: &Rejection) {
         self.failed(record, rejection.code, rejection.reason.clone());
     }
 
-    /// The record's partition is another member's now, and so is the record.
+    /// Notes that the record and its partition now belong to another member.
     pub fn left(&mut self, record: usize) {
         self.failed(
             record,
@@ -47,7 +48,7 @@ impl RecordSpans {
         );
     }
 
-    /// Has each record bear the context of the span of its input.
+    /// Writes the context of each input's span into its output records.
     pub fn stamp(&self, records: &mut [(usize, OutputRecord)]) {
         for (input, record) in records {
             if let Some(Some(span)) = self.0.get(*input) {
@@ -56,7 +57,7 @@ impl RecordSpans {
         }
     }
 
-    /// All that followed from the records is acknowledged.
+    /// Ends the spans: everything that followed from the records is acknowledged.
     pub fn delivered(&mut self) {
         let now = SystemTime::now();
         self.0.drain(..).flatten().for_each(|mut span| span.end_with_timestamp(now));
@@ -71,7 +72,8 @@ impl RecordSpans {
 }
 
 impl Drop for RecordSpans {
-    /// What was never delivered is done again, under a span of its own.
+    /// Ends the spans of records that were never delivered. These are processed
+    /// again, under new spans.
     fn drop(&mut self) {
         for record in 0..self.0.len() {
             self.failed(
@@ -112,7 +114,7 @@ fn attributes(group: &str, record: &InputRecord, batch_records: usize) -> Vec<Ke
         KeyValue::new("messaging.destination.partition.id", record.partition.to_string()),
         KeyValue::new("messaging.kafka.offset", record.offset),
         KeyValue::new("messaging.consumer.group.name", group.to_owned()),
-        // Of the batch that the stage had it in: what it took is to be judged by that.
+        // The size of the record's batch, by which the time it took must be judged.
         KeyValue::new("unprompt.batch.records", batch_records as i64),
     ];
     match &record.value {
@@ -123,7 +125,7 @@ fn attributes(group: &str, record: &InputRecord, batch_records: usize) -> Vec<Ke
     attributes
 }
 
-/// What the record is called, where it is text: its key and its CloudEvents id.
+/// Returns the record's names that are text: its key and its CloudEvents id.
 pub(super) fn named<'a>(key: Option<&'a [u8]>, headers: &'a Headers) -> impl Iterator<Item = KeyValue> {
     let id = headers.iter().find(|(name, _)| name == names::ID).map(|(_, value)| value.as_slice());
     let names = [("messaging.kafka.message.key", key), ("cloudevents.event_id", id)];

@@ -1,4 +1,5 @@
-//! Records of arbitrary bytes and headers go through the runner as they are, whatever a stage says of them.
+//! Records of arbitrary bytes and headers pass through the runner unchanged, whatever a stage
+//! decides about them.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -13,7 +14,7 @@ use crate::support::*;
 
 const RECORDS: usize = 300;
 
-/// Kafka has names without NUL in common with librdkafka, and no others.
+/// Headers with names without NUL, the only ones that both Kafka and librdkafka support.
 fn headers() -> impl Strategy<Value = Headers> {
     let name = prop_oneof![
         "[a-z_-]{0,12}",
@@ -34,7 +35,7 @@ fn record() -> impl Strategy<Value = OutputRecord> {
     })
 }
 
-/// Key, value and headers, which is all that a producer says.
+/// Key, value and headers: everything that a producer sets.
 type Said = (Option<Vec<u8>>, Option<Vec<u8>>, Headers);
 
 async fn arbitrary_records_are_kept_as_they_were(fixture: Fixture) {
@@ -49,7 +50,7 @@ async fn arbitrary_records_are_kept_as_they_were(fixture: Fixture) {
     let reject = |batch: &[InputRecord]| {
         Ok(batch.iter().map(|_| Outcome::Rejected(Rejection::new("never", "it is none"))).collect())
     };
-    let run = Run::start(&kafka, config, reject);
+    let run = RunningStage::start(&kafka, config, reject);
     let letters = take(&kafka, Topic::DeadLetters, RECORDS).await;
     run.stop().await;
     let mut kept: Vec<Said> =

@@ -1,4 +1,4 @@
-//! The data directory's lock, the topics, and what is said where the broker is away.
+//! The data directory's lock, the topics, and the errors when the broker is away.
 
 use tempfile::TempDir;
 use unprompt_schemas::topics::Topic;

@@ -17,7 +17,7 @@ fn reject_every_tenth(batch: &[InputRecord]) -> Vec<Outcome> {
 async fn a_rejected_record_is_kept_as_it_was_and_its_neighbours_pass(fixture: Fixture) {
     let kafka = fixture.kafka();
     publish(&kafka, 0..100).await;
-    let run = Run::start(&kafka, RunnerConfig::default(), |batch| Ok(reject_every_tenth(batch)));
+    let run = RunningStage::start(&kafka, RunnerConfig::default(), |batch| Ok(reject_every_tenth(batch)));
     let letters = take(&kafka, Topic::DeadLetters, 10).await;
     let passed = take(&kafka, Topic::ImageEmbeddings, 90).await;
     let summary = run.stop().await;
@@ -46,7 +46,7 @@ async fn an_output_larger_than_its_topic_takes_is_a_dead_letter_not_an_endless_r
     let large = OutputRecord { value: Some(vec![b'1'; 5 << 20]), ..numbered(0) };
     publisher.publish(large.clone()).await.unwrap();
     publish(&kafka, 5..10).await;
-    let run = Run::copying(&kafka);
+    let run = RunningStage::copying(&kafka);
     assert_exactly_once(&take(&kafka, Topic::ImageEmbeddings, 10).await, 0..10);
     let letters = take(&kafka, Topic::DeadLetters, 1).await;
     let described = DeadLetter::parse(&letters[0].headers).unwrap();
@@ -65,7 +65,7 @@ async fn the_largest_picture_fits_into_a_dead_letter(fixture: Fixture) {
         .publish(OutputRecord { value: value.clone(), ..numbered(0) })
         .await
         .unwrap();
-    let run = Run::start(&kafka, RunnerConfig::default(), |batch| {
+    let run = RunningStage::start(&kafka, RunnerConfig::default(), |batch| {
         let reason = "x".repeat(10_000);
         Ok(batch.iter().map(|_| Outcome::Rejected(Rejection::new("never", reason.clone()))).collect())
     });
@@ -83,7 +83,7 @@ async fn a_flood_of_bad_records_stops_the_run_before_the_topic_is_drained(fixtur
         dead_letter_count: 50,
         ..RunnerConfig::default()
     };
-    let run = Run::start(&kafka, config, |batch| {
+    let run = RunningStage::start(&kafka, config, |batch| {
         Ok(batch.iter().map(|_| Outcome::Rejected(Rejection::new("wrong-model", "load another"))).collect())
     });
     let error = run.failure().await;
@@ -92,7 +92,7 @@ async fn a_flood_of_bad_records_stops_the_run_before_the_topic_is_drained(fixtur
     let dead = all(&kafka, Topic::DeadLetters).await.len();
     assert!(dead < 50, "{dead} of 1000 records went to the dead letters before it stopped");
 
-    let mended = Run::copying(&kafka);
+    let mended = RunningStage::copying(&kafka);
     take(&kafka, Topic::ImageEmbeddings, 1_000 - dead).await;
     mended.stop().await;
     let (passed, dead) = (all(&kafka, Topic::ImageEmbeddings).await, all(&kafka, Topic::DeadLetters).await);

@@ -1,4 +1,5 @@
-//! Exactly once on Apache Kafka: whatever happens in the middle, readers of committed records see each output once.
+//! Exactly once on Apache Kafka: whatever happens in between, readers of committed records
+//! see each output once.
 
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ const BROKERS: &str = "UNPROMPT_TEST_BROKERS";
 const PREFIX: &str = "UNPROMPT_TEST_PREFIX";
 const RECORDS: usize = 1_500;
 
-/// A group that notices soon that a member has come, gone or died. UNPROMPT_TEST_DEBUG=cgrp,fetch,topic has librdkafka say more.
+/// A group that soon notices when a member joins, leaves or dies.
+/// UNPROMPT_TEST_DEBUG=cgrp,fetch,topic makes librdkafka log more.
 fn quick(mut kafka: KafkaConfig, session_ms: u32) -> KafkaConfig {
     kafka.properties.insert("session.timeout.ms".into(), session_ms.to_string().as_str().into());
     kafka.properties.insert("heartbeat.interval.ms".into(), "500".into());
@@ -23,15 +25,15 @@ fn quick(mut kafka: KafkaConfig, session_ms: u32) -> KafkaConfig {
     kafka
 }
 
-/// [`quick`], under a name that outlives a restart.
+/// [`quick`], with an instance name that outlives a restart.
 fn named(kafka: KafkaConfig, instance: &str) -> KafkaConfig {
     KafkaConfig { instance: Some(instance.to_owned()), ..quick(kafka, 2_000) }
 }
 
-/// Small batches and transactions, so that a kill finds some open.
-fn slow(kafka: &KafkaConfig) -> Run {
+/// A run with small batches and transactions, so that a kill finds some open.
+fn slow(kafka: &KafkaConfig) -> RunningStage {
     let config = RunnerConfig { batch_records: 5, transaction_timeout_ms: 4_000, ..RunnerConfig::default() };
-    Run::start(kafka, config, |batch| {
+    RunningStage::start(kafka, config, |batch| {
         std::thread::sleep(Duration::from_millis(10));
         Ok(copies(batch))
     })
@@ -69,7 +71,7 @@ async fn processes_killed_again_and_again_lose_and_repeat_nothing() {
         struck += usize::from((1..RECORDS).contains(&out));
     }
     assert!(struck > 1, "the kills struck before or after the work; the test proved nothing");
-    let run = Run::copying(&named(kafka.clone(), "killed"));
+    let run = RunningStage::copying(&named(kafka.clone(), "killed"));
     take_until_complete(&kafka, Topic::ImageEmbeddings, 0..RECORDS).await;
     run.stop().await;
     let out = all(&kafka, Topic::ImageEmbeddings).await;
@@ -115,7 +117,7 @@ async fn a_second_process_of_the_same_name_fences_the_first_which_says_so() {
     assert_exactly_once(&all(&kafka, Topic::ImageEmbeddings).await, 0..RECORDS);
 }
 
-/// Stops the broker in the middle of the work, in one way or another, and starts it again.
+/// Stops the broker in the middle of the work with `go`, and starts it again.
 async fn broker_gone_in_the_middle(go: fn(&mut Kafka)) {
     let mut broker = tokio::task::spawn_blocking(Kafka::start).await.unwrap();
     let kafka = KafkaConfig { profile: Profile::Kafka, ..KafkaConfig::embedded(broker.brokers()) };
@@ -150,7 +152,7 @@ async fn a_broker_that_is_stopped_costs_nothing_but_time() {
 async fn a_broker_without_transactions_is_refused_with_what_to_do() {
     let fixture = Fixture::start().await;
     let config = RunnerConfig { delivery: Delivery::ExactlyOnce, ..RunnerConfig::default() };
-    let error = Run::start(&fixture.kafka(), config, |batch| Ok(copies(batch))).failure().await;
+    let error = RunningStage::start(&fixture.kafka(), config, |batch| Ok(copies(batch))).failure().await;
     assert!(matches!(error, StreamError::NoTransactions { .. }), "{error}");
     assert!(error.to_string().contains("at-least-once"), "{error}");
 }

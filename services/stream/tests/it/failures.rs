@@ -1,4 +1,5 @@
-//! What a stage's failures do: transient ones are tried again, fatal ones end the run with nothing committed.
+//! The effects of a stage's failures: transient ones are retried, fatal ones end the run with
+//! nothing committed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,10 +16,11 @@ async fn a_transient_failure_is_tried_again_without_loss_and_in_order(fixture: F
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = calls.clone();
     let config = RunnerConfig { retry_initial_ms: 10, batch_records: 50, ..RunnerConfig::default() };
-    let run = Run::start(&kafka, config, move |batch| match counted.fetch_add(1, Ordering::Relaxed) % 3 {
-        2 => Ok(copies(batch)),
-        _ => Err(BatchError::Transient("the index is away".into())),
-    });
+    let run =
+        RunningStage::start(&kafka, config, move |batch| match counted.fetch_add(1, Ordering::Relaxed) % 3 {
+            2 => Ok(copies(batch)),
+            _ => Err(BatchError::Transient("the index is away".into())),
+        });
     let out = take(&kafka, Topic::ImageEmbeddings, 500).await;
     assert_exactly_once(&out, 0..500);
     assert_ordered_by_key(&out);
@@ -32,7 +34,7 @@ async fn a_stop_interrupts_the_wait_for_a_retry_and_nothing_is_lost(fixture: Fix
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = calls.clone();
     let config = RunnerConfig { retry_initial_ms: 60_000, retry_max_ms: 60_000, ..RunnerConfig::default() };
-    let run = Run::start(&kafka, config, move |_| {
+    let run = RunningStage::start(&kafka, config, move |_| {
         counted.fetch_add(1, Ordering::Relaxed);
         Err(BatchError::Transient("the index is away".into()))
     });
@@ -40,12 +42,12 @@ async fn a_stop_interrupts_the_wait_for_a_retry_and_nothing_is_lost(fixture: Fix
     let asked = Instant::now();
     run.stop().await;
     assert!(asked.elapsed() < Duration::from_secs(10), "stopping took {:?}", asked.elapsed());
-    let run = Run::copying(&kafka);
+    let run = RunningStage::copying(&kafka);
     assert_exactly_once(&take(&kafka, Topic::ImageEmbeddings, 10).await, 0..10);
     run.stop().await;
 }
 
-/// Runs a stage that fails at number 42, then a good one; the second must see everything again.
+/// Runs a stage that fails, then a good one; the second must see everything again.
 async fn fatal(
     fixture: Fixture,
     process: fn(&[InputRecord]) -> Result<Vec<Outcome>, BatchError>,
@@ -53,11 +55,11 @@ async fn fatal(
     let kafka = fixture.kafka();
     publish(&kafka, 0..10).await;
     let config = RunnerConfig { batch_records: 100, batch_time_ms: 300, ..RunnerConfig::default() };
-    let failing = Run::start(&kafka, config, process);
+    let failing = RunningStage::start(&kafka, config, process);
     let health = failing.health.clone();
     let error = failing.failure().await;
     assert!(!health.is_live(), "a failed service is not live");
-    let run = Run::copying(&kafka);
+    let run = RunningStage::copying(&kafka);
     assert_exactly_once(&take(&kafka, Topic::ImageEmbeddings, 10).await, 0..10);
     run.stop().await;
     error

@@ -1,8 +1,9 @@
 //! Consumer groups: a slow stage keeps its partitions, and two runners share them.
 
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use unprompt_schemas::topics::Topic;
@@ -18,7 +19,7 @@ async fn a_stage_slower_than_the_longest_poll_interval_keeps_its_group(fixture: 
     publish(&kafka, 0..40).await;
     let config = RunnerConfig { batch_records: 20, bytes_in_flight: 4_000, ..RunnerConfig::default() };
     let mut calls = 0;
-    let run = Run::start(&kafka, config, move |batch| {
+    let run = RunningStage::start(&kafka, config, move |batch| {
         calls += 1;
         if calls == 1 {
             std::thread::sleep(Duration::from_secs(5));
@@ -33,11 +34,11 @@ async fn a_stage_slower_than_the_longest_poll_interval_keeps_its_group(fixture: 
 
 type Partitions = Arc<Mutex<BTreeSet<i32>>>;
 
-fn watched(kafka: &KafkaConfig) -> (Run, Partitions) {
+fn watched(kafka: &KafkaConfig) -> (RunningStage, Partitions) {
     let seen = Partitions::default();
     let noted = seen.clone();
-    let run = Run::start(kafka, RunnerConfig::default(), move |batch| {
-        noted.lock().unwrap().extend(batch.iter().map(|record| record.partition));
+    let run = RunningStage::start(kafka, RunnerConfig::default(), move |batch| {
+        noted.lock().extend(batch.iter().map(|record| record.partition));
         Ok(copies(batch))
     });
     (run, seen)
@@ -49,23 +50,23 @@ async fn two_runners_share_the_partitions_and_a_leaver_hands_its_own_back(fixtur
     first.ready().await;
     publish(&kafka, 0..200).await;
     take(&kafka, Topic::ImageEmbeddings, 200).await;
-    assert_eq!(of_first.lock().unwrap().len(), 4, "one runner has all partitions");
+    assert_eq!(of_first.lock().len(), 4, "one runner has all partitions");
 
     let (second, of_second) = watched(&kafka);
     second.ready().await;
     let mut published = 200;
-    while of_second.lock().unwrap().is_empty() {
+    while of_second.lock().is_empty() {
         publish(&kafka, published..published + 100).await;
         published += 100;
         take(&kafka, Topic::ImageEmbeddings, published).await;
         assert!(published < 20_000, "the second runner never got a partition");
     }
-    of_first.lock().unwrap().clear();
-    of_second.lock().unwrap().clear();
+    of_first.lock().clear();
+    of_second.lock().clear();
     publish(&kafka, published..published + 400).await;
     published += 400;
     take(&kafka, Topic::ImageEmbeddings, published).await;
-    let (one, two) = (of_first.lock().unwrap().clone(), of_second.lock().unwrap().clone());
+    let (one, two) = (of_first.lock().clone(), of_second.lock().clone());
     assert_eq!((one.len(), two.len()), (2, 2), "{one:?} and {two:?}");
     assert!(one.is_disjoint(&two), "{one:?} and {two:?}");
 
@@ -79,9 +80,9 @@ async fn two_runners_share_the_partitions_and_a_leaver_hands_its_own_back(fixtur
     assert_ordered_by_key(&out);
 }
 
-/// A runner whose stage works on everything at once, for as long as the gate is shut.
+/// A runner whose stage takes everything at once and works on it until the gate opens.
 struct Gated {
-    run: Run,
+    run: RunningStage,
     at_work: Arc<AtomicBool>,
     open: Arc<AtomicBool>,
 }
@@ -91,7 +92,7 @@ fn gated(kafka: &KafkaConfig, revoke_drain_ms: u64) -> Gated {
     let (entered, gate) = (at_work.clone(), open.clone());
     let config =
         RunnerConfig { batch_records: 200, batch_time_ms: 2_000, revoke_drain_ms, ..RunnerConfig::default() };
-    let run = Run::start(kafka, config, move |batch| {
+    let run = RunningStage::start(kafka, config, move |batch| {
         entered.store(true, Ordering::Relaxed);
         while !gate.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(10));
@@ -106,7 +107,7 @@ async fn a_batch_longer_than_the_bound_does_not_hold_up_a_revoked_partition(fixt
     publish(&kafka, 0..200).await;
     let first = gated(&kafka, 300);
     eventually("the first runner is at work", || first.at_work.load(Ordering::Relaxed)).await;
-    let second = Run::copying(&kafka);
+    let second = RunningStage::copying(&kafka);
     let early = take(&kafka, Topic::ImageEmbeddings, 50).await;
     assert_eq!(counts(&early).len(), 50, "the second runner works on what the first one still has in hand");
     first.open.store(true, Ordering::Relaxed);
@@ -130,14 +131,14 @@ async fn a_batch_within_the_bound_is_finished_before_its_partition_goes(fixture:
     assert_exactly_once(&all(&kafka, Topic::ImageEmbeddings).await, 0..200);
 }
 
-/// A pause is over when half of what was in flight is done. What is taken over before that must not end it for the partitions
-/// that were there before: they would never be resumed.
+/// A pause ends when half of the bytes in flight are done. Partitions that are assigned before that
+/// must not end it for the earlier ones, which would then never be resumed.
 async fn partitions_that_come_in_a_pause_leave_none_behind(fixture: Fixture) {
     let kafka = fixture.kafka();
     let (allowed, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (gate, batches) = (allowed.clone(), done.clone());
     let config = RunnerConfig { batch_records: 10, bytes_in_flight: 60_000, ..RunnerConfig::default() };
-    let staying = Run::start(&kafka, config, move |batch| {
+    let staying = RunningStage::start(&kafka, config, move |batch| {
         while gate.load(Ordering::Relaxed) <= batches.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -145,14 +146,14 @@ async fn partitions_that_come_in_a_pause_leave_none_behind(fixture: Fixture) {
         Ok(copies(batch))
     });
     staying.ready().await;
-    let leaving = Run::copying(&kafka);
+    let leaving = RunningStage::copying(&kafka);
     leaving.ready().await;
-    // About 200 of them fill what may be in flight, and the pause begins.
+    // About 200 of them reach the limit in flight, and the pause begins.
     publish(&kafka, 0..1_000).await;
     take(&kafka, Topic::ImageEmbeddings, 400).await;
     leaving.stop().await;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    // Less than half of it gets done, and then some records of the leaver's partitions come.
+    // Less than half of them are processed, and then records of the leaver's partitions arrive.
     allowed.store(6, Ordering::Relaxed);
     eventually("six batches are done", || done.load(Ordering::Relaxed) == 6).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -175,7 +176,7 @@ async fn partitions_lost_in_a_pause_are_read_again_when_they_come_back(fixture: 
         revoke_drain_ms: 200,
         ..RunnerConfig::default()
     };
-    let staying = Run::start(&kafka, config, move |batch| {
+    let staying = RunningStage::start(&kafka, config, move |batch| {
         while !gate.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -183,9 +184,10 @@ async fn partitions_lost_in_a_pause_are_read_again_when_they_come_back(fixture: 
     });
     staying.ready().await;
     publish(&kafka, 0..1_000).await;
-    // It fills what may be in flight from all partitions, and pauses them; then another runner takes two of them over.
+    // The runner reaches its limit in flight from all partitions and pauses them; then another
+    // runner takes over two of them.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let passing = Run::copying(&kafka);
+    let passing = RunningStage::copying(&kafka);
     take(&kafka, Topic::ImageEmbeddings, 400).await;
     open.store(true, Ordering::Relaxed);
     take_until_complete(&kafka, Topic::ImageEmbeddings, 0..1_000).await;
@@ -203,7 +205,7 @@ async fn prefixes_keep_worlds_apart(fixture: Fixture) {
     unprompt_stream::ensure_topics(&other).await.unwrap();
     publish(&other, 0..10).await;
     publish(&plain, 100..110).await;
-    let (run, other_run) = (Run::copying(&plain), Run::copying(&other));
+    let (run, other_run) = (RunningStage::copying(&plain), RunningStage::copying(&other));
     assert_exactly_once(&take(&plain, Topic::ImageEmbeddings, 10).await, 100..110);
     let out = take(&other, Topic::ImageEmbeddings, 10).await;
     assert_exactly_once(&out, 0..10);

@@ -1,4 +1,5 @@
-//! A process that is killed loses nothing: whatever it had acknowledged is there, and the rest is done again.
+//! A killed process loses nothing: what it had acknowledged is there, and the rest
+//! is processed again.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use crate::support::*;
 const DATA_DIR: &str = "UNPROMPT_TEST_DATA_DIR";
 const RECORDS: usize = 1_000;
 
-/// Broker, producer and stage in one process, as `unprompt up` has them.
+/// Runs broker, producer and stage in one process, as `unprompt up` does.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "is run by the test below, in a process of its own"]
 async fn the_process_that_is_killed() {
@@ -23,7 +24,7 @@ async fn the_process_that_is_killed() {
     ensure_topics(&kafka).await.unwrap();
     publish(&kafka, 0..RECORDS).await;
     let config = RunnerConfig { batch_records: 10, ..RunnerConfig::default() };
-    let _run = Run::start(&kafka, config, |batch| {
+    let _run = RunningStage::start(&kafka, config, |batch| {
         std::thread::sleep(Duration::from_millis(20));
         Ok(copies(batch))
     });
@@ -46,7 +47,7 @@ async fn after_a_kill_everything_comes_out_at_least_once_and_at_once() {
     let kafka = KafkaConfig::embedded(broker.brokers());
     let before = all(&kafka, Topic::ImageEmbeddings).await.len();
     assert!((RECORDS / 4..RECORDS).contains(&before), "{before} records were out before the kill");
-    let run = Run::copying(&kafka);
+    let run = RunningStage::copying(&kafka);
     run.ready().await;
     let joined = started.elapsed();
     assert!(joined < Duration::from_secs(8), "the dead process's membership held the group for {joined:?}");

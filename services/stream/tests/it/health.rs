@@ -51,7 +51,7 @@ async fn metrics_count_what_went_through() {
     let (health, stop) = (Health::default(), CancellationToken::new());
     let server = serve(([127, 0, 0, 1], 0).into(), health, stop.clone()).await.unwrap();
     publish(&kafka, 0..50).await;
-    let run = Run::start(&kafka, RunnerConfig::default(), |batch| Ok(copies(batch)));
+    let run = RunningStage::start(&kafka, RunnerConfig::default(), |batch| Ok(copies(batch)));
     take(&kafka, Topic::ImageEmbeddings, 50).await;
     run.stop().await;
     let (status, body) = get(server.address(), "/metrics").await;
@@ -74,7 +74,7 @@ async fn metrics_count_what_went_through() {
     stop.cancel();
 }
 
-/// A gauge of the tested service, summed over its other labels.
+/// Returns a gauge of the tested service, summed over its other labels.
 async fn gauge(address: std::net::SocketAddr, name: &str) -> Option<f64> {
     let (_, body) = get(address, "/metrics").await;
     let mine = |line: &&str| line.starts_with(&format!("{name}{{")) && line.contains(&format!("\"{NAME}\""));
@@ -111,13 +111,13 @@ async fn the_process_that_is_asked() {
     let open = Arc::new(AtomicBool::new(false));
     let gate = open.clone();
     let config = RunnerConfig { batch_records: 100, ..RunnerConfig::default() };
-    let run = Run::start(&kafka, config, move |batch| {
+    let run = RunningStage::start(&kafka, config, move |batch| {
         while !gate.load(Ordering::Relaxed) {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
         Ok(copies(batch))
     });
-    // Shut, it is behind by all of them and holds some.
+    // While the gate is shut, the service lags by all records and holds some.
     eventually_gauge(server.address(), "unprompt_consumer_lag_records", |lag| lag == 300.0).await;
     eventually_gauge(server.address(), "unprompt_batches_in_flight", |batches| batches >= 1.0).await;
     eventually_gauge(server.address(), "unprompt_bytes_in_flight", |bytes| bytes >= 300.0).await;
@@ -144,7 +144,7 @@ async fn a_service_that_its_group_has_given_up_is_not_ready_until_it_is_a_member
     kafka.properties.insert("session.timeout.ms".into(), "2000".into());
     kafka.properties.insert("heartbeat.interval.ms".into(), "500".into());
     ensure_topics(&kafka).await.unwrap();
-    let run = Run::copying(&kafka);
+    let run = RunningStage::copying(&kafka);
     run.ready().await;
     broker.stop().await.unwrap();
     eventually("it is not ready any more", || !run.health.is_ready()).await;

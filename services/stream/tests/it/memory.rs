@@ -1,4 +1,4 @@
-//! What a runner holds is bounded, however large the records and however slow the stage.
+//! A runner's memory is bounded, however large the records and however slow the stage.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,11 +18,13 @@ const PROFILE: &str = "UNPROMPT_TEST_PROFILE";
 const PICTURES: usize = 48;
 const PICTURE_BYTES: usize = 10 << 20;
 const BYTES_IN_FLIGHT: usize = 40 << 20;
-/// What is taken, one record over it, half as much fetched ahead, an answer of at least the largest record, and what a process
-/// needs besides: threads, connections, the copy of a record that is being taken, what the allocator keeps.
+/// The bytes taken, one record above that, half as much prefetched, a response of at least the
+/// largest record, and what a process needs besides: threads, connections, the copy of a record
+/// that is being taken, what the allocator keeps.
 const BOUND: usize = BYTES_IN_FLIGHT + PICTURE_BYTES + BYTES_IN_FLIGHT / 2 + (22 << 20) + (48 << 20);
 
-/// Bytes of this process by the kernel's count, such as `VmHWM`, the most that were resident.
+/// Returns bytes of this process by the kernel's count, such as `VmHWM`, the most
+/// that were resident.
 fn resident(line: &str) -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let found = status.lines().find_map(|one| one.strip_prefix(line)?.strip_prefix(':')).unwrap();
@@ -40,7 +42,7 @@ async fn the_process_that_is_weighed() {
     let before = resident("VmRSS");
     let done = Arc::new(AtomicUsize::new(0));
     let counted = done.clone();
-    let run = Run::start(&kafka, config, move |batch| {
+    let run = RunningStage::start(&kafka, config, move |batch| {
         std::thread::sleep(Duration::from_millis(50) * batch.len() as u32);
         counted.fetch_add(batch.len(), Ordering::Relaxed);
         let length = |record: &unprompt_stream::InputRecord| OutputRecord {
@@ -90,10 +92,10 @@ const DRAWN: usize = 48;
 const DRAWING_BYTES: usize = 1 << 20;
 const DRAWINGS_IN_FLIGHT: usize = 8;
 const DRAWINGS_A_BATCH: usize = 4;
-/// With the stage at once: one that it works on, one that waits for it.
+/// The batches with the stage: one in progress, one waiting.
 const BATCHES_WITH_THE_STAGE: usize = 2;
 
-/// A megabyte that is the number of its input.
+/// An output of one megabyte that spells the number of its input.
 fn drawing(record: &InputRecord) -> Outcome {
     let digits = number(record).to_string();
     let value = ["0".repeat(DRAWING_BYTES - digits.len()), digits].concat().into_bytes();
@@ -101,7 +103,8 @@ fn drawing(record: &InputRecord) -> Outcome {
     Outcome::Outputs(vec![OutputRecord { topic, key, value: Some(value), headers: Vec::new() }])
 }
 
-/// The inputs are a few bytes each: by them alone, everything would be drawn while nothing can be written.
+/// The inputs are a few bytes each. If only they counted, everything would be drawn while
+/// nothing can be written.
 #[tokio::test(flavor = "multi_thread")]
 async fn large_outputs_of_small_inputs_keep_to_the_bound_while_the_broker_is_away() {
     const SERVICE: &str = "drawing";
@@ -118,7 +121,7 @@ async fn large_outputs_of_small_inputs_keep_to_the_bound_while_the_broker_is_awa
         bytes_in_flight: DRAWINGS_IN_FLIGHT * DRAWING_BYTES,
         ..RunnerConfig::default()
     };
-    let run = Run::named(SERVICE, &kafka, config, move |batch| {
+    let run = RunningStage::named(SERVICE, &kafka, config, move |batch| {
         while !gate.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -131,7 +134,7 @@ async fn large_outputs_of_small_inputs_keep_to_the_bound_while_the_broker_is_awa
     open.store(true, Ordering::Relaxed);
     let held = || metric("unprompt_bytes_in_flight", SERVICE, &[]) as usize;
     eventually("the bound is reached", || held() >= DRAWINGS_IN_FLIGHT * DRAWING_BYTES).await;
-    // Time enough to draw all of them, if nothing held the stage up.
+    // Enough time to draw all of them, if nothing held the stage up.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let most = DRAWINGS_IN_FLIGHT + BATCHES_WITH_THE_STAGE * DRAWINGS_A_BATCH;
     let (count, bytes) = (drawn.load(Ordering::Relaxed), held());

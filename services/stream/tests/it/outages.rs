@@ -1,4 +1,4 @@
-//! Brokers go away and come back; the runner waits and goes on.
+//! Brokers go away and come back; the runner waits and continues.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ async fn a_broker_that_restarts_in_the_middle_costs_nothing_but_time() {
     ensure_topics(&kafka).await.unwrap();
     publish(&kafka, 0..1_000).await;
     let config = RunnerConfig { batch_records: 10, ..RunnerConfig::default() };
-    let run = Run::start(&kafka, config, |batch| {
+    let run = RunningStage::start(&kafka, config, |batch| {
         std::thread::sleep(Duration::from_millis(5));
         Ok(copies(batch))
     });
@@ -35,7 +35,7 @@ async fn a_broker_that_restarts_in_the_middle_costs_nothing_but_time() {
     broker.stop().await.unwrap();
 }
 
-/// librdkafka's own mock of a cluster, with the topics that the stage uses.
+/// librdkafka's own mock of a cluster, with the catalogue's topics.
 pub fn mock() -> (MockCluster<'static, DefaultProducerContext>, KafkaConfig) {
     let cluster = MockCluster::new(3).unwrap();
     let mut kafka = KafkaConfig::embedded(cluster.bootstrap_servers());
@@ -52,7 +52,7 @@ async fn errors_and_dead_nodes_of_a_cluster_are_ridden_out() {
     let (cluster, kafka) = mock();
     publish(&kafka, 0..200).await;
     let config = RunnerConfig { batch_records: 10, ..RunnerConfig::default() };
-    let run = Run::start(&kafka, config, |batch| {
+    let run = RunningStage::start(&kafka, config, |batch| {
         std::thread::sleep(Duration::from_millis(20));
         Ok(copies(batch))
     });
@@ -79,7 +79,7 @@ async fn a_runner_waits_for_a_broker_that_is_not_there_yet() {
     let broker = EmbeddedBroker::start(dir.path(), 0).await.unwrap();
     let (port, kafka) = (broker.address().port(), KafkaConfig::embedded(broker.brokers()));
     broker.stop().await.unwrap();
-    let run = Run::copying(&kafka);
+    let run = RunningStage::copying(&kafka);
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(!run.health.is_ready());
     let broker = EmbeddedBroker::start(dir.path(), port).await.unwrap();

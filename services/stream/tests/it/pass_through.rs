@@ -10,7 +10,7 @@ use crate::support::*;
 async fn thousands_of_records_come_out_once_and_in_order(fixture: Fixture) {
     let kafka = fixture.kafka();
     publish(&kafka, 0..5_000).await;
-    let run = Run::copying(&kafka);
+    let run = RunningStage::copying(&kafka);
     let out = take(&kafka, Topic::ImageEmbeddings, 5_000).await;
     assert_exactly_once(&out, 0..5_000);
     assert_ordered_by_key(&out);
@@ -40,7 +40,7 @@ async fn what_comes_out_bears_the_time_of_what_went_in(fixture: Fixture) {
     let before: BTreeMap<_, _> =
         all(&kafka, Topic::Images).await.iter().map(|input| (number(input), input.timestamp_ms)).collect();
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    let run = Run::copying(&kafka);
+    let run = RunningStage::copying(&kafka);
     let out = take(&kafka, Topic::ImageEmbeddings, 20).await;
     run.stop().await;
     let after: BTreeMap<_, _> = out.iter().map(|output| (number(output), output.timestamp_ms)).collect();
@@ -51,7 +51,7 @@ async fn batches_keep_to_their_bounds_and_one_input_may_give_many_outputs(fixtur
     let kafka = fixture.kafka();
     publish(&kafka, 0..100).await;
     let config = RunnerConfig { batch_records: 7, ..RunnerConfig::default() };
-    let run = Run::start(&kafka, config, |batch| {
+    let run = RunningStage::start(&kafka, config, |batch| {
         assert!(batch.len() <= 7, "a batch of {}", batch.len());
         let twice = |outcome| match outcome {
             Outcome::Outputs(outputs) => Outcome::Outputs([outputs.clone(), outputs].concat()),
@@ -76,7 +76,7 @@ async fn large_pictures_pass(fixture: Fixture) {
             OutputRecord { topic: Topic::Images, key: Some(b"k".to_vec()), value, headers: Vec::new() };
         within("publishing a large record", publisher.publish(record)).await.unwrap();
     }
-    let run = Run::start(&kafka, RunnerConfig::default(), |batch| {
+    let run = RunningStage::start(&kafka, RunnerConfig::default(), |batch| {
         let length = |record: &unprompt_stream::InputRecord| OutputRecord {
             topic: Topic::ImageEmbeddings,
             key: record.key.clone(),
@@ -94,7 +94,7 @@ async fn a_small_bound_on_bytes_in_flight_slows_but_loses_nothing(fixture: Fixtu
     let kafka = fixture.kafka();
     publish(&kafka, 0..300).await;
     let config = RunnerConfig { bytes_in_flight: 5_000, batch_records: 10, ..RunnerConfig::default() };
-    let run = Run::start(&kafka, config, |batch| {
+    let run = RunningStage::start(&kafka, config, |batch| {
         std::thread::sleep(std::time::Duration::from_millis(20));
         Ok(copies(batch))
     });

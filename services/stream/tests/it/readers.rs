@@ -1,7 +1,8 @@
-//! Reading without a group: tables, tails, and to the end.
+//! Reading without a group: tables, tails, and reading to the end.
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -29,14 +30,14 @@ async fn a_table_begins_with_what_is_there_and_follows_what_comes() {
     let table = Arc::new(Mutex::new(BTreeMap::new()));
     let applied = table.clone();
     let reader = TableReader::start(&kafka, Topic::Heads, CancellationToken::new(), move |record| {
-        applied.lock().unwrap().insert(record.key.unwrap(), record.value);
+        applied.lock().insert(record.key.unwrap(), record.value);
     })
     .unwrap();
     within("catching up", reader.caught_up()).await.unwrap();
     let (a, b) = (b"a".to_vec(), b"b".to_vec());
-    assert_eq!(*table.lock().unwrap(), [(a.clone(), Some(b"2".to_vec())), (b, None)].into());
+    assert_eq!(*table.lock(), [(a.clone(), Some(b"2".to_vec())), (b, None)].into());
     publisher.publish(head("a", Some("3"))).await.unwrap();
-    eventually("the change arrives", || table.lock().unwrap()[&a] == Some(b"3".to_vec())).await;
+    eventually("the change arrives", || table.lock()[&a] == Some(b"3".to_vec())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

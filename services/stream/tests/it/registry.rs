@@ -1,4 +1,4 @@
-//! The client of schema registries against a real one, and what a stage does while it is away.
+//! The schema registry client against a real registry, and what a stage does while that is away.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -175,7 +175,7 @@ fn a_service_that_may_not_register_says_which_schema_is_missing_and_where() {
     assert_eq!(reader.id_of(&subject, Prompt::SCHEMA_JSON).unwrap(), id);
 }
 
-/// Given an address where nobody listens, then the next one is asked.
+/// Given an address where nobody listens, the next one is asked.
 #[test]
 fn the_addresses_are_tried_in_turn() {
     let nobody = unused_address();
@@ -208,7 +208,7 @@ fn a_registry_behind_tls_is_believed_by_its_authority_alone() {
     assert!(error.to_string().to_lowercase().contains("certificate"), "{error}");
 }
 
-/// A server on a free port that answers the client's first question so.
+/// A server on a free port that gives this answer to every request of the tests.
 async fn server(answer: fn(HeaderMap) -> (StatusCode, String)) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -219,7 +219,7 @@ async fn server(answer: fn(HeaderMap) -> (StatusCode, String)) -> String {
 }
 
 fn admits(headers: HeaderMap) -> (StatusCode, String) {
-    // Of "unprompt:open sesame", by `base64`.
+    // The first is `base64` of "unprompt:open sesame".
     let admitted = ["Basic dW5wcm9tcHQ6b3BlbiBzZXNhbWU=", "Bearer open-sesame"];
     match headers.get("authorization").is_some_and(|given| admitted.iter().any(|good| given == good)) {
         true => (StatusCode::OK, json!(["AVRO"]).to_string()),
@@ -266,7 +266,7 @@ async fn a_registry_that_is_overloaded_is_worth_another_try() {
     assert!(error.is_transient(), "{error}");
 }
 
-/// Given a runtime of one thread, which must not be blocked, then the client still answers.
+/// Given a runtime of one thread, which must not be blocked, the client still answers.
 #[tokio::test]
 async fn it_answers_on_any_runtime() {
     let url = tokio::task::spawn_blocking(|| Registry::shared().url()).await.unwrap();
@@ -307,8 +307,8 @@ fn a_token_is_taken_letter_for_letter_and_never_printed() {
     assert!(registry.register && !format!("{registry:?}").contains("0123"), "{registry:?}");
 }
 
-/// Given records that nobody could read beside good ones, then a job gets the good ones; given a record that only a registry could
-/// explain, then it is told instead of getting fewer.
+/// Given an unreadable record beside a good one, a job gets the good one. Given a record that only
+/// a registry could explain, the job fails instead of getting fewer records.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_passes_over_bad_records_but_not_over_a_missing_registry() {
     let kafka = Fixture::start().await;
@@ -338,7 +338,8 @@ fn copy_prompts(codec: &Codec, batch: &[InputRecord]) -> Result<Vec<Outcome>, un
     parsed.outcomes(copied, |record, _, ()| Ok(vec![unprompt_stream::pass_through::copy(record)]))
 }
 
-/// Given a registry that is killed, then records whose schema only it knows wait, and are processed when it is back.
+/// Given a registry that is killed, records whose schema only it knows wait, and are
+/// processed when it is back.
 #[tokio::test(flavor = "multi_thread")]
 async fn records_wait_while_the_registry_is_away() {
     let mut registry = tokio::task::spawn_blocking(Registry::start).await.unwrap();
@@ -353,7 +354,7 @@ async fn records_wait_while_the_registry_is_away() {
     let tries = Arc::new(AtomicUsize::new(0));
     let (codec, counted) = (Codec::confluent(client), tries.clone());
     let config = RunnerConfig { retry_initial_ms: 10, ..RunnerConfig::default() };
-    let run = Run::start(&kafka, config, move |batch| {
+    let run = RunningStage::start(&kafka, config, move |batch| {
         counted.fetch_add(1, Ordering::Relaxed);
         copy_prompts(&codec, batch)
     });
@@ -367,7 +368,8 @@ async fn records_wait_while_the_registry_is_away() {
     assert!(all(&kafka, Topic::ImageEmbeddings).await.is_empty());
 
     tokio::task::block_in_place(|| registry.start_again());
-    // One that nobody registered goes to the dead letters: the registry is asked again.
+    // A record with an id that nobody registered goes to the dead letters: the
+    // registry is asked again.
     publisher.publish(record(framed(9_999, b""))).await.unwrap();
     let copied = take(&kafka, Topic::ImageEmbeddings, 1).await;
     assert_eq!(copied[0].value.as_deref(), Some(&value[..]));

@@ -1,4 +1,5 @@
-//! Secrets in files and in the environment, and what of `[kafka.security]` is refused at load.
+//! Secrets in files and in the environment, and the `[kafka.security]` settings that
+//! are refused on load.
 
 use std::path::PathBuf;
 

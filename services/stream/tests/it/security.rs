@@ -1,4 +1,5 @@
-//! TLS and SASL against an Apache Kafka that asks who one is: each way in works, and each mistake is an error that says what to do.
+//! TLS and SASL against an Apache Kafka that requires authentication: each way in works, and each
+//! mistake is an error that says what to do.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -18,7 +19,7 @@ async fn broker() -> &'static SecureKafka {
     tokio::task::spawn_blocking(SecureKafka::shared).await.unwrap()
 }
 
-/// Under a prefix of the test's own.
+/// A configuration under a prefix of the test's own.
 fn at(brokers: String, security: Security) -> KafkaConfig {
     let prefix = Prefix::new(&format!("{}.", uuid::Uuid::new_v4().simple())).unwrap();
     KafkaConfig { prefix, profile: Profile::Kafka, security, ..KafkaConfig::embedded(brokers) }
@@ -72,18 +73,19 @@ fn token(broker: &SecureKafka, secret: &str) -> KafkaConfig {
     bearer(broker.bearer(), &properties)
 }
 
-/// Everything that talks to Kafka does so: admin, producer, reader, and the runner with its transactions.
+/// Checks that everything that talks to Kafka works: admin, producer, reader, and the runner
+/// with its transactions.
 async fn passes_records(kafka: &KafkaConfig) {
     kafka.check().unwrap();
     within("the topics", ensure_topics(kafka)).await.unwrap();
     publish(kafka, 0..200).await;
-    let run = Run::copying(kafka);
+    let run = RunningStage::copying(kafka);
     take_until_complete(kafka, Topic::ImageEmbeddings, 0..200).await;
     run.stop().await;
     assert_exactly_once(&all(kafka, Topic::ImageEmbeddings).await, 0..200);
 }
 
-/// Every way to begin with Kafka ends soon and says this.
+/// Checks that every first contact with Kafka soon ends with this error and advice.
 async fn refused(kafka: &KafkaConfig, is_it: fn(&StreamError) -> bool, advice: &str) {
     let publisher = Publisher::new(kafka).unwrap();
     let said = [
@@ -92,7 +94,7 @@ async fn refused(kafka: &KafkaConfig, is_it: fn(&StreamError) -> bool, advice: &
         within("opening a tail", Tail::new(kafka, &[Topic::Images], Start::End)).await.unwrap_err(),
         within("publishing", publisher.publish(numbered(0))).await.unwrap_err(),
         within("transactions", try_transactions(kafka)).await.unwrap_err(),
-        Run::copying(kafka).failure().await,
+        RunningStage::copying(kafka).failure().await,
     ];
     for error in said {
         let text = error.to_string();
@@ -103,7 +105,7 @@ async fn refused(kafka: &KafkaConfig, is_it: fn(&StreamError) -> bool, advice: &
 }
 
 fn assert_no_secret(text: &str) {
-    // The last one is how a signed token begins.
+    // The last one is the beginning of a signed token.
     let secrets =
         [SCRAM_USER.1, LIMITED_USER.1, PLAIN_USER.1, TOKEN_CLIENT.1, KEY_PASSWORD, WRONG, "eyJhbGciOi"];
     let shown = secrets.iter().find_map(|secret| text.lines().find(|line| line.contains(secret)));
@@ -161,7 +163,7 @@ async fn a_wrong_password_is_told_soon_and_stops_a_service() {
     refused(&plain, is_it, "password in [kafka.security]").await;
 }
 
-/// librdkafka tells of the same refusal every 30 seconds, so this takes a little longer.
+/// librdkafka reports the same refusal every 30 seconds, so this takes a little longer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_that_is_taken_away_stops_a_service_in_the_middle_of_its_run() {
     const USER: (&str, &str) = ("tom", "tom-knows-3e90");
@@ -170,7 +172,7 @@ async fn a_user_that_is_taken_away_stops_a_service_in_the_middle_of_its_run() {
     let kafka = at(broker.brief(), sasl(Protocol::SaslPlaintext, Mechanism::ScramSha512, USER));
     within("the topics", ensure_topics(&kafka)).await.unwrap();
     publish(&kafka, 0..10).await;
-    let run = Run::copying(&kafka);
+    let run = RunningStage::copying(&kafka);
     take(&kafka, Topic::ImageEmbeddings, 10).await;
     tokio::task::spawn_blocking(|| broker.remove_user(USER.0)).await.unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(120), run.ended()).await.expect("it ends");
@@ -262,7 +264,7 @@ async fn a_right_to_write_that_is_missing_stops_the_service() {
     let topic = kafka.prefix.name(Topic::ImageEmbeddings);
     tokio::task::spawn_blocking(move || broker.forbid_writing(&topic)).await.unwrap();
     let limited = KafkaConfig { prefix: kafka.prefix.clone(), ..scram(broker, LIMITED_USER) };
-    let error = Run::copying(&limited).failure().await;
+    let error = RunningStage::copying(&limited).failure().await;
     let is_it = matches!(&error, StreamError::Delivery { topic, .. } if topic == "image-embeddings.v1");
     assert!(is_it, "{error:?}");
 }
@@ -283,7 +285,7 @@ async fn the_process_that_says_all_it_can() {
         let made = ensure_topics(&kafka).await;
         println!("{kafka:?} {made:?}");
         if made.is_ok() {
-            let run = Run::copying(&kafka);
+            let run = RunningStage::copying(&kafka);
             run.ready().await;
             publish(&kafka, 0..10).await;
             take(&kafka, Topic::ImageEmbeddings, 10).await;

@@ -1,4 +1,5 @@
-//! A graceful stop finishes, commits and leaves: the next start goes on where it ended, repeating nothing.
+//! A graceful stop finishes, commits and leaves: the next start resumes where it ended
+//! and repeats nothing.
 
 use std::time::{Duration, Instant};
 
@@ -7,9 +8,9 @@ use unprompt_stream::RunnerConfig;
 
 use crate::support::*;
 
-fn slow(kafka: &unprompt_stream::KafkaConfig) -> Run {
+fn slow(kafka: &unprompt_stream::KafkaConfig) -> RunningStage {
     let config = RunnerConfig { batch_records: 20, ..RunnerConfig::default() };
-    Run::start(kafka, config, |batch| {
+    RunningStage::start(kafka, config, |batch| {
         std::thread::sleep(Duration::from_millis(5));
         Ok(copies(batch))
     })
@@ -32,11 +33,11 @@ async fn graceful_stops_in_the_middle_lose_and_repeat_nothing(fixture: Fixture) 
 
 async fn a_new_member_need_not_wait_for_one_that_left(fixture: Fixture) {
     let kafka = fixture.kafka();
-    let run = Run::copying(&kafka);
+    let run = RunningStage::copying(&kafka);
     run.ready().await;
     run.stop().await;
     let started = Instant::now();
-    let run = Run::copying(&kafka);
+    let run = RunningStage::copying(&kafka);
     run.ready().await;
     assert!(started.elapsed() < Duration::from_secs(5), "joining took {:?}", started.elapsed());
     run.stop().await;
@@ -45,7 +46,7 @@ async fn a_new_member_need_not_wait_for_one_that_left(fixture: Fixture) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_before_kafka_answers_is_a_stop() {
     let nobody = unprompt_stream::KafkaConfig::embedded("127.0.0.1:1");
-    let run = Run::copying(&nobody);
+    let run = RunningStage::copying(&nobody);
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(run.stop().await.records_in, 0);
 }
@@ -56,7 +57,7 @@ async fn a_run_that_is_dropped_in_the_middle_loses_nothing(fixture: Fixture) {
     let run = slow(&kafka);
     take(&kafka, Topic::ImageEmbeddings, 200).await;
     run.abort();
-    let run = Run::copying(&kafka);
+    let run = RunningStage::copying(&kafka);
     take_until_complete(&kafka, Topic::ImageEmbeddings, 0..1_000).await;
     run.stop().await;
     fixture.assert_promise(&all(&kafka, Topic::ImageEmbeddings).await, 0..1_000);

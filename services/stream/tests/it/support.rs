@@ -1,4 +1,5 @@
-//! A broker of the test's own, embedded or Apache Kafka, stages made of closures, and ways to wait.
+//! A broker of the test's own (embedded or Apache Kafka), stages made of closures, and ways to
+//! wait.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -20,7 +21,7 @@ use unprompt_stream::{
 use unprompt_test_kafka::Kafka;
 
 pub const PATIENCE: Duration = Duration::from_secs(30);
-/// A killed Kafka wants its time to come back, and its groups to settle.
+/// A killed Kafka needs time to come back, and its groups need time to settle.
 const PATIENCE_WITH_KAFKA: Duration = Duration::from_secs(120);
 
 fn patience(kafka: &KafkaConfig) -> Duration {
@@ -31,15 +32,15 @@ fn patience(kafka: &KafkaConfig) -> Duration {
 }
 pub const NAME: &str = "tested";
 
-/// A broker with the catalogue's topics, and what is promised on it.
+/// A broker with the catalogue's topics, and the delivery that is promised on it.
 pub struct Fixture {
     kafka: KafkaConfig,
-    /// Held for as long as the fixture is there.
+    /// Kept alive as long as the fixture.
     _embedded: Option<(EmbeddedBroker, TempDir)>,
 }
 
 impl Fixture {
-    /// The embedded broker on a fresh directory: at least once.
+    /// Starts the embedded broker on a fresh directory: at least once.
     pub async fn start() -> Self {
         let dir = TempDir::new().unwrap();
         let broker = EmbeddedBroker::start(dir.path(), 0).await.unwrap();
@@ -48,7 +49,7 @@ impl Fixture {
         Self { kafka, _embedded: Some((broker, dir)) }
     }
 
-    /// The Apache Kafka that the tests share, under a prefix of this test's own: exactly once.
+    /// Uses the Apache Kafka that the tests share, under a prefix of this test's own: exactly once.
     pub async fn on_apache_kafka() -> Self {
         let brokers = tokio::task::spawn_blocking(|| Kafka::shared().brokers()).await.unwrap();
         let prefix = Prefix::new(&format!("{}.", uuid::Uuid::new_v4().simple())).unwrap();
@@ -61,7 +62,8 @@ impl Fixture {
         self.kafka.clone()
     }
 
-    /// Every number came out: exactly once where that is promised, at least once elsewhere.
+    /// Asserts that every number came out: exactly once where that is promised, at
+    /// least once elsewhere.
     pub fn assert_promise(&self, records: &[InputRecord], numbers: std::ops::Range<usize>) {
         match self.kafka.profile {
             Profile::Kafka => assert_exactly_once(records, numbers),
@@ -70,7 +72,7 @@ impl Fixture {
     }
 }
 
-/// Each claim as a test on the embedded broker and as one on Apache Kafka.
+/// Makes each claim a test on the embedded broker and one on Apache Kafka.
 macro_rules! on_both {
     ($($claim:ident),* $(,)?) => {
         mod embedded {
@@ -90,7 +92,7 @@ macro_rules! on_both {
 }
 pub(crate) use on_both;
 
-/// A stage from images.v1 to image-embeddings.v1 that is a closure.
+/// A stage from images.v1 to image-embeddings.v1 made of a closure.
 pub struct FnStage<F>(pub F);
 
 impl<F> Stage for FnStage<F>
@@ -102,32 +104,32 @@ where
     }
 }
 
-/// The service of such a stage.
+/// The service of an [`FnStage`].
 pub fn service(name: &'static str) -> Service {
     Service { name, ..unprompt_stream::pass_through::SERVICE }
 }
 
-/// What a stage gives that copies its input.
+/// Returns the outcomes of a stage that copies its input.
 pub fn copies(batch: &[InputRecord]) -> Vec<Outcome> {
     batch.iter().map(|record| Outcome::Outputs(vec![unprompt_stream::pass_through::copy(record)])).collect()
 }
 
-/// UNPROMPT_TEST_LOG=debug shows what the runner says of itself.
+/// UNPROMPT_TEST_LOG=debug shows the runner's log.
 fn log_if_asked() {
     if let Ok(filter) = std::env::var("UNPROMPT_TEST_LOG") {
-        // Another test of this process may have asked before.
+        // Another test of this process may have installed it before.
         let _ = telemetry::init(&Log { format: LogFormat::Text, filter });
     }
 }
 
-/// A stage under way.
-pub struct Run {
+/// A running stage.
+pub struct RunningStage {
     pub health: Health,
     shutdown: CancellationToken,
     task: JoinHandle<Result<RunSummary, StreamError>>,
 }
 
-impl Run {
+impl RunningStage {
     pub fn start<F>(kafka: &KafkaConfig, config: RunnerConfig, process: F) -> Self
     where
         F: FnMut(&[InputRecord]) -> Result<Vec<Outcome>, BatchError> + Send + 'static,
@@ -135,7 +137,8 @@ impl Run {
         Self::traced(kafka, config, Traces::default(), process)
     }
 
-    /// One under a name of its own, by which its metrics are told from those of the other tests in this process.
+    /// Starts a stage under a name of its own, which tells its metrics from those of the other
+    /// tests in this process.
     pub fn named<F>(name: &'static str, kafka: &KafkaConfig, config: RunnerConfig, process: F) -> Self
     where
         F: FnMut(&[InputRecord]) -> Result<Vec<Outcome>, BatchError> + Send + 'static,
@@ -161,7 +164,8 @@ impl Run {
         let (shutdown, health, kafka) = (CancellationToken::new(), Health::default(), kafka.clone());
         let (stop, signals) = (shutdown.clone(), Signals { health: health.clone(), traces });
         let load = || Ok::<Box<dyn Stage>, String>(Box::new(stage));
-        let task = tokio::spawn(async move { run_stage(&kafka, config, service(name), load, stop, signals).await });
+        let task =
+            tokio::spawn(async move { run_stage(&kafka, config, service(name), load, stop, signals).await });
         Self { health, shutdown, task }
     }
 
@@ -188,27 +192,28 @@ impl Run {
         self.task.await.unwrap()
     }
 
-    /// Ends it without any farewell.
+    /// Ends it without a graceful stop.
     pub fn abort(self) {
         self.task.abort();
     }
 }
 
-/// This test binary again, in a process of its own, running only the ignored test of this name.
+/// Returns a command that runs this test binary in a process of its own, with only the ignored
+/// test of this name.
 pub fn this_binary(test: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--ignored", "--nocapture"]).stdout(Stdio::piped()).stderr(Stdio::null());
     command
 }
 
-/// Reads what the process prints until a line holds `words`.
+/// Reads what the process prints until a line contains `words`.
 pub fn wait_until_it_says(child: &mut Child, words: &str) {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains(words)), "the process ended by itself");
 }
 
-/// A metric of a service of this process, summed over its series that bear all of `labels`. The first call begins to gather
-/// metrics.
+/// Returns a metric of a service in this process, summed over its series with all of `labels`. The
+/// first call starts to gather metrics.
 pub fn metric(name: &str, service: &str, labels: &[&str]) -> f64 {
     let text = telemetry::metrics().unwrap().render();
     let (head, service) = (format!("{name}{{"), format!("service=\"{service}\""));
@@ -239,7 +244,8 @@ pub fn number(record: &InputRecord) -> usize {
     std::str::from_utf8(record.value.as_deref().unwrap()).unwrap().parse().unwrap()
 }
 
-/// Records of a topic from its beginning until each of `numbers` has been there, repetitions and all.
+/// Reads a topic from its beginning until each of `numbers` has appeared; returns all records,
+/// repetitions included.
 pub async fn take_until_complete(
     kafka: &KafkaConfig,
     topic: Topic,
@@ -259,7 +265,8 @@ pub async fn take_until_complete(
     records
 }
 
-/// Where Kafka's own tools see the groups, and the open transactions on the topic that a test waits for in vain.
+/// Describes how Kafka's own tools see the groups, and the open transactions on the topic that a
+/// test waits for in vain.
 fn standing(kafka: &KafkaConfig, topic: Topic) -> String {
     if kafka.profile == Profile::Embedded {
         return String::new();
@@ -281,7 +288,7 @@ fn standing(kafka: &KafkaConfig, topic: Topic) -> String {
     said
 }
 
-/// The next `count` records of a topic from its beginning.
+/// Reads the first `count` records of a topic.
 pub async fn take(kafka: &KafkaConfig, topic: Topic, count: usize) -> Vec<InputRecord> {
     let mut tail = Tail::new(kafka, &[topic], Start::Beginning).await.unwrap();
     let mut records = Vec::with_capacity(count);
@@ -296,14 +303,14 @@ pub async fn take(kafka: &KafkaConfig, topic: Topic, count: usize) -> Vec<InputR
     records
 }
 
-/// All records that a topic holds now.
+/// Reads all records that a topic holds now.
 pub async fn all(kafka: &KafkaConfig, topic: Topic) -> Vec<InputRecord> {
     let mut records = Vec::new();
     within("reading to the end", read_to_end(kafka, &[topic], |record| records.push(record))).await.unwrap();
     records
 }
 
-/// How often each number is there.
+/// Counts how often each number is there.
 pub fn counts(records: &[InputRecord]) -> BTreeMap<usize, usize> {
     let mut counts = BTreeMap::new();
     for record in records {
@@ -312,7 +319,7 @@ pub fn counts(records: &[InputRecord]) -> BTreeMap<usize, usize> {
     counts
 }
 
-/// Each number exactly once.
+/// Asserts that each number is there exactly once.
 pub fn assert_exactly_once(records: &[InputRecord], numbers: std::ops::Range<usize>) {
     let counts = counts(records);
     let missing: Vec<_> = numbers.clone().filter(|number| !counts.contains_key(number)).collect();
@@ -322,7 +329,7 @@ pub fn assert_exactly_once(records: &[InputRecord], numbers: std::ops::Range<usi
     assert_eq!(counts.len(), numbers.len());
 }
 
-/// In every partition of a key, numbers only grow: repetition aside, order is kept.
+/// Asserts that the numbers of each key only grow: order is kept, and nothing is repeated.
 pub fn assert_ordered_by_key(records: &[InputRecord]) {
     let mut last: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
     let mut in_order: Vec<&InputRecord> = records.iter().collect();

@@ -24,8 +24,8 @@ fn traces(telemetry: &Telemetry) -> Traces {
     Traces::start(telemetry, NAME).unwrap()
 }
 
-fn copying(kafka: &KafkaConfig, telemetry: &Telemetry) -> Run {
-    Run::traced(kafka, RunnerConfig::default(), traces(telemetry), |batch| Ok(copies(batch)))
+fn copying(kafka: &KafkaConfig, telemetry: &Telemetry) -> RunningStage {
+    RunningStage::traced(kafka, RunnerConfig::default(), traces(telemetry), |batch| Ok(copies(batch)))
 }
 
 fn bearing(number: usize, contexts: &[(&str, &str)]) -> OutputRecord {
@@ -94,7 +94,7 @@ async fn a_rejected_record_has_a_failed_span_and_its_dead_letter_bears_that(fixt
         let one = |_: &InputRecord| Outcome::Rejected(Rejection::new("never", "send another"));
         Ok(batch.iter().map(one).collect())
     };
-    let run = Run::traced(&kafka, RunnerConfig::default(), traces(&to(&collector)), reject);
+    let run = RunningStage::traced(&kafka, RunnerConfig::default(), traces(&to(&collector)), reject);
     let letters = take(&kafka, Topic::DeadLetters, 2).await;
     run.stop().await;
     let spans = process_spans(&collector, &kafka);
@@ -113,7 +113,7 @@ on_both! {
     a_rejected_record_has_a_failed_span_and_its_dead_letter_bears_that,
 }
 
-/// What a pass-through stage makes of one record, and the spans of it.
+/// Passes one record through a pass-through stage; returns its output and the run's summary.
 async fn pass(telemetry: &Telemetry, record: OutputRecord) -> (InputRecord, RunSummary) {
     let fixture = Fixture::start().await;
     let kafka = fixture.kafka();
@@ -210,7 +210,7 @@ async fn a_collector_that_is_away_stops_nothing_and_what_it_does_not_take_is_cou
     let away = Telemetry { otlp_endpoint: Some(format!("http://{nobody}")), ..Telemetry::default() };
     publish(&kafka, 0..100).await;
     let traces = Traces::start(&away, "away").unwrap();
-    let run = Run::traced(&kafka, RunnerConfig::default(), traces, |batch| Ok(copies(batch)));
+    let run = RunningStage::traced(&kafka, RunnerConfig::default(), traces, |batch| Ok(copies(batch)));
     assert_exactly_once(&take(&kafka, Topic::ImageEmbeddings, 100).await, 0..100);
     assert_eq!(run.stop().await.records_in, 100);
     let text = metrics.render();

@@ -1,6 +1,9 @@
-//! What a broker may answer in the middle of a transaction, and how the runner goes on: librdkafka's mock cluster gives the
-//! answers. It keeps no transaction markers, so that aborted records stay to be seen there: what is held here is that nothing is
-//! lost and the run goes on, or ends, as documented. That nothing is repeated is held on Apache Kafka.
+//! Errors that a broker may return in the middle of a transaction, and how the runner recovers.
+//! librdkafka's mock cluster returns them.
+//!
+//! The mock keeps no transaction markers, so aborted records stay visible there. These tests show
+//! that nothing is lost, and that the run continues or ends as documented. The tests on Apache
+//! Kafka show that nothing is repeated.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,18 +16,18 @@ use unprompt_stream::{RunnerConfig, StreamError};
 use crate::outages::mock;
 use crate::support::*;
 
-/// How the runner gets over it.
+/// How the runner recovers.
 #[derive(Clone, Copy, Debug)]
 enum WayOut {
-    /// librdkafka asks again: the transaction is committed.
+    /// librdkafka asks again, and the transaction is committed.
     AskedAgain,
     /// The transaction is aborted and tried again.
     Aborted,
-    /// The transaction is lost, and the service starts again with a producer made anew.
+    /// The transaction is lost, and the service starts again with a new producer.
     StartedAgain,
 }
 
-/// The transactions of a service that ended so.
+/// Returns the number of a service's transactions that ended with this outcome.
 fn transactions(service: &str, outcome: &str) -> f64 {
     let label = format!("outcome=\"{outcome}\"");
     metric("unprompt_transactions_total", service, &[label.as_str()])
@@ -37,8 +40,8 @@ fn assert_way_out(service: &str, way_out: WayOut, committed_before: f64) {
     match way_out {
         WayOut::AskedAgain => {
             assert_eq!((aborted, lost, restarts), (0.0, 0.0, 0.0), "{ended}");
-            // One may have been past the request when the errors were given. The next had to be answered well, and the
-            // broker answers so only when it has given all errors.
+            // One transaction may have been past the request when the errors were set. The next one
+            // needed a good answer, which the broker gives only after it has returned all errors.
             let committed = transactions(service, "committed");
             assert!(committed >= committed_before + 2.0, "the errors may not have struck: {committed}");
         }
@@ -47,8 +50,8 @@ fn assert_way_out(service: &str, way_out: WayOut, committed_before: f64) {
     }
 }
 
-/// After 100 of 300 records the broker answers requests of a kind so, as often as errors are given; all records come out, by
-/// the way that is expected.
+/// Runs a stage on 300 records. After 100 of them, the broker returns `errors` to requests of one
+/// kind. All records must come out, by the expected way out.
 async fn ridden_out(
     service: &'static str,
     request: RDKafkaApiKey,
@@ -56,20 +59,21 @@ async fn ridden_out(
     way_out: WayOut,
 ) {
     let (cluster, mut kafka) = mock();
-    // The mock waits that long, less a second, for a member that has left.
+    // The mock waits this long, less a second, for a member that has left.
     kafka.properties.insert("session.timeout.ms".into(), "3000".into());
     kafka.properties.insert("heartbeat.interval.ms".into(), "500".into());
     if matches!(request, RDKafkaApiKey::Produce) {
-        // The mock takes what comes after a record that it has refused, which no broker does.
+        // The mock accepts what follows a record that it has refused, which no broker does.
         kafka.properties.insert("max.in.flight.requests.per.connection".into(), "1".into());
     }
     publish(&kafka, 0..300).await;
     let config = RunnerConfig { batch_records: 10, retry_initial_ms: 20, ..RunnerConfig::default() };
     assert_eq!(transactions(service, "committed"), 0.0, "another test bears this name");
-    // The stage waits for the errors with most of the records before it: on a busy machine it would be done before them.
+    // The stage waits until the errors are set with most of the records still before it. On a busy
+    // machine it would otherwise be done before them.
     let (given, worked_on) = (Arc::new(AtomicBool::new(false)), AtomicUsize::new(0));
     let gate = given.clone();
-    let run = Run::named(service, &kafka, config, move |batch| {
+    let run = RunningStage::named(service, &kafka, config, move |batch| {
         while worked_on.load(Ordering::Relaxed) >= 100 && !gate.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -146,7 +150,7 @@ async fn a_right_to_transactions_that_is_missing_ends_the_run_with_what_to_do() 
     use RDKafkaRespErr::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED as REFUSED;
     let (cluster, kafka) = mock();
     cluster.request_errors(RDKafkaApiKey::InitProducerId, &[REFUSED]);
-    let error = Run::copying(&kafka).failure().await;
+    let error = RunningStage::copying(&kafka).failure().await;
     assert!(matches!(error, StreamError::NoTransactions { .. }), "{error}");
     assert!(error.to_string().contains("grant WRITE"), "{error}");
 }

@@ -20,14 +20,10 @@ fn encoder() -> TextEncoder {
 
 fn record(key: Option<&str>, value: Option<&[u8]>) -> InputRecord {
     InputRecord {
-        topic: Topic::Prompts,
-        topic_name: "prompts.v1".into(),
-        partition: 0,
-        offset: 0,
         timestamp_ms: 42,
         key: key.map(|key| key.as_bytes().to_vec()),
         value: value.map(<[u8]>::to_vec),
-        headers: Vec::new(),
+        ..InputRecord::new(Topic::Prompts)
     }
 }
 

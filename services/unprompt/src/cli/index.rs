@@ -1,4 +1,4 @@
-//! The commands that look after the prompt index, and their flags.
+//! The subcommands and flags of `unprompt index`.
 
 use std::path::PathBuf;
 
@@ -8,30 +8,31 @@ use super::{Export, ReadCorpus};
 
 #[derive(Debug, Subcommand)]
 pub enum Index {
-    /// Index prompts from files: read, cleaned, embedded here and written in bulk, then the graph; for millions of them
+    /// Index prompts from files in bulk, up to millions, and build the graph
     ///
-    /// Past the topics: nothing is published, and whoever reads prompt-embeddings.v1 does not hear of them. Stopped or killed, the same
-    /// command resumes where it stopped.
+    /// Reads, cleans and embeds the prompts in this process. Bypasses the topics: nothing is
+    /// published, and readers of prompt-embeddings.v1 do not see these prompts. After Ctrl-C or a
+    /// kill, the same command resumes where it stopped.
     Build(IndexBuild),
-    /// Show how the collection is and what it is made of
+    /// Show the state and the contents of the collection
     Stats,
-    /// Have the graph built, and wait for it; ends a bulk load
+    /// Build the graph and wait for it; ends a bulk load
     Optimize(IndexOptimize),
     /// Measure recall and speed of searches against exact search
     Recall(IndexRecall),
-    /// Copy all prompts with their vectors into a file (parquet)
+    /// Copy all prompts with their vectors into a parquet file
     Snapshot {
-        /// The file; a folder gets one named after the collection and the time
+        /// File to write; in a folder, the name is made of the collection and the time
         #[arg(value_name = "FILE|DIR")]
         to: PathBuf,
     },
-    /// Write all prompts, or those that pass a filter, as a table
+    /// Export all prompts, or those that pass a filter, as a table
     Export(Export),
-    /// Bring the prompts of a snapshot back; what is there already is merged or passed over
+    /// Restore the prompts of a snapshot; those already there are merged or skipped
     Restore(IndexRestore),
     /// Delete the collection with all its prompts
     Drop {
-        /// Yes, for good
+        /// Confirm the deletion
         #[arg(long)]
         yes: bool,
     },
@@ -39,23 +40,23 @@ pub enum Index {
 
 #[derive(Args, Debug)]
 pub struct IndexOptimize {
-    /// First give the collection another profile: balanced, small-memory or fastest
+    /// Change the profile of the collection first: balanced, small-memory or fastest
     #[arg(long)]
     pub profile: Option<unprompt_index::Profile>,
 }
 
 #[derive(Args, Debug)]
 pub struct IndexRecall {
-    /// Prompts of the collection to ask with
+    /// Number of prompts of the collection to use as queries
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub queries: u32,
-    /// Neighbours to ask for
+    /// Number of neighbours of each query
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub k: u32,
-    /// HNSW's candidate lists to try; without it what the collection's profile says
+    /// Sizes of HNSW's candidate list to try (default: the size of the collection's profile)
     #[arg(long, value_delimiter = ',', value_name = "A,B,C")]
     pub ef: Vec<u64>,
-    /// The vectors to compare
+    /// Vectors to compare
     #[arg(long, value_enum, default_value_t = SearchSpace::Clip)]
     pub space: SearchSpace,
 }
@@ -67,7 +68,7 @@ pub enum SearchSpace {
 }
 
 impl SearchSpace {
-    /// As the collection and JSON name it.
+    /// Returns the name in the collection and in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Clip => "clip",
@@ -78,9 +79,9 @@ impl SearchSpace {
 
 #[derive(Args, Debug)]
 pub struct IndexRestore {
-    /// What `index snapshot` wrote
+    /// Snapshot that `index snapshot` wrote
     pub file: PathBuf,
-    /// The profile of the collection, if it is to be made; without it that of the snapshot
+    /// Profile of the collection, if it is created (default: the profile of the snapshot)
     #[arg(long)]
     pub profile: Option<unprompt_index::Profile>,
 }
@@ -89,11 +90,12 @@ pub struct IndexRestore {
 pub struct IndexBuild {
     #[command(flatten)]
     pub reading: ReadCorpus,
-    /// Drop prompts whose MiniLM vector is this near (a cosine of 0.8 to 1, such as 0.95) to that of one kept before, of those built
-    /// together; approximate: a few are missed, none is dropped wrongly
+    /// Drop prompts whose MiniLM vector is this near to that of a prompt that the build kept
+    /// before: a cosine of 0.8 to 1, such as 0.95; approximate: misses a few, drops none wrongly
     #[arg(long, value_name = "COSINE")]
     pub near_duplicate: Option<f32>,
-    /// How a collection that is made is laid out: balanced, small-memory or fastest; without it as `[index] profile` says
+    /// Layout of the collection, if it is created: balanced, small-memory or fastest (default:
+    /// [index] profile)
     #[arg(long)]
     pub profile: Option<unprompt_index::Profile>,
     /// Leave the graph to a later build or to `unprompt index optimize`

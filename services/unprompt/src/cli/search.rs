@@ -1,4 +1,4 @@
-//! The flags of searching and exporting.
+//! The flags of `unprompt query` and `unprompt index export`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,32 +11,36 @@ use super::SearchSpace;
 #[derive(Args, Debug)]
 #[group(id = "what", required = true, multiple = false)]
 pub struct QueryBy {
-    /// By meaning: the text's MiniLM vector against the prompts', or with --using clip its CLIP vector
+    /// Search by meaning: the text's MiniLM vector, or with --using clip its CLIP vector
     #[arg(long)]
     pub text: Option<String>,
-    /// By picture: its CLIP vector against the prompts' CLIP text vectors
+    /// Search by picture: its CLIP vector against the prompts' CLIP text vectors
     #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
-    /// By vector: a JSON list of MiniLM's or the encoder's dimension, or - for standard input
+    /// Search by vector: a JSON list of MiniLM's or the encoder's dimension, or - for standard
+    /// input
     #[arg(long, value_name = "JSON")]
     pub vector: Option<String>,
-    /// More like this: the prompt with this id
+    /// Search for prompts like the one with this id
     #[arg(long)]
     pub id: Option<uuid::Uuid>,
-    /// As a JSON object says, in a file or on standard input (-): {"text": …, "limit": …, "filter": {…}, …}
+    /// Search by a JSON object in a file or on standard input (-): {"text": …, "limit": …,
+    /// "filter": {…}, …}
     ///
-    /// One of text, image (base64), image_file, vector and like (a prompt's id), and whatever else there is a flag
-    /// for: using, limit, offset, filter (sources, not_sources, created_from, created_before, min_length,
-    /// max_length, attributes, words, phrase, contains), exclude (ids), threshold, diversity ({"mmr": {"lambda":
-    /// 0.5, "candidates": 100}} or {"group": {"similarity": 0.95}}), exact, ef, with_vectors. What it leaves out is
-    /// as the flags say.
+    /// The object has one of text, image (base64), image_file, vector and like (the id of a
+    /// prompt). The other keys correspond to flags: using, limit, offset, filter (sources,
+    /// not_sources, created_from, created_before, min_length, max_length, attributes, words,
+    /// phrase, contains), exclude (ids), threshold, diversity ({"mmr": {"lambda": 0.5,
+    /// "candidates": 100}} or {"group": {"similarity": 0.95}}), exact, ef, with_vectors. The flags
+    /// set the values of keys that are missing.
     #[arg(long, value_name = "FILE")]
     pub request: Option<PathBuf>,
-    /// Many searches: a JSON object a line, as for --request, in a file or on standard input (-); prints a JSON
-    /// object a line
+    /// Run many searches: one JSON object a line, as for --request, in a file or on standard input
+    /// (-)
     ///
-    /// In the order of the lines: {"line": 1, "hits": […]} or {"line": 2, "error": "…"}. A line that cannot be
-    /// answered does not keep the others from it, but then the exit status is not zero.
+    /// Prints one JSON object a line, in the order of the input: {"line": 1, "hits": […]} or
+    /// {"line": 2, "error": "…"}. A line that cannot be answered does not affect the others, but
+    /// the exit status is then not zero.
     #[arg(long, value_name = "FILE")]
     pub batch: Option<PathBuf>,
 }
@@ -45,40 +49,43 @@ pub struct QueryBy {
 pub struct Query {
     #[command(flatten)]
     pub by: QueryBy,
-    #[command(flatten)]
-    pub filter: FilterArgs,
-    /// Which vectors to compare; without it MiniLM's for texts and prompts, CLIP's for pictures
+    /// Vectors to compare (default: minilm for texts and prompts, clip for pictures, by length for
+    /// vectors)
     #[arg(long, value_enum)]
     pub using: Option<SearchSpace>,
-    /// Prompts to show
+    /// Number of prompts to show
     #[arg(long, short = 'n', default_value_t = 10)]
     pub limit: usize,
-    /// Pass over so many of the best: the next page. Pages fit together with --exact
+    /// Skip the N best prompts, for the next page; pages fit together only with --exact
     #[arg(long, value_name = "N")]
     pub offset: Option<usize>,
-    /// Only prompts at least this similar, -1 to 1
+    /// Only prompts with at least this similarity, -1 to 1
     #[arg(long, allow_negative_numbers = true)]
     pub threshold: Option<f32>,
     /// Compare with every prompt instead of searching the graph
     #[arg(long)]
     pub exact: bool,
-    /// HNSW's candidate list while searching: larger finds more, and takes longer
+    /// Size of HNSW's candidate list: larger finds more and takes longer
     #[arg(long)]
     pub ef: Option<u64>,
-    /// Prefer prompts that differ from those before them (maximal marginal relevance): 1 looks at the similarity to
-    /// what is asked for alone, 0 at the differences alone
+    /// Prefer prompts that differ from those before them (maximal marginal relevance): 1 counts
+    /// only the similarity to the query, 0 only the differences
     #[arg(long, value_name = "LAMBDA", conflicts_with = "group")]
     pub mmr: Option<f32>,
-    /// Show one of prompts that are nearly the same, those whose MiniLM vectors have this cosine, such as 0.95
+    /// Show only the best of near duplicates, prompts whose MiniLM vectors have at least this
+    /// cosine, such as 0.95
     #[arg(long, value_name = "SIMILARITY")]
     pub group: Option<f32>,
-    /// With --json and --out: the prompts' vectors too
+    /// Include the vectors of the prompts in --json and --out
     #[arg(long)]
     pub with_vectors: bool,
-    /// Write a table instead: .parquet, .csv, .tsv or .jsonl, the last three also with .gz or .zst; of each --group
-    /// its best
+    /// Write a table instead: .parquet, .csv, .tsv or .jsonl, the last three also with .gz or .zst;
+    /// with --group only the best of each group
     #[arg(long, value_name = "FILE", conflicts_with = "batch")]
     pub out: Option<PathBuf>,
+    // Last: its heading holds for every flag after it.
+    #[command(flatten)]
+    pub filter: FilterArgs,
 }
 
 impl Query {
@@ -88,38 +95,40 @@ impl Query {
     }
 }
 
-/// Which prompts are meant; all conditions hold together.
+/// Selects prompts; all conditions must hold.
 #[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Only prompts")]
+#[command(next_help_heading = "Filters")]
 pub struct FilterArgs {
-    /// Of this source (repeatable: any of them)
+    /// Only prompts of this source (repeatable: any of them)
     #[arg(long)]
     pub source: Vec<String>,
-    /// Not of this source (repeatable: none of them)
+    /// No prompts of this source (repeatable: none of them)
     #[arg(long, value_name = "SOURCE")]
     pub not_source: Vec<String>,
-    /// First seen at this time or later: RFC 3339, or a day, which begins at midnight UTC
+    /// Only prompts first seen at this time or later: RFC 3339, a day, which begins at midnight
+    /// UTC, or milliseconds since 1970
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub since: Option<i64>,
-    /// First seen before this time
+    /// Only prompts first seen before this time
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub before: Option<i64>,
-    /// Of so many characters at least
+    /// Only prompts of at least this many characters
     #[arg(long, value_name = "CHARS")]
     pub min_length: Option<u64>,
-    /// Of so many characters at the most
+    /// Only prompts of at most this many characters
     #[arg(long, value_name = "CHARS")]
     pub max_length: Option<u64>,
-    /// With this value of an attribute (repeatable: any of an attribute's values, all of the attributes)
+    /// Only prompts with this value of an attribute (repeatable: any of an attribute's values, all
+    /// of the attributes)
     #[arg(long, value_name = "KEY=VALUE", value_parser = attribute)]
     pub attribute: Vec<(String, String)>,
-    /// With all of these words, in any order and case
+    /// Only prompts with all of these words, in any order and case
     #[arg(long, value_name = "TEXT")]
     pub words: Option<String>,
-    /// With these words one after the other, in any case
+    /// Only prompts with this sequence of words, in any case
     #[arg(long, value_name = "TEXT")]
     pub phrase: Option<String>,
-    /// That contain exactly this text, parts of words too
+    /// Only prompts that contain exactly this text, also within words
     #[arg(long, value_name = "TEXT")]
     pub contains: Option<String>,
 }
@@ -147,17 +156,18 @@ impl FilterArgs {
 
 #[derive(Args, Debug)]
 pub struct Export {
-    /// The table to write: .parquet, .csv, .tsv or .jsonl, the last three also with .gz or .zst
+    /// Table to write: .parquet, .csv, .tsv or .jsonl, the last three also with .gz or .zst
     #[arg(value_name = "FILE")]
     pub to: PathBuf,
-    #[command(flatten)]
-    pub filter: FilterArgs,
-    /// Write the prompts' vectors too
+    /// Include the vectors of the prompts
     #[arg(long)]
     pub with_vectors: bool,
-    /// Only so many, in the order of their ids
+    /// Export at most this many, in the order of their ids
     #[arg(long, short = 'n')]
     pub limit: Option<u64>,
+    // Last: its heading holds for every flag after it.
+    #[command(flatten)]
+    pub filter: FilterArgs,
 }
 
 fn time(text: &str) -> Result<i64, String> {

@@ -1,4 +1,4 @@
-//! `unprompt dead-letters`: what was rejected and why, published again once the cause is mended, and thrown away.
+//! `unprompt dead-letters`: lists, shows, replays and purges rejected records.
 
 use std::collections::BTreeMap;
 
@@ -17,11 +17,11 @@ use crate::cli::{DeadLetters, Selected};
 use crate::context::Context;
 use crate::output;
 
-/// Records published again at once, at most.
+/// Maximum number of records to publish together.
 const CHUNK: usize = 64;
-/// A chunk of so many bytes is full too: a picture may be 20 MB.
+/// A chunk of this many bytes is full too, because a picture may have 20 MB.
 const CHUNK_BYTES: usize = 32 << 20;
-/// The longest reason in a table's line.
+/// Maximum length of a reason in the table.
 const REASON_CHARS: usize = 100;
 
 pub async fn run(context: &Context, command: DeadLetters, stop: CancellationToken) -> anyhow::Result<()> {
@@ -38,7 +38,8 @@ pub async fn run(context: &Context, command: DeadLetters, stop: CancellationToke
     }
 }
 
-/// What reading gives, unless it is told to stop: a broker that goes away meanwhile is waited for.
+/// Returns the result of `reading`, or an error once `stop` is cancelled. Reading waits for a
+/// broker that goes away.
 async fn unless_stopped<T, E: Into<anyhow::Error>>(
     stop: &CancellationToken,
     reading: impl Future<Output = Result<T, E>>,
@@ -49,15 +50,15 @@ async fn unless_stopped<T, E: Into<anyhow::Error>>(
     }
 }
 
-/// A dead letter, with what its headers say.
-struct Letter {
+/// A dead letter with its parsed headers.
+struct DeadLetterRow {
     record: InputRecord,
     bytes: Option<usize>,
     said: DeadLetter,
 }
 
-impl Letter {
-    /// A record that somebody else put there says nothing of where it came from.
+impl DeadLetterRow {
+    /// Parses a record. A foreign record on the topic does not say where it came from.
     fn of(record: InputRecord) -> Self {
         let said = DeadLetter::parse(&record.headers).unwrap_or_else(|error| DeadLetter {
             code: "not-one-of-ours".into(),
@@ -92,14 +93,14 @@ fn position(partition: i32, offset: i64) -> String {
     format!("{partition}:{offset}")
 }
 
-/// Whether the values are wanted too: a picture may be 20 MB.
+/// Whether to keep the values, which may be pictures of 20 MB.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Values {
     Kept,
     Left,
 }
 
-/// Where the topic begins and ends now.
+/// Returns the current beginnings and ends of the topic.
 async fn ends(kafka: &KafkaConfig) -> anyhow::Result<TopicEnds> {
     let observed = Observer::new(kafka).look(&[]).await?;
     let found = observed.topics.into_iter().find(|ends| ends.topic == Topic::DeadLetters);
@@ -110,20 +111,25 @@ async fn ends(kafka: &KafkaConfig) -> anyhow::Result<TopicEnds> {
     Ok(found.filter(|ends| !ends.partitions.is_empty()).ok_or_else(missing)?)
 }
 
-/// Of reading all of them: transactions leave marks, so that there may be fewer records than offsets.
+/// Shows the progress of reading the topic, in offsets. There may be fewer records, because
+/// transactions leave marks.
 fn progress(ends: &TopicEnds) -> Progress {
     Progress::new("dead letters read", u64::try_from(ends.offsets()).ok())
 }
 
-/// All that were selected, oldest first.
-async fn letters(kafka: &KafkaConfig, selected: &Selected, values: Values) -> anyhow::Result<Vec<Letter>> {
+/// Returns the selected dead letters, oldest first.
+async fn letters(
+    kafka: &KafkaConfig,
+    selected: &Selected,
+    values: Values,
+) -> anyhow::Result<Vec<DeadLetterRow>> {
     let mut letters = Vec::new();
     let progress = progress(&ends(kafka).await?);
     let mut read = 0;
     read_to_end(kafka, &[Topic::DeadLetters], |record| {
         read += 1;
         progress.set(read);
-        let mut letter = Letter::of(record);
+        let mut letter = DeadLetterRow::of(record);
         if letter.is_among(selected) {
             letter.record.value.take_if(|_| values == Values::Left);
             letters.push(letter);
@@ -144,7 +150,7 @@ async fn list(
     let letters = letters(kafka, selected, Values::Left).await?;
     let newest = letters.len().saturating_sub(limit.unwrap_or(usize::MAX));
     if context.json {
-        return output::json(&letters[newest..].iter().map(Letter::as_json).collect::<Vec<_>>());
+        return output::json(&letters[newest..].iter().map(DeadLetterRow::as_json).collect::<Vec<_>>());
     }
     let mut table = output::table(["position", "service", "code", "from", "bytes", "reason"]);
     for letter in &letters[newest..] {
@@ -189,13 +195,13 @@ async fn show(kafka: &KafkaConfig, position: &str, out: Option<&std::path::Path>
     Ok(())
 }
 
-/// What a replay has done so far.
+/// The progress of a replay.
 #[derive(Debug, Default)]
 struct Replayed {
     read: usize,
     published: usize,
     left: usize,
-    /// By partition, the offset after the last one read.
+    /// The offset after the last record read, by partition.
     up_to: BTreeMap<i32, i64>,
 }
 
@@ -208,7 +214,8 @@ impl Replayed {
         json!({"read": self.read, "published": self.published, "left": self.left, "up_to": self.up_to()})
     }
 
-    /// What was done, and how to delete what was there: a purge knows nothing of what was selected.
+    /// Describes what was done and how to delete the dead letters. A purge does not know the
+    /// selection of the replay.
     fn told(&self, topic: &str) -> String {
         let Self { read, published, left, .. } = self;
         let done =
@@ -225,7 +232,7 @@ impl Replayed {
     }
 }
 
-/// Records that are published together.
+/// Records to publish together.
 #[derive(Debug, Default)]
 struct Chunk {
     records: Vec<OutputRecord>,
@@ -255,17 +262,18 @@ async fn replay(
     all: bool,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    ensure!(all || !selected.is_everything(), "say which: positions, --service, --code, or --all of them");
+    ensure!(all || !selected.is_everything(), "select by position, --service or --code, or give --all");
     let mut done = Replayed::default();
     let replayed = replay_present(kafka, selected, stop, &mut done).await;
-    replayed.with_context(|| format!("{} were published again, and then no more", done.published))?;
+    replayed.with_context(|| format!("{} were published again before this error", done.published))?;
     if context.json {
         return output::json(&done.as_json());
     }
     output::line(done.told(&kafka.prefix.name(Topic::DeadLetters)))
 }
 
-/// Publishes chunk by chunk what is there now. What is rejected again comes after that, and stays.
+/// Publishes the current dead letters chunk by chunk. Records that are rejected again come after
+/// these and stay.
 async fn replay_present(
     kafka: &KafkaConfig,
     selected: &Selected,
@@ -280,7 +288,7 @@ async fn replay_present(
         done.read += 1;
         progress.set(done.read as u64);
         done.up_to.insert(record.partition, record.offset + 1);
-        let letter = Letter::of(record);
+        let letter = DeadLetterRow::of(record);
         if !letter.is_among(selected) {
             continue;
         }
@@ -300,7 +308,7 @@ async fn replay_present(
     Ok(())
 }
 
-/// The record as it was, for the topic it came from.
+/// Returns the original record, for the topic that it came from.
 fn again(kafka: &KafkaConfig, said: &DeadLetter, record: InputRecord) -> Result<OutputRecord, String> {
     let position = position(record.partition, record.offset);
     if record.headers.iter().any(|(name, _)| name == VALUE_OMITTED_HEADER) {
@@ -327,7 +335,7 @@ async fn purge(
     let ends = unless_stopped(stop, ends(kafka)).await?.partitions;
     let before = cut(&ends, up_to)?;
     let offsets: i64 = before.iter().map(|(partition, next)| next - ends[partition].0).sum();
-    ensure!(yes, "this deletes {offsets} offsets of {topic} for good; say --yes");
+    ensure!(yes, "this deletes {offsets} offsets of {topic} for good; confirm with --yes");
     delete_records(kafka, Topic::DeadLetters, &before).await?;
     match context.json {
         true => output::json(&json!({"deleted_offsets": offsets})),
@@ -337,7 +345,8 @@ async fn purge(
     }
 }
 
-/// By partition, the first offset that is kept: what comes after the last one now, or what was asked for.
+/// Returns the first offset to keep, by partition: the given one, or the current end of the
+/// partition.
 fn cut(ends: &BTreeMap<i32, (i64, i64)>, up_to: &[(i32, i64)]) -> anyhow::Result<BTreeMap<i32, i64>> {
     if up_to.is_empty() {
         return Ok(ends.iter().map(|(partition, (_, high))| (*partition, *high)).collect());

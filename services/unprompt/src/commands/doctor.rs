@@ -1,4 +1,4 @@
-//! `unprompt doctor`: what works here and what does not, each with what to do.
+//! `unprompt doctor`: checks what works on this machine, and says how to fix what does not.
 
 use std::path::Path;
 
@@ -15,12 +15,12 @@ use crate::context::Context;
 use crate::output;
 use crate::services;
 
-/// One thing looked at.
+/// The result of one check.
 #[derive(Clone, Debug, Serialize)]
 struct Check {
     what: &'static str,
     ok: bool,
-    /// What was found, or what to do.
+    /// The finding, or what to do.
     detail: String,
 }
 
@@ -99,7 +99,7 @@ fn sd2(context: &Context, folder: &Path) -> anyhow::Result<String> {
     Ok(format!("{} in {precision}", model.revision()))
 }
 
-/// Writable, or to be made where a parent is writable.
+/// Checks that the folder is writable, and creates it if necessary.
 fn data_dir(folder: &Path) -> Check {
     let tried = std::fs::create_dir_all(folder).and_then(|()| {
         let probe = folder.join(".doctor");
@@ -126,7 +126,7 @@ async fn kafka(context: &Context) -> Check {
             .collect();
         anyhow::ensure!(
             missing.is_empty(),
-            "{} answers, but lacks {}; any service makes them at its start",
+            "{} answers, but lacks {}; any service creates them at its start",
             kafka.brokers,
             missing.join(", ")
         );
@@ -135,7 +135,7 @@ async fn kafka(context: &Context) -> Check {
     check("Kafka", found.await.map_err(start_it))
 }
 
-/// Exactly once wherever it is configured, by name or by the profile.
+/// Tries transactions if any service delivers exactly once, by its own setting or by the profile.
 async fn delivery(context: &Context) -> Check {
     let kafka = context.kafka();
     let section = &context.config.runner;
@@ -163,7 +163,7 @@ async fn index(context: &Context) -> Check {
     check("Qdrant", found.await.map_err(start_it))
 }
 
-/// What is missing is registered by the services, where they may.
+/// Reports missing schemas. They are an error only if the services may not register them.
 fn schema_registry(context: &Context) -> Check {
     let (section, prefix) = (&context.config.registry, &context.config.kafka.prefix);
     let found = || {
@@ -194,7 +194,7 @@ fn schema_registry(context: &Context) -> Check {
     check("schema registry", found())
 }
 
-/// An embedded one is no answer to a Kafka that refuses us.
+/// Suggests an embedded server, except for a Kafka that refuses our credentials or TLS.
 fn start_it(error: anyhow::Error) -> anyhow::Error {
     if let Some(StreamError::Credentials { .. } | StreamError::Tls { .. }) = error.downcast_ref() {
         return error;

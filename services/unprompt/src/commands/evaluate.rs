@@ -1,5 +1,5 @@
-//! `unprompt evaluate`: the score of the predictions on the topic, or of the index as it stands,
-//! against the true prompts.
+//! `unprompt evaluate`: scores the predictions on the topic, or the current index, against the true
+//! prompts.
 
 use comfy_table::Table;
 use unprompt_jobs::evaluation::{
@@ -22,14 +22,15 @@ pub async fn run(context: &Context, args: Evaluate) -> anyhow::Result<()> {
     output::line(table(&scores))?;
     if let Some(calibration) = &scores.calibration {
         output::line(format!(
-            "expected_cosine: {:.4} from the cosine reached on average, rank correlation {:.3}",
+            "expected_cosine: {:.4} off on average over tenths of the pictures, rank correlation {:.3}",
             calibration.mean_abs_error, calibration.rank_correlation
         ))?;
     }
     Ok(())
 }
 
-/// Scores the latest prediction of every picture in `truth`, and says how many have none.
+/// Scores the latest prediction of every picture in `truth`, and reports how many pictures have
+/// none.
 pub async fn evaluate(context: &Context, truth: &Truth) -> anyhow::Result<Evaluation> {
     let (kafka, codec) = (context.kafka(), context.codec()?);
     let evaluation = evaluation::evaluate(&kafka, &codec, context.models(), truth).await?;
@@ -55,7 +56,7 @@ async fn retrieval(context: &Context, truth: &Truth, k: usize) -> anyhow::Result
     ))
 }
 
-/// The scores as the table people read.
+/// Returns the scores as a table.
 pub fn table(scores: &Scores) -> Table {
     let mut table = output::table(["prediction by", "mean cosine", "95 % interval", ""]);
     for method in METHODS {

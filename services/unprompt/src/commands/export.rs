@@ -1,4 +1,4 @@
-//! `unprompt index export`: the collection, or what of it passes a filter, as a table.
+//! `unprompt index export`: writes the collection, or the prompts that pass a filter, as a table.
 
 use anyhow::bail;
 use serde_json::json;
@@ -14,7 +14,7 @@ use crate::context::Context;
 use crate::index_access::IndexAccess;
 use crate::output;
 
-/// Prompts read at once.
+/// Number of prompts to read together.
 const PAGE: u64 = 1_000;
 
 pub async fn run(
@@ -31,7 +31,7 @@ pub async fn run(
         Progress::new("exporting prompts", Some(pages.index.count(&pages.filter).await?.min(limit)));
     let rows = tokio::select! {
         rows = export(&pages, writer, limit, &progress) => rows?,
-        () = stop.cancelled() => bail!("stopped; {} is as it was before", args.to.display()),
+        () = stop.cancelled() => bail!("stopped; {} is unchanged", args.to.display()),
     };
     progress.finish();
     if context.json {
@@ -40,14 +40,14 @@ pub async fn run(
     output::line(format!("{rows} prompts in {}", args.to.display()))
 }
 
-/// What of the index is wanted.
+/// The part of the index to export.
 struct Pages<'a> {
     index: &'a PromptIndex,
     filter: Filter,
     with_vectors: bool,
 }
 
-/// A page and where the next one begins, if there is one.
+/// A page, and the start of the next one, if there is one.
 type Page = (Vec<PromptPoint>, Option<Uuid>);
 
 impl Pages<'_> {
@@ -58,7 +58,7 @@ impl Pages<'_> {
     }
 }
 
-/// Writes a page while the next one is read. Returns the number of rows.
+/// Writes each page while the next one is read. Returns the number of rows.
 async fn export(
     pages: &Pages<'_>,
     mut writer: TableWriter,
@@ -85,7 +85,7 @@ async fn export(
     }
 }
 
-/// A search's answer as a row.
+/// Converts a hit of a search to a row.
 pub fn row_of_hit(hit: Hit) -> ExportRow {
     let similarity = Some(hit.similarity);
     ExportRow { similarity, ..row_of_point(hit.into()) }

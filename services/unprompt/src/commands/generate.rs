@@ -1,4 +1,4 @@
-//! `unprompt generate`: pictures of many prompts to images.v1, a folder or parquet files.
+//! `unprompt generate`: draws pictures of many prompts to images.v1, a folder or parquet files.
 
 use std::fmt::Write as _;
 
@@ -44,7 +44,7 @@ fn settings(context: &Context, args: &Generate) -> anyhow::Result<GenerationSett
     })
 }
 
-/// The summary as people read it.
+/// Returns the summary as text.
 fn words(summary: &GenerationSummary) -> String {
     let GenerationSummary { drawn, drawn_before, pictures_failed, pictures_per_s, device, .. } = summary;
     let mut words = format!("{drawn} pictures drawn to {}", summary.place);

@@ -1,4 +1,4 @@
-//! `unprompt index`: looking after the collection of prompts, wherever it is.
+//! `unprompt index`: manages the collection of prompts, wherever it is.
 
 mod build;
 mod optimize;
@@ -46,7 +46,7 @@ async fn drop_collection(context: &Context, index: &IndexAccess, yes: bool) -> a
     let (collection, prompts) = (info.collection, info.points);
     ensure!(
         yes,
-        "this deletes {collection:?} with its {prompts} prompts for good; say --yes, and see `unprompt index snapshot`"
+        "this deletes {collection:?} with its {prompts} prompts for good; confirm with --yes, and see `unprompt index snapshot`"
     );
     index.drop_collection().await?;
     if context.json {

@@ -1,4 +1,4 @@
-//! `unprompt models`: what models there are, fetching and checking them.
+//! `unprompt models`: lists, fetches, verifies and pins models.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail, ensure};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use unprompt_jobs::{Progress, model_store};
-use unprompt_model_store::{Manifest, Model, Pull, Pulled, Source, Sources, State};
+use unprompt_model_store::{Manifest, Model, ModelState, Pull, Pulled, Source, Sources};
 
 use crate::cli::{Models, Pin, PullModels};
 use crate::context::Context;
@@ -68,10 +68,10 @@ async fn pull(context: &Context, args: PullModels, stop: CancellationToken) -> a
             .map(|from| Some(from.join(&name)).filter(|own| own.is_dir()).unwrap_or(from.clone()));
         let stopping = stop.clone();
         let pulling = tokio::task::spawn_blocking(move || pull_one(&model, from, &stopping));
-        // A server that keeps silent does not hold up Ctrl-C: what has come is on the disk.
+        // A silent server does not delay Ctrl-C, because the received bytes are already on disk.
         let pulled = tokio::select! {
             pulled = pulling => pulled??,
-            () = stopped_for_long(&stop) => bail!("stopped; what has come stays, and the same command resumes where it stopped"),
+            () = stopped_for_long(&stop) => bail!("stopped; downloaded bytes are kept, and the same command resumes where it stopped"),
         };
         tell(context, &name, &pulled)?;
     }
@@ -83,7 +83,7 @@ async fn stopped_for_long(stop: &CancellationToken) {
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
 }
 
-/// With a progress bar.
+/// Fetches one model with a progress bar.
 fn pull_one(model: &Model, from: Option<PathBuf>, stop: &CancellationToken) -> anyhow::Result<Pulled> {
     let store = model_store();
     let progress = Progress::new(format!("pulling {} (bytes)", model.name), store.bytes_to_pull(model));
@@ -104,15 +104,15 @@ fn tell(context: &Context, name: &str, pulled: &Pulled) -> anyhow::Result<()> {
     }
     let folder = pulled.folder.display();
     match pulled.files {
-        0 => output::line(format!("{name} is in {folder} already")),
-        files => output::line(format!("{name} is in {folder}: {files} files came, {} bytes", pulled.bytes)),
+        0 => output::line(format!("{name} is already in {folder}")),
+        files => output::line(format!("{name}: {files} files fetched to {folder}, {} bytes", pulled.bytes)),
     }
 }
 
 fn verify(context: &Context, names: &[String]) -> anyhow::Result<()> {
     let (manifest, store) = (context.manifest()?, model_store());
     let models: Vec<&Model> = match names {
-        [] => manifest.models.iter().filter(|model| store.state(model) != State::Absent).collect(),
+        [] => manifest.models.iter().filter(|model| store.state(model) != ModelState::Absent).collect(),
         names => names.iter().map(|name| manifest.model(name)).collect::<Result<_, _>>()?,
     };
     ensure!(

@@ -1,4 +1,4 @@
-//! `unprompt predict`: one picture through the topics and back.
+//! `unprompt predict`: publishes one picture and prints its prediction.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use unprompt_schemas::records::Prediction;
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::{Publisher, Start, Tail, Traces, ensure_topics};
 
-use crate::answers::{Answer, answer_of};
 use crate::cli::Predict;
 use crate::commands::publish::picture_record;
 use crate::context::Context;
+use crate::image_result::{ImageResult, image_result_of};
 use crate::output;
 
 pub async fn run(context: &Context, args: Predict) -> anyhow::Result<()> {
@@ -44,9 +44,9 @@ async fn predict(context: &Context, args: Predict, traces: &Traces) -> anyhow::R
 async fn answer(context: &Context, tail: &mut Tail, id: Uuid) -> anyhow::Result<Prediction> {
     let codec = context.codec()?;
     loop {
-        match answer_of(&codec, &tail.next().await?)? {
-            Some(Answer::Prediction(prediction)) if prediction.image_id == id => return Ok(*prediction),
-            Some(Answer::DeadLetter { image_id, reason }) if image_id == id => bail!("{reason}"),
+        match image_result_of(&codec, &tail.next().await?)? {
+            Some(ImageResult::Prediction(prediction)) if prediction.image_id == id => return Ok(*prediction),
+            Some(ImageResult::DeadLetter { image_id, reason }) if image_id == id => bail!("{reason}"),
             _ => {}
         }
     }

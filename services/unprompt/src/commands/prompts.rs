@@ -1,4 +1,4 @@
-//! `unprompt prompts`: bring prompts in, and print prompts of the tiny world's grammar.
+//! `unprompt prompts`: imports prompts, and prints prompts of the tiny world's grammar.
 
 pub mod corpus;
 mod import;

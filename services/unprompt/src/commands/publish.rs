@@ -1,4 +1,4 @@
-//! `unprompt publish`: pictures from files and folders, or URIs of pictures, to images.v1.
+//! `unprompt publish`: publishes pictures from files and folders, or their URIs, to images.v1.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -12,19 +12,19 @@ use unprompt_schemas::cloudevents::{ImageEvent, names};
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::{OutputRecord, Publisher, Start, Tail, Traces, ensure_topics};
 
-use crate::answers::{Answer, answer_of};
 use crate::cli::Publish;
 use crate::context::Context;
+use crate::image_result::{ImageResult, image_result_of};
 use crate::output;
 use unprompt_jobs::Progress;
 
-/// Pictures read and published at once.
+/// Number of pictures to read and publish together.
 const CHUNK: usize = 64;
 
-/// File names that a folder is searched for.
+/// Extensions of the files that a folder is searched for.
 const EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
 
-/// What is published.
+/// A picture to publish: a file or a URI.
 #[derive(Clone, Debug)]
 enum Item {
     File(PathBuf),
@@ -39,7 +39,8 @@ impl Item {
         }
     }
 
-    /// Of a URI without its query, where presigned ones have their signature.
+    /// Returns the printed line. A URI is printed without its query, which holds the signature of
+    /// presigned URIs.
     fn line(&self, id: Uuid) -> Value {
         match self {
             Self::File(file) => json!({"image_id": id, "file": file}),
@@ -86,7 +87,7 @@ async fn publish(
     }
 }
 
-/// Publishes the pictures and prints the id of each once all are acknowledged.
+/// Publishes the pictures and, once all are acknowledged, prints the id of each.
 async fn publish_chunk(publisher: &Publisher, items: &[Item]) -> anyhow::Result<Vec<Uuid>> {
     let ids: Vec<Uuid> = items.iter().map(|_| Uuid::new_v4()).collect();
     let records: Vec<_> =
@@ -98,18 +99,18 @@ async fn publish_chunk(publisher: &Publisher, items: &[Item]) -> anyhow::Result<
     Ok(ids)
 }
 
-/// The record that publishes the picture in `file` under `id`.
+/// Returns the record that publishes the picture in `file` under `id`.
 pub fn picture_record(file: &Path, id: Uuid) -> anyhow::Result<OutputRecord> {
     let bytes = std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
     Ok(picture(bytes, id))
 }
 
-/// The record that publishes an encoded picture under `id`.
+/// Returns the record that publishes an encoded picture under `id`.
 pub fn picture(bytes: Vec<u8>, id: Uuid) -> OutputRecord {
     record(bytes, published(id))
 }
 
-/// The record that publishes the place of a picture under `id`.
+/// Returns the record that publishes the URI of a picture under `id`.
 fn reference(uri: &str, id: Uuid) -> OutputRecord {
     let event = ImageEvent { content_type: Some(names::URI_LIST.into()), ..published(id) };
     record(format!("{uri}\r\n").into_bytes(), event)
@@ -119,7 +120,7 @@ fn published(id: Uuid) -> ImageEvent {
     ImageEvent {
         id: Some(id.to_string()),
         source: Some("unprompt/publish".into()),
-        event_type: Some("unprompt.image.published".into()),
+        event_type: Some(names::TYPE_IMAGE_PUBLISHED.into()),
         ..ImageEvent::default()
     }
 }
@@ -143,11 +144,11 @@ async fn wait(
             record = tail.next() => record?,
             () = stop.cancelled() => bail!("stopped while {} of {total} pictures were not answered yet", waiting.len()),
         };
-        match answer_of(&codec, &record)? {
-            Some(Answer::Prediction(prediction)) => {
+        match image_result_of(&codec, &record)? {
+            Some(ImageResult::Prediction(prediction)) => {
                 waiting.remove(&prediction.image_id);
             }
-            Some(Answer::DeadLetter { image_id, reason }) if waiting.remove(&image_id) => {
+            Some(ImageResult::DeadLetter { image_id, reason }) if waiting.remove(&image_id) => {
                 dead += 1;
                 eprintln!("{image_id}: {reason}");
             }
@@ -160,7 +161,8 @@ async fn wait(
     Ok(())
 }
 
-/// Files and folders, then URIs. A URI that the image-encoder would reject as none is refused here.
+/// Collects files and folders, then URIs. Refuses a URI that the image-encoder would reject as
+/// malformed.
 fn collect(args: &Publish) -> anyhow::Result<Vec<Item>> {
     let mut items = Vec::new();
     if !args.paths.is_empty() {
@@ -174,7 +176,7 @@ fn collect(args: &Publish) -> anyhow::Result<Vec<Item>> {
     Ok(items)
 }
 
-/// Files as given, and the pictures of folders in the order of their names.
+/// Returns the given files, and the pictures of folders in the order of their names.
 fn collect_files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in paths {

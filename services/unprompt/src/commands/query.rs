@@ -1,4 +1,5 @@
-//! `unprompt query`: search the prompt index by text, picture, vector or prompt; once or many times.
+//! `unprompt query`: searches the prompt index by text, picture, vector or prompt, once or in
+//! batches.
 
 mod requests;
 
@@ -51,7 +52,7 @@ async fn search(
     }
 }
 
-/// Prints a result a line.
+/// Prints one result per line.
 async fn answer(mut batch: BatchSearch, index: &IndexAccess, stop: &CancellationToken) -> anyhow::Result<()> {
     while let Some(results) = batch.next(index, stop).await? {
         results.iter().try_for_each(output::json)?;

@@ -1,4 +1,5 @@
-//! `unprompt schemas`: the schemas of our records, and where they stand in the schema registry.
+//! `unprompt schemas`: prints the schemas of our records, and compares them with the schema
+//! registry.
 
 use std::sync::Arc;
 
@@ -82,7 +83,8 @@ fn register(context: &Context, compatibility: Option<CompatibilityLevel>) -> any
     print(context, ["record", "subject", "id"], &rows)
 }
 
-/// Fails where a schema may not follow what is registered, so that a pipeline stops before the services do.
+/// Fails if a schema is incompatible with the registered ones, so that a pipeline stops before the
+/// services do.
 fn check(context: &Context) -> anyhow::Result<()> {
     let (registry, prefix) = (registry(context)?, &context.config.kafka.prefix);
     let (mut rows, mut refused) = (Vec::new(), 0);

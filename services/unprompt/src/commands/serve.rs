@@ -1,4 +1,4 @@
-//! `unprompt serve <service>`: one service against a Kafka and a Qdrant that are elsewhere.
+//! `unprompt serve <service>`: runs one service on a Kafka and a Qdrant of other processes.
 
 use tokio_util::sync::CancellationToken;
 use unprompt_stream::health;

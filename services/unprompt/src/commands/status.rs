@@ -1,8 +1,9 @@
-//! `unprompt status`: how topics and services are, once, or again and again in place.
+//! `unprompt status`: shows the state of topics and services, once or refreshed in place.
 
-mod look;
+mod probe;
 mod prometheus;
 mod report;
+mod scrape;
 mod screen;
 mod view;
 
@@ -16,12 +17,12 @@ use crate::cli::Status;
 use crate::context::Context;
 use crate::output;
 
-use look::Look;
-use report::Report;
+use probe::Probe;
+use report::StatusReport;
 use screen::Screen;
 
 pub async fn run(context: &Context, args: Status, stop: CancellationToken) -> anyhow::Result<()> {
-    let mut look = Look::new(context, &args.metrics_url)?;
+    let mut look = Probe::new(context, &args.metrics_url)?;
     if args.watch && std::io::stdout().is_terminal() {
         return watch(context.json, &mut look, Duration::from_secs_f64(args.interval_s), stop).await;
     }
@@ -34,15 +35,15 @@ pub async fn run(context: &Context, args: Status, stop: CancellationToken) -> an
     error.map_or(Ok(()), |error| anyhow::bail!("{error}"))
 }
 
-/// Looks again and again; what is away is shown as that, and may come back.
+/// Reports at intervals. An endpoint that is away is shown as such and may return.
 async fn watch(
     json: bool,
-    look: &mut Look<'_>,
+    look: &mut Probe<'_>,
     interval: Duration,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut screen = if json { None } else { Some(Screen::open()?) };
-    let mut last: Option<Report> = None;
+    let mut last: Option<StatusReport> = None;
     while !stop.is_cancelled() {
         let next = Instant::now() + interval;
         let report = tokio::select! {
@@ -63,7 +64,7 @@ async fn watch(
             () = stop.cancelled() => {}
         }
     }
-    // The terminal is as it was before; what was seen last stays on it.
+    // Restores the terminal and prints the last report on it.
     if let (Some(screen), Some(last)) = (screen.take(), last) {
         drop(screen);
         output::line(view::rendered(&last, None))?;
@@ -71,7 +72,8 @@ async fn watch(
     Ok(())
 }
 
-/// As wide as it is: the screen cuts off what it has no room for, which is easier to read than words broken up.
-fn drawn(report: &Report, interval: Duration) -> String {
+/// Renders the report at its full width. The screen cuts lines off, which is easier to read than
+/// wrapped words.
+fn drawn(report: &StatusReport, interval: Duration) -> String {
     format!("{}\n{}", view::rendered(report, Some(u16::MAX)), view::footer(report, interval))
 }

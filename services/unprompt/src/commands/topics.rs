@@ -1,4 +1,4 @@
-//! `unprompt topics`: what the topics hold, and their records as they come.
+//! `unprompt topics`: lists the topics, and prints their records as they arrive.
 
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -49,7 +49,7 @@ fn retention(topic: Topic) -> String {
     let spec = topic.spec();
     match (spec.compacted, spec.retention_ms) {
         (true, _) => "compacted".into(),
-        (false, ms) if ms < 0 => "for ever".into(),
+        (false, ms) if ms < 0 => "forever".into(),
         (false, ms) => format!("{} days", ms / 86_400_000),
     }
 }
@@ -77,7 +77,8 @@ async fn tail(context: &Context, args: TailArgs, stop: CancellationToken) -> any
     Ok(())
 }
 
-/// A record as JSON: its position, headers as text, and its value decoded where it is one of ours.
+/// Converts a record to JSON: position, headers as text, and the value, decoded if it is one of our
+/// records.
 fn shown(codec: &Codec, record: &InputRecord) -> Value {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let headers: serde_json::Map<String, Value> =

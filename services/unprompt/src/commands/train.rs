@@ -1,4 +1,4 @@
-//! `unprompt train`: a head from what is in the topics.
+//! `unprompt train`: trains a head from the records of the topics.
 
 use unprompt_models::encoder;
 use unprompt_trainer::{Settings, Trained};
@@ -23,7 +23,7 @@ pub async fn run(context: &Context, args: Train) -> anyhow::Result<()> {
     output::line(format!("announced as {} on heads.v1: {}", trained.head.name, trained.head.path))
 }
 
-/// Trains with the configuration's index and encoder; the demo calls this too.
+/// Trains with the index and the encoder of the configuration. The demo uses this too.
 pub async fn train(context: &Context, args: &Train) -> anyhow::Result<Trained> {
     let settings = Settings {
         name: args.name.clone(),
@@ -38,7 +38,7 @@ pub async fn train(context: &Context, args: &Train) -> anyhow::Result<Trained> {
     Ok(unprompt_trainer::train(&context.kafka(), &index, &context.codec()?, &settings).await?)
 }
 
-/// Milliseconds since the epoch.
+/// Returns the time in milliseconds since the epoch.
 fn now_ms() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |since| since.as_millis() as i64)

@@ -1,4 +1,4 @@
-//! `unprompt up`: broker, index and all services in this process, until it is told to stop.
+//! `unprompt up`: hosts broker, index and all services in this process until it is stopped.
 
 use tokio_util::sync::CancellationToken;
 
@@ -7,7 +7,7 @@ use crate::services;
 use crate::stack::Stack;
 
 pub async fn run(context: &Context, stop: CancellationToken) -> anyhow::Result<()> {
-    // Before anything listens: models that are not here, or not what was published.
+    // Fails before anything listens if a model is missing or differs from its published files.
     context.check_models()?;
     let stack = Stack::start(context, &services::ALL, stop.clone()).await?;
     if !stop.is_cancelled() {

@@ -1,9 +1,9 @@
-//! The parts of the demo, one after another, each waiting for what the services make of it.
+//! Runs the parts of the demo one after another. Each waits for the output of the services.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
@@ -19,46 +19,29 @@ use unprompt_trainer::Trained;
 use super::HELD_OUT_PREFIX;
 use super::examples;
 use super::plan::Plan;
-use super::report::{Counts, Report};
-use crate::answers::{Answer, answer_of};
+use super::report::{Counts, DemoReport, Seconds};
 use crate::cli::{ServiceName, Train};
 use crate::commands::evaluate::evaluate;
 use crate::commands::publish::picture;
 use crate::commands::train::train;
 use crate::context::Context;
+use crate::image_result::{ImageResult, image_result_of};
 use crate::stack::Stack;
 use unprompt_jobs::Progress;
 use unprompt_jobs::evaluation::Evaluation;
 use unprompt_jobs::import::prompt_record;
 
-/// Time between looks at how far the services are.
+/// Time between checks of the progress of the services.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// How often the predictor is asked whether it has taken the head into use.
+/// Number of times the predictor is asked whether it uses the head.
 const HEAD_LOOKS: usize = 120;
 
-/// The longest a single picture may take.
+/// Time limit for a single picture.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
-/// Seconds of each part, in order.
-#[derive(Debug, Default)]
-pub struct Seconds(pub BTreeMap<&'static str, f64>);
-
-impl Seconds {
-    async fn time<T>(
-        &mut self,
-        part: &'static str,
-        work: impl Future<Output = anyhow::Result<T>>,
-    ) -> anyhow::Result<T> {
-        let started = Instant::now();
-        let done = work.await;
-        self.0.insert(part, started.elapsed().as_secs_f64());
-        done
-    }
-}
-
-/// Runs every part and gathers the report.
-pub async fn all(stack: &mut Stack, plan: &Plan) -> anyhow::Result<Report> {
+/// Runs every part and returns the report.
+pub async fn all(stack: &mut Stack, plan: &Plan) -> anyhow::Result<DemoReport> {
     let mut seconds = Seconds::default();
     let context = stack.context.clone();
     let kafka = context.kafka();
@@ -85,7 +68,7 @@ pub async fn all(stack: &mut Stack, plan: &Plan) -> anyhow::Result<Report> {
     examples::keep_truth(&kept, &truth)?;
     let Evaluation { scores, scored } = seconds.time("evaluate", evaluate(&context, &truth)).await?;
     let examples = examples::keep(&kept, &pictures, &scored)?;
-    Ok(Report::new(counts, scores, examples, seconds))
+    Ok(DemoReport::new(counts, scores, examples, seconds))
 }
 
 async fn publish_prompts(
@@ -115,7 +98,7 @@ async fn wait_for_index(context: &Context, wanted: u64) -> anyhow::Result<()> {
     let index = context.index().await?;
     let progress = Progress::new("prompts indexed", Some(wanted));
     loop {
-        // The collection appears with the indexer's first breath; until then there is nothing to count.
+        // The indexer creates the collection at its start. Until then there is nothing to count.
         let count = index.count(&Filter::default()).await.unwrap_or(0);
         progress.set(count);
         if count >= wanted {
@@ -153,7 +136,8 @@ async fn wait_for_topic(kafka: &KafkaConfig, topic: Topic, name: &str, wanted: u
     }
 }
 
-/// Counts a topic's records as they come. Offsets would not do: transactions take some for their own marks.
+/// Counts a topic's records as they arrive. Offsets are no substitute, because transaction marks
+/// take some.
 struct Counter {
     seen: Arc<AtomicU64>,
     _reader: TableReader,
@@ -165,7 +149,7 @@ impl Counter {
         let count = seen.clone();
         let mut next: HashMap<i32, i64> = HashMap::new();
         let reader = TableReader::start(kafka, topic, CancellationToken::new(), move |record| {
-            // A table that had to be opened again begins anew.
+            // A reader that had to reopen the topic starts from the beginning again.
             let next = next.entry(record.partition).or_default();
             if record.offset >= *next {
                 *next = record.offset + 1;
@@ -187,7 +171,7 @@ async fn train_head(context: &Context) -> anyhow::Result<Trained> {
     Ok(trained)
 }
 
-/// Publishes the held-out pictures as a user's pipeline would, and waits for an answer to each.
+/// Publishes the held-out pictures as a user's pipeline would, and waits for a result for each.
 async fn publish_held_out(
     context: &Context,
     kafka: &KafkaConfig,
@@ -223,7 +207,8 @@ async fn wait_for_answers(kafka: &KafkaConfig, wanted: u64) -> anyhow::Result<()
     }
 }
 
-/// The predictor follows heads.v1 by itself: a picture is published again and again until a head takes part in its answer.
+/// Publishes a picture repeatedly until a prediction uses a head, because the predictor follows
+/// heads.v1 in its own time.
 async fn wait_for_head(context: &Context, kafka: &KafkaConfig, bytes: &[u8]) -> anyhow::Result<()> {
     let (codec, publisher) = (context.codec()?, Publisher::new(kafka)?);
     let mut tail = Tail::new(kafka, &[Topic::Predictions], Start::End).await?;
@@ -241,14 +226,14 @@ async fn wait_for_head(context: &Context, kafka: &KafkaConfig, bytes: &[u8]) -> 
 
 async fn prediction_of(codec: &Codec, tail: &mut Tail, id: Uuid) -> anyhow::Result<Prediction> {
     loop {
-        match answer_of(codec, &tail.next().await?)? {
-            Some(Answer::Prediction(prediction)) if prediction.image_id == id => return Ok(*prediction),
+        match image_result_of(codec, &tail.next().await?)? {
+            Some(ImageResult::Prediction(prediction)) if prediction.image_id == id => return Ok(*prediction),
             _ => {}
         }
     }
 }
 
-/// What the held-out generator drew, with the prompts it drew them of.
+/// Returns the pictures of the held-out generator, with their prompts.
 async fn held_out_pictures(held_out: &KafkaConfig, plan: &Plan) -> anyhow::Result<Vec<(Vec<u8>, String)>> {
     let texts: HashMap<Uuid, &str> = plan
         .held_out
@@ -272,7 +257,7 @@ fn drawn(record: InputRecord) -> Option<(Uuid, Vec<u8>)> {
     Some((event.prompt_id?, record.value?))
 }
 
-/// Counts by reading the topics from their beginnings, with a consumer of its own.
+/// Counts records by reading the topics from the beginning, with its own consumer.
 async fn count(
     context: &Context,
     kafka: &KafkaConfig,
@@ -291,9 +276,9 @@ async fn count(
     let (mut dead_letters, mut unreadable) = (0, None);
     read_to_end(kafka, &[Topic::Predictions, Topic::DeadLetters], |record| {
         dead_letters += u64::from(record.topic == Topic::DeadLetters);
-        match answer_of(&codec, &record) {
-            Ok(Some(Answer::Prediction(prediction))) => drop(predicted.insert(prediction.image_id)),
-            Ok(Some(Answer::DeadLetter { image_id, .. })) => drop(dead.insert(image_id)),
+        match image_result_of(&codec, &record) {
+            Ok(Some(ImageResult::Prediction(prediction))) => drop(predicted.insert(prediction.image_id)),
+            Ok(Some(ImageResult::DeadLetter { image_id, .. })) => drop(dead.insert(image_id)),
             Ok(None) => {}
             Err(error) => unreadable = Some(error),
         }

@@ -1,4 +1,4 @@
-//! A few held-out pictures, kept as files to play with, beside what was predicted of them.
+//! Keeps a few held-out pictures as files, and shows their predictions beside them.
 
 use std::path::{Path, PathBuf};
 
@@ -9,14 +9,14 @@ use unprompt_models::metrics::cosine;
 
 use crate::output;
 
-/// How many are kept.
+/// Number of pictures to keep.
 const KEPT: usize = 8;
 
-/// A picture and what was made of it.
+/// A picture and its prediction.
 #[derive(Debug)]
 pub struct Example {
     pub file: PathBuf,
-    /// The prompt that made it, which neither index nor trainer has seen.
+    /// The prompt that made the picture. Neither index nor trainer has seen it.
     truth: String,
     /// The nearest indexed prompt.
     nearest: String,
@@ -24,13 +24,13 @@ pub struct Example {
     expected_cosine: Option<f32>,
 }
 
-/// Writes the first pictures into `folder` and looks up what was predicted of each.
+/// Writes the first pictures into `folder` and returns the prediction of each.
 pub fn keep(
     folder: &Path,
     pictures: &[(Vec<u8>, String)],
     scored: &[Scored],
 ) -> anyhow::Result<Vec<Example>> {
-    std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be created", folder.display()))?;
     let mut examples = Vec::new();
     for (at, (bytes, text)) in pictures.iter().take(KEPT).enumerate() {
         let file = folder.join(format!("{}.png", at + 1));
@@ -40,9 +40,9 @@ pub fn keep(
     Ok(examples)
 }
 
-/// Writes which prompt made which picture, as `unprompt evaluate --truth` reads it.
+/// Writes the prompt of each picture in the format of `unprompt evaluate --truth`.
 pub fn keep_truth(folder: &Path, truth: &Truth) -> anyhow::Result<()> {
-    std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be created", folder.display()))?;
     let mut lines = String::new();
     for (image_id, text) in truth {
         let line = TruthLine { image_id: *image_id, text: text.clone() };
@@ -64,7 +64,7 @@ fn example(file: PathBuf, scored: &Scored) -> Example {
     }
 }
 
-/// The table people read.
+/// Returns the examples as a table.
 pub fn table(examples: &[Example]) -> Table {
     let mut table = output::table(["picture", "made from", "nearest indexed prompt", "cosine", "expected"]);
     for one in examples {

@@ -1,5 +1,5 @@
-//! Which prompts the demo uses for what: drawn from the grammar's own splits, so that no held-out prompt can be among
-//! those indexed or trained on.
+//! Assigns prompts to the parts of the demo. They come from the splits of the grammar, so that no
+//! held-out prompt can be indexed or trained on.
 
 use std::collections::HashSet;
 
@@ -10,22 +10,22 @@ use unprompt_tiny_world::{Grammar, Split};
 
 use crate::cli::Demo;
 
-/// Source of every prompt the demo publishes.
+/// The source of every prompt that the demo publishes.
 const SOURCE: &str = "tiny-world";
 
-/// The prompts of one run, distinct.
+/// The prompts of one run, all distinct.
 #[derive(Debug)]
 pub struct Plan {
-    /// Indexed, and drawn: to train and to validate on.
+    /// Indexed and drawn, for training and validation.
     pub pictured: Vec<Prompt>,
-    /// Indexed only.
+    /// Indexed, not drawn.
     pub indexed_only: Vec<Prompt>,
-    /// Drawn only, in topics of their own.
+    /// Drawn on separate topics, not indexed.
     pub held_out: Vec<Prompt>,
 }
 
 impl Plan {
-    /// The same seed draws the same prompts.
+    /// Chooses the prompts. The same seed gives the same prompts.
     pub fn draw(args: &Demo) -> Self {
         let mut train = distinct(args.seed, Split::Train, args.prompts.max(args.pictures));
         let indexed_only = train.split_off(args.pictures);
@@ -33,12 +33,12 @@ impl Plan {
         Self { pictured: with_seeds(train), indexed_only, held_out: with_seeds(held_out) }
     }
 
-    /// Prompts that end up in the index.
+    /// Returns the number of prompts to index.
     pub fn to_index(&self) -> u64 {
         (self.pictured.len() + self.indexed_only.len()) as u64
     }
 
-    /// Pictures that are drawn.
+    /// Returns the number of pictures to draw.
     pub fn to_draw(&self) -> u64 {
         (self.pictured.len() + self.held_out.len()) as u64
     }
@@ -63,7 +63,7 @@ fn distinct(seed: u64, split: Split, count: usize) -> Vec<Prompt> {
         .collect()
 }
 
-/// One picture a prompt, each from a seed of its own.
+/// Gives each prompt one seed, different for each, and so one picture.
 fn with_seeds(prompts: Vec<Prompt>) -> Vec<Prompt> {
     prompts.into_iter().enumerate().map(|(at, prompt)| Prompt { seeds: vec![at as i64], ..prompt }).collect()
 }

@@ -1,19 +1,18 @@
-//! The demo's report: what was counted and scored, for people and for programs.
+//! The demo's report of counts and scores, for people and for programs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 use unprompt_jobs::evaluation::{CalibrationScores, Scores};
 
-use super::drive::Seconds;
 use super::examples::{self, Example};
 use crate::commands::evaluate::table;
 use crate::output;
 
-/// What was counted, by readers that share nothing with the services.
+/// Counts by readers that share nothing with the services.
 #[derive(Debug, Serialize)]
 pub struct Counts {
     pub prompts_indexed: u64,
@@ -21,17 +20,35 @@ pub struct Counts {
     pub train: usize,
     pub validation: usize,
     pub held_out: usize,
-    /// Pictures on images.v1, whoever published them.
+    /// All pictures on images.v1, whoever published them.
     pub published: usize,
     pub predicted: usize,
     pub dead_letters: u64,
-    /// Neither predicted nor in the dead letters.
+    /// Pictures that are neither predicted nor dead letters.
     pub lost: usize,
 }
 
-/// reports/demo.json.
+/// The duration of each part in seconds.
+#[derive(Debug, Default)]
+pub struct Seconds(pub BTreeMap<&'static str, f64>);
+
+impl Seconds {
+    /// Runs a part and notes its duration.
+    pub async fn time<T>(
+        &mut self,
+        part: &'static str,
+        work: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<T> {
+        let started = Instant::now();
+        let done = work.await;
+        self.0.insert(part, started.elapsed().as_secs_f64());
+        done
+    }
+}
+
+/// The content of reports/demo.json.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct DemoReport {
     #[serde(flatten)]
     counts: Counts,
     mean_cosine: BTreeMap<&'static str, f64>,
@@ -44,7 +61,7 @@ pub struct Report {
     examples: Vec<Example>,
 }
 
-impl Report {
+impl DemoReport {
     pub fn new(counts: Counts, scores: Scores, examples: Vec<Example>, seconds: Seconds) -> Self {
         Self {
             counts,
@@ -57,7 +74,7 @@ impl Report {
         }
     }
 
-    /// With the time of all parts together.
+    /// Adds the total time.
     pub fn finished(mut self, elapsed: Duration) -> Self {
         self.seconds.insert("total", elapsed.as_secs_f64());
         self
@@ -101,7 +118,7 @@ impl Report {
     pub fn write(&self, path: &Path) -> anyhow::Result<()> {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             std::fs::create_dir_all(folder)
-                .with_context(|| format!("{} cannot be made", folder.display()))?;
+                .with_context(|| format!("{} cannot be created", folder.display()))?;
         }
         std::fs::write(path, serde_json::to_string_pretty(self)? + "\n")
             .with_context(|| format!("{} cannot be written", path.display()))?;
@@ -109,7 +126,7 @@ impl Report {
         Ok(())
     }
 
-    /// What must hold on any machine; the scores themselves are for the reader to judge.
+    /// Checks what must hold on any machine. The scores are left to the reader.
     pub fn check(&self) -> anyhow::Result<()> {
         let counts = &self.counts;
         if counts.lost > 0 {

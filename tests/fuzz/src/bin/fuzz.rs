@@ -1,4 +1,5 @@
-//! libFuzzer on the target that $UNPROMPT_FUZZ_TARGET names; its seeds are written to $UNPROMPT_FUZZ_SEEDS first.
+//! libFuzzer on the target in $UNPROMPT_FUZZ_TARGET; writes the target's seeds to
+//! $UNPROMPT_FUZZ_SEEDS first.
 #![no_main]
 
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! What a registry answers, and a record that names it: both may be anybody's.
+//! The answer of a registry, and a record that refers to it: either may come from a stranger.
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use unprompt_schemas::registry::{MemoryRegistry, Registry};
 
 use crate::Target;
 
-/// A schema unfolds to 10,000 types at most, of a few hundred bytes each, which are copied a few times; a record has 65,536 values
-/// beside those of its bytes.
+/// A schema expands to at most 10,000 types, of a few hundred bytes each, which are copied a few
+/// times. A record has at most 65,536 values more than its bytes account for.
 const BASE_BYTES: u64 = 128 * 1024 * 1024;
-/// Values of a few hundred bytes each, four for a byte, in two trees.
+/// Values of a few hundred bytes each, four per byte, in two trees.
 const FACTOR: u64 = 8 * 1024;
 
-/// A writer's schema (JSON), a zero, and the datum that was written with it.
+/// A writer's schema (JSON), a zero, and a datum written with it.
 pub const FOREIGN: Target = Target {
     name: "foreign-schema",
     run: |input| {
@@ -28,7 +28,7 @@ pub const FOREIGN: Target = Target {
     memory_bytes: |length| BASE_BYTES + FACTOR * length as u64,
 };
 
-/// What was read is a record of ours: it is written, if it fits.
+/// Decodes the datum; encodes what was decoded. No error may be fatal or transient.
 fn reads_or_refuses<R: Record>(schema: &str, datum: &[u8]) {
     let registry = MemoryRegistry::default();
     let Ok(id) = registry.id_of("prompts.v1-value", schema) else { return };

@@ -6,11 +6,12 @@ use unprompt_schemas::dead_letter::{DeadLetter, ERROR_MAX_BYTES, own_headers};
 
 use crate::Target;
 
-/// Headers are copied a few times: as texts, into an error, to be sent on. A header of two bytes takes two vectors each time.
+/// Headers are copied a few times: as texts, into an error, for forwarding. A header of two bytes
+/// takes two vectors each time.
 const FACTOR: u64 = 300;
 const BASE_BYTES: u64 = 64 * 1024;
 
-/// What describes a picture.
+/// The headers that describe a picture.
 pub const IMAGE_EVENT: Target = Target {
     name: "image-event",
     run: |input| {
@@ -44,7 +45,7 @@ pub const IMAGE_EVENT: Target = Target {
     memory_bytes: |length| BASE_BYTES + FACTOR * length as u64,
 };
 
-/// Where a dead letter came from.
+/// The headers that tell a dead letter's origin.
 pub const DEAD_LETTER: Target = Target {
     name: "dead-letter",
     run: |input| {
@@ -71,8 +72,8 @@ pub const DEAD_LETTER: Target = Target {
     memory_bytes: |length| BASE_BYTES + FACTOR * length as u64,
 };
 
-/// Headers one after the other: the name's length (a byte), the name, the value's length (two bytes), the value. What is cut off ends
-/// them; bytes that are no name are left out.
+/// Parses consecutive headers: the name's length (one byte), the name, the value's length (two
+/// bytes), the value. A truncated header ends the list; a name that is not UTF-8 is skipped.
 fn headers_of(mut input: &[u8]) -> Headers {
     let mut headers = Headers::new();
     while let Some((name, rest)) =

@@ -6,7 +6,7 @@ use image::{DynamicImage, ImageFormat, RgbImage};
 
 use crate::Target;
 
-/// The source file itself, without the networks that share its crate.
+/// The source file itself, without the networks in its crate.
 #[path = "../../../../models/src/picture/decode.rs"]
 #[allow(dead_code, reason = "only decoding is fuzzed")]
 pub mod decode;

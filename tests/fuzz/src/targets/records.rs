@@ -1,4 +1,4 @@
-//! The values of the topics: Avro in either framing, and prompts as bare text.
+//! The values of the topics: Avro in either framing, and prompts as plain text.
 
 use std::sync::{Arc, LazyLock};
 
@@ -8,12 +8,13 @@ use unprompt_schemas::registry::{MemoryRegistry, Registry};
 
 use crate::Target;
 
-/// A record read by our own reader: what an item of an array takes (48 bytes, and as many again while the array grows, twice) for
-/// the two bytes that it has on the wire.
+/// For a record read by our own reader: an item of an array takes 48 bytes, and as many again while
+/// the array grows, twice, for its two bytes on the wire.
 const OWN_FACTOR: u64 = 80;
-/// A record of another schema, which apache-avro reads into a tree of values first, and resolves into a second one.
+/// For a record of another schema, which apache-avro first reads into a tree of values and then
+/// resolves into a second one.
 const TREE_FACTOR: u64 = 600;
-/// What is there whatever the input is: errors, and the schemas, which are parsed once.
+/// The memory independent of the input: errors, and the schemas, which are parsed once.
 const BASE_BYTES: u64 = 1024 * 1024;
 
 /// Real records, one of each kind.
@@ -40,7 +41,7 @@ pub const PROMPT: Target = Target {
     memory_bytes: |length| BASE_BYTES + OWN_FACTOR * length as u64,
 };
 
-/// A value of any topic, as each of the records.
+/// A value of any topic, decoded as each of the records.
 pub const RECORD: Target = Target {
     name: "record",
     run: |input| {
@@ -55,31 +56,31 @@ pub const RECORD: Target = Target {
     memory_bytes: |length| BASE_BYTES + OWN_FACTOR * length as u64,
 };
 
-/// A prompt in Confluent framing, of a schema from before ours.
+/// A prompt in Confluent framing, of an older schema than ours.
 pub const OLDER: Target = Target {
     name: "older-record",
     run: |input| {
         let framed = [&[0, 0, 0, 0, 1], input].concat();
         keeps_its_bytes::<Prompt>(&OLDER_CODEC, &framed);
     },
-    // The text, a source, two seeds and an attribute; then the field that ours lacks.
+    // The text, a source, two seeds and an attribute; then the field that our schema lacks.
     seeds: || vec![b"\x08fish\x02s\x04\x02\x04\x00\x02\x02k\x02v\x00\x06".to_vec(), vec![0, 0, 0, 0, 0]],
     memory_bytes: |length| BASE_BYTES + TREE_FACTOR * length as u64,
 };
 
-/// A registry whose first schema is our prompt's with a field more.
+/// A registry whose first schema is our prompt's with one more field.
 static OLDER_CODEC: LazyLock<Codec> = LazyLock::new(|| {
     let registry = MemoryRegistry::default();
     let (fields, end) = Prompt::SCHEMA_JSON.rsplit_once(']').expect("a record has a list of fields");
     let older = format!(r#"{fields}, {{"name": "rank", "type": "long"}}]{end}"#);
     registry.id_of("prompts.v1-value", &older).expect("a registry in memory takes any schema");
     let codec = Codec::confluent(Arc::new(registry));
-    // The schema is read at the first record; that is no record's memory.
+    // The first record loads the schema; that memory does not count for a record.
     let _ = codec.decode::<Prompt>(&[0, 0, 0, 0, 1]);
     codec
 });
 
-/// What was read is written and read again as the same bytes.
+/// Checks that a decoded record encodes to bytes that decode and encode to the same bytes.
 fn keeps_its_bytes<R: Record>(codec: &Codec, input: &[u8]) {
     let Ok(record) = codec.decode::<R>(input) else { return };
     let written = encode(&record).expect("what was read fits");

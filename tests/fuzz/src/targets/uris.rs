@@ -1,15 +1,15 @@
-//! URIs of pictures that stand elsewhere (claim check).
+//! URIs of pictures (claim check).
 
 use crate::Target;
 
-/// The source file itself, without the clients that share its crate.
+/// The source file itself, without the clients in its crate.
 #[path = "../../../../services/image-encoder/src/claim_check/location.rs"]
 #[allow(dead_code, reason = "only parsing is fuzzed")]
 mod location;
 
 use location::{BadUri, Location, Scheme};
 
-/// The one URI of a list.
+/// A URI from a list.
 pub const URI: Target = Target {
     name: "uri",
     run: |input| {
@@ -17,7 +17,7 @@ pub const URI: Target = Target {
         let Ok(location) = Location::parse(text) else { return };
         let shown = location.to_string();
         assert!(!shown.contains(['?', '#']), "its query is shown");
-        // What is written anew may be longer, and too long.
+        // The normalised URI may be longer, and then too long.
         match Location::parse(location.url().as_str()) {
             Err(BadUri::TooLong(_)) => {}
             again => assert_eq!(again.as_ref(), Ok(&location), "it is read otherwise again"),
@@ -40,6 +40,6 @@ pub const URI: Target = Target {
         ];
         seeds.map(|seed| seed.as_bytes().to_vec()).into()
     },
-    // The text is copied a few times, and no longer one is read than 8 KiB.
+    // The text is copied a few times, and the limit on its length is 8 KiB.
     memory_bytes: |length| 1024 * 1024 + 4 * length as u64,
 };

@@ -1,4 +1,5 @@
-//! Every target for a moment, without libFuzzer: arbitrary bytes, and real inputs with some of their bytes changed.
+//! Runs every target briefly without libFuzzer: on arbitrary bytes, and on real inputs with some
+//! bytes changed.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -7,7 +8,7 @@ use proptest::sample::Index;
 use proptest::test_runner::{Config, TestRunner};
 use unprompt_fuzz::{TARGETS, Target};
 
-/// What is done to an input, at a place in it.
+/// A change to an input at a place in it.
 #[derive(Clone, Debug)]
 enum Edit {
     Set(Index, u8),
@@ -36,7 +37,7 @@ impl Edit {
     }
 }
 
-/// Long integers and lengths as they are written: the limits are where mistakes are.
+/// Encoded long integers and lengths: mistakes are likely at the limits.
 fn numbers() -> impl Strategy<Value = Vec<u8>> {
     let varint = |bytes: usize| [vec![0xff; bytes], vec![0x01]].concat();
     prop_oneof![

@@ -1,6 +1,6 @@
-//! Stands in for governor: nisshi-storage converts its error and limits nothing.
+//! Stands in for governor: nisshi-storage converts its error but limits nothing.
 
-/// A quota that is smaller than what was asked for at once.
+/// A quota smaller than a single request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct InsufficientCapacity(pub u32);
 

@@ -1,7 +1,7 @@
-//! Stands in for jsonschema: nisshi-broker converts its error and validates nothing.
+//! Stands in for jsonschema: nisshi-broker converts its error but validates nothing.
 
 use std::marker::PhantomData;
 
-/// The error of a validation. Nothing makes one.
+/// The error of a validation, which is never constructed.
 #[derive(Debug)]
 pub struct ValidationError<'instance>(PhantomData<&'instance ()>);

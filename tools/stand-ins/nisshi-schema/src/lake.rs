@@ -1,4 +1,4 @@
-//! Lake houses, of which there are none.
+//! Lake houses, which do not exist here.
 
 use nisshi_sans_io::describe_configs_response::DescribeConfigsResult;
 use nisshi_sans_io::record::inflated::Batch;

@@ -1,5 +1,6 @@
-//! Stands in for nisshi-schema: the embedded broker has neither a schema registry nor a lake house, so that values of these types
-//! never exist. What nisshi's other crates call is here, and `redact_url` as it is there.
+//! Stands in for nisshi-schema: the embedded broker has neither a schema registry nor a lake house,
+//! so values of these types never exist. It contains what nisshi's other crates call, and a
+//! faithful `redact_url`.
 
 use std::fmt;
 
@@ -13,7 +14,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 #[derive(Debug)]
 pub enum Error {
-    /// What a client is answered.
+    /// The answer to a client.
     Api(ErrorCode),
 }
 
@@ -25,7 +26,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// A schema registry. There is none.
+/// A schema registry, which does not exist here.
 #[derive(Clone, Debug)]
 pub enum Registry {}
 
@@ -39,7 +40,7 @@ impl Registry {
 pub fn redact_url(url: &Url) -> Url {
     let mut redacted = url.clone();
     if redacted.password().is_some() {
-        // Fails for URLs that cannot have one.
+        // Fails for URLs that cannot have a password.
         let _ = redacted.set_password(None);
     }
     redacted

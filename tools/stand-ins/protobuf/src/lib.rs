@@ -1,1 +1,1 @@
-//! Stands in for protobuf: nisshi-storage names the crate and does not use it.
+//! Stands in for protobuf: nisshi-storage names the crate but does not use it.

@@ -1,5 +1,6 @@
-//! Stands in for rama: of its HTTP stack, its networks and its user agents nisshi uses the `Service` trait with what belongs to it
-//! (rama-core, which is the real one), and a TCP stream that bears extensions.
+//! Stands in for rama. Of its HTTP stack, networking and user agents nisshi uses only the `Service`
+//! trait and what belongs to it (rama-core, which is the real one), and a TCP stream with
+//! extensions.
 
 pub use rama_core::{Layer, Service, ServiceInput, error, extensions, layer, matcher, service};
 

@@ -1,4 +1,4 @@
-//! A TCP stream with what is known of its connection.
+//! A TCP stream with extensions that describe its connection.
 
 use std::io;
 use std::pin::Pin;

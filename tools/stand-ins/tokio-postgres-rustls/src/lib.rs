@@ -1,1 +1,1 @@
-//! Stands in for tokio-postgres-rustls: nisshi-storage names the crate and does not use it.
+//! Stands in for tokio-postgres-rustls: nisshi-storage names the crate but does not use it.

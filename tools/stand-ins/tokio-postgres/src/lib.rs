@@ -1,13 +1,14 @@
-//! Stands in for tokio-postgres: nisshi-storage-sql asks nisshi-storage for the errors of PostgreSQL, and we store in SQLite.
+//! Stands in for tokio-postgres: nisshi-storage-sql enables nisshi-storage's PostgreSQL errors, but
+//! we store in SQLite.
 
 pub use error::Error;
 
 pub mod error {
-    //! Errors of a server that nobody connects to.
+    //! Errors of a server that is never connected to.
 
     use std::convert::Infallible;
 
-    /// An error of the server. Nothing makes one.
+    /// An error of the server, which is never constructed.
     #[derive(Debug)]
     pub struct Error(Infallible);
 

@@ -1,4 +1,4 @@
-//! Bytes, time and fetches at once are bounded, whatever a server says and does.
+//! The limits on bytes, time and concurrent fetches hold whatever a server sends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +40,7 @@ fn a_picture_that_is_announced_as_too_large_is_not_read() {
     let (code, reason) = fetching.refuse(&uri);
     assert_eq!(code, "image-too-large");
     assert!(reason.contains("20971520"), "the limit of pictures in records: {reason}");
-    // Of what is sent the operating system takes some, whoever reads it or not.
+    // The operating system buffers some of what is sent, whether or not it is read.
     let before = sent.get();
     fetching.configure(json!({"allow": [format!("http://{server}")], "max_bytes": 1500 * CHUNK}));
     assert_eq!(fetching.refuse(&uri).0, "image-too-large");
@@ -66,7 +66,7 @@ fn a_picture_of_unannounced_length_is_cut_off_at_the_limit() {
     fetching.configure(json!({"allow": [format!("http://{server}")], "max_bytes": 10 * CHUNK}));
     let (code, _) = fetching.refuse(&format!("http://{server}/endless.png"));
     assert_eq!(code, "image-too-large");
-    // What the operating system holds between the two is not ours to bound.
+    // The buffers of the operating system between the two are not ours to limit.
     assert!(sent.get() < 1000, "{} chunks were taken", sent.get());
 }
 
@@ -82,7 +82,7 @@ fn max_bytes_of_claim_checks_may_be_larger_than_that_of_records() {
     assert_eq!(fetching.refuse(&uri).0, "image-too-large");
 }
 
-/// A server that answers every connection with the same bytes, whatever they mean, and hangs up, or not.
+/// A server that answers every connection with the same raw bytes and then hangs up, or does not.
 fn raw_server(
     fetching: &Fetching,
     path: &'static str,
@@ -140,14 +140,15 @@ fn a_body_that_does_not_end_is_given_up_when_the_time_is_over() {
 #[test]
 fn no_more_pictures_are_fetched_at_once_than_configured() {
     let (mut fetching, under_way, most) =
-        (Fetching::new(), Arc::new(std::sync::Mutex::new(0_usize)), Count::default());
-    // Two must be there before either is answered: fewer at once would never end, more would be seen.
+        (Fetching::new(), Arc::new(parking_lot::Mutex::new(0_usize)), Count::default());
+    // Two requests must arrive before either is answered: with fewer the test would hang, more
+    // would be counted.
     let (both, highest) = (Arc::new(Barrier::new(2)), most.clone());
     let app = Router::new().route(
         "/{name}",
         get(move |Path(_): Path<String>| async move {
             let now = {
-                let mut under_way = under_way.lock().unwrap();
+                let mut under_way = under_way.lock();
                 *under_way += 1;
                 *under_way
             };
@@ -156,7 +157,7 @@ fn no_more_pictures_are_fetched_at_once_than_configured() {
             }
             both.wait().await;
             tokio::time::sleep(Duration::from_millis(20)).await;
-            *under_way.lock().unwrap() -= 1;
+            *under_way.lock() -= 1;
             png(1)
         }),
     );

@@ -1,4 +1,4 @@
-//! Pictures in folders of this machine.
+//! Pictures in local folders.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -14,7 +14,8 @@ fn uri(path: &Path) -> String {
     format!("file://{}", path.display())
 }
 
-/// A folder `pictures` with one picture beside a folder `secret` with another, of which the first may be read.
+/// A folder `pictures` that may be read, beside a folder `secret` that may not; each has one
+/// picture.
 fn folders() -> (Fetching, TempDir) {
     let root = tempfile::tempdir().unwrap();
     for folder in ["pictures", "secret"] {

@@ -13,7 +13,7 @@ use unprompt_stream::Stage;
 
 use crate::support::{Count, Fetching, claim, embedding, encoder, png, record, rejection};
 
-/// A server with one picture, `/pictures/1.png`, that counts who asks for it.
+/// A server with one picture, `/pictures/1.png`, that counts the requests for it.
 fn one_picture(asked: &Count) -> Router {
     let asked = asked.clone();
     let picture = move || async move {
@@ -191,7 +191,7 @@ fn what_is_not_there_is_told_from_what_is_no_picture() {
     }
 }
 
-/// A thousand zeros, as gzip has them.
+/// A thousand zeros, compressed with gzip.
 const GZIP: [u8; 29] = [
     0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x03, 0x63, 0x60, 0x18, 0x05, 0xa3, 0x60, 0x14,
     0x0c, 0x77, 0x00, 0x00, 0x80, 0x17, 0x0b, 0x06, 0xe8, 0x03, 0x00, 0x00,

@@ -1,4 +1,5 @@
-//! What may pass: a place that is away makes its batch wait, a picture that alone fails is given up.
+//! Temporary failures: an unavailable place makes its batch wait; a picture that alone fails is
+//! given up.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use unprompt_stream::BatchError;
 
 use crate::support::{Count, Fetching, claim, embedding, png, rejection};
 
-/// A switch that a server looks at.
+/// A flag that a server reads.
 #[derive(Clone, Debug, Default)]
 struct Switch(Arc<AtomicBool>);
 
@@ -29,8 +30,8 @@ impl Switch {
     }
 }
 
-/// Pictures `/pictures/<name>`, but `broken.png`, which always fails; once `down` is on all of them fail. Anything else is
-/// not found, down or not, as where a web server stands before a store.
+/// Serves pictures at `/pictures/<name>`. `broken.png` always fails; with `down` on, all of them
+/// fail. Anything else is not found, down or not, as with a web server in front of a store.
 fn store(down: &Switch, asked: &Count) -> Router {
     let (down, asked) = (down.clone(), asked.clone());
     let picture = move |Path(name): Path<String>| async move {
@@ -43,7 +44,7 @@ fn store(down: &Switch, asked: &Count) -> Router {
     Router::new().route("/pictures/{name}", get(picture))
 }
 
-/// A port that nobody listens on, nor will as long as it is held.
+/// A port on which nothing listens while the socket is held.
 fn nobody() -> (TcpSocket, SocketAddr) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
@@ -150,7 +151,7 @@ fn what_was_fetched_before_an_outage_is_not_fetched_again_with_its_batch() {
     assert_eq!(embedding(&outcomes[1]).source_offset, 1);
     assert_eq!(rejection(&outcomes[2]).code, "bad-uri");
     assert_eq!(asked.get(), 1);
-    // Another batch is another matter.
+    // A later batch fetches them again.
     fetching.process(&batch).unwrap();
     assert_eq!(asked.get(), 2);
 }
@@ -168,7 +169,7 @@ fn a_redirect_into_an_outage_waits_although_its_own_host_answers() {
     assert!(reason.contains(&nobody.to_string()), "{reason}");
 }
 
-/// `/own.png` is a picture; every other name is redirected to the same name in the folder `to`.
+/// `/own.png` is a picture; every other name redirects to the same name in the folder `to`.
 fn front(to: String) -> Router {
     let redirect = move |Path(name): Path<String>| async move {
         axum::response::Redirect::temporary(&format!("{to}{name}"))
@@ -193,7 +194,7 @@ fn a_store_that_fails_behind_a_redirect_is_an_outage_although_its_web_server_ans
     let back = fetching.serve(store(&down, &Count::default()));
     let front = fetching.serve(front(format!("http://{back}/pictures/")));
     fetching.configure(json!({"allow": [format!("http://{front}"), format!("http://{back}/pictures/")]}));
-    // The last that comes from the front itself says nothing of what is behind it.
+    // The last picture from the front itself tells nothing about what is behind it.
     for name in ["known.png", "own.png"] {
         embedding(&fetching.fetch(&format!("http://{front}/{name}")));
     }
@@ -207,7 +208,8 @@ fn a_picture_whose_last_try_leads_into_an_outage_elsewhere_waits() {
     let (mut fetching, asked) = (Fetching::new(), Count::default());
     let (_held, nobody) = nobody();
     let to = format!("http://{nobody}/1.png");
-    // In each of the three tries it is the front that fails; then the front is well, and leads to where nobody is.
+    // The front fails in all three attempts; then it recovers and redirects to a port on which
+    // nothing listens.
     let picture = move || async move {
         match asked.one() {
             0..3 => StatusCode::BAD_GATEWAY.into_response(),

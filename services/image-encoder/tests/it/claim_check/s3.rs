@@ -43,7 +43,7 @@ impl Drop for S3 {
     }
 }
 
-/// The interpreter that `make test` set up: $UNPROMPT_TEST_PYTHON, or where `make test` puts it.
+/// The interpreter that `make test` set up: $UNPROMPT_TEST_PYTHON, or the default location.
 fn python() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
@@ -101,7 +101,7 @@ fn only_the_allowed_part_of_a_bucket_is_read() {
     assert_eq!(fetching.refuse("s3://pictures/public.png/../secret.png").0, "uri-not-allowed");
 }
 
-/// A store that answers everything so.
+/// A store that gives this answer to every request.
 fn answering(fetching: &Fetching, status: StatusCode, code: &'static str) -> String {
     let answer =
         move || async move { (status, format!("<Error><Code>{code}</Code><Message>no</Message></Error>")) };

@@ -1,21 +1,23 @@
-//! The session's part in transactions: what goes into the next one, and what the end of the last one means.
+//! The session's part in transactions: what goes into the next one, and what follows from the
+//! end of the last one.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::super::RunSummary;
-use super::super::delivery::{Failure, Outgoing};
+use super::super::delivery::{FailedSend, Outgoing};
 use super::super::transactions::{Ended, Transacted};
-use super::{Session, SessionEnd, Writer};
+use super::{OutputWriter, Session, SessionEnd};
 use crate::events::TransactionEnded;
 use crate::offsets::{BatchId, TopicPartition};
 use crate::producer::SendError;
 
 impl Session<'_> {
-    /// One transaction at a time: all that waits, as far as the bounds go and its partitions are still ours.
+    /// Begins a transaction if one is due and none is in progress. It holds the waiting outputs
+    /// within the limits, without those of revoked partitions.
     pub(super) fn transact_if_due(&mut self, now: Instant, summary: &mut RunSummary) {
         loop {
-            let Writer::ExactlyOnce(transactions) = &mut self.writer else { return };
+            let OutputWriter::ExactlyOnce(transactions) = &mut self.writer else { return };
             if !transactions.is_due(now) {
                 return;
             }
@@ -29,7 +31,7 @@ impl Session<'_> {
             }
             let ids: Vec<BatchId> = bundle.iter().map(|outgoing| outgoing.batch).collect();
             let offsets = self.offsets.after(&ids);
-            // Its partitions have all gone: the records are the new owners'.
+            // All its partitions were revoked: the records belong to the new owners.
             if offsets.is_empty() && bundle.iter().all(|outgoing| outgoing.records.is_empty()) {
                 self.finish_all(&bundle, summary);
                 continue;
@@ -55,9 +57,9 @@ impl Session<'_> {
             Ended::Committed => {
                 told("committed", "");
                 self.finish_all(&bundle, summary);
-                // What the transaction has committed needs no commit of its own.
+                // The transaction has committed the offsets, so they need no commit of their own.
                 self.offsets.take_dirty();
-                if let Writer::ExactlyOnce(transactions) = &mut self.writer {
+                if let OutputWriter::ExactlyOnce(transactions) = &mut self.writer {
                     transactions.committed();
                 }
                 Ok(())
@@ -65,7 +67,7 @@ impl Session<'_> {
             Ended::Aborted { failures, reason } => {
                 told("aborted", &reason);
                 let at_once = self.replace_failed(&mut bundle, failures)?;
-                if let Writer::ExactlyOnce(transactions) = &mut self.writer {
+                if let OutputWriter::ExactlyOnce(transactions) = &mut self.writer {
                     transactions.again(bundle, at_once);
                 }
                 Ok(())
@@ -90,13 +92,13 @@ impl Session<'_> {
         }
     }
 
-    /// Dead letters in place of what was too large; whether anything was replaced.
+    /// Replaces records that were too large with dead letters; returns whether any was replaced.
     fn replace_failed(
         &mut self,
         bundle: &mut [Outgoing],
-        failures: Vec<(BatchId, Failure)>,
+        failures: Vec<(BatchId, FailedSend)>,
     ) -> Result<bool, SessionEnd> {
-        let mut by_batch: BTreeMap<BatchId, Vec<Failure>> = BTreeMap::new();
+        let mut by_batch: BTreeMap<BatchId, Vec<FailedSend>> = BTreeMap::new();
         for (batch, failure) in failures {
             by_batch.entry(batch).or_default().push(failure);
         }

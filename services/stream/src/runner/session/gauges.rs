@@ -6,8 +6,8 @@ use crate::events::{InHand, Lag, PartitionsChanged};
 use crate::offsets::TopicPartition;
 
 impl Session<'_> {
-    /// The records of each of our partitions that are not done, by where the broker says that it
-    /// ends.
+    /// Reports the lag of each assigned partition: the records before its end, as the broker
+    /// reports it, that are not done.
     pub(super) fn report_lag(&self, ends: &[End]) {
         for end in ends.iter().filter(|end| self.offsets.is_assigned(end.topic_partition)) {
             self.lag(end.topic_partition, self.behind(end)).emit();
@@ -22,9 +22,9 @@ impl Session<'_> {
         (end.end - done).max(0)
     }
 
-    /// The new owner tells it from here on; the sum over all instances stays right. Where nobody
-    /// has become the owner yet, nobody tells it: that an instance is no member is for its
-    /// readiness to say.
+    /// Sets the lag of partitions to 0. Their new owner reports it from here on, so the sum over
+    /// all instances stays right. Until there is a new owner, nobody reports it; an instance that
+    /// is no member shows in its readiness.
     pub(super) fn clear_lag(&self, topic_partitions: &[TopicPartition]) {
         topic_partitions.iter().for_each(|&topic_partition| self.lag(topic_partition, 0).emit());
     }

@@ -1,4 +1,5 @@
-//! `unprompt index build`: prompts from files straight into the collection, past the topics.
+//! `unprompt index build`: writes prompts from files directly to the collection, without the
+//! topics.
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +28,7 @@ pub async fn run(
     say_where_it_begins(&build);
     let done = build.run(stop).await;
     let summary = build.summary();
-    // Reading may have come to its end before an error.
+    // Reading may have finished before an error in indexing.
     corpus::write_report(&args.reading, summary.report.as_ref())?;
     done?;
     if args.no_graph {

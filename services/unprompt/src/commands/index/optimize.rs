@@ -1,4 +1,4 @@
-//! `unprompt index optimize`: has the graph built, and waits for it.
+//! `unprompt index optimize`: builds the graph and waits for it.
 
 use std::time::Instant;
 
@@ -23,7 +23,7 @@ pub async fn run(
     }
     let began = Instant::now();
     let Some(info) = build_graph(index, stop).await? else {
-        anyhow::bail!("stopped; an `unprompt up` or a Qdrant server goes on building, else call this again");
+        anyhow::bail!("stopped; `unprompt up` or a Qdrant server continues building, else run this again");
     };
     let seconds = began.elapsed().as_secs_f64();
     if context.json {

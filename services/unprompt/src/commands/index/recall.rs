@@ -1,4 +1,4 @@
-//! `unprompt index recall`: what the collection's searches find and how fast they are, against exact search.
+//! `unprompt index recall`: measures the recall and the speed of searches against exact search.
 
 use anyhow::bail;
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! `unprompt index snapshot` and `restore`: the collection in one file, and back.
+//! `unprompt index snapshot` and `restore`: copies the collection to one file and back.
 
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -25,7 +25,7 @@ pub async fn run(
     let progress = Progress::new("copying prompts", Some(info.points));
     let written = tokio::select! {
         written = index.snapshot(&file, |count| progress.set(count)) => written?,
-        () = stop.cancelled() => bail!("stopped; nothing is left of the snapshot"),
+        () = stop.cancelled() => bail!("stopped; no snapshot was written"),
     };
     progress.finish();
     if context.json {
@@ -42,25 +42,25 @@ pub async fn restore(
 ) -> anyhow::Result<()> {
     let total = unprompt_index::SnapshotInfo::read(&args.file)?.points;
     let progress = Progress::new("restoring prompts", Some(total));
-    let resume = "stopped; the same command resumes there";
+    let resume = "stopped; the same command resumes here";
     let restored = tokio::select! {
         restored = index.restore(&args.file, args.profile, |done, _| progress.set(done)) => restored?,
         () = stop.cancelled() => bail!(resume),
     };
     progress.finish();
     if build_graph(index, stop).await?.is_none() {
-        bail!("all prompts are there, the graph is not built yet; `unprompt index optimize` does that");
+        bail!("all prompts are restored, but the graph is not built; run `unprompt index optimize`");
     }
     if context.json {
         return output::json(&restored);
     }
     output::line(format!(
-        "{} prompts restored, {} were there already",
+        "{} prompts restored, {} were already there",
         restored.points, restored.already_there
     ))
 }
 
-/// A folder gets a file named after the collection and the time.
+/// Returns the file to write. In a folder, its name is made of the collection and the time.
 fn file_for(to: &Path, collection: &str) -> anyhow::Result<PathBuf> {
     if !to.is_dir() {
         return Ok(to.to_owned());

@@ -1,4 +1,4 @@
-//! `unprompt index stats`: how the collection is and what it is made of.
+//! `unprompt index stats`: shows the state and the contents of the collection.
 
 use std::fs;
 use std::path::Path;
@@ -71,7 +71,8 @@ fn state(info: &IndexInfo) -> String {
     }
 }
 
-/// What the profile keeps in memory for all vectors, without the graphs.
+/// Returns the bytes of the compressed vectors that the profile keeps in memory, without the
+/// graphs.
 fn quantised_bytes(stats: &IndexStats) -> u64 {
     let dims: u64 = stats.vectors.iter().map(|(_, dim)| dim).sum();
     (stats.info.points as f64 * dims as f64 * stats.info.profile.bytes_a_dimension()) as u64
@@ -85,14 +86,15 @@ fn folder_bytes(folder: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(folder) else { return 0 };
     let sizes = entries.flatten().map(|entry| match entry.metadata() {
         Ok(metadata) if metadata.is_dir() => folder_bytes(&entry.path()),
-        // What files take, not their length: the log's are made long before they are full.
+        // Counts allocated blocks and not lengths, because log files are preallocated.
         Ok(metadata) => std::os::unix::fs::MetadataExt::blocks(&metadata) * 512,
         Err(_) => 0,
     });
     sizes.sum()
 }
 
-/// What Linux says that a process holds in memory, pages of mapped files included.
+/// Returns the resident memory of a process on Linux, in bytes, including the pages of mapped
+/// files.
 fn resident_bytes(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

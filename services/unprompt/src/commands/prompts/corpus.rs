@@ -1,9 +1,9 @@
-//! The flags of the commands that read a corpus.
+//! Applies the flags of the commands that read a corpus.
 
 use anyhow::Context as _;
 use unprompt_corpus::clean::Cleaning;
 use unprompt_corpus::reader::{Format, Mapping, Reading};
-use unprompt_corpus::report::Report;
+use unprompt_corpus::report::CorpusReport;
 use unprompt_corpus::{Corpus, Options};
 use unprompt_jobs::{CheckpointSettings, open_corpus};
 
@@ -15,7 +15,7 @@ pub async fn open(context: &Context, args: &ReadCorpus) -> anyhow::Result<Corpus
     Ok(open_corpus(options(args)?, context.models()).await?)
 }
 
-/// The command's checkpoint settings.
+/// Returns the command's checkpoint settings.
 pub fn checkpoints(context: &Context, args: &ReadCorpus) -> CheckpointSettings {
     CheckpointSettings { data_dir: context.data_dir().to_owned(), restart: args.restart }
 }
@@ -47,7 +47,7 @@ fn options(args: &ReadCorpus) -> anyhow::Result<Options> {
 }
 
 /// Writes what was dropped and why to the file of `--report`, once all rows are read.
-pub fn write_report(args: &ReadCorpus, report: Option<&Report>) -> anyhow::Result<()> {
+pub fn write_report(args: &ReadCorpus, report: Option<&CorpusReport>) -> anyhow::Result<()> {
     let (Some(path), Some(report)) = (&args.report, report) else { return Ok(()) };
     let json = serde_json::to_vec_pretty(report)?;
     std::fs::write(path, json).with_context(|| format!("the report cannot be written to {}", path.display()))

@@ -1,4 +1,4 @@
-//! `unprompt prompts import`: prompts from files of many kinds, cleaned, to prompts.v1.
+//! `unprompt prompts import`: imports prompts from files of many kinds, cleaned, to prompts.v1.
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ pub async fn run(context: &Context, args: ImportArgs, stop: CancellationToken) -
     }
     let done = import.run(&stop).await;
     let summary = import.summary();
-    // Reading may have come to its end before an error.
+    // Reading may have finished before an error in publishing.
     corpus::write_report(&args.reading, summary.report.as_ref())?;
     done?;
     print(context, summary, args.dry_run)

@@ -1,4 +1,5 @@
-//! `unprompt prompts sample`: prompts of the tiny world's grammar, as JSON lines or as a table in a file.
+//! `unprompt prompts sample`: prints prompts of the tiny world's grammar as JSON lines, or writes a
+//! table.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -14,7 +15,7 @@ use unprompt_tiny_world::{self as tiny_world, Grammar, Scene, Split};
 use crate::cli::Sample;
 use crate::output;
 
-/// Rows written at once.
+/// Number of rows to write together.
 const CHUNK: usize = 4_096;
 const SOURCE: &str = "tiny-world";
 
@@ -31,7 +32,7 @@ pub fn run(args: &Sample, stop: &CancellationToken) -> anyhow::Result<()> {
     let all = tiny_world::count();
     ensure!(
         !args.distinct || args.count as u64 <= all / 2,
-        "the grammar can say {all} prompts, and --distinct finds half of them at most: ask for {} or fewer",
+        "the grammar has {all} prompts, and --distinct finds at most half of them: ask for {} or fewer",
         all / 2
     );
     match &args.out {

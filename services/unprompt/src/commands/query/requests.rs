@@ -1,4 +1,4 @@
-//! Search requests from flags.
+//! Builds search requests from flags.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,7 +11,7 @@ use unprompt_jobs::query::{MAX_REQUEST_BYTES, RequestDefaults};
 
 use crate::cli::Query;
 
-/// The one search that the flags ask for.
+/// Returns the search that the flags ask for.
 pub fn of_flags(args: &Query) -> anyhow::Result<SearchRequest> {
     let by = &args.by;
     if let Some(file) = &by.request {
@@ -34,7 +34,7 @@ pub fn of_flags(args: &Query) -> anyhow::Result<SearchRequest> {
     Ok(defaults(args)?.complete(object)?)
 }
 
-/// What the flags say of any search.
+/// Returns the defaults that the flags set for every search.
 pub fn defaults(args: &Query) -> anyhow::Result<RequestDefaults> {
     let mut object = Map::new();
     object.insert("limit".into(), json!(args.limit));
@@ -71,7 +71,7 @@ fn read_text(path: &Path) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-    use unprompt_index::{Diversity, Picture, Space, Wanted};
+    use unprompt_index::{Diversity, Picture, SearchTarget, Space};
 
     use super::*;
     use crate::cli::{Cli, Command};
@@ -91,7 +91,7 @@ mod tests {
                      --words red --phrase star --contains ta --threshold -0.5 --exact --ef 77 --mmr 0.25 \
                      --with-vectors";
         let request = of_flags(&query(&flags.split_whitespace().collect::<Vec<_>>())).unwrap();
-        assert_eq!(request.wanted, Wanted::Text("star".into()));
+        assert_eq!(request.wanted, SearchTarget::Text("star".into()));
         assert_eq!((request.using, request.limit, request.offset), (Some(Space::Clip), 5, 10));
         assert_eq!((request.threshold, request.exact, request.ef), (Some(-0.5), true, Some(77)));
         assert_eq!(request.diversity, Some(Diversity::Mmr { lambda: 0.25, candidates: None }));
@@ -121,6 +121,6 @@ mod tests {
         let path = folder.path().join("p.png");
         std::fs::write(&path, [1, 2, 3]).unwrap();
         let request = of_flags(&query(&["--image", path.to_str().unwrap()])).unwrap();
-        assert_eq!(request.wanted, Wanted::Picture(Picture(vec![1, 2, 3])));
+        assert_eq!(request.wanted, SearchTarget::Picture(Picture(vec![1, 2, 3])));
     }
 }

@@ -1,4 +1,4 @@
-//! Reads the text that /metrics answers (Prometheus' exposition format, version 0.0.4).
+//! Parses the response of /metrics (Prometheus exposition format, version 0.0.4).
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,13 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// The label of this name, or nothing.
+    /// Returns the label with this name, or an empty string.
     pub fn label(&self, name: &str) -> &str {
         self.labels.get(name).map_or("", String::as_str)
     }
 }
 
-/// All samples; comments, and lines that are none, are left out.
+/// Returns all samples. Skips comments and malformed lines.
 pub fn samples(text: &str) -> Vec<Sample> {
     text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect()
 }
@@ -29,12 +29,12 @@ fn sample(line: &str) -> Option<Sample> {
         Some(rest) => labels(rest)?,
         None => (BTreeMap::new(), rest),
     };
-    // A time may stand behind the value.
+    // A timestamp may follow the value.
     let value = rest.split_whitespace().next()?.parse().ok()?;
     Some(Sample { name: name.to_owned(), labels, value })
 }
 
-/// The labels up to the closing brace, and what comes after it.
+/// Parses the labels up to the closing brace. Returns them and the rest.
 fn labels(mut text: &str) -> Option<(BTreeMap<String, String>, &str)> {
     let mut labels = BTreeMap::new();
     loop {
@@ -49,7 +49,7 @@ fn labels(mut text: &str) -> Option<(BTreeMap<String, String>, &str)> {
     }
 }
 
-/// The text up to the closing quotation mark, and what comes after it.
+/// Parses the text up to the closing quotation mark. Returns it and the rest.
 fn quoted(text: &str) -> Option<(String, &str)> {
     let (mut value, mut chars) = (String::new(), text.char_indices());
     while let Some((at, letter)) = chars.next() {

@@ -1,4 +1,4 @@
-//! What one look found, as `--json` prints it, and the rates that follow from two looks.
+//! One report, as `--json` prints it, and the rates between two reports.
 
 use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -7,15 +7,15 @@ use serde::Serialize;
 use unprompt_stream::health::ServiceState;
 use unprompt_stream::{KafkaConfig, Observed, Reads, StreamError};
 
-use super::look::{Answer, Told};
 use super::prometheus::Sample;
+use super::scrape::{ProcessStatus, Scrape};
 
-/// How topics and services are. What is not known is null.
+/// The state of topics and services. Unknown values are null.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct StatusReport {
     pub at_ms: i64,
     pub kafka: Endpoint,
-    /// The processes that tell of themselves.
+    /// The processes that were asked for health and metrics.
     pub http: Vec<Endpoint>,
     pub topics: Vec<TopicReport>,
     pub services: Vec<ServiceReport>,
@@ -24,11 +24,11 @@ pub struct Report {
     pub taken: Instant,
 }
 
-/// Somebody who was asked.
+/// An endpoint that was asked.
 #[derive(Clone, Debug, Serialize)]
 pub struct Endpoint {
     pub address: String,
-    /// Why there was no answer.
+    /// The reason if it did not answer.
     pub error: Option<String>,
 }
 
@@ -36,9 +36,10 @@ pub struct Endpoint {
 pub struct TopicReport {
     pub topic: String,
     pub partitions: usize,
-    /// From the first one kept to the next: records, what compaction left out, and a mark of each transaction.
+    /// Offsets from the first one kept to the next one. They count records, records removed by
+    /// compaction, and a mark per transaction.
     pub offsets: i64,
-    /// Offsets ever written.
+    /// The number of offsets ever written.
     pub written: i64,
     pub offsets_per_s: Option<f64>,
 }
@@ -47,17 +48,17 @@ pub struct TopicReport {
 pub struct ServiceReport {
     pub service: String,
     pub group: String,
-    /// Kafka's word for the group, such as `Stable`.
+    /// Kafka's state of the group, such as `Stable`.
     pub group_state: Option<String>,
     pub members: Option<usize>,
-    /// Offsets not committed yet, over all topics.
+    /// Offsets that are not committed yet, over all topics.
     pub lag: Option<i64>,
     pub lag_by_topic: BTreeMap<String, i64>,
-    /// Offsets ever committed.
+    /// The number of offsets ever committed.
     pub committed: Option<i64>,
-    /// Of each process that tells.
+    /// The health in each process that answered.
     pub health: Vec<ServiceState>,
-    /// Whether all of them are ready.
+    /// Whether all of these processes are ready.
     pub ready: Option<bool>,
     pub records_in: Option<u64>,
     pub records_out: Option<u64>,
@@ -70,9 +71,9 @@ pub struct ServiceReport {
 
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct DeadLetters {
-    /// In the topic, as [`TopicReport::offsets`].
+    /// Offsets of the topic, as in [`TopicReport::offsets`].
     pub offsets: Option<i64>,
-    /// Rejected by the services that tell, since their start.
+    /// Records rejected since the start of the services that answered.
     pub by_code: Vec<CodeCount>,
 }
 
@@ -83,16 +84,17 @@ pub struct CodeCount {
     pub count: u64,
 }
 
-impl Report {
+impl StatusReport {
     pub fn new(
         kafka: &KafkaConfig,
         services: &[Reads],
         observed: Result<Observed, StreamError>,
-        told: &[Told],
+        scrapes: &[Scrape],
     ) -> Self {
         let error = observed.as_ref().err().map(ToString::to_string);
         let observed = observed.ok();
-        let answers: Vec<&Answer> = told.iter().filter_map(|told| told.answer.as_ref().ok()).collect();
+        let answers: Vec<&ProcessStatus> =
+            scrapes.iter().filter_map(|scrape| scrape.answer.as_ref().ok()).collect();
         let metrics: Vec<&Sample> = answers.iter().flat_map(|answer| &answer.metrics).collect();
         let of_service = |(service, _): &Reads| {
             let health = answers.iter().filter_map(|answer| answer.health.get(*service).cloned()).collect();
@@ -108,7 +110,7 @@ impl Report {
         Self {
             at_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64),
             kafka: Endpoint { address: kafka.brokers.clone(), error },
-            http: told.iter().map(endpoint).collect(),
+            http: scrapes.iter().map(endpoint).collect(),
             services: services.iter().map(of_service).collect(),
             dead_letters: dead_letters(observed.as_ref(), &metrics),
             topics: observed.as_ref().map(topics).unwrap_or_default(),
@@ -116,7 +118,7 @@ impl Report {
         }
     }
 
-    /// With what came and went each second since an earlier look.
+    /// Adds the rates per second since an earlier report.
     pub fn with_rates_since(mut self, before: &Self) -> Self {
         let seconds = self.taken.saturating_duration_since(before.taken).as_secs_f64();
         for topic in &mut self.topics {
@@ -128,16 +130,16 @@ impl Report {
             else {
                 continue;
             };
-            let told = rate(signed(earlier.records_in), signed(service.records_in), seconds);
-            service.in_per_s = told.or_else(|| rate(earlier.committed, service.committed, seconds));
+            let counted = rate(signed(earlier.records_in), signed(service.records_in), seconds);
+            service.in_per_s = counted.or_else(|| rate(earlier.committed, service.committed, seconds));
             service.out_per_s = rate(signed(earlier.records_out), signed(service.records_out), seconds);
         }
         self
     }
 }
 
-fn endpoint(told: &Told) -> Endpoint {
-    Endpoint { address: told.url.clone(), error: told.answer.as_ref().err().cloned() }
+fn endpoint(scrape: &Scrape) -> Endpoint {
+    Endpoint { address: scrape.url.clone(), error: scrape.answer.as_ref().err().cloned() }
 }
 
 fn topics(observed: &Observed) -> Vec<TopicReport> {
@@ -184,7 +186,8 @@ impl ServiceReport {
 
     fn with_metrics(mut self, metrics: &[&Sample]) -> Self {
         self.ready = (!self.health.is_empty()).then(|| self.health.iter().all(ServiceState::is_ready));
-        // A counter that has not counted yet is not there; of a service that tells, it is zero.
+        // A counter is missing until it counts for the first time. If the service answered, it is
+        // zero.
         let tells = !self.health.is_empty();
         let sum = |name: &str| {
             let ours = metrics.iter().filter(|s| s.name == name && s.label("service") == self.service);
@@ -199,7 +202,7 @@ impl ServiceReport {
     }
 }
 
-/// What a counter gained each second; nothing, where it began anew in between.
+/// Returns the rate of a counter per second. None if the counter was reset in between.
 fn rate(before: Option<i64>, now: Option<i64>, seconds: f64) -> Option<f64> {
     let gained = now? - before?;
     (gained >= 0 && seconds > 0.0).then(|| gained as f64 / seconds)
@@ -240,10 +243,10 @@ pub mod tests {
         }
     }
 
-    fn told(metrics: &str) -> Told {
+    fn scrape(metrics: &str) -> Scrape {
         let ready = ServiceState { topics: true, stage: true, partitions: true, failure: None };
         let health = [("image-encoder".to_owned(), ready)].into();
-        Told { url: "http://a:1".into(), answer: Ok(Answer { health, metrics: samples(metrics) }) }
+        Scrape { url: "http://a:1".into(), answer: Ok(ProcessStatus { health, metrics: samples(metrics) }) }
     }
 
     fn counted(records_in: u64, records_out: u64) -> String {
@@ -257,20 +260,20 @@ pub mod tests {
         )
     }
 
-    fn report(observed: Result<Observed, StreamError>, told: &[Told]) -> Report {
-        Report::new(&KafkaConfig::embedded("a:9092"), &SERVICES, observed, told)
+    fn report(observed: Result<Observed, StreamError>, scrapes: &[Scrape]) -> StatusReport {
+        StatusReport::new(&KafkaConfig::embedded("a:9092"), &SERVICES, observed, scrapes)
     }
 
-    /// Two looks, two seconds apart.
-    pub fn second_look() -> Report {
-        let before = report(Ok(observed(10, 4)), &[told(&counted(4, 3))]);
-        let mut now = report(Ok(observed(50, 44)), &[told(&counted(48, 43))]);
+    /// Returns the second of two reports, two seconds apart.
+    pub fn second_look() -> StatusReport {
+        let before = report(Ok(observed(10, 4)), &[scrape(&counted(4, 3))]);
+        let mut now = report(Ok(observed(50, 44)), &[scrape(&counted(48, 43))]);
         now.taken = before.taken + Duration::from_secs(2);
         now.with_rates_since(&before)
     }
 
-    pub fn while_all_is_away() -> Report {
-        let away = Told { url: "http://a:1".into(), answer: Err("connection refused".into()) };
+    pub fn while_all_is_away() -> StatusReport {
+        let away = Scrape { url: "http://a:1".into(), answer: Err("connection refused".into()) };
         let error = StreamError::Stopped("asking Kafka for its topics");
         report(Err(error), &[away])
     }
@@ -296,8 +299,8 @@ pub mod tests {
 
     #[test]
     fn a_counter_that_began_anew_gives_no_rate_rather_than_a_wrong_one() {
-        let before = report(Ok(observed(10, 4)), &[told(&counted(500, 500))]);
-        let mut now = report(Ok(observed(10, 4)), &[told(&counted(3, 3))]);
+        let before = report(Ok(observed(10, 4)), &[scrape(&counted(500, 500))]);
+        let mut now = report(Ok(observed(10, 4)), &[scrape(&counted(3, 3))]);
         now.taken = before.taken + Duration::from_secs(1);
         let service = &now.with_rates_since(&before).services[0];
         assert_eq!(service.out_per_s, None);
@@ -315,7 +318,7 @@ pub mod tests {
 
     #[test]
     fn dead_letters_are_counted_by_service_and_code() {
-        let two = report(Ok(observed(1, 1)), &[told(&counted(1, 1)), told(&counted(1, 1))]).dead_letters;
+        let two = report(Ok(observed(1, 1)), &[scrape(&counted(1, 1)), scrape(&counted(1, 1))]).dead_letters;
         assert_eq!(two.offsets, Some(2));
         let (service, code) = ("image-encoder".to_owned(), "truncated-image".to_owned());
         assert_eq!(two.by_code, [CodeCount { service, code, count: 4 }]);

@@ -1,4 +1,4 @@
-//! A terminal that one text after another is drawn on, in place.
+//! A terminal that shows one text after another, in place.
 
 use std::io::{self, Stdout, Write as _};
 
@@ -9,10 +9,10 @@ use crossterm::terminal::{
 };
 use crossterm::{execute, queue};
 
-/// Rows of a terminal that does not tell.
+/// Number of rows of a terminal that does not report its size.
 const ROWS: u16 = 24;
 
-/// The terminal's other screen; what was on it before comes back when this is dropped.
+/// The terminal's alternate screen. Dropping it restores the previous content.
 #[derive(Debug)]
 pub struct Screen(Stdout);
 
@@ -23,7 +23,7 @@ impl Screen {
         Ok(screen)
     }
 
-    /// Draws as many lines as there is room for, over those before: nothing flickers.
+    /// Draws as many lines as fit, over the previous ones, so that nothing flickers.
     pub fn draw(&mut self, text: &str) -> io::Result<()> {
         let rows = size().ok().map(|(_, rows)| rows).filter(|rows| *rows > 0).unwrap_or(ROWS);
         queue!(self.0, MoveTo(0, 0))?;
@@ -40,7 +40,7 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // A terminal that is gone needs no tidying.
+        // Restoring a terminal that is gone fails, which does not matter.
         let _ = execute!(self.0, EnableLineWrap, Show, LeaveAlternateScreen);
     }
 }

@@ -1,18 +1,19 @@
-//! A report as tables, for a terminal or a file.
+//! Renders a report as tables, for a terminal or a file.
 
 use std::time::Duration;
 
 use comfy_table::Table;
 use unprompt_stream::health::ServiceState;
 
-use super::report::{DeadLetters, Endpoint, Report, ServiceReport};
+use super::report::{DeadLetters, Endpoint, ServiceReport, StatusReport};
 use crate::output;
 
-/// What is not known.
+/// Shown for an unknown value.
 const UNKNOWN: &str = "–";
 
-/// The report, without a last line break; as wide as the terminal, unless a width is given.
-pub fn rendered(report: &Report, width: Option<u16>) -> String {
+/// Returns the report without a final line break. It is as wide as the terminal unless a width is
+/// given.
+pub fn rendered(report: &StatusReport, width: Option<u16>) -> String {
     let mut lines = vec![endpoint("Kafka", &report.kafka)];
     lines.extend(report.http.iter().map(|http| endpoint("health and metrics", http)));
     if !report.topics.is_empty() {
@@ -24,8 +25,8 @@ pub fn rendered(report: &Report, width: Option<u16>) -> String {
     lines.join("\n")
 }
 
-/// When it was taken, and how the watch goes on.
-pub fn footer(report: &Report, interval: Duration) -> String {
+/// Returns the time of the report, the interval, and how to end the watch.
+pub fn footer(report: &StatusReport, interval: Duration) -> String {
     let seconds = report.at_ms / 1_000;
     let (hours, minutes, seconds) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
     format!("{hours:02}:{minutes:02}:{seconds:02} UTC, every {} s; Ctrl-C ends it", interval.as_secs_f64())
@@ -45,7 +46,7 @@ fn within(mut table: Table, width: Option<u16>) -> String {
     table.to_string()
 }
 
-fn topics(report: &Report) -> Table {
+fn topics(report: &StatusReport) -> Table {
     let mut table = output::table(["topic", "partitions", "offsets", "offsets/s"]);
     for topic in &report.topics {
         table.add_row([
@@ -58,7 +59,7 @@ fn topics(report: &Report) -> Table {
     table
 }
 
-fn services(report: &Report) -> Table {
+fn services(report: &StatusReport) -> Table {
     let header = ["service", "ready", "members", "lag", "in/s", "out/s", "rejected", "in flight"];
     let mut table = output::table(header);
     for service in &report.services {
@@ -85,7 +86,7 @@ fn ready(service: &ServiceReport) -> String {
     }
 }
 
-/// What it waits for.
+/// Returns what the service waits for.
 fn lacks(state: &ServiceState) -> &'static str {
     match state {
         ServiceState { failure: Some(_), .. } => "failed",
@@ -106,7 +107,7 @@ fn lag(service: &ServiceReport) -> String {
     if by_topic.is_empty() { UNKNOWN.to_owned() } else { by_topic.join(", ") }
 }
 
-/// Batches, and what they weigh.
+/// Returns the number and the size of batches in flight.
 fn in_flight(service: &ServiceReport) -> String {
     match (service.batches_in_flight, service.bytes_in_flight) {
         (Some(0), Some(0)) => "0".to_owned(),
@@ -176,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_watch_says_when_it_looked_last() {
-        let report = Report { at_ms: 1_700_000_000_500, ..second_look() };
+        let report = StatusReport { at_ms: 1_700_000_000_500, ..second_look() };
         assert_eq!(footer(&report, Duration::from_millis(500)), "22:13:20 UTC, every 0.5 s; Ctrl-C ends it");
     }
 

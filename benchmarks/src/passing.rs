@@ -1,4 +1,5 @@
-//! Passing records through: the runner beside what a user would write or take instead, on one Apache Kafka.
+//! Passing records through: the runner beside what a user would write or use instead, on one Apache
+//! Kafka.
 
 pub mod bare;
 pub mod contender;
@@ -9,12 +10,12 @@ pub mod throughput;
 use serde_json::{Value, json};
 use unprompt_schemas::topics::Topic;
 
-/// What every contender reads, with its prefix.
+/// The input topic of every contender, under its prefix.
 pub const FROM: Topic = Topic::Images;
-/// What every contender writes, with its prefix.
+/// The output topic of every contender, under its prefix.
 pub const TO: Topic = Topic::ImageEmbeddings;
 
-/// A line of the report: ratio above 1 says that ours is better, whatever the unit.
+/// A row of the report: a ratio above 1 means that ours is better, whatever the unit.
 pub fn row(name: &str, unit: &str, ours: f64, peer: f64, peer_name: &str) -> Value {
     let round = |value: f64, by: f64| (value * by).round() / by;
     let ratio = if unit == "ms" { peer / ours } else { ours / peer };
@@ -28,7 +29,7 @@ pub fn row(name: &str, unit: &str, ours: f64, peer: f64, peer_name: &str) -> Val
     })
 }
 
-/// The value at this share of the sorted values.
+/// A quantile of the values.
 pub fn quantile(values: &mut [f64], share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let last = values.len().saturating_sub(1) as f64;

@@ -1,5 +1,5 @@
-//! Cleaning as the winners of the competition did it: each row is kept or dropped for one reason. It knows nothing of
-//! files.
+//! Cleaning after the competition's winning solutions: each row is kept, or dropped for one reason.
+//! It knows nothing of files.
 
 mod language;
 mod normal;
@@ -17,21 +17,22 @@ use crate::CorpusError;
 use crate::report::Reason;
 use crate::row::Row;
 
-/// How many tokens a text has.
+/// Counts the tokens of a text.
 pub type CountTokens = Box<dyn Fn(&str) -> usize + Send>;
 
-/// What is dropped. The default drops what is empty, too long to be a prompt, and exact duplicates.
+/// The rules of cleaning. The default drops empty texts, texts too long to be a prompt, and exact
+/// duplicates.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cleaning {
     /// Bounds on the characters of the cleaned text, both included.
     pub min_chars: Option<usize>,
     pub max_chars: Option<usize>,
-    /// The same on tokens: words, unless the caller counts otherwise.
+    /// Bounds on tokens, both included. Tokens are words, unless the caller counts otherwise.
     pub min_tokens: Option<usize>,
     pub max_tokens: Option<usize>,
-    /// Languages to keep (ISO 639: en, eng); none: any. What is too short to tell is kept.
+    /// Languages to keep (ISO 639: en, eng); empty keeps all. Texts too short to identify are kept.
     pub languages: Vec<String>,
-    /// Keep texts that were there before.
+    /// Keep texts that occurred before.
     pub keep_duplicates: bool,
     /// Bounds on scores; rows without the score pass.
     pub min_similarity: Option<f64>,
@@ -39,7 +40,8 @@ pub struct Cleaning {
     pub max_nsfw: Option<f64>,
 }
 
-/// Decides row by row. What it remembers are 8 bytes of each kept text's id, in a hash set: 10 to 21 bytes a prompt.
+/// Decides row by row. It remembers 8 bytes of each kept text's id in a hash set, which takes 10 to
+/// 21 bytes per prompt.
 pub struct Cleaner {
     cleaning: Cleaning,
     languages: Languages,
@@ -50,10 +52,11 @@ pub struct Cleaner {
 }
 
 impl Cleaner {
-    /// A cleaner that has seen nothing yet. Without `count_tokens` words are counted.
+    /// Creates a cleaner that has seen no row. Without `count_tokens`, words are counted.
     ///
     /// # Errors
-    /// [`CorpusError::Options`] for bounds that nothing meets and languages that cannot be told.
+    /// [`CorpusError::Options`] for bounds that no text meets and languages that cannot be
+    /// detected.
     pub fn new(cleaning: Cleaning, count_tokens: Option<CountTokens>) -> Result<Self, CorpusError> {
         let bounds = [
             ("characters", cleaning.min_chars, cleaning.max_chars),
@@ -74,10 +77,10 @@ impl Cleaner {
         Ok(Self { cleaning, languages, count_tokens, seen: HashSet::default(), without_score: [0; 3] })
     }
 
-    /// The row with its text normalised, or why it is dropped (and its text as far as it was cleaned).
+    /// Returns the row with its text normalised.
     ///
     /// # Errors
-    /// The reason, which is no failure.
+    /// The reason for dropping the row, with its normalised text. This is no failure.
     pub fn clean(&mut self, mut row: Row) -> Result<Row, (Reason, String)> {
         row.text = normal::normalise(&row.text);
         let reason = self.reason(&row);
@@ -87,7 +90,7 @@ impl Cleaner {
         }
     }
 
-    /// For each bound that was set, how many rows passed it because they have no such score.
+    /// Returns how many rows passed each bound because they have no such score.
     #[must_use]
     pub fn without_score(&self) -> [(&'static str, u64); 3] {
         let [similarity, aesthetic, nsfw] = self.without_score;
@@ -104,7 +107,8 @@ impl Cleaner {
         if !self.languages.keeps(&row.text) {
             return Some(Reason::Language);
         }
-        // A text that a bound on scores drops may come again with a better score: so ids are remembered last.
+        // Ids are remembered last, because a text dropped by a bound on scores may occur again with
+        // a better score.
         if let Some(reason) = self.quality(row) {
             return Some(reason);
         }
@@ -135,7 +139,7 @@ impl Cleaner {
         let bounds = [
             (cleaning.min_similarity, scores.similarity, 1.0, Reason::Similarity),
             (cleaning.min_aesthetic, scores.aesthetic, 1.0, Reason::Aesthetic),
-            // A highest value is a lowest one with the sign turned.
+            // A negative sign turns the upper bound into a lower one.
             (cleaning.max_nsfw, scores.nsfw, -1.0, Reason::Nsfw),
         ];
         let mut dropped = None;
@@ -159,14 +163,15 @@ fn outside(length: usize, min: Option<usize>, max: Option<usize>) -> Option<Reas
     max.is_some_and(|max| length > max).then_some(Reason::TooLong)
 }
 
-/// 62 random bits of the id: among 100 million texts the chance that any two share them is 0.1 %.
+/// Returns 62 random bits of the id: the chance that any two of 100 million texts share them is 0.1
+/// %.
 ///
-/// The text is normalised already, which is most of the work of `prompt_id`.
+/// The text is already normalised, which is most of the work of `prompt_id`.
 fn half_of_id(normal: &str) -> u64 {
     Uuid::new_v5(&NAMESPACE, normal.as_bytes()).as_u64_pair().1
 }
 
-/// Ids are hashes already.
+/// Passes ids through unchanged, because they are hashes already.
 #[derive(Default)]
 struct Unhashed(u64);
 
@@ -180,7 +185,7 @@ impl Hasher for Unhashed {
     }
 
     fn write_u64(&mut self, value: u64) {
-        // The two highest bits are the same in all ids, and the table looks at the highest seven.
+        // The two highest bits are the same in all ids, and the hash table uses the highest seven.
         self.0 = value.rotate_left(2);
     }
 }

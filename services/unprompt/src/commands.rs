@@ -1,4 +1,4 @@
-//! One module a command. Each prints data on stdout, everything else on stderr.
+//! The commands, one module each. Each prints data on stdout and everything else on stderr.
 
 mod dead_letters;
 mod doctor;
@@ -28,13 +28,14 @@ use crate::context::Context;
 use crate::demo;
 use crate::output;
 
-/// Runs the command on a runtime of its own; Ctrl-C and SIGTERM ask it to stop.
+/// Runs the command on its own runtime. Ctrl-C and SIGTERM ask it to stop.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     if let Command::Completions { shell } = &cli.command {
         clap_complete::generate(*shell, &mut Cli::command(), "unprompt", &mut std::io::stdout());
         return Ok(());
     }
-    // Before a configuration is read: a wrong one is a reason to look at the right keys.
+    // Printed before a configuration is read, because a wrong one is a reason to look up the right
+    // keys.
     if matches!(cli.command, Command::Config) {
         return output::line(defaults().trim_end());
     }
@@ -42,12 +43,14 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     telemetry::init(&context.config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let done = runtime.block_on(dispatch(context, cli.command));
-    // A blocking thread may still be inside a model; it holds nothing that is not committed.
+    // A blocking thread may still run a model. It holds nothing that is committed, so it can be
+    // abandoned.
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     done
 }
 
-/// Commands that talk rather than serve are quiet unless they are asked to log.
+/// Loads the configuration. Commands that do not serve log only warnings and progress, unless a
+/// filter is given.
 fn load(cli: &Cli) -> anyhow::Result<Context> {
     let (up, http_port) = match &cli.command {
         Command::Up(up) => (Some(up), None),
@@ -87,7 +90,7 @@ async fn dispatch(context: Context, command: Command) -> anyhow::Result<()> {
     }
 }
 
-/// Cancelled by the first Ctrl-C or SIGTERM; a second one ends the process as usual.
+/// Returns a token that the first Ctrl-C or SIGTERM cancels. A second one aborts the process.
 fn stop_on_signal() -> anyhow::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
@@ -99,13 +102,13 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        eprintln!("stopping: finishing what is in flight; once more to stop at once");
+        eprintln!("stopping: finishing work in flight; interrupt again to stop at once");
         stopping.cancel();
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        // Whatever is not committed is processed again at the next start.
+        // Records that are not committed are processed again at the next start.
         std::process::abort();
     });
     Ok(stop)

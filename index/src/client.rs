@@ -1,4 +1,5 @@
-//! The client of the collection: connecting. Laying out is in `ensure`, writing in `write`, reading in `search`.
+//! The client of the collection and its connection. `ensure` lays out, `write` writes, `search`
+//! reads.
 
 mod bulk;
 mod ensure;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qdrant_client::{Qdrant, QdrantError};
+use secrecy::{ExposeSecret, SecretString};
 use tonic::Code;
 
 use crate::{ALIAS, IndexError, Layout, Profile};
@@ -21,18 +23,18 @@ pub use recall::{RecallAt, RecallOptions};
 pub use snapshot::{Restored, SnapshotInfo};
 pub use stats::{FieldIndex, IndexStats, SourceCount};
 
-/// How to talk to the index; the default suits one machine and a cluster alike.
+/// How to connect to the index; the defaults suit one machine and a cluster alike.
 #[derive(Debug, Clone)]
 pub struct ConnectOptions {
     /// The alias of the collection, and the first part of its name.
     pub alias: String,
-    pub api_key: Option<secret::ApiKey>,
-    /// The longest a request may take.
+    pub api_key: Option<SecretString>,
+    /// The timeout of a request.
     pub timeout: Duration,
     pub connect_timeout: Duration,
-    /// Points in one upsert request.
+    /// Points per upsert request.
     pub chunk_points: usize,
-    /// Upsert requests under way at once.
+    /// Upsert requests in flight at once.
     pub parallel_chunks: usize,
 }
 
@@ -52,51 +54,27 @@ impl Default for ConnectOptions {
 /// The address of the index and the options of its client.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
-    /// Of Qdrant's gRPC, such as `http://127.0.0.1:6334`.
+    /// The URL of Qdrant's gRPC API, such as `http://127.0.0.1:6334`.
     pub url: String,
     pub options: ConnectOptions,
 }
 
 impl Endpoint {
-    /// Connects; the index must answer.
+    /// Connects; fails if the index does not answer.
     ///
     /// # Errors
-    /// As [`PromptIndex::connect`].
+    /// The same as [`PromptIndex::connect`].
     pub async fn connect(&self) -> Result<PromptIndex, IndexError> {
         PromptIndex::connect(&self.url, self.options.clone()).await
     }
 }
 
-/// A key that cannot be printed.
-mod secret {
-    /// Qdrant's API key; prints as stars.
-    #[derive(Clone)]
-    pub struct ApiKey(String);
-
-    impl ApiKey {
-        pub(super) fn expose(&self) -> &str {
-            &self.0
-        }
-    }
-
-    impl From<String> for ApiKey {
-        fn from(key: String) -> Self {
-            Self(key)
-        }
-    }
-
-    impl std::fmt::Debug for ApiKey {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("***")
-        }
-    }
-}
-
 /// The collection of prompts. Cheap to clone; clones share their connection.
 ///
-/// Writers: an upsert reads what is known of its prompts, merges and writes. Two writers must therefore never write
-/// the same prompt at once. They do not, where each partition of prompt-embeddings has one consumer, for a prompt's
-/// records are keyed by prompt_id and so live in one partition.
+/// An upsert reads the known state of its prompts, merges and writes. Two writers must therefore
+/// never write the same prompt at once. They do not as long as each partition of prompt-embeddings
+/// has one consumer: records are keyed by prompt_id, so all records of a prompt are in one
+/// partition.
 #[derive(Clone)]
 pub struct PromptIndex {
     client: Arc<Qdrant>,
@@ -107,7 +85,7 @@ pub struct PromptIndex {
     layout: Arc<std::sync::OnceLock<Layout>>,
     /// The collection's own profile, once it is known.
     profile: Arc<std::sync::OnceLock<Profile>>,
-    /// Between `begin_bulk` and `finish_bulk`: writes go in larger chunks.
+    /// Set between `begin_bulk` and `finish_bulk`: writes use larger chunks.
     bulk: Arc<std::sync::atomic::AtomicBool>,
 }
 
@@ -121,7 +99,7 @@ impl std::fmt::Debug for PromptIndex {
 }
 
 impl PromptIndex {
-    /// Connects to Qdrant's gRPC at `url` (`http://host:6334`) and asks whether it is healthy.
+    /// Connects to Qdrant's gRPC API at `url` (`http://host:6334`) and checks that it is healthy.
     ///
     /// # Errors
     /// [`IndexError::InvalidUrl`], [`IndexError::Unreachable`].
@@ -129,8 +107,9 @@ impl PromptIndex {
         let config = Qdrant::from_url(url)
             .timeout(options.timeout)
             .connect_timeout(options.connect_timeout)
-            .api_key(options.api_key.as_ref().map(|key| key.expose().to_owned()))
-            // The client's own check blocks this thread, which may be the one that serves the answer.
+            .api_key(options.api_key.as_ref().map(|key| key.expose_secret().to_owned()))
+            // The client's own check blocks this thread, which may be the one that serves the
+            // answer.
             .skip_compatibility_check();
         let client = config.build().map_err(|_| IndexError::InvalidUrl { url: url.to_owned() })?;
         let target = options.alias.as_str().into();
@@ -142,7 +121,7 @@ impl PromptIndex {
         Ok(index)
     }
 
-    /// The server's version, if it answers.
+    /// Returns the server's version.
     ///
     /// # Errors
     /// [`IndexError::Unreachable`].

@@ -1,11 +1,15 @@
-//! Near duplicates by cosine, among tens of millions and in one pass. It knows nothing of what the vectors stand for.
+//! Near duplicates by cosine, among tens of millions of vectors in one pass. It knows nothing of
+//! what the vectors represent.
 //!
-//! Each vector is rotated at random; the signs of the result fall into [`TABLES`] keys of a few bits and a signature
-//! of 256 (Charikar, "Similarity estimation techniques from rounding algorithms", 2002). Vectors near each other
-//! share keys, or keys that differ in one of the bits that were decided most closely (multi-probe: Lv et al., 2007);
-//! of those found the ones whose signatures agree are compared as they are. So a hit is always true, to the precision
-//! of halves (5e-4), and what is missed is missed because no key agreed. Decisions depend on the vectors and their
-//! order alone: not on batches, and not on whether a run was stopped.
+//! Each vector is rotated at random. The signs of the result form [`TABLES`] keys of a few bits and
+//! a signature of 256 bits (Charikar, "Similarity estimation techniques from rounding algorithms",
+//! 2002). Near vectors share a key, or have keys that differ in one of the bits closest to a sign
+//! change (multi-probe: Lv et al., 2007). Of the vectors found this way, those with similar
+//! signatures are compared in full.
+//!
+//! A hit is therefore always true, within the precision of half floats (5e-4). A near duplicate is
+//! missed only if it is not among the vectors looked at. Decisions depend on the vectors and their
+//! order alone: not on batches, nor on whether a run was stopped.
 
 mod rotation;
 mod vectors;
@@ -20,59 +24,61 @@ use self::vectors::Vectors;
 use crate::CorpusError;
 
 const TABLES: usize = 12;
-/// The longest key.
+/// The longest key, in bits.
 const MAX_KEY_BITS: usize = 20;
-/// Keys looked up in a table besides the vector's own: each with one bit flipped.
+/// Further keys looked up in each table, each with one bit of the vector's own key flipped.
 const PROBES: usize = 6;
 const SIGNATURE_WORDS: usize = 4;
 const SIGNATURE_BITS: usize = SIGNATURE_WORDS * 64;
-/// The signature's signs come after those of the keys.
+/// The signature uses the signs after those of the keys.
 const SIGNATURE_FROM: usize = 256;
-/// Of vectors with the same key so many are looked at, the newest first: no vector costs more than this.
+/// The most vectors examined per key, newest first. It bounds the cost of a vector.
 const CHAIN: usize = 512;
-/// Of those whose signatures agree so many are compared, the likeliest first.
+/// The most vectors compared in full, most similar signature first.
 const COMPARED: usize = 256;
-/// Kept vectors' entries are made in pieces of so many.
+/// Entries of kept vectors are allocated in pieces of this many.
 const PIECE: usize = 1 << 16;
-/// The lowest threshold: below it keys tell too little.
+/// The lowest threshold: below it, keys discriminate too little.
 const MIN_THRESHOLD: f32 = 0.8;
 
-/// Tells of each vector whether one that was kept before is as near as `threshold`; keeps it if none is.
+/// Decides for each vector whether an earlier kept vector is as near as `threshold`; keeps it if
+/// none is.
 ///
-/// Memory: 80 bytes a kept vector and 50 MB, and without a file two bytes a dimension for the vectors themselves.
+/// Memory: 80 bytes per kept vector plus 50 MB; without a file also two bytes per dimension for the
+/// vectors themselves.
 #[derive(Debug)]
 pub struct NearDuplicates {
     threshold: f32,
     dim: usize,
     key_bits: usize,
-    /// Signatures may differ in so many bits.
+    /// The most bits in which signatures may differ.
     max_difference: u32,
     rotation: Rotation,
-    /// For each table and key the newest vector, plus 1; 0: none.
+    /// For each table and key the newest vector, plus 1; 0 for none.
     heads: Vec<u32>,
-    entries: Vec<Vec<Entry>>,
+    entries: Vec<Vec<NearEntry>>,
     vectors: Vectors,
 }
 
-/// A kept vector's.
+/// The index entry of a kept vector.
 #[derive(Clone, Debug)]
-struct Entry {
+struct NearEntry {
     signature: [u64; SIGNATURE_WORDS],
-    /// For each table the vector before it with the same key, as in `heads`.
+    /// For each table the previous vector with the same key, as in `heads`.
     next: [u32; TABLES],
 }
 
-/// What the signs of a rotated vector say.
+/// The signs of a rotated vector, as a signature and keys.
 #[derive(Debug)]
-struct Sketch {
+struct VectorSketch {
     signature: [u64; SIGNATURE_WORDS],
     keys: [u32; TABLES],
-    /// Each key's closest bits, as masks.
+    /// Masks of the bits of each key that are closest to a sign change.
     flips: [[u32; PROBES]; TABLES],
 }
 
 impl NearDuplicates {
-    /// Vectors of `dim` components, kept in memory.
+    /// Creates a search for vectors of `dim` components, kept in memory.
     ///
     /// # Errors
     /// [`CorpusError::Options`] for a threshold that is not between 0.8 and 1.
@@ -80,11 +86,13 @@ impl NearDuplicates {
         Self::over(Vectors::in_memory(dim), threshold, dim)
     }
 
-    /// The same with the vectors in a file, which a later run may go on with: it says how many vectors it had `kept`;
-    /// what the file holds beyond them is forgotten. With 0 the file is made.
+    /// Creates a search that keeps the vectors in a file, so that a later run can resume it.
+    ///
+    /// `kept` is the number of vectors kept so far; vectors in the file beyond it are discarded.
+    /// With 0 the file is created or emptied.
     ///
     /// # Errors
-    /// Those of [`NearDuplicates::new`]; [`CorpusError::Damaged`] for a file with fewer vectors,
+    /// Those of [`NearDuplicates::new`]; [`CorpusError::Checkpoint`] for a file with fewer vectors,
     /// [`CorpusError::Unwritable`].
     pub fn in_file(threshold: f32, dim: usize, path: &Path, kept: u64) -> Result<Self, CorpusError> {
         let mut all = Self::over(Vectors::in_file(dim, path, kept)?, threshold, dim)?;
@@ -103,7 +111,7 @@ impl NearDuplicates {
                 format!("near duplicates are those with a cosine of {MIN_THRESHOLD} to 1, not {threshold}");
             return Err(CorpusError::Options(reason));
         }
-        // The share of signs in which two vectors at the threshold differ.
+        // The expected share of differing signs between two vectors at the threshold.
         let share = f64::from(threshold).acos() / std::f64::consts::PI;
         let key_bits = ((2.02 / share.max(1e-9)) as usize).clamp(8, MAX_KEY_BITS);
         let bits = SIGNATURE_BITS as f64;
@@ -113,17 +121,18 @@ impl NearDuplicates {
         Ok(Self { threshold, dim, key_bits, max_difference, rotation, heads, entries: Vec::new(), vectors })
     }
 
-    /// The number (from 0, among those kept) of a kept vector with this or a higher cosine; none: the unit vector is
-    /// kept now.
+    /// Returns the number of a kept vector (from 0) whose cosine reaches the threshold. If there is
+    /// none, keeps the vector, which must have unit length.
     ///
     /// # Errors
-    /// [`CorpusError::Options`] for another dimension, [`CorpusError::Unwritable`] where the file cannot be written.
+    /// [`CorpusError::Options`] for another dimension, [`CorpusError::Unwritable`] if the file
+    /// cannot be written.
     pub fn check(&mut self, vector: &[f32]) -> Result<Option<u64>, CorpusError> {
         if vector.len() != self.dim {
             let reason = format!("a vector has {} components, not {}", vector.len(), self.dim);
             return Err(CorpusError::Options(reason));
         }
-        // As it will be read again, so that a run which goes on decides the same.
+        // Rounded as it will be read again, so that a resumed run decides the same.
         let halves = vector.iter().map(|&value| f16::from_f32(value)).collect::<Vec<_>>();
         let mut rounded = vec![0.0; self.dim];
         halves.convert_to_f32_slice(&mut rounded);
@@ -136,13 +145,13 @@ impl NearDuplicates {
         Ok(found)
     }
 
-    /// How many vectors were kept.
+    /// Returns the number of kept vectors.
     #[must_use]
     pub fn kept(&self) -> u64 {
         self.len() as u64
     }
 
-    /// Puts the kept vectors on the disk, where they are in a file: before a run says how far it is.
+    /// Flushes the kept vectors in a file to the disk. Call it before a run saves its checkpoint.
     ///
     /// # Errors
     /// [`CorpusError::Unwritable`].
@@ -154,11 +163,11 @@ impl NearDuplicates {
         self.entries.last().map_or(0, |last| (self.entries.len() - 1) * PIECE + last.len())
     }
 
-    fn entry(&self, number: usize) -> &Entry {
+    fn entry(&self, number: usize) -> &NearEntry {
         &self.entries[number / PIECE][number % PIECE]
     }
 
-    fn find(&mut self, sketch: &Sketch, vector: &[f32]) -> Result<Option<u64>, CorpusError> {
+    fn find(&mut self, sketch: &VectorSketch, vector: &[f32]) -> Result<Option<u64>, CorpusError> {
         let mut other = vec![0.0; self.dim];
         for (_, number) in self.candidates(sketch).into_iter().take(COMPARED) {
             self.vectors.read(number as usize, &mut other)?;
@@ -169,8 +178,9 @@ impl NearDuplicates {
         Ok(None)
     }
 
-    /// Kept vectors whose signatures agree, the likeliest first: by the bits in which they differ, then by number.
-    fn candidates(&self, sketch: &Sketch) -> Vec<(u32, u32)> {
+    /// Returns the kept vectors with similar signatures, sorted by the number of differing bits,
+    /// then by number.
+    fn candidates(&self, sketch: &VectorSketch) -> Vec<(u32, u32)> {
         let mut candidates = Vec::new();
         for table in 0..TABLES {
             let key = sketch.keys[table];
@@ -192,7 +202,7 @@ impl NearDuplicates {
         candidates
     }
 
-    fn enter(&mut self, sketch: &Sketch) {
+    fn enter(&mut self, sketch: &VectorSketch) {
         let number = self.len() as u32;
         let mut next = [0; TABLES];
         for (table, key) in sketch.keys.into_iter().enumerate() {
@@ -203,14 +213,14 @@ impl NearDuplicates {
             self.entries.push(Vec::with_capacity(if self.entries.is_empty() { 0 } else { PIECE }));
         }
         if let Some(last) = self.entries.last_mut() {
-            last.push(Entry { signature: sketch.signature, next });
+            last.push(NearEntry { signature: sketch.signature, next });
         }
     }
 
-    fn sketch(&self, vector: &[f32]) -> Sketch {
+    fn sketch(&self, vector: &[f32]) -> VectorSketch {
         let rotated = self.rotation.rotate(vector);
         let mut sketch =
-            Sketch { signature: [0; SIGNATURE_WORDS], keys: [0; TABLES], flips: [[0; PROBES]; TABLES] };
+            VectorSketch { signature: [0; SIGNATURE_WORDS], keys: [0; TABLES], flips: [[0; PROBES]; TABLES] };
         for (word, values) in sketch.signature.iter_mut().zip(rotated[SIGNATURE_FROM..].chunks_exact(64)) {
             *word = values.iter().fold(0, |word, value| word << 1 | u64::from(*value > 0.0));
         }
@@ -222,7 +232,7 @@ impl NearDuplicates {
     }
 }
 
-/// Masks of the bits whose values are nearest to zero; of equal ones the first.
+/// Returns masks of the bits whose values are nearest to zero; of equal values, the first.
 fn closest(values: &[f32]) -> [u32; PROBES] {
     let mut taken = 0_u32;
     std::array::from_fn(|_| {
@@ -238,7 +248,7 @@ fn difference(a: &[u64; SIGNATURE_WORDS], b: &[u64; SIGNATURE_WORDS]) -> u32 {
     a.iter().zip(b).map(|(a, b)| (a ^ b).count_ones()).sum()
 }
 
-/// In lanes, so that it is vectorised.
+/// Sums in lanes, so that the compiler vectorises it.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 16;
     let mut sums = [0.0_f32; LANES];

@@ -1,5 +1,5 @@
-//! Qdrant's gRPC services. A method reads its message, asks a shard and writes the answer. Where
-//! the API leaves an answer open, it is a Qdrant server's.
+//! Qdrant's gRPC services. A method converts its request, calls a shard and converts the result.
+//! Where the API leaves a response open, it follows a Qdrant server's.
 
 mod collections;
 mod points;
@@ -14,21 +14,21 @@ use qdrant_client::qdrant::{HealthCheckReply, HealthCheckRequest, qdrant_server}
 use tonic::{Request, Response, Status};
 
 use crate::shard::Shard;
-use crate::store::Store;
+use crate::store::CollectionStore;
 
-/// The version of the API, which clients compare with their own.
+/// The API version, which clients compare with their own.
 const VERSION: &str = "1.20.0";
 
-type Answer<T> = Result<Response<T>, Status>;
+type GrpcResult<T> = Result<Response<T>, Status>;
 
 /// All services of the endpoint over one store.
 #[derive(Debug, Clone)]
 pub(crate) struct Service {
-    store: Arc<Store>,
+    store: Arc<CollectionStore>,
 }
 
 impl Service {
-    pub fn new(store: Arc<Store>) -> Self {
+    pub fn new(store: Arc<CollectionStore>) -> Self {
         Self { store }
     }
 
@@ -36,11 +36,11 @@ impl Service {
         self.store.shard(name)
     }
 
-    /// Runs work that blocks on files or threads.
+    /// Runs work that blocks on files or threads on a blocking thread.
     async fn blocking<T, F>(&self, work: F) -> Result<T, Status>
     where
         T: Send + 'static,
-        F: FnOnce(&Store) -> Result<T, Status> + Send + 'static,
+        F: FnOnce(&CollectionStore) -> Result<T, Status> + Send + 'static,
     {
         let store = Arc::clone(&self.store);
         let done = tokio::task::spawn_blocking(move || work(&store)).await;
@@ -48,14 +48,14 @@ impl Service {
     }
 }
 
-/// Seconds since a request came; every answer has them.
+/// Seconds since a request arrived. Every response contains this time.
 fn seconds(since: Instant) -> f64 {
     since.elapsed().as_secs_f64()
 }
 
 #[tonic::async_trait]
 impl qdrant_server::Qdrant for Service {
-    async fn health_check(&self, _: Request<HealthCheckRequest>) -> Answer<HealthCheckReply> {
+    async fn health_check(&self, _: Request<HealthCheckRequest>) -> GrpcResult<HealthCheckReply> {
         let title = "unprompt embedded index (qdrant-edge)".to_owned();
         Ok(Response::new(HealthCheckReply { title, version: VERSION.to_owned(), commit: None }))
     }

@@ -1,4 +1,4 @@
-//! Reads an input row by row, in bounded memory. It knows nothing of cleaning.
+//! Reads an input row by row in bounded memory. It knows nothing of cleaning.
 
 mod bytes;
 mod columnar;
@@ -21,64 +21,64 @@ pub use self::columns::Mapping;
 use self::delimited::DelimitedRows;
 use self::document::DocumentRows;
 pub use self::format::Format;
-use self::lines::{JsonRows, Lines, TextRows};
+use self::lines::{JsonRows, LineReader, TextRows};
 use crate::CorpusError;
 use crate::row::{BadRow, Row};
 use crate::source::Input;
 
-/// The longest row of a text format, in bytes; what is longer is not a prompt.
+/// The longest row of a text format, in bytes. A longer one is no prompt.
 pub const MAX_ROW_BYTES: usize = 1 << 20;
 
-/// How inputs are to be read.
+/// The settings for reading inputs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reading {
-    /// None: as name and content say.
+    /// The format; none to detect it from name and content.
     pub format: Option<Format>,
     pub mapping: Mapping,
-    /// The source of prompts that name none; none: the data set's name, or the file's.
+    /// The source of prompts without one of their own; none for the data set's name, or the file's.
     pub source: Option<String>,
-    /// CSV and TSV have no header; their columns are called 1, 2, ….
+    /// CSV and TSV without a header; their columns are named 1, 2, ….
     pub no_header: bool,
 }
 
-/// A row of an input, or why there is none.
+/// A row of an input, or the reason why it could not be read.
 #[derive(Debug, PartialEq)]
-pub struct Entry {
-    /// Its number in the input, from 1: a line, a record, an element.
+pub struct RowEntry {
+    /// The number in the input, from 1: of a line, a record or an element.
     pub row: u64,
     pub content: Result<Row, BadRow>,
 }
 
-/// What ends reading.
+/// The error that ends reading.
 #[derive(Debug)]
-pub(crate) enum Fault {
+pub(crate) enum ReadFault {
     Io(io::Error),
     Damaged(String),
 }
 
-impl Fault {
+impl ReadFault {
     fn damaged(reason: String) -> Self {
         Self::Damaged(reason)
     }
 }
 
-impl From<io::Error> for Fault {
+impl From<io::Error> for ReadFault {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
 }
 
-/// Rows in some format.
+/// The rows of an input in some format.
 pub(crate) trait Rows {
-    /// None at the end.
-    fn next(&mut self) -> Result<Option<Entry>, Fault>;
+    /// Returns the next row; none at the end.
+    fn next(&mut self) -> Result<Option<RowEntry>, ReadFault>;
 }
 
-/// An input's rows. After an error it ends.
+/// An input's rows. Ends after an error.
 pub struct Reader {
     input: String,
     format: Format,
-    /// None once it ended.
+    /// None after the end.
     rows: Opened,
     read: u64,
     counter: Arc<AtomicU64>,
@@ -89,7 +89,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`CorpusError::Unreadable`], [`CorpusError::UnknownFormat`], [`CorpusError::NoColumn`],
-    /// [`CorpusError::Damaged`] where already its beginning (parquet: its end) makes no sense.
+    /// [`CorpusError::Damaged`] if its beginning (parquet: its end) is already corrupt.
     pub fn open(input: &Input, reading: &Reading) -> Result<Self, CorpusError> {
         let counter = Arc::new(AtomicU64::new(0));
         let unreadable = |error: io::Error| unreadable(&input.name, 0, error);
@@ -108,13 +108,13 @@ impl Reader {
         Ok(Self { input: input.name.clone(), format, rows, read: 0, counter })
     }
 
-    /// What the input turned out to be.
+    /// Returns the input's format.
     #[must_use]
     pub fn format(&self) -> Format {
         self.format
     }
 
-    /// Bytes read so far, as the input is packed.
+    /// Returns the bytes read so far, before decompression.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.counter.load(Ordering::Relaxed)
@@ -122,7 +122,7 @@ impl Reader {
 }
 
 impl Iterator for Reader {
-    type Item = Result<Entry, CorpusError>;
+    type Item = Result<RowEntry, CorpusError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let next = self.rows.as_mut()?.next();
@@ -136,10 +136,10 @@ impl Iterator for Reader {
 }
 
 impl Reader {
-    fn told(&self, fault: Fault) -> CorpusError {
+    fn told(&self, fault: ReadFault) -> CorpusError {
         match fault {
-            Fault::Io(error) => unreadable(&self.input, self.read, error),
-            Fault::Damaged(reason) => {
+            ReadFault::Io(error) => unreadable(&self.input, self.read, error),
+            ReadFault::Damaged(reason) => {
                 CorpusError::Damaged { input: self.input.clone(), rows: self.read, reason }
             }
         }
@@ -155,10 +155,10 @@ impl std::fmt::Debug for Reader {
     }
 }
 
-/// None for an input without even a header.
+/// None for an input without any record.
 type Opened = Option<Box<dyn Rows + Send>>;
 
-/// The rows of a format that is read from its beginning to its end.
+/// Opens the rows of a format that is read from beginning to end.
 fn text_rows(
     format: Format,
     reader: Box<dyn BufRead + Send>,
@@ -173,10 +173,10 @@ fn text_rows(
     Ok(match format {
         Format::Csv => delimited(b',', reader)?,
         Format::Tsv => delimited(b'\t', reader)?,
-        Format::Jsonl => Some(Box::new(JsonRows::new(Lines::new(reader), columns))),
+        Format::Jsonl => Some(Box::new(JsonRows::new(LineReader::new(reader), columns))),
         Format::Text => {
             let source = columns.source.unwrap_or(columns.stem);
-            Some(Box::new(TextRows { lines: Lines::new(reader), source }))
+            Some(Box::new(TextRows { lines: LineReader::new(reader), source }))
         }
         Format::Json | Format::CocoCaptions | Format::Lexica => {
             Some(Box::new(DocumentRows::new(reader, columns)))
@@ -187,7 +187,8 @@ fn text_rows(
     })
 }
 
-/// What the system or a store refused, or bytes that make no sense to what unpacks them.
+/// Maps an I/O error: refusals of the system or a store are unreadable inputs; errors of
+/// decompression and parsing are damage.
 fn unreadable(input: &str, rows: u64, error: io::Error) -> CorpusError {
     let ours = matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput);
     let from_system = error.raw_os_error().is_some();

@@ -1,5 +1,5 @@
-//! What to look for in the index, once it is known as a vector: the target, the filter, how many answers and how
-//! different from each other. What people ask by text and picture is in `request`; it becomes a [`Query`].
+//! A query by vector: the target, the filter, the number of answers and how they must differ.
+//! `request` holds queries by text and picture, which become a [`Query`].
 
 mod diversity;
 mod filter;
@@ -15,23 +15,24 @@ use crate::{IndexError, Profile, Space, payload};
 pub use diversity::{Diversity, NearDuplicate};
 pub(crate) use diversity::{Groups, MAX_GROUPED};
 pub use filter::{Filter, time_ms};
-pub use request::{Encode, Picture, SearchRequest, Wanted, resolve_batch};
+pub use request::{Encode, Picture, SearchRequest, SearchTarget, resolve_batch};
 
-/// Answers to one query, at the most. Who wants more pages through the collection, or exports it.
+/// The maximum number of answers to one query. To read more, page through the collection or export
+/// it.
 pub const MAX_LIMIT: usize = 10_000;
-/// How deep pages go: the answers passed over and those asked for, together.
+/// The maximum of offset and limit together.
 pub const MAX_REACH: usize = 100_000;
-/// Answers that come with their vectors, at the most: some ten megabytes.
+/// The maximum number of answers with vectors: about ten megabytes.
 pub const MAX_LIMIT_WITH_VECTORS: usize = 2_000;
-/// Prompts that a query can exclude.
+/// The maximum number of prompts that a query excludes.
 const MAX_EXCLUDED: usize = 10_000;
-/// HNSW's candidate list, at the most.
+/// The maximum size of HNSW's candidate list.
 const MAX_EF: u64 = 10_000;
 
-/// What the answers are to be near to.
+/// What the answers must be near to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Target {
-    /// A vector of the space searched.
+    /// A vector of the searched space.
     Vector(Vec<f32>),
     /// The vector of a prompt in the index; the prompt itself is not among the answers.
     Prompt(Uuid),
@@ -42,33 +43,34 @@ pub enum Target {
 pub struct Query {
     pub using: Space,
     pub target: Target,
-    /// How many answers, at the most.
+    /// The maximum number of answers.
     pub limit: usize,
-    /// How many of the best to pass over: the next page begins where the last one ended. Pages tile where `exact`
-    /// is set; otherwise a prompt may show up on two of them, or on none.
+    /// The number of best answers to skip: the next page begins where the last one ended. With
+    /// `exact` pages neither overlap nor leave gaps; otherwise a prompt may appear on two of them,
+    /// or on none.
     pub offset: usize,
     pub filter: Filter,
-    /// Prompts that shall not be among the answers.
+    /// Prompts to leave out of the answers.
     pub exclude: Vec<Uuid>,
     /// Only prompts at least this similar, -1 to 1.
     pub threshold: Option<f32>,
-    /// How the answers shall differ from each other; not at all when none.
+    /// How the answers must differ from each other; `None` allows similar answers.
     pub diversity: Option<Diversity>,
-    /// The vectors to answer with.
+    /// The vectors to return with each answer.
     pub with_vectors: Vec<Space>,
-    /// Compare with every prompt instead of walking the graph.
+    /// Whether to compare with every prompt instead of walking the graph.
     pub exact: bool,
-    /// HNSW's candidate list while searching; the profile's when none.
+    /// The size of HNSW's candidate list while searching; `None` is the profile's.
     pub ef: Option<u64>,
 }
 
 impl Query {
-    /// The `limit` prompts nearest to `vector` in the space `using`.
+    /// Requests the `limit` prompts nearest to `vector` in the space `using`.
     pub fn new(using: Space, vector: Vec<f32>, limit: usize) -> Self {
         Self::for_target(using, Target::Vector(vector), limit)
     }
 
-    /// The `limit` prompts nearest to an indexed prompt, without itself.
+    /// Requests the `limit` prompts nearest to an indexed prompt, without that prompt.
     pub fn like(using: Space, prompt: Uuid, limit: usize) -> Self {
         Self::for_target(using, Target::Prompt(prompt), limit)
     }
@@ -89,55 +91,55 @@ impl Query {
         }
     }
 
-    /// Only prompts that pass `filter`.
+    /// Considers only prompts that pass `filter`.
     pub fn filter(mut self, filter: Filter) -> Self {
         self.filter = filter;
         self
     }
 
-    /// None of these prompts.
+    /// Leaves these prompts out of the answers.
     pub fn exclude(mut self, prompts: impl IntoIterator<Item = Uuid>) -> Self {
         self.exclude.extend(prompts);
         self
     }
 
-    /// Answers come with these vectors.
+    /// Returns these vectors with each answer.
     pub fn with_vectors(mut self, spaces: impl IntoIterator<Item = Space>) -> Self {
         self.with_vectors.extend(spaces);
         self
     }
 
-    /// Compare with every prompt.
+    /// Sets whether to compare with every prompt.
     pub fn exact(mut self, exact: bool) -> Self {
         self.exact = exact;
         self
     }
 
-    /// HNSW's candidate list while searching.
+    /// Sets the size of HNSW's candidate list while searching.
     pub fn ef(mut self, ef: u64) -> Self {
         self.ef = Some(ef);
         self
     }
 
-    /// Passes over the best `offset`.
+    /// Skips the best `offset` answers.
     pub fn offset(mut self, offset: usize) -> Self {
         self.offset = offset;
         self
     }
 
-    /// Only prompts at least this similar.
+    /// Considers only prompts at least this similar.
     pub fn threshold(mut self, threshold: f32) -> Self {
         self.threshold = Some(threshold);
         self
     }
 
-    /// Answers that differ from each other.
+    /// Sets how the answers must differ from each other.
     pub fn diversity(mut self, diversity: Diversity) -> Self {
         self.diversity = Some(diversity);
         self
     }
 
-    /// Refuses what cannot be answered, naming the bound.
+    /// Refuses a query that cannot be answered, naming the bound.
     pub(crate) fn check(&self) -> Result<(), IndexError> {
         self.check_all_but_target()?;
         match &self.target {
@@ -168,13 +170,14 @@ impl Query {
         self.diversity.map_or(Ok(()), |diversity| diversity.check(reach))
     }
 
-    /// The request to Qdrant; the profile says how many candidates for each answer are scored again with the
-    /// originals, and how far the graph is walked. Near duplicates are not Qdrant's to group: that part of the
-    /// query is left out.
+    /// The request to Qdrant. The profile sets how many candidates per answer are rescored with the
+    /// originals, and how far the graph is walked.
+    ///
+    /// Near duplicates are not grouped by Qdrant: that part of the query is left out.
     pub(crate) fn to_qdrant(&self, collection: &str, profile: Profile) -> Result<QueryPoints, IndexError> {
         self.check()?;
         let mmr = self.diversity.and_then(|diversity| diversity.candidates(self.limit + self.offset));
-        // Which of MMR's picks are the first is told from the first on.
+        // MMR's picks depend on each other, so a page needs all picks from the first on.
         let (limit, offset) = match mmr {
             Some(_) => (self.limit + self.offset, 0),
             None => (self.limit, self.offset),
@@ -202,7 +205,7 @@ impl Query {
         match mmr {
             None => qdrant::Query::new_nearest(nearest),
             Some((lambda, candidates)) => {
-                // At most MAX_CANDIDATES, which check() has seen to.
+                // `check` keeps it within MAX_CANDIDATES.
                 let candidates_limit = u32::try_from(candidates).ok();
                 let mmr = Mmr { diversity: Some(1.0 - lambda), candidates_limit };
                 qdrant::Query::new_nearest_with_mmr(nearest, mmr)

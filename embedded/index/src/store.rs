@@ -1,7 +1,8 @@
-//! The collections of one data directory, their names and their folders.
+//! The collections of a data directory, their names and their folders.
 //!
-//! `catalogue.json` is the truth. A collection lives in `collections/<uuid>`. A crash in a creation
-//! or a deletion leaves a folder that the catalogue does not name; the next start removes it.
+//! `catalogue.json` is the source of truth. A collection is stored in `collections/<uuid>`. A crash
+//! during a creation or a deletion leaves a folder that is not in the catalogue; the next start
+//! removes it.
 
 mod catalogue;
 mod folder;
@@ -18,28 +19,28 @@ use qdrant_client::qdrant::{CollectionConfig, CreateAlias, DeleteAlias, RenameAl
 use tonic::Status;
 use uuid::Uuid;
 
-use self::catalogue::{Catalogue, Entry};
+use self::catalogue::{Catalogue, CatalogueEntry};
 use self::folder::DataFolder;
 use crate::EmbeddedIndexError;
 use crate::shard::Shard;
 
-/// The open collections of a data directory, which it holds for itself alone.
+/// The open collections of a data directory, which this process holds exclusively.
 #[derive(Debug)]
-pub(crate) struct Store {
+pub(crate) struct CollectionStore {
     folder: DataFolder,
-    /// Serialises changes of the catalogue, which write a file; readers only take `state`.
+    /// Serialises changes to the catalogue, which write a file. Readers only lock `state`.
     changes: Mutex<()>,
-    state: RwLock<State>,
+    state: RwLock<StoreState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct StoreState {
     catalogue: Catalogue,
     shards: HashMap<String, Arc<Shard>>,
 }
 
-impl Store {
-    /// Opens every collection in `path`, which it creates if it is missing. Blocks while logs are
+impl CollectionStore {
+    /// Opens every collection in `path`. Creates the folder if it is missing. Blocks while logs are
     /// replayed.
     pub fn open(path: &Path) -> Result<Self, EmbeddedIndexError> {
         let folder = DataFolder::open(path)?;
@@ -52,11 +53,11 @@ impl Store {
             let shard = load(name, &at, config).map_err(|reason| EmbeddedIndexError::damaged(&at, reason))?;
             shards.insert(name.clone(), Arc::new(shard));
         }
-        let state = RwLock::new(State { catalogue, shards });
+        let state = RwLock::new(StoreState { catalogue, shards });
         Ok(Self { folder, changes: Mutex::default(), state })
     }
 
-    /// The collection of that name or alias.
+    /// Looks up a collection by name or alias.
     pub fn shard(&self, name: &str) -> Result<Arc<Shard>, Status> {
         let state = self.state.read();
         let collection = state.catalogue.aliases.get(name).map_or(name, String::as_str);
@@ -78,14 +79,14 @@ impl Store {
         state.catalogue.aliases.iter().map(|(alias, name)| (alias.clone(), name.clone())).collect()
     }
 
-    /// Makes a collection. Blocks.
+    /// Creates a collection. Blocks.
     pub fn create(&self, name: &str, config: CollectionConfig) -> Result<(), Status> {
         check_name(name)?;
         let _change = self.changes.lock();
         if self.state.read().catalogue.knows(name) {
             return Err(Status::already_exists(format!("Wrong input: Collection `{name}` already exists!")));
         }
-        let entry = Entry::new(Uuid::new_v4(), &config);
+        let entry = CatalogueEntry::new(Uuid::new_v4(), &config);
         let at = self.folder.collection(entry.folder);
         let shard = match Shard::create(name, &at, config) {
             Ok(shard) => Arc::new(shard),
@@ -103,8 +104,8 @@ impl Store {
         Ok(())
     }
 
-    /// Removes a collection and its aliases; false if there is none. Blocks until its threads have
-    /// ended, so that nothing writes to a folder that is being removed.
+    /// Removes a collection and its aliases. Returns false if there is no such collection. Blocks
+    /// until its threads have ended, so that nothing writes to the folder while it is removed.
     pub fn delete(&self, name: &str) -> Result<bool, Status> {
         let change = self.changes.lock();
         let mut catalogue = self.state.read().catalogue.clone();
@@ -125,8 +126,9 @@ impl Store {
         Ok(true)
     }
 
-    /// Changes a collection's configuration. Blocks. A change that an open collection cannot take
-    /// over closes it for a moment, in which requests are answered UNAVAILABLE.
+    /// Changes a collection's configuration. Blocks. If the change cannot be made while the
+    /// collection is open, the collection is closed briefly and requests return UNAVAILABLE
+    /// meanwhile.
     pub fn update(
         &self,
         name: &str,
@@ -151,8 +153,8 @@ impl Store {
         Ok(())
     }
 
-    /// Closes a collection and opens it with another configuration, or with its own if that fails.
-    /// Its segments converge to the configuration as they are optimised.
+    /// Closes a collection and reopens it with a new configuration, or with its old one if that
+    /// fails. Its segments converge to the new configuration as they are optimised.
     fn reopen(&self, shard: &Shard, config: &CollectionConfig) -> Result<Arc<Shard>, Status> {
         Shard::check(config)?;
         let name = shard.name();
@@ -171,7 +173,7 @@ impl Store {
         error.map_or(Ok(reopened), Err)
     }
 
-    /// Applies all changes of aliases, or none. Blocks.
+    /// Applies either all alias changes or none. Blocks.
     pub fn change_aliases(&self, actions: Vec<Action>) -> Result<(), Status> {
         let _change = self.changes.lock();
         let mut catalogue = self.state.read().catalogue.clone();
@@ -183,8 +185,8 @@ impl Store {
         Ok(())
     }
 
-    /// Writes everything out and ends every thread. It waits for an optimisation under way until
-    /// `grace` is over; after one that is cut off, the next start sees the state before it.
+    /// Flushes all collections and ends all threads. Waits up to `grace` for a running
+    /// optimisation. If it is interrupted, the next start finds the state before it.
     pub fn stop(&self, grace: Duration) {
         let shards: Vec<_> = self.state.write().shards.drain().map(|(_, shard)| shard).collect();
         let closed: Vec<bool> = shards.into_iter().map(|shard| shard.stop(grace)).collect();
@@ -194,7 +196,7 @@ impl Store {
     }
 }
 
-/// Opens a collection. Edge may report damage by a panic.
+/// Opens a collection. Turns edge's panics into errors, because edge may report damage by a panic.
 fn load(name: &str, at: &Path, config: CollectionConfig) -> Result<Shard, String> {
     let load = AssertUnwindSafe(|| Shard::load(name, at, config, false));
     match catch_unwind(load) {
@@ -238,7 +240,7 @@ fn apply(catalogue: &mut Catalogue, action: Action) -> Result<(), Status> {
     Ok(())
 }
 
-/// Checks a name by Qdrant's rules.
+/// Checks a collection or alias name against Qdrant's rules.
 fn check_name(name: &str) -> Result<(), Status> {
     let forbidden = ['<', '>', ':', '"', '/', '\\', '|', '?', '*', '\0'];
     if name.is_empty() || name.len() > 255 || name.contains(forbidden) {

@@ -1,8 +1,8 @@
 //! Claim check: records that hold the URI of a picture instead of the picture.
 //!
-//! It fetches what the configuration allows, a bounded number at once, and decodes each picture as it arrives, so that
-//! of encoded pictures no more than `concurrency` times `max_bytes` are held; the decoder bounds what decoding takes.
-//! It knows nothing of Kafka or of networks.
+//! Fetches allowed URIs with bounded concurrency and decodes each picture as it arrives, so that
+//! encoded pictures take at most `concurrency` times `max_bytes`; the decoder bounds the memory of
+//! decoding. Knows nothing of Kafka or of neural networks.
 
 mod address;
 mod events;
@@ -27,7 +27,7 @@ use unprompt_stream::{BatchError, Rejection};
 
 use crate::EncoderError;
 use crate::decoder::{Decoder, Views};
-use failure::{Failure, Outage, codes};
+use failure::{FetchFailure, Outage, codes};
 use patience::Patience;
 use sources::Sources;
 
@@ -36,10 +36,10 @@ pub(crate) use policy::nothing_allowed;
 pub use settings::{S3, Settings};
 pub(crate) use uri_list::is_uri_list;
 
-/// Where a claim stands: topic, partition, offset.
+/// The position of a claim's record: topic, partition, offset.
 pub(crate) type Position = (String, i32, i64);
 
-/// What became of a claim.
+/// The outcome of a claim.
 pub(crate) type Redeemed = Result<Views, Rejection>;
 
 /// Fetches pictures by their URIs; see `[claim_check]` in the configuration.
@@ -49,16 +49,18 @@ pub struct ClaimCheck {
     patience: Patience,
     concurrency: usize,
     max_bytes: usize,
-    /// Claims of a batch that had to wait for others of it: they are not fetched again with it.
+    /// Claims already settled in a batch that has to wait for others: the next attempt does not
+    /// fetch them again.
     settled: HashMap<Position, Redeemed>,
 }
 
 impl ClaimCheck {
-    /// Reads the settings; `image_bytes` is what a picture may have where they say nothing.
+    /// Creates the clients from the settings; `image_bytes` is the limit on a picture if the
+    /// settings give none.
     ///
     /// # Errors
     ///
-    /// A setting that cannot be meant, or a client that cannot be made.
+    /// An invalid setting, or a client that cannot be created.
     pub fn new(settings: &Settings, image_bytes: usize, runtime: Handle) -> Result<Self, EncoderError> {
         let max_bytes = settings.max_bytes.unwrap_or(image_bytes);
         let sources = Sources::new(settings, max_bytes)?;
@@ -71,11 +73,12 @@ impl ClaimCheck {
         })
     }
 
-    /// The pictures that the lists of URIs name, in their order.
+    /// Fetches and decodes the pictures that the lists of URIs name, in order.
     ///
     /// # Errors
     ///
-    /// Transient, where a place does not answer; what was fetched meanwhile is kept for the next try of the same claims.
+    /// Transient if a place does not answer; pictures already fetched are kept for the next attempt
+    /// with the same claims.
     pub(crate) fn redeem(
         &mut self,
         claims: Vec<(Position, &[u8])>,
@@ -89,7 +92,8 @@ impl ClaimCheck {
         claims.into_iter().map(|(position, _)| self.settled.remove(&position).ok_or_else(missing)).collect()
     }
 
-    /// Ends with the first place that does not answer: the batch waits for it anyway.
+    /// Settles the open claims. Stops at the first place that does not answer: the batch waits for
+    /// it anyway.
     async fn settle(&mut self, claims: &[(Position, &[u8])], decoder: &Decoder) -> Result<(), BatchError> {
         let (patience, max_bytes) = (&self.patience, self.max_bytes);
         let open: Vec<_> =
@@ -100,9 +104,9 @@ impl ClaimCheck {
         while let Some((position, redeemed)) = redeemed.next().await {
             let settled = match redeemed {
                 Ok(pixels) => Ok(pixels),
-                Err(Failure::Refused(rejection)) => Err(rejection),
-                Err(Failure::Outage(outage)) => return Err(BatchError::Transient(waiting(&outage))),
-                Err(Failure::Fatal(reason)) => return Err(BatchError::Fatal(reason)),
+                Err(FetchFailure::Refused(rejection)) => Err(rejection),
+                Err(FetchFailure::Outage(outage)) => return Err(BatchError::Transient(waiting(&outage))),
+                Err(FetchFailure::Fatal(reason)) => return Err(BatchError::Fatal(reason)),
             };
             self.settled.insert(position.clone(), settled);
         }
@@ -110,22 +114,25 @@ impl ClaimCheck {
     }
 }
 
-/// One picture, its bytes held from here to the end of its decoding only.
+/// Fetches and decodes one picture; its bytes are held only until it is decoded.
 async fn redeem_one(
     patience: &Patience,
     list: &[u8],
     decoder: &Decoder,
     max_bytes: usize,
-) -> Result<Views, Failure> {
+) -> Result<Views, FetchFailure> {
     let location = Location::parse(uri_list::only_uri(list)?)
-        .map_err(|error| Failure::refused(codes::BAD_URI, format!("the URI cannot be used: {error}")))?;
+        .map_err(|error| FetchFailure::refused(codes::BAD_URI, format!("the URI cannot be used: {error}")))?;
     let started = Instant::now();
     let result = patience.fetch(&location).await;
     events::Fetched { location: &location, result: &result, took: started.elapsed() }.emit();
     let (bytes, decoder) = (result?, decoder.clone());
     let decoding = tokio::task::spawn_blocking(move || decoder.decode(&bytes, max_bytes));
-    let decoded = decoding.await.map_err(|panic| Failure::Fatal(format!("decoding {location}: {panic}")))?;
-    decoded.map_err(|rejection| Failure::refused(rejection.code, format!("{location}: {}", rejection.reason)))
+    let decoded =
+        decoding.await.map_err(|panic| FetchFailure::Fatal(format!("decoding {location}: {panic}")))?;
+    decoded.map_err(|rejection| {
+        FetchFailure::refused(rejection.code, format!("{location}: {}", rejection.reason))
+    })
 }
 
 fn waiting(outage: &Outage) -> String {

@@ -1,4 +1,4 @@
-//! All of them.
+//! The list of targets.
 
 mod foreign;
 mod headers;

@@ -1,8 +1,7 @@
-//! An open collection: qdrant-edge's shard, the thread that writes to it and the thread that
-//! optimises it.
+//! An open collection: qdrant-edge's shard, its writer thread and its optimiser thread.
 //!
-//! Reads run on blocking threads beside both. Only the writer updates and flushes: edge's `flush`
-//! may not run while an update is being applied.
+//! Reads run on blocking threads, concurrently with both. Only the writer thread updates and
+//! flushes, because edge's `flush` must not run while an update is being applied.
 
 mod optimiser;
 mod queue;
@@ -22,12 +21,12 @@ use tonic::Status;
 
 use self::optimiser::Optimiser;
 pub(crate) use self::shape::Shape;
-use self::writer::Writer;
+use self::writer::ShardWriter;
 pub(crate) use self::writer::Written;
 use crate::convert::config as convert;
 use crate::{disk_space, status};
 
-/// A collection that is open.
+/// An open collection.
 #[derive(Debug)]
 pub(crate) struct Shard {
     name: String,
@@ -35,24 +34,25 @@ pub(crate) struct Shard {
     shape: Shape,
     /// None once stopped.
     edge: RwLock<Option<Arc<EdgeShard>>>,
-    /// Admits as many reads at once as keep the cores busy; the rest wait without a thread.
+    /// Limits concurrent reads to what keeps the cores busy. Further reads wait without occupying a
+    /// thread.
     reads: Semaphore,
-    writer: Writer,
+    writer: ShardWriter,
     optimiser: Arc<Optimiser>,
 }
 
-/// The progress of a collection's indexing.
+/// The indexing progress of a collection.
 #[derive(Debug, Clone)]
-pub(crate) struct Progress {
+pub(crate) struct OptimisationProgress {
     pub info: ShardInfo,
-    /// An optimisation runs or is due.
+    /// Whether an optimisation is running or due.
     pub optimising: bool,
-    /// Why the last optimisation failed.
+    /// The error of the last optimisation, if it failed.
     pub error: Option<String>,
 }
 
 impl Shard {
-    /// Makes a collection in the folder `at`.
+    /// Creates a collection in the folder `at`.
     pub fn create(name: &str, at: &Path, config: CollectionConfig) -> Result<Self, Status> {
         disk_space::check(at.parent().unwrap_or(at))?;
         let edge = EdgeShard::new(at, convert::to_edge(&config)?).map_err(status::of_edge)?;
@@ -60,9 +60,8 @@ impl Shard {
         Self::start(name, edge, config)
     }
 
-    /// Opens the collection in the folder `at`, and applies what is in its log and not in its
-    /// segments. Edge keeps its own configuration beside its data; if `is_changed`, `config` takes
-    /// its place.
+    /// Opens the collection in the folder `at` and replays its log. Edge stores its own
+    /// configuration with its data; if `is_changed`, `config` replaces it.
     pub fn load(name: &str, at: &Path, config: CollectionConfig, is_changed: bool) -> Result<Self, Status> {
         let began = Instant::now();
         remove_unfinished(at);
@@ -84,7 +83,7 @@ impl Shard {
         let failed =
             |error: std::io::Error| Status::resource_exhausted(format!("cannot start a thread: {error}"));
         let optimiser = Optimiser::start(name, &edge, shape.largest_dim()).map_err(failed)?;
-        let writer = Writer::start(name, Arc::clone(&edge), Arc::clone(&optimiser)).map_err(failed)?;
+        let writer = ShardWriter::start(name, Arc::clone(&edge), Arc::clone(&optimiser)).map_err(failed)?;
         if let Some(flush) = writer.flusher() {
             optimiser.flush_with(flush);
         }
@@ -100,7 +99,7 @@ impl Shard {
         })
     }
 
-    /// The collection's own name, also if a request named an alias.
+    /// The collection's own name, even if a request used an alias.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -113,18 +112,18 @@ impl Shard {
         &self.shape
     }
 
-    /// Refuses a configuration that edge cannot have.
+    /// Refuses a configuration that edge does not support.
     pub fn check(config: &CollectionConfig) -> Result<(), Status> {
         convert::to_edge(config).map(|_| ())
     }
 
-    /// Whether a change to `config` can be made while the collection is open.
+    /// Whether the change to `config` can be made while the collection is open.
     pub fn takes_over(&self, config: &CollectionConfig) -> bool {
         let own = self.config.read();
         own.params == config.params && own.quantization_config == config.quantization_config
     }
 
-    /// Takes over the parts of a configuration that an open collection can change; segments
+    /// Applies the parts of a configuration that can change while a collection is open. Segments
     /// converge to it as they are optimised.
     pub fn reconfigure(&self, config: &CollectionConfig) -> Result<(), Status> {
         let edge = self.edge()?;
@@ -151,21 +150,21 @@ impl Shard {
         answer.map_err(status::of_edge)
     }
 
-    /// Applies operations in their order. With `wait` it returns once they are durable, without it
-    /// once they wait in the queue.
+    /// Applies operations in order. With `wait` it returns when they are durable, without it when
+    /// they are queued.
     pub async fn write(&self, operations: Vec<UpdateOperation>, wait: bool) -> Result<Written, Status> {
         self.writer.write(operations, wait).await
     }
 
-    /// The progress of indexing. Blocks for a moment.
-    pub fn progress(&self) -> Result<Progress, Status> {
+    /// Returns the indexing progress. Blocks briefly.
+    pub fn progress(&self) -> Result<OptimisationProgress, Status> {
         let info = self.edge()?.info().map_err(status::of_edge)?;
         let (optimising, error) = self.optimiser.state(&info);
-        Ok(Progress { info, optimising, error })
+        Ok(OptimisationProgress { info, optimising, error })
     }
 
-    /// Applies and flushes what was accepted, ends both threads and closes the shard. Blocks.
-    /// Returns false if an optimisation or a read is still under way after `grace`; it ends by
+    /// Applies and flushes the accepted writes, ends both threads and closes the shard. Blocks.
+    /// Returns false if an optimisation or a read is still running after `grace`; it then ends by
     /// itself.
     pub fn stop(&self, grace: Duration) -> bool {
         let end = Instant::now().checked_add(grace);
@@ -186,10 +185,10 @@ impl Drop for Shard {
     }
 }
 
-/// The folder in which edge builds a segment before it moves it to the others.
+/// The folder in which edge builds a segment before it moves it to the other segments.
 const UNFINISHED: &str = "temp_segments";
 
-/// Removes the unfinished segments of an optimisation that was cut off; edge itself leaves them.
+/// Removes the unfinished segments of an interrupted optimisation, which edge leaves behind.
 fn remove_unfinished(at: &Path) {
     match std::fs::remove_dir_all(at.join(UNFINISHED)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -199,7 +198,7 @@ fn remove_unfinished(at: &Path) {
     }
 }
 
-/// Closes the shard when its last reader has gone; false if one is still there at the `end`.
+/// Closes the shard when its last reader is done. Returns false if a reader is left at `end`.
 fn release(mut edge: Arc<EdgeShard>, end: Option<Instant>, name: &str) -> bool {
     loop {
         match Arc::try_unwrap(edge) {

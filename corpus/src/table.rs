@@ -1,5 +1,5 @@
-//! Tables of prompts: parquet, CSV, TSV and JSON lines, written as they come. It knows nothing of where the rows are
-//! from.
+//! Tables of prompts: parquet, CSV, TSV and JSON lines, written row by row. It knows nothing of
+//! where the rows come from.
 
 mod columnar;
 mod output;
@@ -16,7 +16,7 @@ use self::output::{Compression, Output};
 use self::text::{DelimitedTable, JsonTable};
 use crate::CorpusError;
 
-/// A prompt as tables show it. What [`Columns`] leaves out may stay at its default.
+/// A prompt as a row of a table. Fields that [`Columns`] excludes may stay at their defaults.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ExportRow {
     pub prompt_id: Uuid,
@@ -25,7 +25,7 @@ pub struct ExportRow {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created_at_ms: Option<i64>,
     pub attributes: BTreeMap<String, String>,
-    /// Cosine with what was asked for, -1 to 1.
+    /// Cosine similarity to the query, -1 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub similarity: Option<f32>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -36,7 +36,8 @@ pub struct ExportRow {
     pub clip: Option<Vec<f32>>,
 }
 
-/// The columns beyond prompt_id, text, sources, created_at_ms, attributes and length (of the text, in characters).
+/// The columns beyond prompt_id, text, sources, created_at_ms, attributes and length (of the text,
+/// in characters).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Columns {
     pub similarity: bool,
@@ -46,7 +47,7 @@ pub struct Columns {
 }
 
 impl Columns {
-    /// The names, in their order.
+    /// Returns the names of the columns, in their order.
     fn names(self) -> Vec<&'static str> {
         let mut names = vec!["prompt_id", "text", "sources", "created_at_ms", "attributes", "length"];
         names.extend(self.similarity.then_some("similarity"));
@@ -56,11 +57,11 @@ impl Columns {
     }
 }
 
-/// Writes a table under a temporary name beside its own, and gives it its name when it is whole: a writer that is
+/// Writes a table to a temporary file, and gives it its name once it is complete. A writer that is
 /// dropped before [`TableWriter::finish`] leaves nothing.
 ///
-/// Parquet is compressed with zstd and holds lists as lists and attributes as a map; CSV and TSV hold lists and
-/// attributes as JSON; a JSON line is [`ExportRow`] with `length`.
+/// Parquet is compressed with zstd and stores lists as lists and attributes as a map; CSV and TSV
+/// store lists and attributes as JSON; a JSON line is [`ExportRow`] with `length`.
 #[derive(Debug)]
 pub struct TableWriter {
     table: Table,
@@ -75,11 +76,12 @@ enum Table {
 }
 
 impl TableWriter {
-    /// Begins the table that the name asks for: `.parquet`, `.csv`, `.tsv`, `.jsonl` or `.ndjson`, all but the first
-    /// also with `.gz` or `.zst`.
+    /// Creates a table in the format of the name: `.parquet`, `.csv`, `.tsv`, `.jsonl` or
+    /// `.ndjson`, all but the first also with `.gz` or `.zst`.
     ///
     /// # Errors
-    /// [`CorpusError::UnknownTable`] for another name, [`CorpusError::Unwritable`] where the file cannot be made.
+    /// [`CorpusError::UnknownTable`] for another name, [`CorpusError::Unwritable`] if the file
+    /// cannot be created.
     pub fn create(path: &Path, columns: Columns) -> Result<Self, CorpusError> {
         let unknown = || CorpusError::UnknownTable { path: path.to_owned() };
         let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(unknown)?.to_ascii_lowercase();
@@ -101,7 +103,7 @@ impl TableWriter {
         Ok(Self { table, rows: 0 })
     }
 
-    /// Whether [`TableWriter::create`] would know what to write under this name.
+    /// Returns whether [`TableWriter::create`] knows the format of this name.
     #[must_use]
     pub fn knows(path: &Path) -> bool {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_ascii_lowercase();
@@ -115,7 +117,7 @@ impl TableWriter {
     /// Appends rows.
     ///
     /// # Errors
-    /// [`CorpusError::Unwritable`], as where the disk is full.
+    /// [`CorpusError::Unwritable`], for example if the disk is full.
     pub fn write(&mut self, rows: &[ExportRow]) -> Result<(), CorpusError> {
         match &mut self.table {
             Table::Parquet(table) => table.write(rows)?,
@@ -126,16 +128,17 @@ impl TableWriter {
         Ok(())
     }
 
-    /// How many rows were written.
+    /// Returns the number of rows written.
     #[must_use]
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// Ends the table, sees to it that it is on the disk, and gives it its name. Returns the number of rows.
+    /// Completes the table, flushes it to the disk and gives it its name. Returns the number of
+    /// rows.
     ///
     /// # Errors
-    /// [`CorpusError::Unwritable`]; nothing stands under the name then but what stood there before.
+    /// [`CorpusError::Unwritable`]; an earlier file of this name is then unchanged.
     pub fn finish(self) -> Result<u64, CorpusError> {
         match self.table {
             Table::Parquet(table) => table.finish()?,
@@ -146,7 +149,7 @@ impl TableWriter {
     }
 }
 
-/// A text's length, as the column says it.
+/// Returns the text's length in characters, the value of the column `length`.
 fn length(text: &str) -> u64 {
     text.chars().count() as u64
 }

@@ -1,52 +1,60 @@
-//! Avro's binary format, read strictly: nothing is believed before it was seen, and a fault names its field.
+//! A strict reader of Avro's binary format. It trusts no length or count, and reports the field of
+//! a fault.
 //!
-//! apache-avro 0.21 takes a union that is cut off for null, and reserves memory for as many items as a block claims to have. So a
-//! value that it is to decode is walked here first.
+//! apache-avro 0.21 reads a truncated union as null, and reserves memory for as many items as a
+//! block claims to have. Every value is therefore walked here before apache-avro decodes it.
 
 use std::collections::HashMap;
 use std::mem::{Discriminant, discriminant};
 
 use apache_avro::schema::{Name, Schema, UnionSchema};
 
-/// The most items of an array or map: more than any record has use for, and so few that the least of them, which take a byte or two
-/// each, do not fill the memory once they are read.
+/// The most items of an array or map. No record needs more, and even items of a byte or two each do
+/// not fill the memory once they are read.
 pub const ITEMS_MAX: u64 = 65_536;
 
-/// Why a value does not follow its schema, and where.
+/// A violation of the schema by a value, and its place.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct DecodeFault {
     /// The field's path, for example `vectors.values`.
     pub field: String,
-    pub kind: FaultKind,
+    pub kind: DecodeFaultKind,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum FaultKind {
+pub enum DecodeFaultKind {
     CutOff,
     Invalid(&'static str),
 }
 
-/// The most types in a schema whose references are replaced: a page of definitions that name each other twice has no end.
+/// The most types in a schema whose references are replaced: without a limit, a page of definitions
+/// that each name the previous one twice unfolds without end.
 pub const TYPES_MAX: usize = 10_000;
-/// The most types inside each other once references are replaced, so that no stack is too short to walk them.
+/// The deepest nesting of types once references are replaced, so that no stack is too short to walk
+/// them.
 pub const DEPTH_MAX: usize = 128;
-/// So many bytes of names and symbols count as one type more, or one value more: they are copied with it.
+/// This many bytes of names and symbols count as one more type or value, because they are copied
+/// with it.
 const TEXT_BYTES: usize = 64;
 
-/// The values that a datum may have for each of its bytes, beside [`ITEMS_MAX`]. A null, a record and a union take no byte or one and
-/// are values of their own: without a limit, items of no bytes at all would fill the memory.
+/// The number of values that a datum may have for each of its bytes, in addition to [`ITEMS_MAX`].
+///
+/// A null, a record and a union take at most one byte and are values of their own. Without a limit,
+/// items of no bytes at all would fill the memory.
 const VALUES_PER_BYTE: u64 = 4;
 
-/// The schema with every reference to a named type replaced by its definition, so that it can be walked without a table of names.
+/// Replaces every reference to a named type by its definition, so that the schema can be walked
+/// without a table of names.
 ///
 /// # Errors
-/// The name of a type that is not defined before it is used (a recursive type is one), or that there are more than [`TYPES_MAX`], or
-/// more than [`DEPTH_MAX`] inside each other.
+/// A type is used before it is defined (a recursive type is one), there are more than [`TYPES_MAX`]
+/// types, or they nest deeper than [`DEPTH_MAX`].
 pub fn inline(schema: &Schema) -> Result<Schema, String> {
     Inliner { known: HashMap::new(), left: TYPES_MAX }.inline(schema, 0)
 }
 
-/// Whether values of the [inlined](inline) schemas are the same bytes, field by field of the same name.
+/// Returns whether two [inlined](inline) schemas encode values as the same bytes, with the same
+/// field names in the same order.
 pub fn is_same(one: &Schema, other: &Schema) -> bool {
     match (one, other) {
         (Schema::Array(one), Schema::Array(other)) => is_same(&one.items, &other.items),
@@ -68,7 +76,7 @@ pub fn is_same(one: &Schema, other: &Schema) -> bool {
     }
 }
 
-/// What values of a logical type are on the wire.
+/// Returns the type that encodes the values of a logical type.
 fn stored_as(schema: &Schema) -> Discriminant<Schema> {
     match schema {
         Schema::Uuid => discriminant(&Schema::String),
@@ -85,13 +93,13 @@ fn stored_as(schema: &Schema) -> Discriminant<Schema> {
 }
 
 struct Inliner {
-    /// By name, with the number of types in it.
+    /// Definitions by name, each with the number of types in it.
     known: HashMap<Name, (Schema, usize)>,
     left: usize,
 }
 
 impl Inliner {
-    /// At so many types from the root.
+    /// Inlines a schema that lies `depth` types below the root.
     fn inline(&mut self, schema: &Schema, depth: usize) -> Result<Schema, String> {
         if let Schema::Ref { name } = schema {
             return self.definition(name, depth);
@@ -142,7 +150,7 @@ fn check_depth(depth: usize) -> Result<(), String> {
     if depth <= DEPTH_MAX { Ok(()) } else { Err(format!("it nests more than {DEPTH_MAX} types")) }
 }
 
-/// The types inside each other in an inlined schema.
+/// Returns the depth of nesting in an inlined schema.
 fn height(schema: &Schema) -> usize {
     let inside = match schema {
         Schema::Array(array) => height(&array.items),
@@ -154,7 +162,8 @@ fn height(schema: &Schema) -> usize {
     inside + 1
 }
 
-/// What the type's own names and symbols take, whatever is inside it.
+/// Returns the bytes that the type's own names and symbols take, without those of the types inside
+/// it.
 fn text_bytes(schema: &Schema) -> usize {
     let name = schema.name().map_or(0, |name| name.fullname(None).len());
     let texts: usize = match schema {
@@ -167,15 +176,15 @@ fn text_bytes(schema: &Schema) -> usize {
     name + texts
 }
 
-/// Walks one value of an [inlined](inline) schema; returns the number of bytes after it.
-pub fn walk(schema: &Schema, bytes: &[u8]) -> Result<usize, Fault> {
+/// Walks one value of an [inlined](inline) schema and returns the number of bytes after it.
+pub fn walk(schema: &Schema, bytes: &[u8]) -> Result<usize, DecodeFault> {
     let values_left = ITEMS_MAX + VALUES_PER_BYTE * bytes.len() as u64;
     let mut walker = Walker { input: Input::new(bytes), values_left };
     walker.skip_value(schema)?;
     Ok(walker.input.remaining())
 }
 
-/// What is left of the bytes of a value.
+/// The bytes of a value that are not yet read.
 #[derive(Debug)]
 pub struct Input<'a>(&'a [u8]);
 
@@ -188,20 +197,22 @@ impl<'a> Input<'a> {
         self.0.len()
     }
 
-    pub fn take(&mut self, count: usize) -> Result<&'a [u8], Fault> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or_else(|| Fault::new(FaultKind::CutOff))?;
+    pub fn take(&mut self, count: usize) -> Result<&'a [u8], DecodeFault> {
+        let (taken, rest) =
+            self.0.split_at_checked(count).ok_or_else(|| DecodeFault::new(DecodeFaultKind::CutOff))?;
         self.0 = rest;
         Ok(taken)
     }
 
-    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
-        let (&taken, rest) = self.0.split_first_chunk().ok_or_else(|| Fault::new(FaultKind::CutOff))?;
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeFault> {
+        let (&taken, rest) =
+            self.0.split_first_chunk().ok_or_else(|| DecodeFault::new(DecodeFaultKind::CutOff))?;
         self.0 = rest;
         Ok(taken)
     }
 
-    /// A zigzag variable-length integer.
-    pub fn long(&mut self) -> Result<i64, Fault> {
+    /// Reads a zigzag variable-length integer.
+    pub fn long(&mut self) -> Result<i64, DecodeFault> {
         let mut coded = 0_u64;
         for shift in (0..64).step_by(7) {
             let [byte] = self.array()?;
@@ -213,57 +224,64 @@ impl<'a> Input<'a> {
                 return Ok((coded >> 1) as i64 ^ -((coded & 1) as i64));
             }
         }
-        Err(Fault::new(FaultKind::Invalid("an integer has more than 64 bits")))
+        Err(DecodeFault::new(DecodeFaultKind::Invalid("an integer has more than 64 bits")))
     }
 
-    pub fn int(&mut self) -> Result<i32, Fault> {
-        i32::try_from(self.long()?).map_err(|_| Fault::new(FaultKind::Invalid("an int does not fit 32 bits")))
+    pub fn int(&mut self) -> Result<i32, DecodeFault> {
+        i32::try_from(self.long()?)
+            .map_err(|_| DecodeFault::new(DecodeFaultKind::Invalid("an int does not fit 32 bits")))
     }
 
-    /// The index of a union's branch or of an enum's symbol.
-    pub fn index(&mut self, count: usize) -> Result<usize, Fault> {
+    /// Reads the index of a union's branch or of an enum's symbol.
+    pub fn index(&mut self, count: usize) -> Result<usize, DecodeFault> {
         let index = usize::try_from(self.long()?).ok().filter(|index| *index < count);
-        index.ok_or_else(|| Fault::new(FaultKind::Invalid("no such branch of a union or symbol of an enum")))
+        index.ok_or_else(|| {
+            DecodeFault::new(DecodeFaultKind::Invalid("no such branch of a union or symbol of an enum"))
+        })
     }
 
-    /// Bytes after their length.
-    pub fn sized(&mut self) -> Result<&'a [u8], Fault> {
+    /// Reads bytes that are preceded by their length.
+    pub fn sized(&mut self) -> Result<&'a [u8], DecodeFault> {
         let length = usize::try_from(self.long()?);
-        self.take(length.map_err(|_| Fault::new(FaultKind::Invalid("a length is negative")))?)
+        self.take(length.map_err(|_| DecodeFault::new(DecodeFaultKind::Invalid("a length is negative")))?)
     }
 
-    /// UTF-8 after its length in bytes.
-    pub fn text(&mut self) -> Result<&'a str, Fault> {
-        str::from_utf8(self.sized()?).map_err(|_| Fault::new(FaultKind::Invalid("the text is not UTF-8")))
+    /// Reads UTF-8 that is preceded by its length in bytes.
+    pub fn text(&mut self) -> Result<&'a str, DecodeFault> {
+        str::from_utf8(self.sized()?)
+            .map_err(|_| DecodeFault::new(DecodeFaultKind::Invalid("the text is not UTF-8")))
     }
 
-    /// The number of items in the next block of an array or map, of which `before` are read; none at its end.
+    /// Reads the number of items in the next block of an array or map, of which `before` items are
+    /// already read; none at its end.
     ///
-    /// Every item of ours takes a byte or more, so a count beyond the bytes left is a lie or a cut. Another's may take none.
-    pub fn block(&mut self, before: u64) -> Result<Option<u64>, Fault> {
+    /// Every item of our schemas takes at least a byte, so a count beyond the bytes left means that
+    /// the value is false or truncated. Items of a foreign schema may take no bytes; such a
+    /// count is refused all the same.
+    pub fn block(&mut self, before: u64) -> Result<Option<u64>, DecodeFault> {
         let count = self.long()?;
         if count < 0 {
             self.long()?;
         }
         match count.unsigned_abs() {
             0 => Ok(None),
-            count if count > self.0.len() as u64 => Err(Fault::new(FaultKind::CutOff)),
+            count if count > self.0.len() as u64 => Err(DecodeFault::new(DecodeFaultKind::CutOff)),
             count if count + before > ITEMS_MAX => {
-                Err(Fault::new(FaultKind::Invalid("an array or map has more than 65536 items")))
+                Err(DecodeFault::new(DecodeFaultKind::Invalid("an array or map has more than 65536 items")))
             }
             count => Ok(Some(count)),
         }
     }
 }
 
-/// Passes over a value and counts the values in it: as many will be built when it is read.
+/// Skips a value and counts the values in it, because decoding it will build as many.
 struct Walker<'a> {
     input: Input<'a>,
     values_left: u64,
 }
 
 impl Walker<'_> {
-    fn skip_value(&mut self, schema: &Schema) -> Result<(), Fault> {
+    fn skip_value(&mut self, schema: &Schema) -> Result<(), DecodeFault> {
         self.spend(1)?;
         let input = &mut self.input;
         match schema {
@@ -294,13 +312,18 @@ impl Walker<'_> {
                 let skipped = self.spend_text(&field.name).and_then(|()| self.skip_value(&field.schema));
                 skipped.map_err(|fault| fault.inside(&field.name))
             }),
-            Schema::Ref { .. } => Err(Fault::new(FaultKind::Invalid("its schema was not inlined"))),
-            // What is left of Avro's types is written as a long.
+            Schema::Ref { .. } => {
+                Err(DecodeFault::new(DecodeFaultKind::Invalid("its schema was not inlined")))
+            }
+            // All remaining Avro types are encoded as a long.
             _ => input.long().map(drop),
         }
     }
 
-    fn skip_blocks(&mut self, mut item: impl FnMut(&mut Self) -> Result<(), Fault>) -> Result<(), Fault> {
+    fn skip_blocks(
+        &mut self,
+        mut item: impl FnMut(&mut Self) -> Result<(), DecodeFault>,
+    ) -> Result<(), DecodeFault> {
         let mut before = 0;
         while let Some(count) = self.input.block(before)? {
             (0..count).try_for_each(|_| item(self))?;
@@ -309,24 +332,24 @@ impl Walker<'_> {
         Ok(())
     }
 
-    fn spend_text(&mut self, text: &str) -> Result<(), Fault> {
+    fn spend_text(&mut self, text: &str) -> Result<(), DecodeFault> {
         self.spend((text.len() / TEXT_BYTES) as u64)
     }
 
-    fn spend(&mut self, values: u64) -> Result<(), Fault> {
+    fn spend(&mut self, values: u64) -> Result<(), DecodeFault> {
         let left = self.values_left.checked_sub(values);
         let too_many = "there are more values than a record of so few bytes may have";
-        self.values_left = left.ok_or_else(|| Fault::new(FaultKind::Invalid(too_many)))?;
+        self.values_left = left.ok_or_else(|| DecodeFault::new(DecodeFaultKind::Invalid(too_many)))?;
         Ok(())
     }
 }
 
-impl Fault {
-    pub fn new(kind: FaultKind) -> Self {
+impl DecodeFault {
+    pub fn new(kind: DecodeFaultKind) -> Self {
         Self { field: String::new(), kind }
     }
 
-    /// The same fault, seen from the record that has this field.
+    /// Returns the same fault as seen from the record that has this field.
     pub fn inside(mut self, field: &str) -> Self {
         self.field = if self.field.is_empty() { field.to_owned() } else { format!("{field}.{}", self.field) };
         self

@@ -1,9 +1,10 @@
-//! `unprompt demo`: the main job on the tiny world, from prompts to predictions, with its score.
+//! `unprompt demo`: the whole flow on the tiny world, from prompts to predictions and their score.
 //!
-//! It uses the topics as a user's pipeline would. Held-out pictures are drawn by a second generator whose topics have
-//! a prefix of their own, so that their prompts reach neither the index nor the trainer; then they are published to
-//! images.v1 as bare pictures, and what comes back is counted by a consumer that shares nothing with the services.
-//! On a Kafka that was named it runs in topics of a prefix of its own; a Qdrant that was named it leaves alone.
+//! The demo uses the topics as a user's pipeline would. A second generator, whose topics have their
+//! own prefix, draws the held-out pictures, so that their prompts reach neither the index nor the
+//! trainer. These pictures are then published to images.v1 without their prompts, and a consumer
+//! that shares nothing with the services counts the results. On a configured Kafka the demo uses
+//! topics with a prefix of its own. It refuses a configured Qdrant.
 
 mod drive;
 mod examples;
@@ -24,9 +25,9 @@ use crate::services;
 use crate::stack::Stack;
 use plan::Plan;
 
-/// Put before the topics of the generator that draws held-out pictures, after the prefix of all.
+/// Topic prefix of the generator of held-out pictures, after the common prefix.
 const HELD_OUT_PREFIX: &str = "held-out.";
-/// A file that says a data directory is the demo's to empty.
+/// File that marks a data directory that the demo may empty.
 const MARKER: &str = "made-by-unprompt-demo";
 
 pub async fn run(context: Context, args: Demo, stop: CancellationToken) -> anyhow::Result<()> {
@@ -68,7 +69,8 @@ async fn drive(
     report.check()
 }
 
-/// The demo starts afresh in a folder that it made itself, and never empties another.
+/// Creates or empties the data directory of the demo. Never empties a folder that the demo did not
+/// create.
 fn own_data_dir(mut context: Context) -> anyhow::Result<Context> {
     let folder = context.data_dir().join("demo");
     if folder.exists() && !folder.join(MARKER).is_file() {
@@ -79,13 +81,14 @@ fn own_data_dir(mut context: Context) -> anyhow::Result<Context> {
         std::fs::remove_dir_all(&folder)
             .with_context(|| format!("{} cannot be emptied", folder.display()))?;
     }
-    std::fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    std::fs::create_dir_all(&folder).with_context(|| format!("{} cannot be created", folder.display()))?;
     std::fs::write(folder.join(MARKER), "emptied at each start of `unprompt demo`\n")?;
     context.config.embedded.data_dir = folder;
     Ok(context)
 }
 
-/// A named Kafka keeps what earlier demos left there, so each takes topics of its own; the index is always its own.
+/// Chooses the topics of the run: a new prefix on a configured Kafka, which keeps the topics of
+/// earlier demos. The index is always the embedded one.
 fn own_topics(mut context: Context) -> anyhow::Result<Context> {
     if let Some(url) = &context.config.index.url {
         bail!(
@@ -104,7 +107,7 @@ fn own_topics(mut context: Context) -> anyhow::Result<Context> {
     Ok(context)
 }
 
-/// Taking the lock for a moment shows that nobody else has it.
+/// Refuses a folder whose lock another process holds.
 fn refuse_while_in_use(folder: &Path) -> anyhow::Result<()> {
     drop(unprompt_stream::data_dir::DataDir::lock(folder, "unprompt demo")?);
     Ok(())
