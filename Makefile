@@ -42,7 +42,7 @@ test: setup ## runs every test
 	@scripts/kafka fetch $(CACHE)/kafka
 	@scripts/registry fetch $(CACHE)/registry
 	@scripts/python-env $(CACHE)/test-python tests/python/requirements.txt >/dev/null
-	$(call say,$(firstword $(wildcard $(TARGET)/debug/deps/unprompt_chaos-*) none),all crates and their tests,90)
+	$(call say,$(firstword $(wildcard $(TARGET)/debug/deps/unprompt_chaos-*) none),all crates and their tests,50)
 	UNPROMPT_TEST_PYTHON=$(CACHE)/test-python/bin/python UNPROMPT_TEST_KAFKA=$(CACHE)/kafka UNPROMPT_TEST_REGISTRY=$(CACHE)/registry scripts/failures-last $(CARGO) test --locked --workspace --no-fail-fast
 
 kafka: ## runs an Apache Kafka for experiments on 127.0.0.1:9092 (PORT=…), until Ctrl-C

@@ -89,26 +89,6 @@ impl IndexError {
         }
     }
 
-    /// The error code in events and metrics.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::InvalidUrl { .. } => "invalid-url",
-            Self::Unreachable { .. } => "unreachable",
-            Self::Server { .. } => "server",
-            Self::Client { .. } => "client",
-            Self::NotAcknowledged { .. } => "not-acknowledged",
-            Self::NoCollection { .. } => "no-collection",
-            Self::OtherEncoder { .. } => "other-encoder",
-            Self::OtherShape { .. } => "other-shape",
-            Self::NotOptimised { .. } => "not-optimised",
-            Self::Snapshot { .. } => "snapshot",
-            Self::InvalidPoint { .. } => "invalid-point",
-            Self::InvalidQuery { .. } => "invalid-query",
-            Self::Encoder { .. } => "encoder",
-            Self::ForeignPoint { .. } => "foreign-point",
-        }
-    }
-
     pub(crate) fn from_client(operation: &'static str, error: QdrantError) -> Self {
         match error {
             QdrantError::ResponseError { status } | QdrantError::ResourceExhaustedError { status, .. } => {

@@ -389,7 +389,7 @@ mod tests {
         let stopped = first.next(&stop).await.map(drop);
         let said = first.end(stopped).unwrap_err().to_string();
         assert!(
-            said.contains("stopped after 4 prompts") && said.contains("the same command again"),
+            said.contains("stopped after 4 prompts") && said.contains("repeat the command to resume"),
             "{said}"
         );
 

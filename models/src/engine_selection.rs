@@ -95,14 +95,15 @@ fn select<P: Probe>(
         let choice = EngineChoice { engine: wanted, reason: "it is configured".to_owned() };
         return load(wanted).map(|network| (network, choice));
     }
-    let mut reason = format!("the first of {} that is right here", order.map(Engine::name).join(", "));
+    let mut reason =
+        format!("the first of {} that passes the self-check", order.map(Engine::name).join(", "));
     let [first, second, last] = order;
     for (engine, next) in [(first, second), (second, last)] {
         match load(engine) {
             Ok(network) => return Ok((network, EngineChoice { engine, reason })),
             Err(error) => {
-                tracing::warn!(model = what, %engine, %error, %next, "engine is of no use here");
-                reason = format!("{engine} is of no use here: {error}");
+                tracing::warn!(model = what, %engine, %error, %next, "engine cannot be used here; trying the next");
+                reason = format!("{engine} cannot be used here: {error}");
             }
         }
     }

@@ -58,7 +58,7 @@ pub struct TrainedHead {
     pub ridge: RidgeHead,
     /// The head's weight in the blend, 0 to 1.
     pub blend_weight: f32,
-    /// The calibration; None if too few held-out pictures had neighbours.
+    /// The calibration; None if too few validation pictures had neighbours.
     pub calibration: Option<Calibration>,
 }
 
@@ -177,7 +177,7 @@ fn check(expected: Option<usize>, got: usize) -> Result<(), ModelError> {
 }
 
 impl TrainedHead {
-    /// Learns the blend's weight and the calibration on held-out pictures: their parts, computed
+    /// Learns the blend's weight and the calibration on validation pictures: their parts, computed
     /// with `ridge`, and the true prompts' vectors \[384\].
     ///
     /// Only pictures with both parts are used, because only they are blended. Without any, the head
@@ -210,7 +210,7 @@ impl TrainedHead {
     }
 }
 
-/// A held-out picture that has both parts.
+/// A validation picture that has both parts.
 struct Both<'a> {
     knn: &'a [f32],
     head: &'a [f32],

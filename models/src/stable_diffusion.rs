@@ -93,15 +93,6 @@ pub enum GenerationError {
     NonFinite { seed: u64 },
 }
 
-impl GenerationError {
-    /// A stable code for dead letters and metrics.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::NonFinite { .. } => "non-finite-picture",
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
 //! Encodes and decodes records: Avro's single-object encoding, and Confluent framing if a registry
 //! is configured.
 //!
-//! A reader takes both. Single object: C3 01, the schema's CRC-64-AVRO fingerprint (8 bytes, little
+//! With a registry, a reader takes both. Single object: C3 01, the schema's CRC-64-AVRO fingerprint (8 bytes, little
 //! endian), the datum. Confluent: 00, the schema's id in the registry (4 bytes, big endian), the
 //! datum. References: Avro specification 1.12, "Single-object encoding"; Confluent, "Wire format".
 
@@ -51,7 +51,7 @@ pub struct Codec {
 }
 
 impl Codec {
-    /// Writes Avro's single-object encoding, and reads nothing else.
+    /// Writes and reads Avro's single-object encoding. Confluent framing is an error.
     pub fn single_object() -> Self {
         Self::default()
     }

@@ -2,7 +2,7 @@
 //! not ready.
 
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -53,7 +53,7 @@ impl Serving {
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    unprompt_test_guarded::free_address().port()
 }
 
 fn status(address: SocketAddr) -> Option<String> {

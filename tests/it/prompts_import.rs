@@ -99,7 +99,7 @@ async fn a_stopped_import_goes_on_where_it_was_and_nothing_is_lost() {
     assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     let output = stopped.wait_with_output().unwrap();
     let said = stderr(&output);
-    assert!(!output.status.success() && said.contains("give the same command again"), "{said}");
+    assert!(!output.status.success() && said.contains("repeat the command"), "{said}");
 
     let other = import().args(["--min-chars", "9"]).output().unwrap();
     assert!(stderr(&other).contains("--restart"), "other options are not gone on with: {}", stderr(&other));

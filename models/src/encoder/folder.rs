@@ -59,8 +59,9 @@ fn has_open_clip_weights(folder: &Path) -> bool {
 
 fn unknown(path: &Path, kind: Option<&str>) -> ModelError {
     let kind = kind.unwrap_or("unknown");
-    let what =
-        format!("a network of type {kind}, which is no image encoder known here (CLIP, OpenCLIP, BLIP-2)");
+    let what = format!(
+        "a network of type {kind}, which is not a known image encoder (CLIP, OpenCLIP with ViT, ConvNeXt or EVA, BLIP-2)"
+    );
     ModelError::unsupported(path, what)
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Fetches allowed URIs with bounded concurrency and decodes each picture as it arrives, so that
 //! encoded pictures take at most `concurrency` times `max_bytes`; the decoder bounds the memory of
-//! decoding. Knows nothing of Kafka or of neural networks.
+//! decoding. Knows nothing of Kafka's client, and of the networks only the side that a picture is
+//! resized to.
 
 mod address;
 mod events;

@@ -27,7 +27,7 @@ const EVENTS: usize = 100;
 /// The context of clients that only need logging. Clones share what they remember.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LoggingContext {
-    pub trouble: Trouble,
+    pub connection: ConnectionWatch,
 }
 
 impl ClientContext for LoggingContext {
@@ -36,7 +36,7 @@ impl ClientContext for LoggingContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.trouble.note(&error, reason);
+        self.connection.note(&error, reason);
         log_error(&error, reason);
     }
 
@@ -64,15 +64,15 @@ struct ConnectionState {
 
 /// The problem that keeps a client from its broker. Clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct Trouble(watch::Sender<ConnectionState>);
+pub(crate) struct ConnectionWatch(watch::Sender<ConnectionState>);
 
-impl Default for Trouble {
+impl Default for ConnectionWatch {
     fn default() -> Self {
         Self(watch::Sender::new(ConnectionState::default()))
     }
 }
 
-impl Trouble {
+impl ConnectionWatch {
     /// Notes an error of the client's connections.
     pub fn note(&self, error: &KafkaError, reason: &str) {
         // That all brokers are down is a consequence, and says nothing about the cause.
@@ -145,13 +145,13 @@ pub(crate) fn explain(
     error: KafkaError,
 ) -> StreamError {
     listen(consumer);
-    consumer.context().trouble.explain(&kafka.brokers, error)
+    consumer.context().connection.explain(&kafka.brokers, error)
 }
 
 /// Whether the broker has refused a consumer that nobody polls.
 pub(crate) fn is_refused(consumer: &BaseConsumer<LoggingContext>) -> bool {
     listen(consumer);
-    consumer.context().trouble.is_refused()
+    consumer.context().connection.is_refused()
 }
 
 fn listen(consumer: &BaseConsumer<LoggingContext>) {
@@ -167,12 +167,12 @@ const REFUSAL_PATIENCE: Duration = Duration::from_secs(25);
 
 /// Refused credentials in a run that had started well.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Refusals {
+pub(crate) struct CredentialRefusals {
     since: Option<Instant>,
     last: Option<Instant>,
 }
 
-impl Refusals {
+impl CredentialRefusals {
     /// Whether the error is a refusal, and refusals have lasted long enough to give up.
     pub fn are_final(&mut self, error: &KafkaError) -> bool {
         rejects_credentials(error) && self.note(Instant::now())
@@ -252,25 +252,25 @@ mod tests {
 
     #[test]
     fn a_timeout_is_explained_by_the_refusal_before_it() {
-        let trouble = Trouble::default();
-        let explained = || trouble.explain("a:1", error(RDKafkaErrorCode::OperationTimedOut)).to_string();
+        let connection = ConnectionWatch::default();
+        let explained = || connection.explain("a:1", error(RDKafkaErrorCode::OperationTimedOut)).to_string();
         assert!(explained().contains("a:1 does not answer"), "{}", explained());
-        trouble.note(&error(RDKafkaErrorCode::BrokerTransportFailure), "connection refused");
+        connection.note(&error(RDKafkaErrorCode::BrokerTransportFailure), "connection refused");
         assert!(explained().contains("connection refused"), "{}", explained());
-        trouble.note(&error(RDKafkaErrorCode::Authentication), "invalid credentials");
-        assert!(!trouble.is_refused(), "once may be an accident");
-        trouble.note(&error(RDKafkaErrorCode::Authentication), "invalid credentials");
-        trouble.note(&error(RDKafkaErrorCode::AllBrokersDown), "1/1 brokers are down");
-        trouble.note(&error(RDKafkaErrorCode::BrokerTransportFailure), "disconnected");
-        assert!(trouble.is_refused());
+        connection.note(&error(RDKafkaErrorCode::Authentication), "invalid credentials");
+        assert!(!connection.is_refused(), "once may be an accident");
+        connection.note(&error(RDKafkaErrorCode::Authentication), "invalid credentials");
+        connection.note(&error(RDKafkaErrorCode::AllBrokersDown), "1/1 brokers are down");
+        connection.note(&error(RDKafkaErrorCode::BrokerTransportFailure), "disconnected");
+        assert!(connection.is_refused());
         assert!(explained().contains("invalid credentials"), "{}", explained());
-        trouble.forget();
-        assert!(!trouble.is_refused() && !explained().contains("credentials"), "{}", explained());
+        connection.forget();
+        assert!(!connection.is_refused() && !explained().contains("credentials"), "{}", explained());
     }
 
     #[test]
     fn refusals_are_borne_for_a_while_and_given_up_where_they_last() {
-        let (start, mut refusals) = (Instant::now(), Refusals::default());
+        let (start, mut refusals) = (Instant::now(), CredentialRefusals::default());
         let mut at = |seconds| refusals.note(start + Duration::from_secs(seconds));
         assert!(!at(0) && !at(1));
         assert!(at(31), "librdkafka tells of it again");

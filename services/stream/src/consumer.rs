@@ -23,7 +23,7 @@ use unprompt_schemas::cloudevents::Headers;
 use unprompt_schemas::topics::{Prefix, Topic};
 
 use crate::config::KafkaConfig;
-use crate::connection::{Refusals, Trouble};
+use crate::connection::{ConnectionWatch, CredentialRefusals};
 use crate::in_flight::InFlight;
 use crate::offsets::TopicPartition;
 use crate::pauses::Pauses;
@@ -77,7 +77,7 @@ pub(crate) struct ConsumerHandle {
     consumer: Option<Arc<GroupConsumer>>,
     tell: Tell,
     pub names: Names,
-    trouble: Trouble,
+    connection: ConnectionWatch,
     brokers: String,
     stop: Arc<AtomicBool>,
     last_offsets: blocking::Sender<Vec<(TopicPartition, i64)>>,
@@ -95,10 +95,10 @@ impl ConsumerHandle {
     ) -> Result<Self, StreamError> {
         let names = Names::new(&kafka.prefix);
         let tell: Tell = Arc::new(move |event| events.send(E::from(event)).is_ok());
-        let trouble = Trouble::default();
+        let connection = ConnectionWatch::default();
         let drain = bounds.revoke_drain;
         let context =
-            GroupContext { tell: tell.clone(), names: names.clone(), trouble: trouble.clone(), drain };
+            GroupContext { tell: tell.clone(), names: names.clone(), connection: connection.clone(), drain };
         let consumer: GroupConsumer = kafka::group_consumer(kafka, group, bounds.in_flight.limit)
             .create_with_context(context)
             .map_err(StreamError::client)?;
@@ -121,13 +121,13 @@ impl ConsumerHandle {
         let thread = std::thread::Builder::new().name("consumer".into()).spawn(move || poller.run());
         let thread = thread.map_err(StreamError::Thread)?;
         let (consumer, thread, brokers) = (Some(consumer), Some(thread), kafka.brokers.clone());
-        Ok(Self { consumer, tell, names, trouble, brokers, stop, last_offsets, thread })
+        Ok(Self { consumer, tell, names, connection, brokers, stop, last_offsets, thread })
     }
 
     /// Turns the error that ended the consumer into the error to report.
     pub fn failure(&self, group: &str, source: KafkaError) -> StreamError {
         match connection::rejects_credentials(&source) {
-            true => self.trouble.explain(&self.brokers, source),
+            true => self.connection.explain(&self.brokers, source),
             false => StreamError::Consumer { group: group.to_owned(), source },
         }
     }
@@ -200,7 +200,7 @@ struct Poller {
 
 impl Poller {
     fn run(self) {
-        let (mut pauses, mut refusals) = (Pauses::default(), Refusals::default());
+        let (mut pauses, mut refusals) = (Pauses::default(), CredentialRefusals::default());
         while !self.stop.load(Ordering::Relaxed) {
             self.pause_or_resume(&mut pauses);
             match self.consumer.poll(POLL) {
@@ -282,7 +282,7 @@ fn is_final(error: &KafkaError) -> bool {
 struct GroupContext {
     tell: Tell,
     names: Names,
-    trouble: Trouble,
+    connection: ConnectionWatch,
     drain: Duration,
 }
 
@@ -292,7 +292,7 @@ impl ClientContext for GroupContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.trouble.note(&error, reason);
+        self.connection.note(&error, reason);
         connection::log_error(&error, reason);
     }
 

@@ -12,7 +12,7 @@ use rdkafka::{ClientConfig, TopicPartitionList};
 use unprompt_schemas::topics::{Prefix, Topic};
 
 use crate::config::KafkaConfig;
-use crate::connection::{LoggingContext, Trouble};
+use crate::connection::{ConnectionWatch, LoggingContext};
 use crate::{OutputRecord, StreamError, kafka};
 
 /// The pause before a full queue is tried again.
@@ -52,7 +52,7 @@ impl SendError {
 }
 
 /// Whether the broker refuses us for good: no retry fixes a missing permission.
-pub(crate) fn is_refusal(error: &KafkaError) -> bool {
+pub(crate) fn is_permanent(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(
@@ -96,7 +96,7 @@ fn classify(error: KafkaError, size_bytes: usize) -> SendError {
 #[derive(Clone)]
 pub(crate) struct Producer {
     client: FutureProducer<LoggingContext>,
-    trouble: Trouble,
+    connection: ConnectionWatch,
     prefix: Prefix,
 }
 
@@ -120,9 +120,9 @@ impl Producer {
 
     fn made(kafka: &KafkaConfig, config: &ClientConfig) -> Result<Self, StreamError> {
         let context = LoggingContext::default();
-        let trouble = context.trouble.clone();
+        let connection = context.connection.clone();
         let client = config.create_with_context(context).map_err(StreamError::client)?;
-        Ok(Self { client, trouble, prefix: kafka.prefix.clone() })
+        Ok(Self { client, connection, prefix: kafka.prefix.clone() })
     }
 
     /// Has the broker end what an earlier producer with the same id left open, and
@@ -133,17 +133,17 @@ impl Producer {
 
     /// Whether the broker has refused our credentials or our TLS more than once.
     pub fn is_refused(&self) -> bool {
-        self.trouble().is_refused()
+        self.connection().is_refused()
     }
 
     /// Returns the true cause of a missing answer.
     pub fn explain(&self, brokers: &str, error: KafkaError) -> StreamError {
-        self.trouble().explain(brokers, error)
+        self.connection().explain(brokers, error)
     }
 
     /// Returns the problem that keeps it from the broker.
-    pub fn trouble(&self) -> &Trouble {
-        &self.trouble
+    pub fn connection(&self) -> &ConnectionWatch {
+        &self.connection
     }
 
     pub fn begin_transaction(&self) -> KafkaResult<()> {

@@ -82,19 +82,19 @@ impl Publisher {
             Ok(sending) => sending,
             Err(error) => return Err(span.failed(error)),
         };
-        let (trouble, brokers) = (self.producer.trouble().clone(), self.brokers.clone());
+        let (connection, brokers) = (self.producer.connection().clone(), self.brokers.clone());
         let published = async move {
             // A broker that refuses us never acknowledges the record, so waiting for that
             // alone would be in vain.
             let acknowledged = tokio::select! {
                 acknowledged = sending.acknowledged() => acknowledged,
-                error = trouble.refused(&brokers) => return Err(error),
+                error = connection.refused(&brokers) => return Err(error),
             };
             if acknowledged.is_ok() {
-                trouble.forget();
+                connection.forget();
             }
             acknowledged.map_err(|error| match error {
-                SendError::Kafka(source) if is_late(&source) => trouble.explain(&brokers, source),
+                SendError::Kafka(source) if is_late(&source) => connection.explain(&brokers, source),
                 error => error.into_stream_error(name),
             })
         };

@@ -16,7 +16,7 @@ use unprompt_schemas::topics::Topic;
 use uuid::Uuid;
 
 use crate::config::KafkaConfig;
-use crate::connection::{self, LoggingContext, Refusals};
+use crate::connection::{self, CredentialRefusals, LoggingContext};
 use crate::consumer::Names;
 use crate::{InputRecord, StreamError, kafka, topic_admin};
 
@@ -204,7 +204,7 @@ impl ReaderThread {
     }
 
     fn run(mut self) {
-        let mut refusals = Refusals::default();
+        let mut refusals = CredentialRefusals::default();
         while !self.stop.load(Ordering::Relaxed) {
             let goes_on = match self.consumer.poll(POLL) {
                 None => true,
@@ -229,7 +229,7 @@ impl ReaderThread {
 
     fn failure(&self, source: KafkaError) -> StreamError {
         match connection::rejects_credentials(&source) {
-            true => self.consumer.context().trouble.explain(&self.brokers, source),
+            true => self.consumer.context().connection.explain(&self.brokers, source),
             false => StreamError::Read { topic: self.topic.clone(), source },
         }
     }

@@ -63,7 +63,7 @@ struct Vectors {
 }
 
 impl TextEncoder {
-    /// Loads both towers from their folders: sentence-transformers' layout for MiniLM,
+    /// Loads both text networks from their folders: sentence-transformers' layout for MiniLM,
     /// transformers' or open_clip's for CLIP.
     pub fn load(minilm: &Path, clip: &Path, engine: Engine, codec: Codec) -> Result<Self, ModelError> {
         Ok(Self { minilm: MiniLm::load(minilm, engine)?, clip: TextTower::load(clip, engine)?, codec })

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -57,28 +57,31 @@ pub struct Instance {
     pub name: String,
     child: Child,
     http: SocketAddr,
+    log_path: PathBuf,
 }
 
 impl Instance {
     /// Starts `service`. A name that begins with `anonymous` gets no transactional id of its own.
     pub fn start(recipe: &Recipe, service: &'static str, name: &str) -> anyhow::Result<Self> {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let log =
-            File::options().append(true).create(true).open(recipe.folder.join(format!("{name}.log")))?;
+        let port = unprompt_test_guarded::free_address().port();
+        let log_path = recipe.folder.join(format!("{name}.log"));
+        let log = File::options().append(true).create(true).open(&log_path)?;
         let mut command = recipe.command();
         command.args(["serve", service, "--http-port", &port.to_string()]).stdout(Stdio::null()).stderr(log);
         if !name.ends_with("anonymous") {
             command.env("UNPROMPT__KAFKA__INSTANCE", name);
         }
         let child = command.spawn().with_context(|| format!("{} starts", recipe.binary.display()))?;
-        Ok(Self { name: name.to_owned(), child, http: ([127, 0, 0, 1], port).into() })
+        Ok(Self { name: name.to_owned(), child, http: ([127, 0, 0, 1], port).into(), log_path })
     }
 
     pub async fn ready(&mut self) -> anyhow::Result<()> {
-        let (name, http, child) = (self.name.clone(), self.http, &mut self.child);
+        let (name, http, child, log) = (self.name.clone(), self.http, &mut self.child, &self.log_path);
         eventually(&format!("{name} is ready"), PATIENCE, || {
             if let Some(status) = child.try_wait()? {
-                bail!("{name} ended while starting: {status}");
+                let log = std::fs::read_to_string(log).unwrap_or_default();
+                let last = log.lines().last().unwrap_or("its log is empty");
+                bail!("{name} ended while starting: {status}: {last}");
             }
             Ok(get(http, "/readyz").is_ok_and(|(status, _)| status == 200))
         })

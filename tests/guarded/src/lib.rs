@@ -8,10 +8,13 @@
 use std::ffi::OsString;
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tempfile::TempDir;
 
@@ -172,14 +175,39 @@ pub fn installed(variable: &str, name: &str) -> PathBuf {
     folder
 }
 
+/// Ports below those that Linux gives to outgoing connections, which could take a port before its
+/// server listens there.
+const PORTS: Range<u32> = 10_000..32_000;
+
+/// Returns an address whose port is free, and different from all that this process got before.
 pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address")
+    static NEXT: OnceLock<AtomicU32> = OnceLock::new();
+    // Processes that run at the same time begin at different ports.
+    let next = NEXT.get_or_init(|| {
+        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
+        AtomicU32::new(nanos.wrapping_add(std::process::id().wrapping_mul(7_919)))
+    });
+    loop {
+        let port = PORTS.start + next.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start);
+        let address = SocketAddr::from(([127, 0, 0, 1], port as u16));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    #[test]
+    fn addresses_differ_and_lie_below_the_ports_of_outgoing_connections() {
+        let ports: BTreeSet<u16> = (0..200).map(|_| free_address().port()).collect();
+        assert_eq!(ports.len(), 200);
+        assert!(ports.iter().all(|port| PORTS.contains(&u32::from(*port))));
+    }
 
     /// Whether the process `pid` exists.
     fn is_there(pid: &str) -> bool {

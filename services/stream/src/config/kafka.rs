@@ -1,4 +1,4 @@
-//! How to reach Kafka, and the client properties that follow from it.
+//! `[kafka]`: how to reach Kafka. `crate::kafka` makes the client properties of it.
 
 use std::collections::BTreeMap;
 

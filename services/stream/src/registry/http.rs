@@ -116,7 +116,8 @@ impl Http {
             };
             builder.build()
         });
-        let client = client.map_err(|error| format!("[registry]: no HTTP client: {}", told(&error)))?;
+        let client =
+            client.map_err(|error| format!("[registry]: no HTTP client: {}", with_causes(&error)))?;
         Ok(Self { client, addresses, credentials })
     }
 
@@ -153,7 +154,8 @@ impl Http {
         if let Some(body) = &request.body {
             asking = asking.header(header::CONTENT_TYPE, MEDIA_TYPE).body(body.to_string());
         }
-        let response = asking.send().map_err(|error| RequestFailure::Away(told(&error.without_url())))?;
+        let response =
+            asking.send().map_err(|error| RequestFailure::Away(with_causes(&error.without_url())))?;
         let status = response.status();
         let answer = read(response)?;
         if status.is_success() { Ok(answer) } else { Err(failure(status, &answer)) }
@@ -216,14 +218,14 @@ fn certificates(file: &Path) -> Result<Vec<Certificate>, String> {
     match Certificate::from_pem_bundle(&text) {
         Ok(found) if found.is_empty() => Err(wrong("no certificate in it; it wants PEM".to_owned())),
         Ok(found) => Ok(found),
-        Err(error) => Err(wrong(told(&error))),
+        Err(error) => Err(wrong(with_causes(&error))),
     }
 }
 
 fn read(response: Response) -> Result<Vec<u8>, RequestFailure> {
     let mut answer = Vec::new();
     let read = response.take(ANSWER_MAX_BYTES + 1).read_to_end(&mut answer);
-    read.map_err(|error| RequestFailure::Away(told(&error)))?;
+    read.map_err(|error| RequestFailure::Away(with_causes(&error)))?;
     if answer.len() as u64 > ANSWER_MAX_BYTES {
         return Err(RequestFailure::TooLong(format!("the answer is longer than {ANSWER_MAX_BYTES} bytes")));
     }
@@ -251,17 +253,17 @@ fn failure(status: StatusCode, answer: &[u8]) -> RequestFailure {
 }
 
 /// Joins an error and its causes into one line.
-fn told(error: &dyn Error) -> String {
-    let mut told = error.to_string();
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let text = error.to_string();
-        if !told.contains(&text) {
-            told = format!("{told}: {text}");
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
         }
         cause = error.source();
     }
-    told
+    text
 }
 
 /// Runs blocking code so that no other task of a runtime waits for it. Stages ask from threads of

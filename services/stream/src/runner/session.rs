@@ -26,7 +26,7 @@ use crate::flood::Flood;
 use crate::health::{Condition, ServiceHealth};
 use crate::in_flight::InFlight;
 use crate::offsets::{BatchId, Offsets, TopicPartition};
-use crate::producer::{Producer, SendError, is_refusal};
+use crate::producer::{Producer, SendError, is_permanent};
 use crate::traces::RecordSpans;
 use crate::{InputRecord, Outcome, StreamError};
 
@@ -483,7 +483,7 @@ impl<'a> Session<'a> {
 fn undeliverable(topic: Topic, error: &SendError) -> Option<SessionEnd> {
     let SendError::Kafka(source) = error else { return None };
     let topic = topic.base_name();
-    Some(match is_refusal(source) {
+    Some(match is_permanent(source) {
         true => SessionEnd::Failed(StreamError::Delivery { topic: topic.to_owned(), source: source.clone() }),
         false => SessionEnd::Restart(format!("a record could not be written to {topic}: {source}")),
     })

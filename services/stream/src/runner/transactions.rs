@@ -33,7 +33,7 @@ use super::delivery::{FailedSend, Outgoing};
 use super::stage_thread::panic_text;
 use crate::config::{KafkaConfig, RunnerConfig};
 use crate::offsets::BatchId;
-use crate::producer::{Producer, SendError, Sending, is_refusal};
+use crate::producer::{Producer, SendError, Sending, is_permanent};
 use crate::retry::Backoff;
 use crate::{OutputRecord, StreamError};
 
@@ -288,7 +288,7 @@ impl Worker {
     /// Aborts a transaction that an error has spoilt. A missing permission spoils it before any
     /// record is sent: librdkafka then purges the records and reports the permission here.
     fn withdraw(&self, bundle: &[Outgoing], error: KafkaError) -> Ended {
-        if !is_refusal(&error) {
+        if !is_permanent(&error) {
             return self.abort(Vec::new(), error.to_string());
         }
         // If no partition has joined the transaction, the broker knows of none to abort. A
@@ -308,7 +308,7 @@ impl Worker {
             return self.lost_or_fatal(error);
         }
         let refused = failures.iter().find_map(|(_, failure)| match &failure.error {
-            SendError::Kafka(source) if is_refusal(source) => Some((failure.topic, source.clone())),
+            SendError::Kafka(source) if is_permanent(source) => Some((failure.topic, source.clone())),
             _ => None,
         });
         match refused {
