@@ -30,9 +30,9 @@ impl VaeTiles {
     /// pixels of SD2.
     ///
     /// The estimate is that of the largest layer: the last block's first resnet, at full
-    /// resolution. It holds its input, the normalised input and two hidden pictures: height * width
-    /// * 2 * (`block_out_channels[1]` + `block_out_channels[0]`) values, of 4 bytes in any
-    /// precision.
+    /// resolution. It holds its input, the normalised input and two hidden pictures, that is
+    /// 2 * height * width * (`block_out_channels[1]` + `block_out_channels[0]`) values of 4 bytes,
+    /// in any precision.
     pub const WHOLE_BYTES: usize = 4 << 30;
 }
 

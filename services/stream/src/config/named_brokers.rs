@@ -5,7 +5,7 @@ use figment::value::{Dict, Value};
 use figment::{Error, Metadata};
 
 /// Sets the profile of Kafka in a layer that names brokers without a profile.
-pub(super) fn set_kafka_profile(values: &mut Dict, _: Metadata) -> Result<(), Error> {
+pub(super) fn set_kafka_profile(values: &mut Dict, _: Metadata) -> Result<(), Box<Error>> {
     if let Some(Value::Dict(_, kafka)) = values.get_mut("kafka")
         && kafka.contains_key("brokers")
         && !kafka.contains_key("profile")

@@ -4,7 +4,7 @@ use figment::value::{Dict, Map};
 use figment::{Error, Metadata, Profile, Provider};
 
 /// Changes the values of a layer; the metadata names the layer in an error.
-type Rewrite = fn(&mut Dict, Metadata) -> Result<(), Error>;
+type Rewrite = fn(&mut Dict, Metadata) -> Result<(), Box<Error>>;
 
 /// A layer with a rewrite.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ impl<P: Provider> Provider for Rewritten<P> {
     fn data(&self) -> Result<Map<Profile, Dict>, Error> {
         let mut data = self.layer.data()?;
         for values in data.values_mut() {
-            (self.rewrite)(values, self.metadata())?;
+            (self.rewrite)(values, self.metadata()).map_err(|error| *error)?;
         }
         Ok(data)
     }

@@ -22,8 +22,8 @@ pub(super) const SECRETS: [&str; 8] = [
 ];
 
 /// Reads the secrets of a layer that are in files.
-pub(super) fn read_secret_files(values: &mut Dict, layer: Metadata) -> Result<(), Error> {
-    read_into(values, "").map_err(|(key, what)| explained(layer, &key, what))
+pub(super) fn read_secret_files(values: &mut Dict, layer: Metadata) -> Result<(), Box<Error>> {
+    read_into(values, "").map_err(|(key, what)| Box::new(explained(layer, &key, what)))
 }
 
 fn explained(layer: Metadata, key: &str, what: String) -> Error {
