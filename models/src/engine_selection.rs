@@ -171,7 +171,7 @@ mod tests {
         };
         let choice = selected(Engine::Auto, network).unwrap();
         assert_eq!(choice.engine, Engine::Candle);
-        assert!(choice.reason.contains("of no use") && choice.reason.contains("no library"));
+        assert!(choice.reason.contains("cannot be used here") && choice.reason.contains("no library"));
         assert!(matches!(selected(Engine::OpenVino, network), Err(ModelError::Deviates { .. })));
         assert!(matches!(selected(Engine::Onnx, network), Err(ModelError::OnnxRuntime(_))));
         assert_eq!(selected(Engine::OpenVinoBf16, network).unwrap().engine, Engine::OpenVinoBf16);

@@ -12,7 +12,7 @@ use crate::avro_reader::{self, DecodeFault, DecodeFaultKind, Input};
 use crate::confluent::Confluent;
 use crate::foreign;
 use crate::history::{self, Fingerprint, WriterSchema};
-use crate::records::Record;
+use crate::record::{Record, check_name};
 use crate::registry::Registry;
 
 /// The first bytes of Avro's single-object encoding.
@@ -192,11 +192,6 @@ fn read_older<R: Record>(writer: &WriterSchema, mut datum: &[u8]) -> Result<R, S
 
 fn check_end<R: Record>(trailing: usize) -> Result<(), SchemaError> {
     if trailing == 0 { Ok(()) } else { Err(SchemaError::TrailingBytes { record: R::NAME, count: trailing }) }
-}
-
-pub(crate) fn check_name<R: Record>(writer: &WriterSchema) -> Result<(), SchemaError> {
-    let found = writer.name();
-    if found == R::NAME { Ok(()) } else { Err(SchemaError::WrongRecord { expected: R::NAME, found }) }
 }
 
 fn faulty<R: Record>(fault: DecodeFault, length: usize) -> SchemaError {

@@ -13,9 +13,8 @@ use std::time::{Duration, Instant};
 use apache_avro::schema_compatibility::SchemaCompatibility;
 
 use crate::SchemaError;
-use crate::codec::check_name;
 use crate::history::WriterSchema;
-use crate::records::Record;
+use crate::record::{Record, check_name};
 use crate::registry::{self, Registry, RegistryError};
 use crate::{avro_reader, foreign};
 

@@ -15,6 +15,7 @@ mod foreign;
 mod headers;
 pub mod history;
 pub mod identity;
+mod record;
 pub mod records;
 pub mod registry;
 pub mod topics;

@@ -5,40 +5,24 @@
 //! epoch.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
 use std::sync::LazyLock;
 
-use apache_avro::schema::Schema;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::SchemaError;
 use crate::codec::{self, Codec};
-use crate::datum::{Datum, datum};
+use crate::datum::datum;
 use crate::history::{Fingerprint, WriterSchema};
 use crate::identity;
+pub use crate::record::Record;
+use crate::record::sealed;
 use crate::topics::Topic;
 
 /// The longest prompt, in bytes of UTF-8.
 pub const PROMPT_MAX_BYTES: usize = 64 * 1024;
 /// The source of a prompt that is published as bare text.
 pub const PLAIN_TEXT_SOURCE: &str = "text/plain";
-
-/// A type with an Avro schema.
-pub trait Record: Serialize + DeserializeOwned + Debug + Datum + sealed::Formed {
-    /// The schema's name without its namespace.
-    const NAME: &'static str;
-    /// The topic that carries these records as values.
-    const TOPIC: Topic;
-    /// The text of the current schema in `avro/`.
-    const SCHEMA_JSON: &'static str;
-
-    /// Returns the current schema.
-    fn schema() -> &'static Schema {
-        &Self::form().schema
-    }
-}
 
 /// A record's current schema, independent of its Rust type.
 #[derive(Copy, Clone, Debug)]
@@ -65,17 +49,6 @@ impl CurrentSchema {
             Self::of::<Head>(),
             Self::of::<Prediction>(),
         ]
-    }
-}
-
-pub(crate) mod sealed {
-    use crate::history::{Fingerprint, WriterSchema};
-
-    /// The current schema, parsed once.
-    pub trait Formed {
-        #[allow(private_interfaces, reason = "sealed: only this crate implements and calls it")]
-        fn form() -> &'static WriterSchema;
-        fn fingerprint() -> Fingerprint;
     }
 }
 

@@ -11,7 +11,7 @@ use unprompt_models::settings::ModelSettings;
 use unprompt_stream::KafkaConfig;
 use unprompt_stream::config::{Http, Invalid, Log, Registry, RunnerSection, Sections, Telemetry};
 
-use crate::services::ALL;
+use crate::service_table::ALL;
 
 /// The whole configuration of a process. [`defaults`] lists every key.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -21,7 +21,7 @@ use unprompt_schemas::topics::{Prefix, Topic};
 use crate::cli::Demo;
 use crate::config::Config;
 use crate::context::Context;
-use crate::services;
+use crate::service_table::ALL;
 use crate::stack::Stack;
 use plan::Plan;
 
@@ -35,7 +35,7 @@ pub async fn run(context: Context, args: Demo, stop: CancellationToken) -> anyho
     let context = own_topics(own_data_dir(context)?)?;
     let plan = Plan::draw(&args);
     eprintln!("{}", plan.summary());
-    let mut stack = Stack::start(&context, &services::ALL, stop.clone()).await?;
+    let mut stack = Stack::start(&context, &ALL, stop.clone()).await?;
     let driven = drive(&mut stack, &plan, &args, stop.clone(), started).await;
     match driven {
         Ok(()) if !args.once => {

@@ -11,6 +11,7 @@ mod image_result;
 mod index_access;
 mod output;
 mod registry;
+mod service_table;
 mod services;
 mod stack;
 

@@ -21,28 +21,6 @@ use {
 use crate::cli::ServiceName;
 use crate::context::Context;
 
-/// All services, in their order of start.
-pub const ALL: [ServiceName; 5] = [
-    ServiceName::TextEncoder,
-    ServiceName::Indexer,
-    ServiceName::Generator,
-    ServiceName::ImageEncoder,
-    ServiceName::Predictor,
-];
-
-impl ServiceName {
-    /// Returns the service's description of itself.
-    pub fn describe(self) -> &'static Service {
-        match self {
-            Self::Generator => &generator::SERVICE,
-            Self::TextEncoder => &text_encoder::SERVICE,
-            Self::ImageEncoder => &image_encoder::SERVICE,
-            Self::Indexer => &indexer::SERVICE,
-            Self::Predictor => &predictor::SERVICE,
-        }
-    }
-}
-
 /// The configuration and endpoints that services are built with.
 #[derive(Clone, Debug)]
 pub struct Wiring {

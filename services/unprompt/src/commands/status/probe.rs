@@ -9,7 +9,7 @@ use unprompt_stream::{Observer, Reads};
 use super::report::StatusReport;
 use super::scrape::scrape;
 use crate::context::Context;
-use crate::services;
+use crate::service_table::ALL;
 
 /// A process that does not answer within this time counts as away.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -42,10 +42,8 @@ impl<'a> Probe<'a> {
         } else {
             self.urls.clone()
         };
-        let services: Vec<Reads> = services::ALL
-            .map(|service| service.describe())
-            .map(|service| (service.name, service.inputs))
-            .to_vec();
+        let services: Vec<Reads> =
+            ALL.map(|service| service.describe()).map(|service| (service.name, service.inputs)).to_vec();
         // Asks Kafka first, so that the counters of the services include everything that is
         // committed.
         let observed = self.observer.look(&services).await;
