@@ -63,6 +63,7 @@ chaos: build ## kills, zombies and outages under load, on Apache Kafka and the e
 
 lint: setup ## runs rustfmt, clippy and cargo-deny (bans, licences, sources)
 	$(CARGO) fmt --all -- --check
+	scripts/check-features
 	$(CARGO) clippy --locked --workspace -- -D warnings
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings -A clippy::unwrap_used -A clippy::print_stdout
 	scripts/cargo-deny $(CACHE)/tools check bans licenses sources
