@@ -13,7 +13,7 @@ use unprompt_stream::{StreamError, list_topics, try_transactions};
 
 use crate::context::Context;
 use crate::output;
-use crate::services;
+use crate::service_table::ALL;
 
 /// The result of one check.
 #[derive(Clone, Debug, Serialize)]
@@ -139,7 +139,7 @@ async fn kafka(context: &Context) -> Check {
 async fn delivery(context: &Context) -> Check {
     let kafka = context.kafka();
     let section = &context.config.runner;
-    let services = services::ALL.map(|service| service.describe().name);
+    let services = ALL.map(|service| service.describe().name);
     let exactly_once: Vec<&str> = services
         .into_iter()
         .filter(|name| section.for_service(name).delivery.is_exactly_once(kafka.profile))
