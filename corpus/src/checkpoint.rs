@@ -160,7 +160,10 @@ impl Checkpoint {
             file.write_all(&serde_json::to_vec(&saved)?)?;
             file.commit()
         };
-        write().map_err(|error| CorpusError::checkpoint(&self.path, error))
+        write().map_err(|error| {
+            let advice = "make its folder writable, or free some space, and repeat the command";
+            CorpusError::checkpoint(&self.path, format!("{error}; {advice}"))
+        })
     }
 
     /// Deletes the checkpoint of a finished run.

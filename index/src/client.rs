@@ -23,7 +23,7 @@ pub use recall::{RecallAt, RecallOptions};
 pub use snapshot::{Restored, SnapshotInfo};
 pub use stats::{FieldIndex, IndexStats, SourceCount};
 
-/// How to connect to the index; the defaults suit one machine and a cluster alike.
+/// The options of a connection to the index; the defaults suit one machine and a cluster alike.
 #[derive(Debug, Clone)]
 pub struct ConnectOptions {
     /// The alias of the collection, and the first part of its name.

@@ -71,7 +71,7 @@ pub enum IndexError {
 }
 
 impl IndexError {
-    /// Whether the same request may succeed later without any intervention.
+    /// Returns whether the same request may succeed later without any intervention.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::NotAcknowledged { .. } => true,

@@ -52,7 +52,7 @@ pub struct Layout {
     pub clip_dim: usize,
     /// The sentence encoder as `name@revision`.
     pub minilm: String,
-    /// What is kept in memory, and how it is compressed.
+    /// The data in memory and its compression.
     pub profile: Profile,
     /// HNSW's edges per node.
     pub hnsw_m: u64,

@@ -69,13 +69,14 @@ pub(crate) struct Known {
     pub sources: Vec<String>,
     pub created_at_ms: i64,
     pub attributes: BTreeMap<String, String>,
-    /// Whether the point has a field for the text's length; points written before the field existed
+    /// True if the point has a field for the text's length; points written before the field existed
     /// lack it.
     pub has_length: bool,
 }
 
 impl Known {
-    /// Whether writing `point` again would change nothing. Its vectors follow from its text.
+    /// Returns whether writing `point` again would change nothing. Its vectors follow from its
+    /// text.
     pub fn covers(&self, point: &PromptPoint) -> bool {
         self.has_length
             && self.created_at_ms <= point.created_at_ms

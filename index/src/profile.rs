@@ -129,7 +129,7 @@ impl Profile {
         }
     }
 
-    /// Where the original vectors are kept.
+    /// The storage of the original vectors.
     pub(crate) fn originals(self) -> Memory {
         match self {
             Self::Balanced | Self::SmallMemory => Memory::Cold,
@@ -137,7 +137,7 @@ impl Profile {
         }
     }
 
-    /// Where the keyword and time indexes are kept; those of words and lengths are always on disk.
+    /// The storage of the keyword and time indexes; those of words and lengths are always on disk.
     pub(crate) fn field_indexes(self) -> Option<Memory> {
         match self {
             Self::SmallMemory => Some(Memory::Cold),

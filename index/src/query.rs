@@ -29,7 +29,7 @@ const MAX_EXCLUDED: usize = 10_000;
 /// The maximum size of HNSW's candidate list.
 const MAX_EF: u64 = 10_000;
 
-/// What the answers must be near to.
+/// The target that the answers must be near to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Target {
     /// A vector of the searched space.
@@ -54,11 +54,11 @@ pub struct Query {
     pub exclude: Vec<Uuid>,
     /// Only prompts at least this similar, -1 to 1.
     pub threshold: Option<f32>,
-    /// How the answers must differ from each other; `None` allows similar answers.
+    /// The required difference between answers; `None` allows similar answers.
     pub diversity: Option<Diversity>,
     /// The vectors to return with each answer.
     pub with_vectors: Vec<Space>,
-    /// Whether to compare with every prompt instead of walking the graph.
+    /// True to compare with every prompt instead of walking the graph.
     pub exact: bool,
     /// The size of HNSW's candidate list while searching; `None` is the profile's.
     pub ef: Option<u64>,

@@ -44,7 +44,7 @@ pub struct IndexBuildSettings {
     pub profile: Profile,
     /// Drops prompts whose MiniLM vector has at least this cosine to an earlier prompt's.
     pub near_duplicate: Option<f32>,
-    /// Whether to build the graph at the end.
+    /// True to build the graph at the end.
     pub graph: bool,
 }
 

@@ -87,7 +87,7 @@ pub struct ResumableRun<S> {
     state: S,
     /// The time of the checkpoint's last write.
     saved: Option<Instant>,
-    /// Whether anything was acknowledged since then.
+    /// True if anything was acknowledged since then.
     is_unsaved: bool,
 }
 

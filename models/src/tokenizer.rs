@@ -68,7 +68,7 @@ impl Special {
 
 const BEGIN: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
-/// How CLIP splits a text into words (openai/CLIP, simple_tokenizer.py).
+/// The split of a text into words by CLIP (openai/CLIP, simple_tokenizer.py).
 const WORDS: &str =
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 

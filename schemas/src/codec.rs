@@ -1,9 +1,10 @@
 //! Encodes and decodes records: Avro's single-object encoding, and Confluent framing if a registry
 //! is configured.
 //!
-//! With a registry, a reader takes both. Single object: C3 01, the schema's CRC-64-AVRO fingerprint (8 bytes, little
-//! endian), the datum. Confluent: 00, the schema's id in the registry (4 bytes, big endian), the
-//! datum. References: Avro specification 1.12, "Single-object encoding"; Confluent, "Wire format".
+//! With a registry, a reader takes both. Single object: C3 01, the schema's CRC-64-AVRO fingerprint
+//! (8 bytes, little endian), the datum. Confluent: 00, the schema's id in the registry (4 bytes,
+//! big endian), the datum. References: Avro specification 1.12, "Single-object encoding";
+//! Confluent, "Wire format".
 
 use std::sync::Arc;
 

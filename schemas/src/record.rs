@@ -1,4 +1,4 @@
-//! What every record on the wire has: a name, a topic and an Avro schema. Knows no record.
+//! The trait of every record on the wire: a name, a topic and an Avro schema. Knows no record.
 
 use std::fmt::Debug;
 

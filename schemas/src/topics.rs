@@ -40,7 +40,7 @@ pub struct TopicSpec {
     pub retention_ms: i64,
     /// The largest record batch that the topic takes, in bytes.
     pub max_message_bytes: i32,
-    /// Whether only the newest record of each key is kept.
+    /// True if only the newest record of each key is kept.
     pub compacted: bool,
 }
 

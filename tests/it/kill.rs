@@ -16,7 +16,7 @@ use crate::stack::{
     Up, all_predicted, picture_record, png, predictions, prompt_record, prompts, publish, read, read_until,
 };
 
-/// How often the process is killed.
+/// The number of kills of the process.
 const KILLS: usize = 4;
 const PROMPTS_EACH: usize = 400;
 const PICTURES_EACH: usize = 60;

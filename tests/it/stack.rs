@@ -250,7 +250,7 @@ pub fn predictions(records: &[InputRecord]) -> HashMap<Uuid, Prediction> {
         .collect()
 }
 
-/// Whether every picture has a prediction.
+/// Returns whether every picture has a prediction.
 pub fn all_predicted(records: &[InputRecord], wanted: &HashSet<Uuid>) -> bool {
     let predictions = predictions(records);
     wanted.iter().all(|id| predictions.contains_key(id))

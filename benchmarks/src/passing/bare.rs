@@ -1,5 +1,5 @@
-//! What a user would write: one rdkafka loop that consumes, copies and produces, with the same
-//! settings as the runner.
+//! The loop that a user would write: one rdkafka loop that consumes, copies and produces, with the
+//! same settings as the runner.
 
 use std::time::{Duration, Instant};
 

@@ -49,7 +49,7 @@ impl Contender {
         Ok(Self { child, _state: state })
     }
 
-    /// Whether it still runs.
+    /// Returns whether it still runs.
     pub fn is_running(&mut self) -> anyhow::Result<bool> {
         Ok(self.child.try_wait()?.is_none())
     }

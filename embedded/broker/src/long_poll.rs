@@ -34,7 +34,7 @@ impl<S> LongPoll<S> {
         Self { inner, storage, names: Mutex::default() }
     }
 
-    /// Whether the fetch can be answered now, with records or with an error.
+    /// Returns whether the fetch can be answered now, with records or with an error.
     async fn is_answerable(&self, topics: &[FetchTopic]) -> bool {
         for topic in topics {
             let Some(name) = self.name(topic).await else { return true };

@@ -45,7 +45,7 @@ impl QuickStorage {
         Self { inner, log, marks: Arc::new(Watermarks::new()) }
     }
 
-    /// Whether there is a record to read at `offset`. Caches the end of the partition.
+    /// Returns whether there is a record to read at `offset`. Caches the end of the partition.
     pub async fn has(&self, topition: &Topition, offset: i64) -> Result<bool> {
         if let Some(has) = self.marks.has(topition, offset) {
             return Ok(has);

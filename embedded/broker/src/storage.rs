@@ -16,7 +16,8 @@ use crate::{CLUSTER, EmbeddedBrokerError, NODE};
 
 const FILE: &str = "broker.db";
 
-/// Whether the last broker on this data was killed. Only then does its write-ahead log still exist.
+/// Returns whether the last broker on this data was killed. Only then does its write-ahead log
+/// still exist.
 pub(crate) fn was_killed(data_dir: &Path) -> bool {
     data_dir.join(format!("{FILE}-wal")).exists()
 }

@@ -31,7 +31,8 @@ impl Watermarks {
         self.grown.subscribe()
     }
 
-    /// Whether there is a record at or after `offset`; None if the partition is not cached yet.
+    /// Returns whether there is a record at or after `offset`; None if the partition is not cached
+    /// yet.
     pub fn has(&self, topition: &Topition, offset: i64) -> Option<bool> {
         self.ends().get(topition).map(|end| offset < end.high && offset < end.empty_from)
     }

@@ -35,7 +35,7 @@ pub use crate::error::EmbeddedIndexError;
 /// The message size limit in both directions. tonic's default of 4 MiB would refuse a thousand
 /// points.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
-/// How long a stop waits for requests in progress, and then again for an optimisation.
+/// The time that a stop waits for requests in progress, and then again for an optimisation.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// The running endpoint. It serves until [`EmbeddedIndex::stop`]; if it is only dropped, it stops

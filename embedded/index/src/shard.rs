@@ -45,7 +45,7 @@ pub(crate) struct Shard {
 #[derive(Debug, Clone)]
 pub(crate) struct OptimisationProgress {
     pub info: ShardInfo,
-    /// Whether an optimisation is running or due.
+    /// True if an optimisation is running or due.
     pub optimising: bool,
     /// The error of the last optimisation, if it failed.
     pub error: Option<String>,
@@ -117,7 +117,7 @@ impl Shard {
         convert::to_edge(config).map(|_| ())
     }
 
-    /// Whether the change to `config` can be made while the collection is open.
+    /// Returns whether the change to `config` can be made while the collection is open.
     pub fn takes_over(&self, config: &CollectionConfig) -> bool {
         let own = self.config.read();
         own.params == config.params && own.quantization_config == config.quantization_config

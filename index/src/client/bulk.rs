@@ -16,7 +16,7 @@ use crate::{IndexError, Profile, Space};
 
 /// The interval between polls of a collection that is being optimised.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// How long a collection must stay ready: a server may take a moment to report pending work.
+/// The time that a collection must stay ready: a server may take a moment to report pending work.
 const SETTLED: Duration = Duration::from_secs(2);
 
 impl PromptIndex {
@@ -102,7 +102,7 @@ impl PromptIndex {
 }
 
 impl IndexInfo {
-    /// Whether too few vectors are outside the graph for the server to build one.
+    /// Returns whether too few vectors are outside the graph for the server to build one.
     fn is_indexed(&self) -> bool {
         let waiting = self.points.saturating_sub(self.indexed_vectors / 2);
         waiting * 4 * 384 / 1024 < INDEXING_THRESHOLD_KB

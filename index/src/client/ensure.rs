@@ -20,11 +20,11 @@ use crate::{IndexError, Layout, Profile, Space, payload};
 pub struct Ensured {
     /// The name of the collection behind the alias.
     pub collection: String,
-    /// Whether this call created it.
+    /// True if this call created it.
     pub created: bool,
 }
 
-/// How far the collection is with indexing what was written.
+/// The progress of indexing the written points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IndexState {
     /// Everything that needs an index has one.
@@ -49,7 +49,7 @@ pub struct IndexInfo {
     pub indexed_vectors: u64,
     pub segments: u64,
     pub state: IndexState,
-    /// Whether a bulk load has begun and not finished: no graph is built, and a search compares
+    /// True if a bulk load has begun and not finished: no graph is built, and a search compares
     /// with every prompt.
     pub bulk: bool,
     /// The error of the last optimisation.

@@ -18,7 +18,7 @@ pub(crate) const MAX_GROUPED: usize = 10_000;
 const CANDIDATES_AN_ANSWER: usize = 4;
 const LEAST_CANDIDATES: usize = 100;
 
-/// How answers must differ from each other.
+/// The required difference between answers.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Diversity {

@@ -55,7 +55,7 @@ impl<'de> Deserialize<'de> for Picture {
     }
 }
 
-/// What a request searches by.
+/// The input that a request searches by.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SearchTarget {
     Text(String),

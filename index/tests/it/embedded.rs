@@ -91,7 +91,7 @@ async fn a_graph_that_was_being_built_when_the_server_was_killed_is_built_after_
     server.kill();
 }
 
-/// Whether a segment of the only collection is being built.
+/// Returns whether a segment of the only collection is being built.
 fn is_building(folder: &Path) -> bool {
     let collection = fs::read_dir(folder.join("collections")).unwrap().flatten().next().unwrap();
     let unfinished = collection.path().join("temp_segments");

@@ -87,7 +87,7 @@ impl Default for QFormerConfig {
 }
 
 impl QFormerConfig {
-    /// Whether a layer has cross-attention to a picture.
+    /// Returns whether a layer has cross-attention to a picture.
     fn reads_picture(&self, layer: usize, reader: Reader) -> bool {
         reader == Reader::Queries && layer.is_multiple_of(self.cross_attention_frequency)
     }
@@ -124,7 +124,7 @@ impl Blip2Config {
         Ok(config)
     }
 
-    /// Whether pictures and texts are projected into one space.
+    /// Returns whether pictures and texts are projected into one space.
     fn is_retrieval(&self) -> bool {
         self.architectures.iter().any(|name| name == RETRIEVAL)
     }

@@ -27,7 +27,7 @@ pub(crate) struct Graph {
     weights: VarBuilder<'static>,
     nodes: Vec<Node>,
     constants: BTreeMap<String, Constant>,
-    /// Whether linear layers multiply in 8 bits.
+    /// True if linear layers multiply in 8 bits.
     int8: bool,
 }
 

@@ -52,7 +52,7 @@ impl Model {
         self.constants.values().map(Constant::bytes).sum()
     }
 
-    /// Whether an input has a size that is only known at run time.
+    /// Returns whether an input has a size that is only known at run time.
     pub(super) fn has_open_sizes(&self) -> bool {
         let inputs = self.network.graph.iter().flat_map(|graph| &graph.input);
         let types = inputs.filter_map(|input| input.r#type.as_ref()?.tensor_type.as_ref()?.shape.as_ref());

@@ -28,8 +28,8 @@ pub(crate) fn layer_norm(vb: VarBuilder, width: usize, eps: f64) -> Result<Layer
     Ok(LayerNorm::new(parameter(&vb, width, "weight")?, parameter(&vb, width, "bias")?, eps))
 }
 
-/// Whether a weight is broadcast from one value and takes no memory. Tests use such weights to
-/// check shapes only.
+/// Returns whether a weight is broadcast from one value and takes no memory. Tests use such weights
+/// to check shapes only.
 pub(super) fn uniform(weight: &Tensor) -> bool {
     weight.elem_count() > 1 && weight.stride().iter().all(|stride| *stride == 0)
 }

@@ -65,7 +65,7 @@ pub(super) trait Sampler {
         1.0
     }
 
-    /// Whether a step adds noise.
+    /// Returns whether a step adds noise.
     fn adds_noise(&self) -> bool {
         false
     }

@@ -9,7 +9,7 @@ use super::config::VaeConfig;
 use crate::ModelError;
 use crate::named::named;
 
-/// Whether pictures are decoded in tiles. Tiles take less memory, but each tile is normalised on
+/// The choice of decoding in tiles. Tiles take less memory, but each tile is normalised on
 /// its own, so colours may differ a little between them. The choice depends on the picture's size
 /// and the model, never on the batch or the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
@@ -65,7 +65,7 @@ impl Tiling {
         }
     }
 
-    /// Whether a picture of this size in latents is decoded in tiles.
+    /// Returns whether a picture of this size in latents is decoded in tiles.
     pub(super) fn takes(&self, tiles: VaeTiles, (height, width): (usize, usize)) -> bool {
         let wanted = match tiles {
             VaeTiles::Auto => self.whole_bytes((height, width)) > VaeTiles::WHOLE_BYTES,

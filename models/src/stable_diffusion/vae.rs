@@ -66,7 +66,7 @@ impl VaeDecoder {
         }
     }
 
-    /// Whether pictures of this height and width in latents are decoded in tiles.
+    /// Returns whether pictures of this height and width in latents are decoded in tiles.
     pub(super) fn takes_tiles(&self, tiles: VaeTiles, size: (usize, usize)) -> bool {
         self.tiling.takes(tiles, size)
     }

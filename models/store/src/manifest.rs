@@ -175,8 +175,8 @@ impl Model {
     }
 }
 
-/// Whether a revision is a commit (40 hexadecimal digits). Branches and tags are refused because
-/// they can move.
+/// Returns whether a revision is a commit (40 hexadecimal digits). Branches and tags are refused
+/// because they can move.
 fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

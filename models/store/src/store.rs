@@ -18,7 +18,7 @@ pub struct ModelStore {
     root: PathBuf,
 }
 
-/// How much of a model is in the store, judged by the sizes of its files.
+/// The part of a model that is in the store, judged by the sizes of its files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, strum::Display)]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
@@ -113,7 +113,7 @@ impl ModelStore {
     }
 }
 
-/// Whether a file of the right size is there.
+/// Returns whether a file of the right size is there.
 fn is_there(folder: &Path, file: &PinnedFile) -> bool {
     let found = std::fs::metadata(folder.join(&file.path));
     found.is_ok_and(|found| found.is_file() && file.bytes.is_none_or(|bytes| bytes == found.len()))

@@ -41,7 +41,7 @@ impl Scene {
         }
     }
 
-    /// Whether the picture shows a single object.
+    /// Returns whether the picture shows a single object.
     #[must_use]
     pub fn is_single_object(&self) -> bool {
         self.second.is_none()

@@ -33,7 +33,7 @@ pub struct GeneratorSection {
     pub output: Option<(usize, usize)>,
     /// The precision of the matrices.
     pub precision: Precision,
-    /// Whether pictures are decoded in tiles: always, never, or if they are large.
+    /// The decoding in tiles: always, never, or if pictures are large.
     pub vae_tiles: VaeTiles,
     /// Pictures per pass of the network.
     pub batch: usize,

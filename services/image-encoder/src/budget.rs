@@ -32,7 +32,8 @@ impl Budget {
         Taken { budget: self, bytes }
     }
 
-    /// Whether a thread is waiting. Waking the threads to find out is harmless: they wait again.
+    /// Returns whether a thread is waiting. Waking the threads to find out is harmless: they wait
+    /// again.
     #[cfg(test)]
     pub fn is_waited_for(&self) -> bool {
         self.given_back.notify_all() > 0

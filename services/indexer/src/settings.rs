@@ -27,9 +27,10 @@ impl IndexSection {
         let Some(url) = &self.url else { return Ok(()) };
         match url.split_once("://") {
             Some(("http" | "https", host)) if !host.is_empty() => Ok(()),
+            // Not quoted: it may hold a password.
             _ => Err(Invalid::new(
                 "index.url",
-                format!("{url:?} is not the URL of a gRPC port (give one such as http://127.0.0.1:6334)"),
+                "it is not the URL of a gRPC port (give one such as http://127.0.0.1:6334)",
             )),
         }
     }

@@ -13,7 +13,7 @@ pub struct Settings {
     pub k: usize,
     /// The space to search.
     pub retrieval: Retrieval,
-    /// How many of the `k` neighbours, nearest first, the prediction contains.
+    /// The number of neighbours, nearest first, that the prediction contains.
     pub neighbours: usize,
 }
 

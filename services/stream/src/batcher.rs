@@ -31,7 +31,7 @@ impl Batcher {
         self.waiting.push_back((now, record));
     }
 
-    /// Whether the waiting records fill a batch.
+    /// Returns whether the waiting records fill a batch.
     pub fn is_full(&self) -> bool {
         self.waiting.len() >= self.limits.records || self.bytes >= self.limits.bytes
     }
@@ -41,7 +41,7 @@ impl Batcher {
         self.waiting.front().map(|(arrived, _)| *arrived + self.limits.time)
     }
 
-    /// Whether a batch should be taken now.
+    /// Returns whether a batch should be taken now.
     pub fn is_due(&self, now: Instant) -> bool {
         self.is_full() || self.deadline().is_some_and(|deadline| deadline <= now)
     }

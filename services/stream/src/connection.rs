@@ -93,7 +93,7 @@ impl ConnectionWatch {
         self.0.send_if_modified(|told| std::mem::take(told).refusals > 0);
     }
 
-    /// Whether the broker has refused us more than once.
+    /// Returns whether the broker has refused us more than once.
     pub fn is_refused(&self) -> bool {
         self.0.borrow().is_refused()
     }
@@ -148,7 +148,7 @@ pub(crate) fn explain(
     consumer.context().connection.explain(&kafka.brokers, error)
 }
 
-/// Whether the broker has refused a consumer that nobody polls.
+/// Returns whether the broker has refused a consumer that nobody polls.
 pub(crate) fn is_refused(consumer: &BaseConsumer<LoggingContext>) -> bool {
     listen(consumer);
     consumer.context().connection.is_refused()
@@ -161,8 +161,8 @@ fn listen(consumer: &BaseConsumer<LoggingContext>) {
     }
 }
 
-/// How long refused credentials are tolerated during a run: until a new password has spread, or a
-/// token's issuer is back.
+/// The time that refused credentials are tolerated during a run: until a new password has spread,
+/// or a token's issuer is back.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(25);
 
 /// Refused credentials in a run that had started well.
@@ -173,7 +173,7 @@ pub(crate) struct CredentialRefusals {
 }
 
 impl CredentialRefusals {
-    /// Whether the error is a refusal, and refusals have lasted long enough to give up.
+    /// Returns whether the error is a refusal, and refusals have lasted long enough to give up.
     pub fn are_final(&mut self, error: &KafkaError) -> bool {
         rejects_credentials(error) && self.note(Instant::now())
     }
@@ -211,18 +211,18 @@ pub(crate) fn log_error(error: &KafkaError, reason: &str) {
     }
 }
 
-/// Whether librdkafka only reports a lost connection, which it restores by itself.
+/// Returns whether librdkafka only reports a lost connection, which it restores by itself.
 pub(crate) fn is_connection(error: &KafkaError) -> bool {
     kind_of(error) == Some(ConnectionErrorKind::Connection)
 }
 
-/// Whether the broker rejects our credentials, or we have none to give.
+/// Returns whether the broker rejects our credentials, or we have none to give.
 pub(crate) fn rejects_credentials(error: &KafkaError) -> bool {
     kind_of(error) == Some(ConnectionErrorKind::Credentials)
 }
 
-/// Whether the error concerns a connection, encrypted or not, or credentials. It may pass with
-/// time, or with a renewed certificate or token.
+/// Returns whether the error concerns a connection, encrypted or not, or credentials. It may pass
+/// with time, or with a renewed certificate or token.
 pub(crate) fn may_pass(error: &KafkaError) -> bool {
     kind_of(error).is_some()
 }

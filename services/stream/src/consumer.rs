@@ -31,7 +31,7 @@ use crate::{InputRecord, StreamError, connection, kafka};
 
 /// The longest wait of one poll.
 const POLL: Duration = Duration::from_millis(100);
-/// How long the thread waits for room before it pauses the partitions. A pause discards what
+/// The time that the thread waits for room before it pauses the partitions. A pause discards what
 /// librdkafka has prefetched, so only slow stages should cause one.
 const ROOM_PATIENCE: Duration = Duration::from_millis(500);
 /// Added to the loop's own limit for draining revoked partitions. Also the longest wait for the
@@ -50,7 +50,7 @@ pub(crate) enum ConsumerEvent {
         answer: blocking::Sender<Vec<(TopicPartition, i64)>>,
     },
     Committed(Result<(), KafkaError>),
-    /// Where partitions end; sent periodically.
+    /// The ends of partitions; sent periodically.
     Ends(Vec<End>),
     /// The consumer cannot continue.
     Failed(KafkaError),
@@ -263,7 +263,7 @@ impl Poller {
     }
 }
 
-/// Whether polling is pointless after this error.
+/// Returns whether polling is pointless after this error.
 fn is_final(error: &KafkaError) -> bool {
     matches!(error, KafkaError::MessageConsumptionFatal(_))
         || matches!(

@@ -12,7 +12,7 @@ pub(crate) struct Flood {
     window: usize,
     count: usize,
     ratio: f64,
-    /// Whether each was rejected, oldest first.
+    /// The last records, oldest first; true for a rejected one.
     last: VecDeque<bool>,
     rejected: usize,
 }

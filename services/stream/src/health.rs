@@ -44,7 +44,7 @@ pub struct ServiceState {
 }
 
 impl ServiceState {
-    /// Whether all conditions are met and the service still runs.
+    /// Returns whether all conditions are met and the service still runs.
     pub fn is_ready(&self) -> bool {
         self.topics && self.stage && self.partitions && self.failure.is_none()
     }
@@ -63,13 +63,13 @@ impl Health {
         ServiceHealth { health: self.clone(), name: name.to_owned() }
     }
 
-    /// Whether there is a service, and all are ready.
+    /// Returns whether there is a service, and all are ready.
     pub fn is_ready(&self) -> bool {
         let states = self.states();
         !states.is_empty() && states.values().all(ServiceState::is_ready)
     }
 
-    /// Whether no service ended by itself.
+    /// Returns whether no service ended by itself.
     pub fn is_live(&self) -> bool {
         self.states().values().all(|state| state.failure.is_none())
     }
@@ -110,7 +110,7 @@ impl ServiceHealth {
         states.entry(self.name.clone()).or_default().failure = Some(reason.to_string());
     }
 
-    /// Whether the service is ready.
+    /// Returns whether the service is ready.
     pub fn is_ready(&self) -> bool {
         self.health.states().get(&self.name).is_some_and(ServiceState::is_ready)
     }

@@ -49,9 +49,9 @@ impl InFlight {
         self.inputs.load(Ordering::Relaxed) + self.outputs.load(Ordering::Relaxed)
     }
 
-    /// Whether the stage must wait until something is written: the limit is reached, and outputs
-    /// take more than half of it. Inputs alone never hold the stage up, because only the stage
-    /// works them off; outputs are written without it.
+    /// Returns whether the stage must wait until something is written: the limit is reached, and
+    /// outputs take more than half of it. Inputs alone never hold the stage up, because only the
+    /// stage works them off; outputs are written without it.
     pub fn is_full_of_outputs(&self) -> bool {
         self.is_full() && self.outputs.load(Ordering::Relaxed) > self.limit / 2
     }

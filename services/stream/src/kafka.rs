@@ -16,14 +16,15 @@ const FRAMING_BYTES: i32 = 64 * 1024;
 /// The bytes that one partition returns in one fetch, at most; a larger record comes alone
 /// (KIP-74).
 const PARTITION_FETCH_BYTES: i32 = 4 << 20;
-/// How long the broker may hold a fetch until data arrives; both brokers answer as soon as it does.
+/// The time that the broker may hold a fetch until data arrives; both brokers answer as soon as it
+/// does.
 const FETCH_WAIT_MS: u32 = 500;
 
-/// How often librdkafka reports where partitions end, which the lag is computed from.
+/// The interval of librdkafka's reports of where partitions end, which the lag is computed from.
 const STATISTICS_MS: u32 = 1_000;
 
-/// How long a record waits for others of its partition. A stage's outputs come many at once, so a
-/// longer wait would hardly ever gain more.
+/// The time that a record waits for others of its partition. A stage's outputs come many at once,
+/// so a longer wait would hardly ever gain more.
 const LINGER_MS: u32 = 1;
 
 /// The settings that all clients share.

@@ -31,7 +31,7 @@ pub struct Observed {
     pub groups: Vec<GroupState>,
 }
 
-/// Where the partitions of a topic begin and end.
+/// The first and end offsets of the partitions of a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicEnds {
     pub topic: Topic,

@@ -74,8 +74,8 @@ impl Offsets {
         }
     }
 
-    /// Whether `batch` still answers for `topic_partition`. It does not once the partition was
-    /// revoked, even if the partition came back.
+    /// Returns whether `batch` still answers for `topic_partition`. It does not once the partition
+    /// was revoked, even if the partition came back.
     pub fn holds(&self, batch: BatchId, topic_partition: TopicPartition) -> bool {
         self.assigned
             .get(&topic_partition)
@@ -107,7 +107,7 @@ impl Offsets {
         }
     }
 
-    /// Whether any of `topic_partitions` has records in flight.
+    /// Returns whether any of `topic_partitions` has records in flight.
     pub fn in_flight(&self, topic_partitions: &[TopicPartition]) -> bool {
         topic_partitions.iter().any(|topic_partition| {
             self.assigned.get(topic_partition).is_some_and(|progress| !progress.runs.is_empty())

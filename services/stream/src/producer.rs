@@ -51,7 +51,7 @@ impl SendError {
     }
 }
 
-/// Whether the broker refuses us for good: no retry fixes a missing permission.
+/// Returns whether the broker refuses us for good: no retry fixes a missing permission.
 pub(crate) fn is_permanent(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
@@ -131,7 +131,7 @@ impl Producer {
         self.client.init_transactions(patience)
     }
 
-    /// Whether the broker has refused our credentials or our TLS more than once.
+    /// Returns whether the broker has refused our credentials or our TLS more than once.
     pub fn is_refused(&self) -> bool {
         self.connection().is_refused()
     }

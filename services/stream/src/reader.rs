@@ -26,7 +26,7 @@ const READ_AHEAD: usize = 1_000;
 /// Their total size, at most. A receiver that pauses or is slow must not fill the memory.
 const READ_AHEAD_KIB: usize = 64 << 10;
 
-/// Where a reader begins.
+/// The position at which a reader begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
     /// At the first record that the broker still has.
@@ -109,7 +109,7 @@ impl Reader {
         Self { events, stop: Arc::default(), behind }
     }
 
-    /// Whether everything that was there at the start has been read.
+    /// Returns whether everything that was there at the start has been read.
     pub fn is_caught_up(&self) -> bool {
         self.behind == 0
     }
@@ -335,7 +335,7 @@ impl Tail {
         }
     }
 
-    /// Whether everything that was there when it was opened has been taken.
+    /// Returns whether everything that was there when it was opened has been taken.
     pub fn is_caught_up(&self) -> bool {
         self.0.is_caught_up()
     }

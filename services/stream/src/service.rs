@@ -20,7 +20,7 @@ pub struct Service {
     pub inputs: &'static [Topic],
     /// The topics it writes, apart from the dead letters.
     pub outputs: &'static [Topic],
-    /// Whether its outputs carry the timestamp of their input, as in Kafka Streams: then a
+    /// True if its outputs carry the timestamp of their input, as in Kafka Streams: then a
     /// record's latency counts from the first record of its chain. False if an output comes
     /// into being only now.
     pub keeps_time: bool,

@@ -1,9 +1,9 @@
-//! What a run reports besides its log and its metrics.
+//! A run's reports besides its log and its metrics.
 
 use crate::health::ServiceHealth;
 use crate::{Health, Traces};
 
-/// Where a run's health and traces go.
+/// The destinations of a run's health and traces.
 #[derive(Clone, Debug, Default)]
 pub struct Signals {
     pub health: Health,

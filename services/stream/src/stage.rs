@@ -28,7 +28,7 @@ pub enum Outcome {
 pub struct Rejection {
     /// A stable word to filter and count by, for example `truncated-image`.
     pub code: &'static str,
-    /// What is wrong and what to do about it.
+    /// The fault and its remedy.
     pub reason: String,
 }
 

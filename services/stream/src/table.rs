@@ -64,7 +64,7 @@ impl TableReader {
         Ok(Self { state, stop })
     }
 
-    /// Whether everything that was there at the start has been applied.
+    /// Returns whether everything that was there at the start has been applied.
     pub fn is_caught_up(&self) -> bool {
         matches!(*self.state.borrow(), TableState::CaughtUp)
     }

@@ -25,7 +25,7 @@ const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(3);
 const FIRST_PATIENCE: Duration = Duration::from_millis(500);
 /// The pause before a partition without a leader is queried again.
 const LEADER_PAUSE: Duration = Duration::from_millis(100);
-/// How long a broker may take to find its transaction coordinator.
+/// The time that a broker may take to find its transaction coordinator.
 const TRANSACTION_TRIAL: Duration = Duration::from_secs(15);
 /// After this time the trial checks whether the broker has refused us meanwhile.
 const TRANSACTION_CALL: Duration = Duration::from_secs(1);

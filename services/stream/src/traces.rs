@@ -25,7 +25,7 @@ use crate::config::Telemetry;
 pub(crate) use publishing::PublishSpan;
 pub(crate) use records::RecordSpans;
 
-/// How long the end of a service waits until its last spans are sent.
+/// The time that the end of a service waits until its last spans are sent.
 const LAST_SPANS: Duration = Duration::from_secs(5);
 /// The instrumentation scope of the spans.
 const SCOPE: &str = "unprompt";

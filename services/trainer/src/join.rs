@@ -91,8 +91,8 @@ impl Joined {
     }
 }
 
-/// Whether a prompt is in the validation part. A prompt_id is a SHA-1, so its last eight bytes
-/// serve as the hash.
+/// Returns whether a prompt is in the validation part. A prompt_id is a SHA-1, so its last eight
+/// bytes serve as the hash.
 fn is_validation(prompt_id: Uuid, share: f64) -> bool {
     let (_, low) = prompt_id.as_u64_pair();
     // Drops the two highest bits of the low half: they are the UUID's variant, the same in all ids.

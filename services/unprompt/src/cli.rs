@@ -221,7 +221,7 @@ pub struct Selected {
 }
 
 impl Selected {
-    /// Whether no condition was given.
+    /// Returns whether no condition was given.
     pub fn is_everything(&self) -> bool {
         self.positions.is_empty() && self.service.is_none() && self.code.is_none()
     }

@@ -24,7 +24,7 @@ use crate::registry::Registry;
 pub struct Context {
     pub config: Config,
     pub json: bool,
-    /// Whether any layer names a Kafka, by its brokers or its profile. No embedded broker is then
+    /// True if any layer names a Kafka, by its brokers or its profile. No embedded broker is then
     /// hosted or looked for.
     pub kafka_given: bool,
     registry: Registry,

@@ -12,10 +12,10 @@ use crate::supervisor::{SERVICES, Supervisor};
 use crate::world::World;
 use crate::{LOOK, say};
 
-/// How long nothing may change before a run is over.
+/// The time that nothing may change before a run is over.
 const STILL: Duration = Duration::from_secs(3);
-/// How long nothing may change if transaction markers cause a lag. Records behind a transaction
-/// that an instance left open look the same until the broker aborts it after
+/// The time that nothing may change if transaction markers cause a lag. Records behind a
+/// transaction that an instance left open look the same until the broker aborts it after
 /// `transaction_timeout_ms` (15 s).
 const STILL_WITH_MARKS: Duration = Duration::from_secs(20);
 /// The interval between two lines about the remaining records.
@@ -37,7 +37,7 @@ struct Lag {
 struct Snapshot {
     /// The lag of every running service.
     lags: Vec<Lag>,
-    /// Whether every instance is ready and holds no record.
+    /// True if every instance is ready and holds no record.
     idle: bool,
     /// The offsets of every topic.
     ends: Vec<i64>,
@@ -54,7 +54,7 @@ impl Snapshot {
         Ok(Self { lags, idle, ends })
     }
 
-    /// How long the run must stay in this state to be over; `None` while there is work left.
+    /// The time that the run must stay in this state to be over; `None` while there is work left.
     fn stillness(&self) -> Option<Duration> {
         let may_be_over = self.idle && self.lags.iter().all(|lag| lag.offsets <= lag.marks);
         may_be_over.then(|| match self.left() {
@@ -77,7 +77,7 @@ fn marks_in(world: &World, input: Topic) -> u64 {
     }
 }
 
-/// How long the run has been in the same state.
+/// The time that the run has been in the same state.
 #[derive(Default)]
 struct Stillness {
     since: Option<(Instant, Snapshot)>,

@@ -24,7 +24,8 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Whether the picture is poison: one in every hundred, at a random place in each hundred.
+    /// Returns whether the picture is poison: one in every hundred, at a random place in each
+    /// hundred.
     pub fn is_poison(&self, number: usize) -> bool {
         let block = (number / POISON_ONE_IN) as u64;
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed.wrapping_mul(1_000_003).wrapping_add(block));

@@ -55,7 +55,7 @@ pub enum Broker {
     Embedded,
 }
 
-/// How often each fault occurs.
+/// The number of faults of each kind.
 #[derive(Clone, Copy, Debug)]
 pub struct Counts {
     pub kills: usize,

@@ -37,7 +37,7 @@ struct Cli {
     broker_restarts: usize,
     #[arg(long, default_value_t = 2)]
     index_outages: usize,
-    /// How long the index stays unavailable, in seconds
+    /// The time that the index stays unavailable, in seconds
     #[arg(long, default_value_t = 20)]
     index_away_s: u64,
     /// The folder to keep the instances' logs in

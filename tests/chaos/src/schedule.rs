@@ -35,7 +35,7 @@ pub struct Event {
     pub target: usize,
     /// The pause after the previous event.
     pub pause: Duration,
-    /// How long the target stays down, except the index.
+    /// The time that the target stays down, except the index.
     pub down: Duration,
 }
 

@@ -15,11 +15,11 @@ use crate::world::World;
 
 /// The minimum lag that counts as load: more than transaction markers can add between two events.
 pub const LEAST_LAG: u64 = 50;
-/// How long a frozen instance sleeps: longer than its group takes to remove it.
+/// The time that a frozen instance sleeps: longer than its group takes to remove it.
 const FROZEN: Duration = SESSION_TIMEOUT.saturating_add(Duration::from_secs(3));
 /// The interval between two looks for a batch in flight.
 const GLIMPSE: Duration = Duration::from_millis(5);
-/// How long a measured lag stays valid.
+/// The time that a measured lag stays valid.
 const LAG_AGE: Duration = Duration::from_secs(2);
 
 /// A fault that was carried out, and the state of its target.
@@ -40,7 +40,7 @@ pub struct Striker<'a> {
     pub world: &'a World,
     pub fleet: &'a Supervisor,
     pub started: Instant,
-    /// How long the index stays unavailable.
+    /// The time that the index stays unavailable.
     pub index_away: Duration,
 }
 

@@ -151,7 +151,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Whether every instance runs, is ready, and has nothing in flight.
+    /// Returns whether every instance runs, is ready, and has nothing in flight.
     pub async fn is_idle(&self) -> bool {
         for slot in self.slots.iter() {
             let place = slot.instance.lock().await;

@@ -154,7 +154,7 @@ impl Drop for Guarded {
     }
 }
 
-/// Whether something listens on the address.
+/// Returns whether something listens on the address.
 pub fn listens(address: SocketAddr) -> bool {
     TcpStream::connect(address).is_ok()
 }
@@ -209,7 +209,7 @@ mod tests {
         assert!(ports.iter().all(|port| PORTS.contains(&u32::from(*port))));
     }
 
-    /// Whether the process `pid` exists.
+    /// Returns whether the process `pid` exists.
     fn is_there(pid: &str) -> bool {
         let asked = Command::new("kill").args(["-0", pid]).stderr(Stdio::null()).status();
         asked.expect("kill runs").success()

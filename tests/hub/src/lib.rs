@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 /// The commit of every repository.
 pub const REVISION: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// How the hub treats requests.
+/// The hub's treatment of requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Mood {
     #[default]

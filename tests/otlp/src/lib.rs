@@ -46,7 +46,7 @@ impl Span {
         text_of(&self.data.attributes, name)
     }
 
-    /// Whether its status is an error.
+    /// Returns whether its status is an error.
     pub fn is_error(&self) -> bool {
         self.data.status.as_ref().is_some_and(|status| status.code() == proto::status::StatusCode::Error)
     }

@@ -113,8 +113,8 @@ fn certificate(data: &Path) -> PathBuf {
     data.join("certificate.pem")
 }
 
-/// Whether the registry is up. Listening is the last step of its start; without TLS it must also
-/// answer a request.
+/// Returns whether the registry is up. Listening is the last step of its start; without TLS it must
+/// also answer a request.
 fn is_up(address: SocketAddr, is_encrypted: bool) -> bool {
     let Ok(mut stream) = TcpStream::connect(address) else { return false };
     if is_encrypted {

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Under steady writing, an optimisation is worthwhile if the unindexed data reaches the indexing
 /// threshold and 1/20 of the indexed data. A large graph is not rebuilt for a few points.
 const WORTHWHILE_PART: usize = 20;
-/// How long to wait after an error before the next attempt.
+/// The delay between an error and the next attempt.
 const AFTER_ERROR: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub(super) struct Optimiser {
 
 #[derive(Debug)]
 struct OptimiserState {
-    /// Whether there were writes since the last optimisation began.
+    /// True if there were writes since the last optimisation began.
     dirty: bool,
     running: bool,
     /// The settings have changed and a caller may wait for the result: an optimisation starts at
@@ -196,8 +196,8 @@ impl Optimiser {
         }
     }
 
-    /// Whether enough points are unindexed. Queries the shard without holding the lock that writers
-    /// take.
+    /// Returns whether enough points are unindexed. Queries the shard without holding the lock that
+    /// writers take.
     fn worthwhile(&self, state: &mut MutexGuard<'_, OptimiserState>) -> bool {
         MutexGuard::unlocked(state, || {
             let Some(edge) = self.edge.upgrade() else { return false };

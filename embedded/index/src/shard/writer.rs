@@ -27,7 +27,7 @@ const GROUP: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Written {
     pub operation_id: u64,
-    /// Whether the write is durable, rather than only accepted.
+    /// True if the write is durable, rather than only accepted.
     pub completed: bool,
 }
 

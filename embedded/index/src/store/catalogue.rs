@@ -25,7 +25,7 @@ impl Default for Catalogue {
 }
 
 impl Catalogue {
-    /// Whether a collection or an alias has this name.
+    /// Returns whether a collection or an alias has this name.
     pub fn knows(&self, name: &str) -> bool {
         self.collections.contains_key(name) || self.aliases.contains_key(name)
     }

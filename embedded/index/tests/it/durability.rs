@@ -104,7 +104,7 @@ async fn check(client: &Qdrant, acknowledged: &Acknowledged) {
     assert!(back.is_empty(), "{} deleted points came back", back.len());
 }
 
-/// Whether a segment in the folder is being built.
+/// Returns whether a segment in the folder is being built.
 fn is_optimising(folder: &Path) -> bool {
     let collections = std::fs::read_dir(folder.join("collections")).unwrap().flatten();
     let mut unfinished = collections.map(|collection| collection.path().join("temp_segments"));

@@ -26,7 +26,7 @@ thread_local! {
 #[repr(C, align(64))]
 pub(super) struct Pair(pub [[bf16; 2]; PANEL]);
 
-/// Whether this processor has the instruction.
+/// Returns whether this processor has the instruction.
 pub(super) fn here() -> bool {
     is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")
 }

@@ -11,7 +11,7 @@ struct Trajectory {
     /// The sigma of each timestep, and the noise that is left after the last step.
     sigmas: Vec<f64>,
     prediction: PredictionType,
-    /// Whether there are fewer than 15 steps. Then the last one is of first order even if noise is
+    /// True if there are fewer than 15 steps. Then the last one is of first order even if noise is
     /// left.
     few: bool,
 }

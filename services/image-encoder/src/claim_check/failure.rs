@@ -44,7 +44,7 @@ pub enum FetchFailure {
 /// A failure that may pass.
 #[derive(Clone, Debug)]
 pub struct Outage {
-    /// Where it failed; a redirect may have led there.
+    /// The location that failed; a redirect may have led there.
     pub at: Box<Location>,
     pub reason: String,
 }

@@ -43,7 +43,7 @@ impl FileSource {
         self.on_thread(location, deadline, move || read(&at, &folder, max_bytes)).await
     }
 
-    /// Whether the folder exists.
+    /// Returns whether the folder exists.
     pub async fn answers(&self, allowed: &Location, deadline: Instant) -> bool {
         let folder = allowed.path();
         self.on_thread(allowed, deadline, move || Ok(folder.is_dir())).await.unwrap_or(false)

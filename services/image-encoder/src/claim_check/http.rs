@@ -73,7 +73,7 @@ impl HttpSource {
         ))
     }
 
-    /// Whether the server answers with any status that does not mean an outage.
+    /// Returns whether the server answers with any status that does not mean an outage.
     pub async fn answers(&self, location: &Location, deadline: Instant) -> bool {
         match self.get(location, deadline).await {
             Ok(response) => !is_outage(response.status()),
@@ -135,7 +135,7 @@ fn redirect_of(response: &Response) -> Option<String> {
     Some(String::from_utf8_lossy(to.as_bytes()).into_owned())
 }
 
-/// Whether the status is temporary, so that the same request may succeed later.
+/// Returns whether the status is temporary, so that the same request may succeed later.
 fn is_outage(status: StatusCode) -> bool {
     use StatusCode as S;
     status.is_server_error() || [S::REQUEST_TIMEOUT, S::TOO_EARLY, S::TOO_MANY_REQUESTS].contains(&status)

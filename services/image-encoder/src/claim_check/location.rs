@@ -178,7 +178,7 @@ fn is_bucket(name: &str) -> bool {
         && !name.contains("..")
 }
 
-/// Whether the path leads to a parent folder for some server. The parser resolves `..` and
+/// Returns whether the path leads to a parent folder for some server. The parser resolves `..` and
 /// `%2e%2e`; servers also decode encoded slashes, decode twice, and strip parameters of segments.
 fn climbs(path: &str) -> bool {
     let mut path = path.as_bytes().to_vec();

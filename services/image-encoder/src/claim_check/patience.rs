@@ -62,7 +62,7 @@ impl Patience {
         }
     }
 
-    /// Whether it failed in a place other than the one that was probed.
+    /// Returns whether it failed in a place other than the one that was probed.
     fn is_elsewhere(&self, outage: &Outage, asked: &Outage) -> bool {
         let place = |outage: &Outage| self.sources.policy().place_of(&outage.at).ok();
         place(outage) != place(asked)
@@ -98,8 +98,8 @@ impl Patience {
         Ok(bytes)
     }
 
-    /// Whether the place of the failure answers; if it is behind a redirect, the first place tells
-    /// nothing about it.
+    /// Returns whether the place of the failure answers; if it is behind a redirect, the first
+    /// place tells nothing about it.
     async fn place_answers(&self, location: &Location, outage: &Outage) -> bool {
         let Ok(place) = self.sources.policy().place_of(&outage.at) else { return false };
         let known_good = self.known_good[place].lock().clone();

@@ -85,8 +85,8 @@ fn is_under(location: &Location, place: &Location) -> bool {
         }
 }
 
-/// Whether the path is under the prefix. A prefix ends at a segment: `/pictures` is no prefix of
-/// `/pictures-of-others/1.png`.
+/// Returns whether the path is under the prefix. A prefix ends at a segment: `/pictures` is no
+/// prefix of `/pictures-of-others/1.png`.
 fn path_is_under(path: &str, prefix: &str) -> bool {
     match path.strip_prefix(prefix) {
         Some(rest) => rest.is_empty() || prefix.is_empty() || prefix.ends_with('/') || rest.starts_with('/'),

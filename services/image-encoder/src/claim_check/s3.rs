@@ -71,7 +71,7 @@ impl S3Source {
         within(deadline, location, self.read(location)).await
     }
 
-    /// Whether the store answers requests for the bucket.
+    /// Returns whether the store answers requests for the bucket.
     pub async fn answers(&self, prefix: &Location, deadline: Instant) -> bool {
         let key = format!("{}/{PROBE}", prefix.key().trim_end_matches('/'));
         let (Some(store), Ok(path)) = (self.stores.get(prefix.bucket()), Path::parse(&key)) else {

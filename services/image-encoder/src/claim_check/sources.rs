@@ -55,7 +55,7 @@ impl Sources {
         }
     }
 
-    /// Whether a place answers a request for its prefix.
+    /// Returns whether a place answers a request for its prefix.
     pub async fn answers(&self, place: usize, deadline: Instant) -> bool {
         let prefix = &self.policy.places()[place];
         match (prefix.scheme(), &self.http, &self.s3) {

@@ -6,7 +6,7 @@ use unprompt_stream::Rejection;
 
 use super::failure::codes;
 
-/// Whether a `content-type` is a list of URIs; parameters such as `charset` are ignored.
+/// Returns whether a `content-type` is a list of URIs; parameters such as `charset` are ignored.
 pub fn is_uri_list(content_type: Option<&str>) -> bool {
     let essence = content_type.and_then(|text| text.split(';').next());
     essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case(URI_LIST))

@@ -1,4 +1,4 @@
-//! `[kafka]`: how to reach Kafka. `crate::kafka` makes the client properties of it.
+//! The section `[kafka]`. `crate::kafka` makes the client properties of it.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ pub enum Profile {
 /// The brokers of default.toml: the address of an embedded broker.
 const DEFAULT_BROKERS: &str = "127.0.0.1:9092";
 
-/// How to reach Kafka.
+/// `[kafka]`: the brokers and the connection to them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KafkaConfig {
@@ -58,7 +58,7 @@ impl KafkaConfig {
         }
     }
 
-    /// Whether it names brokers, instead of the embedded one at its default address.
+    /// Returns whether it names brokers, instead of the embedded one at its default address.
     pub fn is_elsewhere(&self) -> bool {
         self.profile == Profile::Kafka || self.brokers != DEFAULT_BROKERS
     }

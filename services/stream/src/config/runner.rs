@@ -1,4 +1,4 @@
-//! How a runner batches, bounds and retries, with overrides for each service.
+//! The bounds, batches and retries of a runner, with overrides for each service.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -26,7 +26,7 @@ pub enum Delivery {
 }
 
 impl Delivery {
-    /// Whether it uses transactions on a broker of this profile.
+    /// Returns whether it uses transactions on a broker of this profile.
     pub fn is_exactly_once(self, profile: Profile) -> bool {
         match self {
             Self::Auto => profile == Profile::Kafka,

@@ -16,7 +16,7 @@ pub struct Registry {
     /// schema's fingerprint.
     #[serde(default)]
     pub url: Option<String>,
-    /// Whether services may register their schemas; otherwise somebody else must have done it.
+    /// True if services may register their schemas; otherwise somebody else must have done it.
     pub register: bool,
     #[serde(default)]
     pub username: Option<String>,
@@ -29,7 +29,7 @@ pub struct Registry {
     /// system's authorities.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
-    /// How long an answer may take.
+    /// The time that an answer may take.
     pub timeout_ms: u64,
 }
 
@@ -59,7 +59,7 @@ impl Http {
     }
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {

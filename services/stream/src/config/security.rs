@@ -81,7 +81,7 @@ pub struct Security {
     pub key_file: Option<PathBuf>,
     /// The password of an encrypted key.
     pub key_password: Option<Secret>,
-    /// Whether the broker's certificate must name the requested host.
+    /// True if the broker's certificate must name the requested host.
     pub verify_hostname: bool,
 }
 
@@ -122,7 +122,7 @@ impl Security {
         given.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
 
-    /// Whether credentials would travel unencrypted to a host that is not this one.
+    /// Returns whether credentials would travel unencrypted to a host that is not this one.
     pub fn is_exposed(&self, brokers: &str) -> bool {
         self.protocol == Protocol::SaslPlaintext && !brokers.split(',').all(is_loopback)
     }

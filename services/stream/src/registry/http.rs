@@ -18,7 +18,7 @@ use crate::retry::Backoff;
 const MEDIA_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 /// The longest response that is read, and so the longest schema.
 const ANSWER_MAX_BYTES: u64 = 1 << 20;
-/// How often all addresses are tried; the caller may ask again later.
+/// The number of attempts on all addresses; the caller may ask again later.
 const TRIES: u32 = 3;
 /// Delays between the tries: the first and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));

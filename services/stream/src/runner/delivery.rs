@@ -43,7 +43,7 @@ impl Outgoing {
 pub(super) struct Delivered {
     pub batch: BatchId,
     pub records: usize,
-    /// How many of them are dead letters.
+    /// The number of dead letters among them.
     pub dead_letters: usize,
     pub bytes: usize,
     pub failures: Vec<FailedSend>,

@@ -44,7 +44,7 @@ const NEVER: u32 = 0;
 /// The loop wakes up at least this often.
 const IDLE_TICK: Duration = Duration::from_secs(1);
 
-/// How a session ended.
+/// The end of a session.
 #[derive(Debug)]
 pub(super) enum SessionEnd {
     Stopped,
@@ -61,7 +61,7 @@ struct Revoking {
     answer: blocking::Sender<Vec<(TopicPartition, i64)>>,
 }
 
-/// How the stage's outputs are written.
+/// The writer of the stage's outputs.
 enum OutputWriter {
     /// At once; the offsets follow when the outputs are acknowledged.
     AtLeastOnce(DeliveryQueue),
@@ -361,8 +361,8 @@ impl<'a> Session<'a> {
         self.report_in_flight();
     }
 
-    /// Whether the stage gets the next batch now. An idle stage gets it when it is due, a busy one
-    /// only when it is full.
+    /// Returns whether the stage gets the next batch now. An idle stage gets it when it is due, a
+    /// busy one only when it is full.
     fn can_dispatch(&self, now: Instant) -> bool {
         let with_stage = self.batches.values().filter(|batch| batch.with_stage).count();
         let wanted = match with_stage {

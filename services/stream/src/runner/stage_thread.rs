@@ -18,7 +18,7 @@ use crate::{BatchError, InputRecord, Outcome, Service, Stage, StreamError, Trace
 
 /// The number of batches with the stage: one in progress, one waiting.
 pub(super) const QUEUE: usize = 2;
-/// How long a retry delay may continue after a shutdown was requested.
+/// The time that a retry delay may continue after a shutdown was requested.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(20);
 
 /// A batch for the stage.

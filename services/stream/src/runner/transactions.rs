@@ -37,7 +37,7 @@ use crate::producer::{Producer, SendError, Sending, is_permanent};
 use crate::retry::Backoff;
 use crate::{OutputRecord, StreamError};
 
-/// How long one call to librdkafka may block before it is repeated.
+/// The time that one call to librdkafka may block before it is repeated.
 const CALL: Duration = Duration::from_secs(5);
 /// The pause before a call is repeated: some are refused at once.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -57,7 +57,7 @@ pub(super) struct Transacted {
     pub took: Duration,
 }
 
-/// How a transaction ended.
+/// The end of a transaction.
 #[derive(Debug)]
 pub(super) enum Ended {
     Committed,
@@ -134,7 +134,7 @@ impl Transactions {
         self.ready.push_back(outgoing);
     }
 
-    /// Whether a transaction may begin now.
+    /// Returns whether a transaction may begin now.
     pub fn is_due(&self, now: Instant) -> bool {
         !self.under_way && !self.ready.is_empty() && self.not_before <= now
     }

@@ -1,4 +1,4 @@
-//! What the stream crate promises, tried on the embedded broker and on Apache Kafka.
+//! The stream crate's promises, tried on the embedded broker and on Apache Kafka.
 
 mod arbitrary;
 mod broker;

@@ -16,7 +16,7 @@ use unprompt_stream::{RunnerConfig, StreamError};
 use crate::outages::mock;
 use crate::support::*;
 
-/// How the runner recovers.
+/// The runner's recovery.
 #[derive(Clone, Copy, Debug)]
 enum WayOut {
     /// librdkafka asks again, and the transaction is committed.

@@ -11,9 +11,9 @@ pub enum Prompts {
     /// Reads DiffusionDB's metadata.parquet, COYO-700M's parquet, captions of COCO and VizWiz,
     /// responses of Lexica, and any parquet, CSV, TSV, JSON lines, JSON or text, plain or packed
     /// with gzip or zstd. Drops empty texts, and exact duplicates within the run unless
-    /// --keep-duplicates is given. After Ctrl-C or a kill, the same command resumes where it stopped. Near
-    /// duplicates are recognised by their vectors, which prompts.v1 does not hold: see `unprompt
-    /// index build --near-duplicate`.
+    /// --keep-duplicates is given. After Ctrl-C or a kill, the same command resumes where it
+    /// stopped. Near duplicates are recognised by their vectors, which prompts.v1 does not hold:
+    /// see `unprompt index build --near-duplicate`.
     Import(Import),
     /// Print prompts of the tiny world as JSON lines, or write them as a table
     Sample(Sample),

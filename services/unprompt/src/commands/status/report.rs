@@ -58,7 +58,7 @@ pub struct ServiceReport {
     pub committed: Option<i64>,
     /// The health in each process that answered.
     pub health: Vec<ServiceState>,
-    /// Whether all of these processes are ready.
+    /// True if all of these processes are ready.
     pub ready: Option<bool>,
     pub records_in: Option<u64>,
     pub records_out: Option<u64>,
