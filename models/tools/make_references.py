@@ -96,6 +96,21 @@ def reference_pictures():
     return sorted(path for path in folder.iterdir())
 
 
+def webp_files():
+    """Files of libwebp with several groups of Huffman codes, and with lossless alpha beside lossy colours."""
+    folder = OUT / "webp"
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = Image.new("RGB", (256, 256))
+    for at in range(16):
+        part = picture(20 + at, 64, 64)
+        part = part.quantize(4 + 12 * (at % 4)).convert("RGB") if at % 3 else part
+        parts.paste(part, (at % 4 * 64, at // 4 * 64))
+    parts.save(folder / "groups.webp", lossless=True, quality=100, method=6)
+    with_alpha = picture(40, 100, 80)
+    with_alpha.putalpha(picture(41, 100, 80).convert("L"))
+    with_alpha.save(folder / "alpha.webp", quality=80)
+
+
 def pictures():
     large, plain = CLIPImageProcessor(), dict(do_rescale=False, do_normalize=False, return_tensors="np")
     small = CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
@@ -293,7 +308,7 @@ def encoders():
 
 
 def main(wanted):
-    for make in (minilm, pictures, epsilon, clip, sd2, tiles, schedulers, encoders):
+    for make in (minilm, webp_files, pictures, epsilon, clip, sd2, tiles, schedulers, encoders):
         if not wanted or make.__name__ in wanted:
             make()
 

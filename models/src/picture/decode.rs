@@ -5,12 +5,15 @@
 //! the upper 8 of 16 bits are used. Unlike in Pillow, the EXIF orientation is applied.
 
 use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::codecs::jpeg::JpegDecoder;
 use image::codecs::png::PngDecoder;
 use image::codecs::webp::WebPDecoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, RgbImage};
+
+use super::webp_tables::table_bytes;
 
 /// The limits on pictures, from the configuration's `[images]` section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -26,12 +29,31 @@ pub struct Limits {
 const PIXEL_BYTES: u64 = 16;
 /// Bytes besides the pixels: the decoders' tables and a colour profile.
 const BESIDE_BYTES: u64 = 16 * 1024 * 1024;
+/// The largest block that a decoder completes at the edges: a JPEG's of 4 x 4 samples of 8 x 8.
+const BLOCK_PIXELS: u32 = 32;
 
 impl Limits {
-    /// Returns the maximum memory of decoding, besides the encoded picture.
+    /// Returns the maximum memory of decoding, besides the encoded picture. A picture whose decoding
+    /// takes more is refused.
     pub fn memory_bytes(&self) -> u64 {
         // The JPEG decoder keeps a copy of the encoded picture.
         memory_bytes(self.max_pixels).saturating_add(self.max_bytes as u64)
+    }
+
+    /// Returns the maximum memory of decoding `bytes`, by the picture's header; without a header
+    /// that is understood, the memory of the largest permitted picture.
+    pub fn memory_bytes_of(&self, bytes: &[u8]) -> u64 {
+        let most = self.memory_bytes();
+        let Some((width, height)) = dimensions(bytes) else { return most };
+        let (block, tables) = match image::guess_format(bytes) {
+            Ok(ImageFormat::Jpeg) => (BLOCK_PIXELS, 0),
+            Ok(ImageFormat::WebP) => (BLOCK_PIXELS, table_bytes(bytes, most).unwrap_or(most)),
+            _ => (1, 0),
+        };
+        let whole = |side: u32| u64::from(side.next_multiple_of(block));
+        memory_bytes(whole(width).saturating_mul(whole(height)))
+            .saturating_add(tables)
+            .saturating_add(bytes.len() as u64)
     }
 }
 
@@ -56,6 +78,12 @@ pub enum PictureError {
         "the picture has {width} x {height} pixels where {max_pixels} in all are allowed: make it smaller"
     )]
     TooManyPixels { width: u32, height: u32, max_pixels: u64 },
+    #[error("the picture has {width} x {height} pixels: send one that has some")]
+    NoPixels { width: u32, height: u32 },
+    #[error(
+        "decoding the {format} takes {mib} MiB besides its pixels where the limits allow {max_mib} MiB in all: save it again with another program"
+    )]
+    TooMuchMemory { format: &'static str, mib: u64, max_mib: u64 },
     #[error("the bytes are not a picture (they start with {start}): send a PNG, JPEG or WebP file")]
     NotAPicture { start: String },
     #[error("{format} is not supported: send the picture as PNG, JPEG or WebP")]
@@ -66,6 +94,10 @@ pub enum PictureError {
     Truncated { format: &'static str },
     #[error("the {format} cannot be decoded ({reason}): save it again with another program")]
     Broken { format: &'static str, reason: String },
+    #[error(
+        "the picture's decoder failed ({reason}): save it again with another program, and report it with the picture"
+    )]
+    DecoderFailed { reason: String },
 }
 
 impl PictureError {
@@ -79,21 +111,23 @@ impl PictureError {
             Self::UnsupportedFormat { .. } => "unsupported-image-format",
             Self::Animated { .. } => "animated-image",
             Self::Truncated { .. } => "truncated-image",
+            Self::NoPixels { .. } => "broken-image",
+            Self::TooMuchMemory { .. } => "too-much-memory",
             Self::Broken { .. } => "broken-image",
+            Self::DecoderFailed { .. } => "decoder-failed",
         }
     }
 }
 
-/// Returns width times height from the picture's header, without decoding; None if the header is
+/// Returns width and height from the picture's header, without decoding; `None` if the header is
 /// not understood.
-pub fn pixels(bytes: &[u8]) -> Option<u64> {
+fn dimensions(bytes: &[u8]) -> Option<(u32, u32)> {
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?;
     reader.limits(allocation(0));
-    let (width, height) = reader.into_dimensions().ok()?;
-    Some(u64::from(width) * u64::from(height))
+    catch_unwind(AssertUnwindSafe(|| reader.into_dimensions().ok())).ok()?
 }
 
-/// Decodes an encoded picture.
+/// Decodes an encoded picture. A decoder that panics is that picture's error.
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, PictureError> {
     if bytes.is_empty() {
         return Err(PictureError::Empty);
@@ -101,6 +135,14 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, PictureError> {
     if bytes.len() > limits.max_bytes {
         return Err(PictureError::TooManyBytes { bytes: bytes.len(), max_bytes: limits.max_bytes });
     }
+    catch_unwind(|| decode_by_format(bytes, limits)).unwrap_or_else(|panic| {
+        let reason = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let reason = reason.or_else(|| panic.downcast_ref::<String>().cloned());
+        Err(PictureError::DecoderFailed { reason: reason.unwrap_or_else(|| "it panicked".to_owned()) })
+    })
+}
+
+fn decode_by_format(bytes: &[u8], limits: &Limits) -> Result<RgbImage, PictureError> {
     match image::guess_format(bytes) {
         Ok(ImageFormat::Png) => decode_png(bytes, limits),
         Ok(ImageFormat::Jpeg) => decode_jpeg(bytes, limits),
@@ -154,7 +196,20 @@ fn decode_webp(bytes: &[u8], limits: &Limits) -> Result<RgbImage, PictureError> 
     if decoder.has_animation() {
         return Err(PictureError::Animated { format: FORMAT });
     }
+    check_tables(bytes, FORMAT, limits)?;
     finish(decoder, FORMAT, limits)
+}
+
+/// Refuses a picture whose Huffman tables take more memory than the largest permitted picture.
+fn check_tables(bytes: &[u8], format: &'static str, limits: &Limits) -> Result<(), PictureError> {
+    const MIB: u64 = 1 << 20;
+    let most = limits.memory_bytes();
+    match table_bytes(bytes, most) {
+        Some(tables) if tables > most => {
+            Err(PictureError::TooMuchMemory { format, mib: tables.div_ceil(MIB), max_mib: most / MIB })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn finish(
@@ -181,6 +236,7 @@ fn allocation(pixels: u64) -> image::Limits {
 fn check_pixels(width: u32, height: u32, limits: &Limits) -> Result<u64, PictureError> {
     let max_pixels = limits.max_pixels;
     match u64::from(width) * u64::from(height) {
+        0 => Err(PictureError::NoPixels { width, height }),
         pixels if pixels > max_pixels => Err(PictureError::TooManyPixels { width, height, max_pixels }),
         pixels => Ok(pixels),
     }

@@ -2,12 +2,13 @@
 //! CLIPImageProcessor and BlipImageProcessor (on Pillow) by preprocessor_config.json, and
 //! open_clip's torchvision transforms by its preprocess_cfg.
 
+use std::ops::Range;
 use std::path::Path;
 
 use image::RgbImage;
 use serde::Deserialize;
 
-use super::resize::{Filter, resize};
+use super::resize::{Filter, Side, resize};
 use crate::{ModelError, files};
 
 /// A picture as the input of a vision network: [height, width, 3], normalised.
@@ -171,16 +172,55 @@ impl Preprocessor {
         std::array::from_fn(|level| ((level as f64 * self.rescale) as f32 - mean) / std)
     }
 
-    /// Runs the steps before the levels are changed.
+    /// Runs the steps before the levels are changed. The result equals that of resizing first and
+    /// cropping then, but only what the crop keeps is computed.
     pub fn resize_and_crop(&self, picture: &RgbImage) -> RgbImage {
-        let resized = self.resize.map(|(size, filter)| {
-            let (height, width) = target(size, picture.height() as usize, picture.width() as usize);
-            resize(picture, width, height, filter)
-        });
-        let resized = resized.unwrap_or_else(|| picture.clone());
-        self.crop
-            .map_or(resized.clone(), |(height, width)| centre_crop(&resized, height, width, self.rounding))
+        let from = (picture.height() as usize, picture.width() as usize);
+        let to = self.resize.map_or(from, |(size, _)| target(size, from.0, from.1));
+        let filter = self.resize.map_or(Filter::Box, |(_, filter)| filter);
+        let crop = self.crop.unwrap_or(to);
+        let rows = Cut::middle(to.0, crop.0, self.rounding);
+        let columns = Cut::middle(to.1, crop.1, self.rounding);
+        let kept = resize(
+            picture,
+            &Side { from: from.1, to: to.1, part: columns.part.clone() },
+            &Side { from: from.0, to: to.0, part: rows.part.clone() },
+            filter,
+        );
+        pad(kept.into_owned(), &rows, &columns)
     }
+}
+
+/// The part of one side that a centre crop keeps, and the side after the crop.
+#[derive(Debug, Clone)]
+struct Cut {
+    part: Range<usize>,
+    /// Black pixels before the part, for a crop that is larger than the picture.
+    before: usize,
+    side: usize,
+}
+
+impl Cut {
+    fn middle(from: usize, side: usize, rounding: Rounding) -> Self {
+        if side > from {
+            return Self { part: 0..from, before: (side - from).div_ceil(2), side };
+        }
+        let start = match rounding {
+            Rounding::HalfEven => ((from - side) as f64 / 2.0).round_ties_even() as usize,
+            Rounding::Down => (from - side) / 2,
+        };
+        Self { part: start..start + side, before: 0, side }
+    }
+}
+
+/// Pads the kept part with black.
+fn pad(kept: RgbImage, rows: &Cut, columns: &Cut) -> RgbImage {
+    if (kept.height() as usize, kept.width() as usize) == (rows.side, columns.side) {
+        return kept;
+    }
+    let mut padded = RgbImage::new(columns.side as u32, rows.side as u32);
+    image::imageops::replace(&mut padded, &kept, columns.before as i64, rows.before as i64);
+    padded
 }
 
 fn sides(size: Size) -> (usize, usize) {
@@ -196,22 +236,6 @@ fn target(size: Size, height: usize, width: usize) -> (usize, usize) {
     let (Size::Number(edge) | Size::ShortestEdge { shortest_edge: edge }) = size else { return sides(size) };
     let long = |long: usize, short: usize| (edge as u64 * long as u64 / short.max(1) as u64) as usize;
     if width <= height { (long(height, width), edge) } else { (edge, long(width, height)) }
-}
-
-/// Returns the middle of the picture, padded with black if it is smaller than the crop.
-fn centre_crop(picture: &RgbImage, height: usize, width: usize, rounding: Rounding) -> RgbImage {
-    let offset = |from: usize, to: usize| match from >= to {
-        true if rounding == Rounding::HalfEven => ((from - to) as f64 / 2.0).round_ties_even() as i64,
-        true => ((from - to) / 2) as i64,
-        false => -((to - from).div_ceil(2) as i64),
-    };
-    let top = offset(picture.height() as usize, height);
-    let left = offset(picture.width() as usize, width);
-    RgbImage::from_fn(width as u32, height as u32, |x, y| {
-        let (x, y) = (i64::from(x) + left, i64::from(y) + top);
-        let inside = x >= 0 && y >= 0 && x < i64::from(picture.width()) && y < i64::from(picture.height());
-        if inside { *picture.get_pixel(x as u32, y as u32) } else { image::Rgb([0; 3]) }
-    })
 }
 
 #[cfg(test)]
@@ -230,6 +254,24 @@ mod tests {
         assert_eq!(target(Size::ShortestEdge { shortest_edge: 224 }, 480, 641), (224, 299));
         assert_eq!(target(Size::Number(64), 641, 480), (85, 64));
         assert_eq!(target(Size::Sides { height: 5, width: 9 }, 641, 480), (5, 9));
+    }
+
+    fn centre_crop(picture: &RgbImage, height: usize, width: usize, rounding: Rounding) -> RgbImage {
+        let crop = Some((height, width));
+        let steps =
+            Preprocessor { resize: None, crop, rounding, rescale: 1.0, mean: [0.0; 3], std: [1.0; 3] };
+        steps.resize_and_crop(picture)
+    }
+
+    #[test]
+    fn a_thin_picture_costs_what_its_crop_keeps() {
+        // Resized first, its longest side would have 64,000,000 pixels.
+        let steps = preprocessor(r#"{"size": 64, "crop_size": 64}"#).unwrap();
+        for (width, height) in [(1, 1_000_000), (1_000_000, 1)] {
+            let grey = RgbImage::from_pixel(width, height, image::Rgb([7, 80, 250]));
+            let cropped = steps.resize_and_crop(&grey);
+            assert_eq!(cropped, RgbImage::from_pixel(64, 64, image::Rgb([7, 80, 250])));
+        }
     }
 
     #[test]

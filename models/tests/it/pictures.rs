@@ -5,7 +5,7 @@ use std::io::Cursor;
 
 use image::codecs::png::PngEncoder;
 use image::{DynamicImage, ImageEncoder, ImageFormat, RgbImage};
-use unprompt_models::picture::{Limits, decode, pixels};
+use unprompt_models::picture::{Limits, decode};
 
 fn encoded(format: ImageFormat) -> Vec<u8> {
     let picture = RgbImage::from_fn(40, 30, |x, y| image::Rgb([(x * 6) as u8, (y * 8) as u8, 90]));
@@ -31,13 +31,18 @@ fn the_three_formats_are_decoded() {
 }
 
 #[test]
-fn the_size_is_known_from_the_header_alone() {
+fn the_memory_of_decoding_is_known_from_the_header_alone() {
+    let limits = Limits::default();
     for format in FORMATS {
         let whole = encoded(format);
-        assert_eq!(pixels(&whole), Some(40 * 30), "{format:?}");
-        assert_eq!(pixels(&whole[..14]), None, "{format:?}");
+        // A PNG by its pixels, the others in whole blocks of 32 x 32.
+        let pixels = if format == ImageFormat::Png { 40 * 30 } else { 64 * 32 };
+        let pixels = pixels * 16..pixels * 16 + (1 << 20);
+        let beside = 16 << 20;
+        assert!(pixels.contains(&(limits.memory_bytes_of(&whole) - beside)), "{format:?}");
+        assert_eq!(limits.memory_bytes_of(&whole[..14]), limits.memory_bytes(), "{format:?}");
     }
-    assert_eq!(pixels(b"not a picture"), None);
+    assert_eq!(limits.memory_bytes_of(b"not a picture"), limits.memory_bytes());
 }
 
 #[test]

@@ -29,15 +29,9 @@ impl Decoder {
     /// Decodes and preprocesses a picture of at most `max_bytes`, once there is memory for it.
     pub fn decode(&self, bytes: &[u8], max_bytes: usize) -> Result<Views, Rejection> {
         let limits = Limits { max_bytes, ..self.limits };
-        let _memory = self.memory.take(self.memory_bytes(bytes));
+        let _memory = self.memory.take(self.limits.memory_bytes_of(bytes));
         let picture = picture::decode(bytes, &limits).map_err(|e| Rejection::new(e.code(), e.to_string()))?;
         Ok(self.towers.iter().map(|tower| tower.preprocess(&picture)).collect())
-    }
-
-    /// The maximum memory of decoding, by the picture's header or, without one, by the limits.
-    fn memory_bytes(&self, bytes: &[u8]) -> u64 {
-        let max_pixels = picture::pixels(bytes).unwrap_or(self.limits.max_pixels);
-        Limits { max_bytes: bytes.len(), max_pixels }.memory_bytes()
     }
 }
 
@@ -82,9 +76,9 @@ mod tests {
     #[test]
     fn a_picture_weighs_by_its_pixels_and_not_by_its_bytes() {
         let (decoder, picture) = (decoder(), png(3000));
-        let weight = decoder.memory_bytes(&picture);
+        let weight = decoder.limits.memory_bytes_of(&picture);
         assert!(weight > 9_000_000 * 16, "{weight} bytes for a PNG of {}", picture.len());
-        assert!(decoder.memory_bytes(&png(50)) < weight / 5);
-        assert!(decoder.memory_bytes(b"no picture") > weight, "what is not known weighs the most");
+        assert!(decoder.limits.memory_bytes_of(&png(50)) < weight / 5);
+        assert!(decoder.limits.memory_bytes_of(b"no picture") > weight, "what is not known weighs the most");
     }
 }
