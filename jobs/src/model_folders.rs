@@ -9,6 +9,7 @@ use std::sync::Arc;
 use unprompt_model_store::{Manifest, Model, ModelStore, Part};
 use unprompt_models::encoder::{TextTower, VisionSettings, VisionTower};
 use unprompt_models::minilm::MiniLm;
+use unprompt_models::places;
 use unprompt_models::settings::ModelSettings;
 
 use crate::JobError;
@@ -119,7 +120,7 @@ impl ModelFolders {
         if let Some(folder) = checked.get(&model.name) {
             return Ok(folder.clone());
         }
-        let installed = || ModelStore::new(installed()?).path(model).ok();
+        let installed = || ModelStore::new(places::installed()?).path(model).ok();
         let folder = model_store().path(model).or_else(|missing| installed().ok_or(missing))?;
         checked.insert(model.name.clone(), folder.clone());
         Ok(folder)
@@ -133,12 +134,7 @@ pub fn model_store() -> ModelStore {
 
 /// Returns `$UNPROMPT_MODELS`, or a folder in the user's cache.
 fn store_folder() -> PathBuf {
-    if let Some(folder) = std::env::var_os("UNPROMPT_MODELS") {
-        return folder.into();
-    }
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
-    cache.unwrap_or_else(home).join("unprompt/models")
+    places::fetched().unwrap_or_else(|| PathBuf::from(".cache/unprompt/models"))
 }
 
 /// Finds a checkpoint of the repository's tiny world, from the current folder, from the binary in
@@ -148,17 +144,9 @@ fn tiny_world(name: &'static str) -> Result<PathBuf, JobError> {
     let binary = std::env::current_exe().unwrap_or_default();
     let checkouts = here.ancestors().chain(binary.ancestors());
     let checkouts = checkouts.map(|folder| folder.join("models/tiny-world/checkpoints"));
-    let mut folders = checkouts.chain(installed()).map(|folder| folder.join(name));
+    let mut folders = checkouts.chain(places::installed()).map(|folder| folder.join(name));
     let found = folders.find(|folder| folder.is_dir());
     found.ok_or_else(|| JobError::NoTinyModel { name, from: here.clone() })
-}
-
-/// Returns PREFIX/share/unprompt/models for a binary at PREFIX/bin/unprompt, where `make install`
-/// puts models.
-fn installed() -> Option<PathBuf> {
-    let binary = std::env::current_exe().ok()?;
-    let models = binary.parent()?.parent()?.join("share/unprompt/models");
-    models.is_dir().then_some(models)
 }
 
 #[cfg(test)]

@@ -1,8 +1,6 @@
 //! Selects the engine that runs a network, with the reason. It knows engines; it must not know
 //! networks.
 
-use std::path::Path;
-
 use crate::ModelError;
 use crate::device;
 use crate::engine::Engine;
@@ -38,7 +36,6 @@ const LARGE: u64 = 2 << 30;
 ///
 /// `bytes` is the size of the folder's weights in f32.
 pub(crate) fn load<P: Probe>(
-    folder: &Path,
     what: &str,
     bytes: u64,
     wanted: Engine,
@@ -46,7 +43,7 @@ pub(crate) fn load<P: Probe>(
     network: impl FnMut(Engine) -> Result<P::Network, ModelError>,
 ) -> Result<(P::Network, EngineChoice), ModelError> {
     let order = order(bytes, device::preferred().is_cpu());
-    select(order, what, wanted, probe, |engine| available(folder, engine), network)
+    select(order, what, wanted, probe, available, network)
 }
 
 fn order(bytes: u64, on_cpu: bool) -> [Engine; 3] {
@@ -60,12 +57,12 @@ fn order(bytes: u64, on_cpu: bool) -> [Engine; 3] {
 /// Checks that the libraries of an engine other than candle are found, before a network is read for
 /// it.
 #[cfg(feature = "onnx")]
-fn available(folder: &Path, engine: Engine) -> Result<(), ModelError> {
-    crate::onnx::available(folder, engine)
+fn available(engine: Engine) -> Result<(), ModelError> {
+    crate::onnx::available(engine)
 }
 
 #[cfg(not(feature = "onnx"))]
-fn available(_: &Path, _: Engine) -> Result<(), ModelError> {
+fn available(_: Engine) -> Result<(), ModelError> {
     Err(ModelError::OnnxRuntime("this build lacks the onnx feature".to_owned()))
 }
 

@@ -22,6 +22,7 @@ mod named;
 mod onnx;
 mod ops;
 pub mod picture;
+pub mod places;
 mod positions;
 pub mod recipe;
 mod self_check;

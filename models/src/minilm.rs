@@ -43,10 +43,9 @@ impl MiniLm {
     pub fn load(folder: &Path, engine: Engine) -> Result<Self, ModelError> {
         let limits: Sentences = files::read_json(&folder.join("sentence_bert_config.json"))?;
         let tokenizer = TextTokenizer::load(folder, limits.max_seq_length)?;
-        let (workers, choice) =
-            engine_selection::load(folder, "minilm", 0, engine, &Texts(&tokenizer), |engine| {
-                workers(folder, engine)
-            })?;
+        let (workers, choice) = engine_selection::load("minilm", 0, engine, &Texts(&tokenizer), |engine| {
+            workers(folder, engine)
+        })?;
         let revision = Revision::of_folder(folder)?;
         let loaded = Self { tokenizer, workers, choice, revision };
         let (engine, reason, workers) = (loaded.engine_name(), loaded.engine_reason(), loaded.workers.len());

@@ -22,16 +22,14 @@ pub(crate) use proto::{FLOAT, INT64, Size, ValueInfo};
 pub(crate) use session::{Ids, Session, unit_rows};
 pub(crate) use vision::{OnnxVision, PIXELS};
 
-use std::path::Path;
-
 use ort::ep::{ExecutionProvider, OpenVINO};
 
 use crate::ModelError;
 use crate::engine::Engine;
 
-/// Checks that an engine's libraries can be found from a model's folder.
-pub(crate) fn available(folder: &Path, engine: Engine) -> Result<(), ModelError> {
-    library::environment(folder)?;
+/// Checks that an engine's libraries are there.
+pub(crate) fn available(engine: Engine) -> Result<(), ModelError> {
+    library::environment()?;
     let openvino = matches!(engine, Engine::OpenVino | Engine::OpenVinoBf16);
     if openvino && !OpenVINO::is_available().map_err(failed)? {
         return Err(failed("its library here comes without OpenVINO"));

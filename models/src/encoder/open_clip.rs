@@ -425,8 +425,7 @@ mod tests {
             let (graph, embeds) = config.vision_graph(&weights, side, false).unwrap();
             let expected =
                 config.vision(&weights, side).unwrap().embed(&pixels).unwrap().to_vec2::<f32>().unwrap();
-            let mut network =
-                OnnxVision::load(folder.path(), graph, &embeds, (side, 10), Engine::Onnx).unwrap();
+            let mut network = OnnxVision::load(graph, &embeds, (side, 10), Engine::Onnx).unwrap();
             let pixels: Vec<Vec<f32>> = pixels.flatten_from(1).unwrap().to_vec2().unwrap();
             let pictures = pixels.into_iter().map(|values| Pixels { values, height: side, width: side });
             let pictures: Vec<Pixels> = pictures.collect();

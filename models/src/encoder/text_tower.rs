@@ -39,14 +39,10 @@ impl TextTower {
         };
         let tokenizer = TextTokenizer::load(folder, positions)?;
         let what = format!("{} text", encoder.name());
-        let (workers, choice) = engine_selection::load(
-            folder,
-            &what,
-            encoder.bytes(folder)?,
-            engine,
-            &Texts(&tokenizer),
-            |engine| workers(folder, encoder.as_ref(), engine),
-        )?;
+        let (workers, choice) =
+            engine_selection::load(&what, encoder.bytes(folder)?, engine, &Texts(&tokenizer), |engine| {
+                workers(folder, encoder.as_ref(), engine)
+            })?;
         let count = workers.len();
         let revision = Revision::of_folder(folder)?;
         let loaded = Self { tokenizer, workers: Mutex::new(workers), choice, dims: encoder.dims(), revision };

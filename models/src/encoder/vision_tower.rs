@@ -174,14 +174,9 @@ fn network(
     let load = |engine| Network::load(folder, encoder, side, settings.precision, engine);
     match reason {
         Some(reason) => Ok((load(Engine::Candle)?, EngineChoice { engine: Engine::Candle, reason })),
-        None => engine_selection::load(
-            folder,
-            what,
-            encoder.bytes(folder)?,
-            settings.engine,
-            &Pictures { side },
-            load,
-        ),
+        None => {
+            engine_selection::load(what, encoder.bytes(folder)?, settings.engine, &Pictures { side }, load)
+        }
     }
 }
 
@@ -209,7 +204,7 @@ impl Network {
                 let graph = encoder.vision_graph(&weights, side, engine == Engine::Int8);
                 let (graph, embeds) = graph.map_err(|error| ModelError::broken(folder, error))?;
                 let sizes = (side, encoder.dims());
-                let loaded = crate::onnx::OnnxVision::load(folder, graph, &embeds, sizes, engine)?;
+                let loaded = crate::onnx::OnnxVision::load(graph, &embeds, sizes, engine)?;
                 Ok(Self::Onnx(Mutex::new(loaded)))
             }
             #[cfg(not(feature = "onnx"))]

@@ -63,7 +63,7 @@ impl OnnxBert {
             let (width, pad) = (config.hidden_size, config.pad_token_id);
             Box::new(Self { session, width, pad }) as Box<dyn TextNetwork>
         };
-        Session::workers(folder, model, engine, network)
+        Session::workers(model, engine, network)
     }
 
     /// Returns the network as an ONNX file. Inputs: input_ids and attention_mask [batch, length];

@@ -35,7 +35,7 @@ impl OnnxClipText {
             let eos = config.eos_token_id;
             Box::new(Self { session, dims, eos }) as Box<dyn TextNetwork>
         };
-        Session::workers(folder, model, engine, network)
+        Session::workers(model, engine, network)
     }
 
     /// Builds the network. Inputs: input_ids [batch, length] and ends [batch], the positions of the

@@ -1,7 +1,6 @@
 //! A session of ONNX Runtime: a graph on an engine that maps tensors to values. It must not know
 //! networks.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use ort::environment::Environment;
@@ -34,10 +33,8 @@ fn workers_and_threads(threads: usize, graph_bytes: usize) -> (usize, usize) {
 }
 
 impl Session {
-    /// Loads the network on `engine` once for each worker, with the libraries found from its
-    /// folder.
+    /// Loads the network on `engine` once for each worker.
     pub(crate) fn workers<N>(
-        folder: &Path,
         model: Model,
         engine: Engine,
         network: impl Fn(Self) -> N,
@@ -49,7 +46,7 @@ impl Session {
                 bytes: model.bytes(),
             });
         }
-        let environment = library::environment(folder)?;
+        let environment = library::environment()?;
         let all = std::thread::available_parallelism().map_or(1, usize::from);
         let (workers, threads) = workers_and_threads(all, model.bytes());
         let (graph, weights) = model.into_parts()?;

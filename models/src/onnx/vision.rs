@@ -35,19 +35,17 @@ impl OnnxVision {
     /// Loads a graph that maps [`PIXELS`] of a side to the vectors `embeds` [batch, dims] on one of
     /// ONNX Runtime's engines.
     pub(crate) fn load(
-        folder: &Path,
         graph: Graph,
         embeds: &str,
         sizes: (usize, usize),
         engine: Engine,
     ) -> Result<Self, ModelError> {
         let alone = graph.bytes() > MESSAGE || (engine == Engine::OpenVino && graph.bytes() > ROOMY);
-        Self::load_for(folder, graph, embeds, sizes, engine, alone)
+        Self::load_for(graph, embeds, sizes, engine, alone)
     }
 
     /// Loads the graph for one picture (`alone`) or several pictures at a time.
     fn load_for(
-        folder: &Path,
         mut graph: Graph,
         embeds: &str,
         (side, dims): (usize, usize),
@@ -60,7 +58,7 @@ impl OnnxVision {
         let inputs = vec![ValueInfo::new(PIXELS, FLOAT, &pictures)];
         let embeds = ValueInfo::new("image_embeds", FLOAT, &[batch, Size::Fixed(dims)]);
         let model = graph.finish(inputs, vec![embeds]);
-        let workers = Session::workers(folder, model, engine, |session| session)?;
+        let workers = Session::workers(model, engine, |session| session)?;
         Ok(Self { workers, together: if alone { 1 } else { PICTURES }, dims })
     }
 
@@ -132,7 +130,7 @@ mod tests {
                 let (graph, embeds) = graph(&weights);
                 let place = tempfile::tempdir().unwrap();
                 let sizes = (SIDE, DIMS);
-                let loaded = OnnxVision::load_for(place.path(), graph, &embeds, sizes, engine, alone);
+                let loaded = OnnxVision::load_for(graph, &embeds, sizes, engine, alone);
                 let vectors = loaded.unwrap().embed(&pictures).unwrap();
                 assert_eq!(vectors.len(), exact.len());
                 for (vector, exact) in vectors.iter().zip(&exact) {

@@ -102,7 +102,7 @@ impl OnnxBlip2Text {
         let embeds = ValueInfo::new("text_embeds", FLOAT, &[batch, Size::Fixed(dims)]);
         let model = graph.finish(inputs.to_vec(), vec![embeds]);
         let network = |session| Box::new(Self { session, dims }) as Box<dyn TextNetwork>;
-        Session::workers(folder, model, engine, network)
+        Session::workers(model, engine, network)
     }
 }
 
