@@ -16,7 +16,7 @@ use unprompt_models::minilm::{Engine, MiniLm};
 use unprompt_models::picture::Limits;
 use unprompt_models::recipe::Retrieval;
 use unprompt_models::stable_diffusion::{GenerationParams, Precision};
-use unprompt_predictor::{Encoder, HeadStore, Predictor, Settings};
+use unprompt_predictor::{Encoder, HeadRequirements, HeadStore, Predictor, Settings};
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::{InputRecord, Outcome, Stage};
@@ -76,11 +76,17 @@ fn index_stages(c: &mut Criterion, prompts: &[InputRecord], embeddings: &[InputR
     let mut indexer = Indexer::open(connect(), layout, codec.clone(), handle.clone()).unwrap();
     bench(c, "indexer/64 prompts", &mut indexer, &prompts[..64]);
     prompts.chunks(500).for_each(|chunk| drop(indexer.process(chunk).unwrap()));
-    let settings = Settings { k: 120, neighbours: 10, retrieval: Retrieval::Clip };
+    let settings = Settings { k: 120, neighbours: 10, retrieval: Retrieval::Clip, head_folders: Vec::new() };
+    let (dims, minilm) = (clip.dims(), minilm.revision().to_string());
     let mut predictor = Predictor::new(
         connect(),
-        HeadStore::new(&encoder),
-        Encoder { pictures: encoder.clone(), prompts: encoder, dims: clip.dims() },
+        HeadStore::new(HeadRequirements {
+            encoder: encoder.clone(),
+            dims,
+            minilm: minilm.clone(),
+            folders: Vec::new(),
+        }),
+        Encoder { pictures: encoder.clone(), prompts: encoder, dims, minilm },
         settings,
         codec,
         handle,

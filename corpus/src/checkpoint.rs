@@ -1,8 +1,9 @@
 //! The progress of a run on disk, so that another run can resume it. It knows nothing of what the
 //! run does.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io::Write;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use atomic_write_file::AtomicWriteFile;
@@ -98,7 +99,9 @@ impl Checkpoint {
     /// [`CorpusError::OtherRun`] if the earlier run had other options or the inputs have changed
     /// since, [`CorpusError::Checkpoint`].
     pub fn open(folder: &Path, fingerprint: Fingerprint, restart: bool) -> Result<(Self, u64), CorpusError> {
-        fs::create_dir_all(folder).map_err(|error| CorpusError::checkpoint(folder, error))?;
+        // It is in the data directory, which is for this user only.
+        let created = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        created.map_err(|error| CorpusError::checkpoint(folder, error))?;
         let path = folder.join(format!("{}.json", fingerprint.name()));
         let mut checkpoint = Self { path, fingerprint, state: serde_json::Value::Null };
         if restart {

@@ -3,6 +3,7 @@
 
 mod bulk;
 mod ensure;
+mod parts;
 mod recall;
 mod search;
 pub(crate) mod snapshot;

@@ -89,6 +89,11 @@ impl IndexError {
         }
     }
 
+    /// Returns whether the request or its answer is larger than a message may be.
+    pub(crate) fn is_too_large(&self) -> bool {
+        matches!(self, Self::Server { code: Code::OutOfRange, message, .. } if message.contains("too large"))
+    }
+
     pub(crate) fn from_client(operation: &'static str, error: QdrantError) -> Self {
         match error {
             QdrantError::ResponseError { status } | QdrantError::ResourceExhaustedError { status, .. } => {

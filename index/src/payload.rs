@@ -83,17 +83,24 @@ pub(crate) fn to_prompt(point: RetrievedPoint) -> Result<PromptPoint, IndexError
     })
 }
 
+pub(crate) fn to_text(point: RetrievedPoint) -> Result<(Uuid, String), IndexError> {
+    let prompt_id = prompt_id(point.id)?;
+    Ok((prompt_id, text_of(prompt_id, &point.payload)?))
+}
+
 pub(crate) fn to_known(point: RetrievedPoint) -> Result<(Uuid, Known), IndexError> {
     Ok((prompt_id(point.id)?, known_from(&point.payload)))
 }
 
-pub(crate) fn to_hit(point: ScoredPoint) -> Result<Hit, IndexError> {
+/// Converts an answer; without a requested payload its text is empty.
+pub(crate) fn to_hit(point: ScoredPoint, with_payload: bool) -> Result<Hit, IndexError> {
     let prompt_id = prompt_id(point.id)?;
+    let text = if with_payload { text_of(prompt_id, &point.payload)? } else { String::new() };
     let mut vectors = named_vectors(point.vectors);
     let known = known_from(&point.payload);
     Ok(Hit {
         prompt_id,
-        text: text_of(prompt_id, &point.payload)?,
+        text,
         sources: known.sources,
         created_at_ms: known.created_at_ms,
         attributes: known.attributes,
@@ -102,6 +109,12 @@ pub(crate) fn to_hit(point: ScoredPoint) -> Result<Hit, IndexError> {
         minilm: vectors.remove(Space::MiniLm.name()),
         clip: vectors.remove(Space::Clip.name()),
     })
+}
+
+/// Converts a point that is read for an answer whose similarity is known.
+pub(crate) fn to_hit_of(point: RetrievedPoint, with_payload: bool) -> Result<Hit, IndexError> {
+    let RetrievedPoint { id, payload, vectors, .. } = point;
+    to_hit(ScoredPoint { id, payload, vectors, ..Default::default() }, with_payload)
 }
 
 pub(crate) fn prompt_id(id: Option<PointId>) -> Result<Uuid, IndexError> {

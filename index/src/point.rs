@@ -3,9 +3,13 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
+use unprompt_schemas::records::{ATTRIBUTES_MAX_BYTES, PROMPT_MAX_BYTES, attributes_bytes, check_vector};
 use uuid::Uuid;
 
 use crate::{IndexError, Layout, NearDuplicate, Space};
+
+/// The sources that a prompt keeps, at most.
+pub(crate) const MAX_SOURCES: usize = 256;
 
 /// One prompt of the collection. Vectors are unit norm.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,15 +37,33 @@ impl PromptPoint {
     }
 
     /// Merges the known state of the same prompt: sources are united, the earliest time wins, and
-    /// attributes are added where `self` has none of that name.
+    /// attributes are added where `self` has none of that name. Neither grows beyond its limit,
+    /// however often a prompt is written: known sources stay, and attributes stay while they fit.
     pub(crate) fn absorb(&mut self, known: Known) {
-        self.sources.extend(known.sources);
+        let new = std::mem::replace(&mut self.sources, known.sources);
+        for source in new {
+            if self.sources.len() < MAX_SOURCES && !self.sources.contains(&source) {
+                self.sources.push(source);
+            }
+        }
         self.sources.sort_unstable();
         self.sources.dedup();
         self.created_at_ms = self.created_at_ms.min(known.created_at_ms);
+        let mut bytes = attributes_bytes(&self.attributes);
         for (key, value) in known.attributes {
-            self.attributes.entry(key).or_insert(value);
+            let more = key.len() + value.len();
+            if !self.attributes.contains_key(&key) && bytes + more <= ATTRIBUTES_MAX_BYTES {
+                bytes += more;
+                self.attributes.insert(key, value);
+            }
         }
+    }
+
+    /// The bytes of its texts and vectors, about what a message with it takes.
+    pub(crate) fn size_bytes(&self) -> usize {
+        let texts: usize = self.sources.iter().map(String::len).sum();
+        let vectors = 4 * (self.minilm.len() + self.clip.len());
+        self.text.len() + texts + attributes_bytes(&self.attributes) + vectors
     }
 
     pub(crate) fn check(&self, layout: Option<&Layout>) -> Result<(), IndexError> {
@@ -55,9 +77,13 @@ impl PromptPoint {
                 let got = vector.len();
                 return Err(refuse(format!("its {} vector has {got} values, not {dim}", space.name())));
             }
-            if !vector.iter().all(|v| v.is_finite()) {
-                return Err(refuse(format!("its {} vector holds a value that is not finite", space.name())));
+            if let Err(fault) = check_vector(vector, vector.len()) {
+                return Err(refuse(format!("its {} vector {fault}", space.name())));
             }
+        }
+        if self.text.len() > PROMPT_MAX_BYTES {
+            let got = self.text.len();
+            return Err(refuse(format!("its text has {got} bytes, more than {PROMPT_MAX_BYTES}")));
         }
         Ok(())
     }
@@ -78,9 +104,10 @@ impl Known {
     /// Returns whether writing `point` again would change nothing. Its vectors follow from its
     /// text.
     pub fn covers(&self, point: &PromptPoint) -> bool {
+        let has_source = |source| self.sources.len() >= MAX_SOURCES || self.sources.contains(source);
         self.has_length
             && self.created_at_ms <= point.created_at_ms
-            && point.sources.iter().all(|source| self.sources.contains(source))
+            && point.sources.iter().all(has_source)
             && point.attributes.iter().all(|(key, value)| self.attributes.get(key) == Some(value))
     }
 }
@@ -185,10 +212,27 @@ mod tests {
     }
 
     #[test]
-    fn a_vector_that_is_not_finite_is_refused() {
-        let mut bad = point(1, "a", 0);
-        bad.clip[3] = f32::NAN;
-        assert!(matches!(bad.check(None), Err(IndexError::InvalidPoint { .. })));
+    fn a_vector_without_a_direction_is_refused() {
+        for value in [f32::NAN, f32::INFINITY, 1e30, 0.0] {
+            let bad = PromptPoint { clip: vec![value; 8], ..point(1, "a", 0) };
+            assert!(matches!(bad.check(None), Err(IndexError::InvalidPoint { .. })), "{value}");
+        }
+        assert!(point(1, "a", 0).check(None).is_ok());
+    }
+
+    #[test]
+    fn a_prompt_that_is_written_again_and_again_does_not_grow_for_ever() {
+        let mut known = point(1, "first", 9);
+        for round in 0..MAX_SOURCES + 50 {
+            let long = BTreeMap::from([(format!("{round:05}"), "x".repeat(1000))]);
+            let mut next = PromptPoint { attributes: long, ..point(1, &format!("source {round:05}"), 5) };
+            next.absorb(known.into());
+            known = next;
+        }
+        assert_eq!(known.sources.len(), MAX_SOURCES);
+        assert_eq!(known.sources[0], "first");
+        assert!(attributes_bytes(&known.attributes) <= ATTRIBUTES_MAX_BYTES);
+        assert!(known.attributes.contains_key("00305"), "the last write's own attributes are there");
     }
 
     #[test]

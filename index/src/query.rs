@@ -58,6 +58,8 @@ pub struct Query {
     pub diversity: Option<Diversity>,
     /// The vectors to return with each answer.
     pub with_vectors: Vec<Space>,
+    /// False to return only the ids, similarities and vectors of the answers.
+    pub with_payload: bool,
     /// True to compare with every prompt instead of walking the graph.
     pub exact: bool,
     /// The size of HNSW's candidate list while searching; `None` is the profile's.
@@ -86,6 +88,7 @@ impl Query {
             threshold: None,
             diversity: None,
             with_vectors: Vec::new(),
+            with_payload: true,
             exact: false,
             ef: None,
         }
@@ -106,6 +109,13 @@ impl Query {
     /// Returns these vectors with each answer.
     pub fn with_vectors(mut self, spaces: impl IntoIterator<Item = Space>) -> Self {
         self.with_vectors.extend(spaces);
+        self
+    }
+
+    /// Returns only the ids, similarities and vectors of the answers: their texts and attributes may
+    /// be a hundred times as large.
+    pub fn without_payload(mut self) -> Self {
+        self.with_payload = false;
         self
     }
 
@@ -191,7 +201,7 @@ impl Query {
             limit: Some(limit as u64),
             offset: (offset > 0).then_some(offset as u64),
             score_threshold: self.threshold,
-            with_payload: Some(true.into()),
+            with_payload: Some(self.with_payload.into()),
             with_vectors: Some(payload::vectors_selector(&self.with_vectors)),
             ..Default::default()
         })

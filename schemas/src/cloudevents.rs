@@ -31,6 +31,11 @@ pub mod names {
     pub const CORRELATION_ID: &str = "correlation-id";
     pub const TRACEPARENT: &str = "traceparent";
     pub const TRACESTATE: &str = "tracestate";
+    /// The time of the first record of a chain, such as the picture of a prediction: milliseconds
+    /// since the Unix epoch, in decimal digits. Every service writes it into what it writes.
+    pub const SOURCE_TIME: &str = "unprompt-source-time";
+    /// The consumer group of the service that wrote the record.
+    pub const WRITER: &str = "unprompt-writer";
 
     /// The supported version of CloudEvents.
     pub const SPECVERSION_1_0: &str = "1.0";

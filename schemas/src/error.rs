@@ -49,6 +49,8 @@ pub enum SchemaError {
     PromptNotUtf8 { position: usize },
     #[error("the prompt is {length} bytes long, and {limit} is the limit: shorten it")]
     PromptTooLong { length: usize, limit: usize },
+    #[error("the prompt's {what} take {length} bytes, and {limit} is the limit: shorten them")]
+    TooLong { what: &'static str, length: usize, limit: usize },
     #[error(
         "the topic prefix {prefix:?} is not usable ({reason}): use at most {limit} of the characters a-z A-Z 0-9 . _ -"
     )]
@@ -79,7 +81,7 @@ impl SchemaError {
             Self::Registry(_) => "registry-failed",
             Self::EmptyPrompt => "empty-prompt",
             Self::PromptNotUtf8 { .. } => "prompt-not-utf8",
-            Self::PromptTooLong { .. } => "prompt-too-long",
+            Self::PromptTooLong { .. } | Self::TooLong { .. } => "prompt-too-long",
             Self::Prefix { .. } => "bad-prefix",
             Self::Header { .. } => "bad-header",
             Self::MissingHeader { .. } => "missing-header",

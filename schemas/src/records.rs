@@ -21,6 +21,10 @@ use crate::topics::Topic;
 
 /// The longest prompt, in bytes of UTF-8.
 pub const PROMPT_MAX_BYTES: usize = 64 * 1024;
+/// The longest source of a prompt, in bytes.
+pub const SOURCE_MAX_BYTES: usize = 1024;
+/// The names and values of a prompt's attributes together, at most, in bytes.
+pub const ATTRIBUTES_MAX_BYTES: usize = 64 * 1024;
 /// The source of a prompt that is published as bare text.
 pub const PLAIN_TEXT_SOURCE: &str = "text/plain";
 
@@ -148,10 +152,12 @@ impl Prompt {
     ///
     /// # Errors
     /// [`SchemaError::EmptyPrompt`], [`SchemaError::PromptTooLong`],
-    /// [`SchemaError::PromptNotUtf8`], and those of [`Codec::decode`].
+    /// [`SchemaError::PromptNotUtf8`], [`SchemaError::TooLong`], and those of [`Codec::decode`].
     pub fn from_record(value: &[u8], codec: &Codec) -> Result<Self, SchemaError> {
-        let prompt = if codec::is_framed(value) { codec.decode(value)? } else { Self::from_text(value)? };
+        let prompt: Self =
+            if codec::is_framed(value) { codec.decode(value)? } else { Self::from_text(value)? };
         check_prompt_text(&prompt.text)?;
+        check_details(&prompt.source, &prompt.attributes)?;
         Ok(prompt)
     }
 
@@ -175,6 +181,21 @@ fn check_prompt_text(text: &str) -> Result<(), SchemaError> {
     if text.trim().is_empty() { Err(SchemaError::EmptyPrompt) } else { Ok(()) }
 }
 
+fn check_details(source: &str, attributes: &BTreeMap<String, String>) -> Result<(), SchemaError> {
+    let too_long = |what, length, limit| Err(SchemaError::TooLong { what, length, limit });
+    let attributes = attributes_bytes(attributes);
+    match source.len() {
+        length if length > SOURCE_MAX_BYTES => too_long("source", length, SOURCE_MAX_BYTES),
+        _ if attributes > ATTRIBUTES_MAX_BYTES => too_long("attributes", attributes, ATTRIBUTES_MAX_BYTES),
+        _ => Ok(()),
+    }
+}
+
+/// Returns the bytes of the names and values of attributes; see [`ATTRIBUTES_MAX_BYTES`].
+pub fn attributes_bytes(attributes: &BTreeMap<String, String>) -> usize {
+    attributes.iter().map(|(name, value)| name.len() + value.len()).sum()
+}
+
 /// A vector and the model that made it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct NamedVector {
@@ -185,13 +206,18 @@ pub struct NamedVector {
 }
 
 /// The fault of a vector that cannot be compared or indexed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub enum VectorFault {
     #[error("has {got} values where {expected} are expected; encode it again with the configured model")]
     Dimension { expected: usize, got: usize },
     #[error("holds a value that is not finite; repair what made it and publish the record again")]
     NotFinite,
+    #[error("has no direction (its length is {length:e}); publish a vector of length 1")]
+    NoDirection { length: f64 },
 }
+
+/// The lengths of vectors whose cosines can be computed in f32. Ours have length 1.
+const LENGTHS: std::ops::RangeInclusive<f64> = 1e-6..=1e6;
 
 impl VectorFault {
     /// Returns the code of its dead letter.
@@ -199,22 +225,33 @@ impl VectorFault {
         match self {
             Self::Dimension { .. } => "dimension",
             Self::NotFinite => "not-finite",
+            Self::NoDirection { .. } => "no-direction",
         }
     }
 }
 
+/// Checks a vector as [`NamedVector::check`] does.
+///
+/// # Errors
+/// The first fault.
+pub fn check_vector(values: &[f32], dims: usize) -> Result<(), VectorFault> {
+    let length = values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+    match values.len() {
+        got if got != dims => Err(VectorFault::Dimension { expected: dims, got }),
+        _ if !length.is_finite() => Err(VectorFault::NotFinite),
+        _ if !LENGTHS.contains(&length) => Err(VectorFault::NoDirection { length }),
+        _ => Ok(()),
+    }
+}
+
 impl NamedVector {
-    /// Checks that the vector has `dims` values, all finite.
+    /// Checks that the vector has `dims` values, all finite, and a direction: a vector of zeros has
+    /// no cosine with any other.
     ///
     /// # Errors
     /// The first fault.
     pub fn check(&self, dims: usize) -> Result<(), VectorFault> {
-        let got = self.values.len();
-        match self.values.iter().all(|value| value.is_finite()) {
-            _ if got != dims => Err(VectorFault::Dimension { expected: dims, got }),
-            false => Err(VectorFault::NotFinite),
-            true => Ok(()),
-        }
+        check_vector(&self.values, dims)
     }
 }
 
@@ -245,6 +282,18 @@ pub struct PromptEmbedding {
     pub minilm: NamedVector,
     /// The embedding by the text tower of the image encoder.
     pub clip: NamedVector,
+}
+
+impl PromptEmbedding {
+    /// Checks the limits of a prompt's text, source and attributes, which [`Prompt::from_record`]
+    /// checks, too: not every embedding comes from a text-encoder.
+    ///
+    /// # Errors
+    /// [`SchemaError::EmptyPrompt`], [`SchemaError::PromptTooLong`], [`SchemaError::TooLong`].
+    pub fn check_limits(&self) -> Result<(), SchemaError> {
+        check_prompt_text(&self.text)?;
+        check_details(&self.source, &self.attributes)
+    }
 }
 
 /// A trained head, ready to load.

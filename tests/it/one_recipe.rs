@@ -13,7 +13,7 @@ use unprompt_index::{ConnectOptions, Layout, PromptIndex, PromptPoint};
 use unprompt_models::head::{RidgeHead, Samples};
 use unprompt_models::metrics::{mean_cosine, normalise};
 use unprompt_models::recipe::{Retrieval, TrainedHead};
-use unprompt_predictor::{Encoder, HeadStore, Predictor, Settings};
+use unprompt_predictor::{Encoder, HeadRequirements, HeadStore, Predictor, Settings};
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::identity::prompt_id;
 use unprompt_schemas::records::{Head, ImageEmbedding, NamedVector, Prediction};
@@ -154,10 +154,20 @@ fn the_predictor_reaches_the_scores_that_the_trainer_learned_at() {
     for retrieval in [Retrieval::Clip, Retrieval::MiniLm] {
         let learned =
             runtime.block_on(Validation::learn(&index, ridge.clone(), &pairs, retrieval, K)).unwrap();
-        let heads = HeadStore::new(ENCODER);
+        let heads = HeadStore::new(HeadRequirements {
+            encoder: ENCODER.into(),
+            dims: CLIP_DIMS,
+            minilm: MINILM.into(),
+            folders: vec![folder.path().to_owned()],
+        });
         heads.announce(announced(&learned.head, folder.path())).unwrap();
-        let encoder = Encoder { pictures: ENCODER.into(), prompts: ENCODER.into(), dims: CLIP_DIMS };
-        let settings = Settings { k: K, retrieval, neighbours: 3 };
+        let encoder = Encoder {
+            pictures: ENCODER.into(),
+            prompts: ENCODER.into(),
+            dims: CLIP_DIMS,
+            minilm: MINILM.into(),
+        };
+        let settings = Settings { k: K, retrieval, neighbours: 3, head_folders: Vec::new() };
         let handle = runtime.handle().clone();
         let mut predictor = Predictor::new(connect(), heads, encoder, settings, codec.clone(), handle);
         let outcomes = predictor.process(&batch).unwrap();

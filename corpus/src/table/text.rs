@@ -9,6 +9,9 @@ use super::{Columns, ExportRow, length};
 use crate::CorpusError;
 
 /// CSV or TSV with a header; lists and attributes are JSON.
+///
+/// A text that a spreadsheet would take for a formula gets an apostrophe before it, as OWASP
+/// advises ("CSV Injection"). JSON lines and Parquet hold every text as it is.
 #[derive(Debug)]
 pub(super) struct DelimitedTable {
     writer: csv::Writer<Output>,
@@ -41,7 +44,7 @@ impl DelimitedTable {
 fn fields(row: &ExportRow, columns: Columns) -> Vec<String> {
     let mut fields = vec![
         row.prompt_id.to_string(),
-        row.text.clone(),
+        no_formula(&row.text),
         json(&row.sources),
         row.created_at_ms.map(|ms| ms.to_string()).unwrap_or_default(),
         json(&row.attributes),
@@ -57,6 +60,13 @@ fn fields(row: &ExportRow, columns: Columns) -> Vec<String> {
         fields.extend([&row.minilm, &row.clip].map(|vector| vector.as_ref().map(json).unwrap_or_default()));
     }
     fields
+}
+
+fn no_formula(text: &str) -> String {
+    match text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        true => format!("'{text}"),
+        false => text.to_owned(),
+    }
 }
 
 /// Serializes a list or map of texts and numbers, which cannot fail.

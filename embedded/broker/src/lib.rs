@@ -24,7 +24,7 @@ use std::thread::JoinHandle;
 
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use crate::error::EmbeddedBrokerError;
 
@@ -40,6 +40,8 @@ const THREADS: usize = 2;
 pub struct EmbeddedBroker {
     address: SocketAddr,
     stop: CancellationToken,
+    /// Cancelled when the thread ends, however it ends.
+    ended: CancellationToken,
     thread: Option<JoinHandle<Result<(), EmbeddedBrokerError>>>,
 }
 
@@ -51,11 +53,11 @@ impl EmbeddedBroker {
     /// [`EmbeddedBrokerError::Listen`] if the port is taken, [`EmbeddedBrokerError::DataDir`] or
     /// [`EmbeddedBrokerError::Storage`] if the data cannot be opened.
     pub async fn start(data_dir: &Path, port: u16) -> Result<Self, EmbeddedBrokerError> {
-        let stop = CancellationToken::new();
+        let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
         let (started, ready) = oneshot::channel();
-        let thread = spawn(data_dir.to_owned(), port, stop.clone(), started)?;
+        let thread = spawn(data_dir.to_owned(), port, stop.clone(), started, ended.clone().drop_guard())?;
         match ready.await {
-            Ok(address) => Ok(Self { address, stop, thread: Some(thread) }),
+            Ok(address) => Ok(Self { address, stop, ended, thread: Some(thread) }),
             Err(_) => {
                 Err(join(thread).await.err().unwrap_or(EmbeddedBrokerError::Ended("ended while it started")))
             }
@@ -70,6 +72,12 @@ impl EmbeddedBroker {
     /// The address in the form clients expect: `127.0.0.1:port`.
     pub fn brokers(&self) -> String {
         self.address.to_string()
+    }
+
+    /// Waits until the broker has ended; [`EmbeddedBroker::stop`] then says why, if nobody stopped
+    /// it.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
     }
 
     /// Stops the broker: closes the connections, finishes SQLite's transaction, checkpoints the
@@ -94,8 +102,10 @@ fn spawn(
     port: u16,
     stop: CancellationToken,
     started: oneshot::Sender<SocketAddr>,
+    ended: DropGuard,
 ) -> Result<JoinHandle<Result<(), EmbeddedBrokerError>>, EmbeddedBrokerError> {
     let body = move || {
+        let _ended = ended;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("broker-worker")
@@ -139,11 +149,23 @@ async fn serve(
     // If the caller is gone, it has dropped the broker, which cancels `stop`.
     let _ = started.send(address);
     tracing::info!(%address, data_dir = %data_dir.display(), "embedded broker is up");
-    let maintenance = tokio::spawn(maintenance::run(storage.clone(), stop.clone()));
-    connections::accept(listener, storage, &stop).await;
-    let _ = maintenance.await;
+    let mut maintenance = tokio::spawn(maintenance::run(storage.clone(), stop.clone()));
+    // Maintenance ends at a stop, too; only the connections' end is waited for then.
+    let unasked = async {
+        let _ = (&mut maintenance).await;
+        if stop.is_cancelled() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let served = tokio::select! {
+        () = connections::accept(listener, storage, &stop) => Ok(()),
+        () = unasked => Err(EmbeddedBrokerError::Ended("has ended, because its maintenance panicked")),
+    };
+    if !maintenance.is_finished() {
+        let _ = maintenance.await;
+    }
     tracing::info!(%address, "embedded broker is down");
-    Ok(())
+    served
 }
 
 #[cfg(test)]

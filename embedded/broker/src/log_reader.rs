@@ -176,7 +176,8 @@ fn batches(stored: Vec<Stored>) -> Result<Vec<deflated::Batch>> {
             .record(first.record.offset_delta(0).timestamp_delta(0));
         while let Some(next) = stored.next_if(|next| next.attributes == attributes) {
             let delta = i32::try_from(next.offset - base_offset)?;
-            let record = next.record.offset_delta(delta).timestamp_delta(next.timestamp - base_timestamp);
+            let record =
+                next.record.offset_delta(delta).timestamp_delta(next.timestamp.wrapping_sub(base_timestamp));
             (batch, last_offset) = (batch.record(record), next.offset);
         }
         let batch = batch.last_offset_delta(i32::try_from(last_offset - base_offset)?);

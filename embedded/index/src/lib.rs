@@ -8,6 +8,7 @@
 mod convert;
 mod disk_space;
 mod error;
+mod faults;
 mod service;
 mod shard;
 mod status;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
+use self::faults::Faults;
 use self::service::Service;
 use self::store::CollectionStore;
 pub use crate::error::EmbeddedIndexError;
@@ -46,6 +48,7 @@ pub struct EmbeddedIndex {
     shutdown: CancellationToken,
     server: Option<JoinHandle<Result<(), tonic::transport::Error>>>,
     store: Arc<CollectionStore>,
+    faults: Faults,
 }
 
 impl EmbeddedIndex {
@@ -64,13 +67,16 @@ impl EmbeddedIndex {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let path = data_dir.to_owned();
-        let opened = tokio::task::spawn_blocking(move || CollectionStore::open(&path)).await;
+        let faults = Faults::default();
+        let watched = faults.clone();
+        let opened = tokio::task::spawn_blocking(move || CollectionStore::open(&path, watched)).await;
         let panicked = |error| EmbeddedIndexError::damaged(data_dir, format!("opening it failed: {error}"));
         let store = Arc::new(opened.map_err(panicked)??);
         let shutdown = CancellationToken::new();
-        let server = tokio::spawn(serve(listener, Arc::clone(&store), shutdown.clone()));
+        let server =
+            tokio::spawn(watched_serve(listener, Arc::clone(&store), shutdown.clone(), faults.clone()));
         tracing::info!(%address, folder = %data_dir.display(), "embedded index serves qdrant's grpc");
-        Ok(Self { address, shutdown, server: Some(server), store })
+        Ok(Self { address, shutdown, server: Some(server), store, faults })
     }
 
     /// The address the endpoint listens on.
@@ -81,6 +87,11 @@ impl EmbeddedIndex {
     /// The address in the form clients expect: `http://127.0.0.1:port`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Waits until the endpoint no longer works although nobody has stopped it, and returns why.
+    pub async fn failed(&self) -> String {
+        self.faults.noticed().await
     }
 
     /// Ends requests, flushes all collections and releases the folder. It waits a few seconds for
@@ -109,6 +120,21 @@ impl Drop for EmbeddedIndex {
     fn drop(&mut self) {
         self.shutdown.cancel();
     }
+}
+
+/// Serves, and reports an end that `shutdown` did not ask for.
+async fn watched_serve(
+    listener: TcpListener,
+    store: Arc<CollectionStore>,
+    shutdown: CancellationToken,
+    faults: Faults,
+) -> Result<(), tonic::transport::Error> {
+    let watched = faults.watch("the server of the embedded index".to_owned());
+    let served = serve(listener, store, shutdown.clone()).await;
+    if shutdown.is_cancelled() {
+        watched.ends();
+    }
+    served
 }
 
 async fn serve(

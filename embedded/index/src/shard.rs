@@ -24,6 +24,7 @@ pub(crate) use self::shape::Shape;
 use self::writer::ShardWriter;
 pub(crate) use self::writer::Written;
 use crate::convert::config as convert;
+use crate::faults::Faults;
 use crate::{disk_space, status};
 
 /// An open collection.
@@ -53,16 +54,22 @@ pub(crate) struct OptimisationProgress {
 
 impl Shard {
     /// Creates a collection in the folder `at`.
-    pub fn create(name: &str, at: &Path, config: CollectionConfig) -> Result<Self, Status> {
+    pub fn create(name: &str, at: &Path, config: CollectionConfig, faults: &Faults) -> Result<Self, Status> {
         disk_space::check(at.parent().unwrap_or(at))?;
         let edge = EdgeShard::new(at, convert::to_edge(&config)?).map_err(status::of_edge)?;
         edge.flush().map_err(status::of_edge)?;
-        Self::start(name, edge, config)
+        Self::start(name, edge, config, faults)
     }
 
     /// Opens the collection in the folder `at` and replays its log. Edge stores its own
     /// configuration with its data; if `is_changed`, `config` replaces it.
-    pub fn load(name: &str, at: &Path, config: CollectionConfig, is_changed: bool) -> Result<Self, Status> {
+    pub fn load(
+        name: &str,
+        at: &Path,
+        config: CollectionConfig,
+        is_changed: bool,
+        faults: &Faults,
+    ) -> Result<Self, Status> {
         let began = Instant::now();
         remove_unfinished(at);
         let changed = is_changed.then(|| convert::to_edge(&config)).transpose()?;
@@ -70,20 +77,21 @@ impl Shard {
         edge.flush().map_err(status::of_edge)?;
         let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(collection = name, duration_ms = ms, "opened a collection");
-        let shard = Self::start(name, edge, config)?;
+        let shard = Self::start(name, edge, config, faults)?;
         if is_changed {
             shard.optimiser.ask();
         }
         Ok(shard)
     }
 
-    fn start(name: &str, edge: EdgeShard, config: CollectionConfig) -> Result<Self, Status> {
+    fn start(name: &str, edge: EdgeShard, config: CollectionConfig, faults: &Faults) -> Result<Self, Status> {
         let edge = Arc::new(edge);
         let shape = Shape::of(&config);
         let failed =
             |error: std::io::Error| Status::resource_exhausted(format!("cannot start a thread: {error}"));
-        let optimiser = Optimiser::start(name, &edge, shape.largest_dim()).map_err(failed)?;
-        let writer = ShardWriter::start(name, Arc::clone(&edge), Arc::clone(&optimiser)).map_err(failed)?;
+        let optimiser = Optimiser::start(name, &edge, shape.largest_dim(), faults).map_err(failed)?;
+        let (written, optimised) = (Arc::clone(&edge), Arc::clone(&optimiser));
+        let writer = ShardWriter::start(name, written, optimised, faults).map_err(failed)?;
         if let Some(flush) = writer.flusher() {
             optimiser.flush_with(flush);
         }

@@ -22,6 +22,7 @@ use uuid::Uuid;
 use self::catalogue::{Catalogue, CatalogueEntry};
 use self::folder::DataFolder;
 use crate::EmbeddedIndexError;
+use crate::faults::Faults;
 use crate::shard::Shard;
 
 /// The open collections of a data directory, which this process holds exclusively.
@@ -31,6 +32,7 @@ pub(crate) struct CollectionStore {
     /// Serialises changes to the catalogue, which write a file. Readers only lock `state`.
     changes: Mutex<()>,
     state: RwLock<StoreState>,
+    faults: Faults,
 }
 
 #[derive(Debug, Default)]
@@ -42,7 +44,9 @@ struct StoreState {
 impl CollectionStore {
     /// Opens every collection in `path`. Creates the folder if it is missing. Blocks while logs are
     /// replayed.
-    pub fn open(path: &Path) -> Result<Self, EmbeddedIndexError> {
+    ///
+    /// Threads of collections that end unasked are reported to `faults`.
+    pub fn open(path: &Path, faults: Faults) -> Result<Self, EmbeddedIndexError> {
         let folder = DataFolder::open(path)?;
         let catalogue = folder.read_catalogue()?;
         folder.sweep(&catalogue)?;
@@ -50,11 +54,12 @@ impl CollectionStore {
         for (name, entry) in &catalogue.collections {
             let config = folder.config_of(name, entry)?;
             let at = folder.collection(entry.folder);
-            let shard = load(name, &at, config).map_err(|reason| EmbeddedIndexError::damaged(&at, reason))?;
+            let shard = load(name, &at, config, &faults)
+                .map_err(|reason| EmbeddedIndexError::damaged(&at, reason))?;
             shards.insert(name.clone(), Arc::new(shard));
         }
         let state = RwLock::new(StoreState { catalogue, shards });
-        Ok(Self { folder, changes: Mutex::default(), state })
+        Ok(Self { folder, changes: Mutex::default(), state, faults })
     }
 
     /// Looks up a collection by name or alias.
@@ -88,7 +93,7 @@ impl CollectionStore {
         }
         let entry = CatalogueEntry::new(Uuid::new_v4(), &config);
         let at = self.folder.collection(entry.folder);
-        let shard = match Shard::create(name, &at, config) {
+        let shard = match Shard::create(name, &at, config, &self.faults) {
             Ok(shard) => Arc::new(shard),
             Err(status) => {
                 self.folder.remove(&at);
@@ -163,10 +168,10 @@ impl CollectionStore {
             .ok_or_else(|| Status::not_found(format!("Not found: Collection `{name}` doesn't exist!")))?;
         let at = self.folder.collection(entry.folder);
         shard.stop(Duration::MAX);
-        let opened = Shard::load(name, &at, config.clone(), true);
+        let opened = Shard::load(name, &at, config.clone(), true, &self.faults);
         let (reopened, error) = match opened {
             Ok(reopened) => (reopened, None),
-            Err(error) => (Shard::load(name, &at, shard.config(), false)?, Some(error)),
+            Err(error) => (Shard::load(name, &at, shard.config(), false, &self.faults)?, Some(error)),
         };
         let reopened = Arc::new(reopened);
         self.state.write().shards.insert(name.to_owned(), Arc::clone(&reopened));
@@ -197,8 +202,8 @@ impl CollectionStore {
 }
 
 /// Opens a collection. Turns edge's panics into errors, because edge may report damage by a panic.
-fn load(name: &str, at: &Path, config: CollectionConfig) -> Result<Shard, String> {
-    let load = AssertUnwindSafe(|| Shard::load(name, at, config, false));
+fn load(name: &str, at: &Path, config: CollectionConfig, faults: &Faults) -> Result<Shard, String> {
+    let load = AssertUnwindSafe(|| Shard::load(name, at, config, false, faults));
     match catch_unwind(load) {
         Ok(Ok(shard)) => Ok(shard),
         Ok(Err(status)) => Err(status.message().to_owned()),

@@ -93,11 +93,20 @@ impl PromptIndex {
     pub async fn beside(&self, layout: &Layout) -> Result<Self, IndexError> {
         let collection = layout.collection(&self.options.alias);
         let (_, profile) = self.ensure_collection(&collection, layout).await?;
-        let (bulk, known) = (Arc::default(), Arc::default());
-        let beside =
-            Self { target: collection.into(), layout: Arc::default(), profile: known, bulk, ..self.clone() };
+        let beside = self.collection_named(&collection);
         beside.remember(layout, profile);
         Ok(beside)
+    }
+
+    /// Returns a client of the collection of this name, whatever the alias points to.
+    pub fn collection_named(&self, name: &str) -> Self {
+        Self {
+            target: name.into(),
+            layout: Arc::default(),
+            profile: Arc::default(),
+            bulk: Arc::default(),
+            ..self.clone()
+        }
     }
 
     /// Points the alias to this layout's collection.

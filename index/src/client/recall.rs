@@ -123,7 +123,7 @@ impl PromptIndex {
             ..Default::default()
         };
         let answer = self.client.query(request).await.map_err(|e| self.error("sample prompts", e))?;
-        answer.result.into_iter().map(|point| payload::to_hit(point).map(Into::into)).collect()
+        answer.result.into_iter().map(|point| payload::to_hit(point, true).map(Into::into)).collect()
     }
 }
 

@@ -1,15 +1,18 @@
 //! Reading: the nearest prompts, pages, counts.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
+use qdrant_client::qdrant::with_payload_selector::SelectorOptions;
 use qdrant_client::qdrant::{
-    CountPoints, GetPoints, PointId, QueryBatchPoints, QueryPoints, ScrollPoints, WithPayloadSelector,
+    CountPoints, GetPoints, PointId, QueryBatchPoints, QueryPoints, RetrievedPoint, ScrollPoints,
+    WithPayloadSelector,
 };
 use tokio::task::spawn_blocking;
 use tonic::Code;
 use uuid::Uuid;
 
 use super::PromptIndex;
+use super::parts::Parts;
 use crate::query::{Groups, MAX_GROUPED};
 use crate::{Diversity, Filter, Hit, IndexError, PromptPoint, Query, Space, Target, payload};
 
@@ -33,18 +36,40 @@ impl PromptIndex {
 
     /// Reads the prompts with these ids that are in the index, in no particular order.
     pub async fn get(&self, ids: &[Uuid], with_vectors: bool) -> Result<Vec<PromptPoint>, IndexError> {
+        let spaces: &[Space] = if with_vectors { &[Space::MiniLm, Space::Clip] } else { &[] };
+        let points = self.points(ids, true.into(), spaces).await?;
+        points.into_iter().map(payload::to_prompt).collect()
+    }
+
+    /// Reads the texts of the prompts with these ids; ids that are not in the index are left out.
+    pub async fn texts(&self, ids: &[Uuid]) -> Result<HashMap<Uuid, String>, IndexError> {
+        let fields = SelectorOptions::Include(vec![payload::TEXT.to_owned()].into());
+        let points = self.points(ids, fields.into(), &[]).await?;
+        points.into_iter().map(payload::to_text).collect()
+    }
+
+    /// Reads the points with these ids, in no particular order.
+    pub(super) async fn points(
+        &self,
+        ids: &[Uuid],
+        with_payload: WithPayloadSelector,
+        with_vectors: &[Space],
+    ) -> Result<Vec<RetrievedPoint>, IndexError> {
         let mut found = Vec::with_capacity(ids.len());
         for chunk in ids.chunks(self.options.chunk_points.max(1)) {
-            let request = GetPoints {
-                collection_name: self.target.to_string(),
-                ids: chunk.iter().copied().map(payload::point_id).collect(),
-                with_payload: Some(true.into()),
-                with_vectors: Some(with_vectors.into()),
-                ..Default::default()
-            };
-            let answer = self.client.get_points(request).await.map_err(|e| self.error("get points", e))?;
-            for point in answer.result {
-                found.push(payload::to_prompt(point)?);
+            let mut parts = Parts::of(chunk);
+            while let Some(part) = parts.next() {
+                let request = GetPoints {
+                    collection_name: self.target.to_string(),
+                    ids: part.iter().copied().map(payload::point_id).collect(),
+                    with_payload: Some(with_payload.clone()),
+                    with_vectors: Some(payload::vectors_selector(with_vectors)),
+                    ..Default::default()
+                };
+                match self.client.get_points(request).await {
+                    Ok(answer) => found.extend(answer.result),
+                    Err(error) => parts.halve(part, self.error("get points", error))?,
+                }
             }
         }
         Ok(found)
@@ -72,7 +97,13 @@ impl PromptIndex {
                 [query] => answers.push(self.search(query).await?),
                 run => {
                     for batch in run.chunks(BATCH) {
-                        answers.extend(self.search_at_once(batch).await?);
+                        let mut parts = Parts::of(batch);
+                        while let Some(part) = parts.next() {
+                            match self.search_at_once(part).await {
+                                Ok(found) => answers.extend(found),
+                                Err(error) => parts.halve(part, error)?,
+                            }
+                        }
                     }
                 }
             }
@@ -80,17 +111,29 @@ impl PromptIndex {
         Ok(answers)
     }
 
-    /// Returns the prompts nearest to each query, best first, each with its MiniLM vector \[384\];
-    /// all answers or an error.
+    /// Returns the prompts nearest to each query, best first, each with its MiniLM vector \[384\] and
+    /// without its text; see [`Self::texts`]. All answers or an error.
     ///
     /// # Errors
     /// [`IndexError::ForeignPoint`] for a point without that vector: a prediction must not leave it
     /// out silently.
     pub async fn nearest(&self, queries: Vec<Query>) -> Result<Vec<Vec<Hit>>, IndexError> {
-        let queries: Vec<Query> =
-            queries.into_iter().map(|query| query.with_vectors([Space::MiniLm])).collect();
-        let answers = self.search_batch(&queries).await?;
-        answers.iter().flatten().try_for_each(has_minilm)?;
+        self.nearest_each(queries).await?.into_iter().collect()
+    }
+
+    /// Returns the prompts nearest to each query, as [`Self::nearest`] does; an invalid query does
+    /// not fail the others.
+    ///
+    /// # Errors
+    /// Inner: [`IndexError::InvalidQuery`]. Outer: as in [`Self::nearest`].
+    pub async fn nearest_each(
+        &self,
+        queries: Vec<Query>,
+    ) -> Result<Vec<Result<Vec<Hit>, IndexError>>, IndexError> {
+        let of_vectors = |query: Query| query.with_vectors([Space::MiniLm]).without_payload();
+        let queries: Vec<Query> = queries.into_iter().map(of_vectors).collect();
+        let answers = self.search_each(&queries).await?;
+        answers.iter().flatten().flatten().try_for_each(has_minilm)?;
         Ok(answers)
     }
 
@@ -124,7 +167,7 @@ impl PromptIndex {
     }
 
     /// Reads one page of the prompts that pass `filter`, ordered by id, and returns where the next
-    /// page starts.
+    /// page starts. A page of long prompts has fewer than `limit`.
     pub async fn page(
         &self,
         filter: &Filter,
@@ -132,16 +175,22 @@ impl PromptIndex {
         limit: u32,
         with_vectors: &[Space],
     ) -> Result<(Vec<PromptPoint>, Option<Uuid>), IndexError> {
-        let request = ScrollPoints {
-            collection_name: self.target.to_string(),
-            filter: filter.to_qdrant()?,
-            offset: from.map(payload::point_id),
-            limit: Some(limit),
-            with_payload: Some(WithPayloadSelector::from(true)),
-            with_vectors: Some(payload::vectors_selector(with_vectors)),
-            ..Default::default()
+        let mut limit = limit;
+        let answer = loop {
+            let request = ScrollPoints {
+                collection_name: self.target.to_string(),
+                filter: filter.to_qdrant()?,
+                offset: from.map(payload::point_id),
+                limit: Some(limit),
+                with_payload: Some(WithPayloadSelector::from(true)),
+                with_vectors: Some(payload::vectors_selector(with_vectors)),
+                ..Default::default()
+            };
+            match self.client.scroll(request).await.map_err(|e| self.error("page through points", e)) {
+                Err(error) if error.is_too_large() && limit > 1 => limit /= 2,
+                answer => break answer?,
+            }
         };
-        let answer = self.client.scroll(request).await.map_err(|e| self.error("page through points", e))?;
         let next = answer.next_page_offset.map(|id: PointId| payload::prompt_id(Some(id))).transpose()?;
         let points = answer.result.into_iter().map(payload::to_prompt).collect::<Result<_, _>>()?;
         Ok((points, next))
@@ -149,18 +198,37 @@ impl PromptIndex {
 
     async fn search_plain(&self, query: &Query) -> Result<Vec<Hit>, IndexError> {
         let request = query.to_qdrant(&self.target, self.profile().await)?;
-        let answer = match self.client.query(request).await {
+        let answer = match self.client.query(request).await.map_err(|error| self.error("search", error)) {
             Ok(answer) => answer,
-            Err(error) => {
-                let error = self.error("search", error);
-                return Err(self.blame(std::slice::from_ref(query), error).await);
+            Err(error) if error.is_too_large() && has_details(query) => {
+                return self.search_in_parts(query).await;
             }
+            Err(error) => return Err(self.blame(std::slice::from_ref(query), error).await),
         };
-        let hits: Vec<Hit> = answer.result.into_iter().map(payload::to_hit).collect::<Result<_, _>>()?;
-        Ok(of_page(hits, query))
+        let hits = answer.result.into_iter().map(|point| payload::to_hit(point, query.with_payload));
+        Ok(of_page(hits.collect::<Result<_, _>>()?, query))
+    }
+
+    /// Finds the answers first, and reads their texts and vectors then. A prompt that is deleted in
+    /// between is left out.
+    async fn search_in_parts(&self, query: &Query) -> Result<Vec<Hit>, IndexError> {
+        let ids_only = Query { with_vectors: Vec::new(), with_payload: false, ..query.clone() };
+        let hits = Box::pin(self.search_plain(&ids_only)).await?;
+        let ids: Vec<Uuid> = hits.iter().map(|hit| hit.prompt_id).collect();
+        let points = self.points(&ids, query.with_payload.into(), &query.with_vectors).await?;
+        let points: HashMap<Uuid, Hit> = points
+            .into_iter()
+            .map(|point| payload::to_hit_of(point, query.with_payload).map(|hit| (hit.prompt_id, hit)))
+            .collect::<Result<_, _>>()?;
+        let whole =
+            |hit: Hit| Some(Hit { similarity: hit.similarity, ..points.get(&hit.prompt_id)?.clone() });
+        Ok(hits.into_iter().filter_map(whole).collect())
     }
 
     async fn search_at_once(&self, queries: &[Query]) -> Result<Vec<Vec<Hit>>, IndexError> {
+        if let [query] = queries {
+            return Ok(vec![self.search_plain(query).await?]);
+        }
         let profile = self.profile().await;
         let to_qdrant = |query: &Query| query.to_qdrant(&self.target, profile);
         let query_points: Vec<QueryPoints> = queries.iter().map(to_qdrant).collect::<Result<_, _>>()?;
@@ -168,11 +236,14 @@ impl PromptIndex {
             QueryBatchPoints { collection_name: self.target.to_string(), query_points, ..Default::default() };
         let answer = match self.client.query_batch(request).await {
             Ok(answer) => answer,
-            Err(error) => return Err(self.blame(queries, self.error("search", error)).await),
+            Err(error) => match self.error("search", error) {
+                error if error.is_too_large() => return Err(error),
+                error => return Err(self.blame(queries, error).await),
+            },
         };
         let hits = |(result, query): (qdrant_client::qdrant::BatchResult, &Query)| {
-            let hits: Result<Vec<Hit>, _> = result.result.into_iter().map(payload::to_hit).collect();
-            hits.map(|hits| of_page(hits, query))
+            let hits = result.result.into_iter().map(|point| payload::to_hit(point, query.with_payload));
+            Ok(of_page(hits.collect::<Result<_, _>>()?, query))
         };
         if answer.result.len() != queries.len() {
             let reason = format!("{} answers came for {} queries", answer.result.len(), queries.len());
@@ -229,6 +300,11 @@ impl PromptIndex {
             other => other,
         }
     }
+}
+
+/// Returns whether the answers have more than ids and similarities.
+fn has_details(query: &Query) -> bool {
+    query.with_payload || !query.with_vectors.is_empty()
 }
 
 fn has_minilm(hit: &Hit) -> Result<(), IndexError> {

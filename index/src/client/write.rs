@@ -6,17 +6,20 @@ use std::sync::atomic::Ordering;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use qdrant_client::qdrant::{
-    DeletePoints, GetPoints, PointsIdsList, PointsOperationResponse, PointsSelector, UpdateStatus,
-    UpsertPoints, points_selector::PointsSelectorOneOf, with_payload_selector::SelectorOptions,
+    DeletePoints, PointsIdsList, PointsOperationResponse, PointsSelector, UpdateStatus, UpsertPoints,
+    points_selector::PointsSelectorOneOf, with_payload_selector::SelectorOptions,
 };
 use uuid::Uuid;
 
 use super::PromptIndex;
+use super::parts::{Parts, chunks};
 use crate::point::{Known, merge_repeats};
 use crate::{IndexError, PromptPoint, payload};
 
 /// Points per request of a bulk load: about 4 MB, well below the limit of a server.
 const BULK_CHUNK: usize = 1000;
+/// Bytes of the points of a request, about.
+const CHUNK_BYTES: usize = 16 << 20;
 
 impl PromptIndex {
     /// Writes prompts, merged with their known state: sources are united and the earliest
@@ -30,12 +33,8 @@ impl PromptIndex {
     /// the transient errors.
     pub async fn upsert(&self, points: Vec<PromptPoint>) -> Result<(), IndexError> {
         points.iter().try_for_each(|point| point.check(self.layout.get()))?;
-        let mut points = merge_repeats(points).into_iter();
-        let size = self.chunk_points();
-        let chunks = std::iter::from_fn(|| {
-            let chunk: Vec<_> = points.by_ref().take(size).collect();
-            (!chunk.is_empty()).then_some(chunk)
-        });
+        let limits = (self.chunk_points(), CHUNK_BYTES);
+        let chunks = chunks(merge_repeats(points), limits, PromptPoint::size_bytes);
         stream::iter(chunks.map(|chunk| self.upsert_chunk(chunk)))
             .buffer_unordered(self.options.parallel_chunks.max(1))
             .try_collect::<()>()
@@ -96,27 +95,28 @@ impl PromptIndex {
                 point.absorb(known);
             }
         }
-        let request = UpsertPoints {
-            collection_name: self.target.to_string(),
-            wait: Some(true),
-            points: points.into_iter().map(payload::to_point).collect(),
-            ..Default::default()
-        };
-        completed(self.client.upsert_points(request).await.map_err(|e| self.error("upsert points", e))?)
+        let mut parts = Parts::of(&points);
+        while let Some(part) = parts.next() {
+            let request = UpsertPoints {
+                collection_name: self.target.to_string(),
+                wait: Some(true),
+                points: part.iter().cloned().map(payload::to_point).collect(),
+                ..Default::default()
+            };
+            match self.client.upsert_points(request).await {
+                Ok(response) => completed(response)?,
+                Err(error) => parts.halve(part, self.error("upsert points", error))?,
+            }
+        }
+        Ok(())
     }
 
     async fn known(&self, points: &[PromptPoint]) -> Result<HashMap<Uuid, Known>, IndexError> {
         let fields =
             [payload::SOURCES, payload::CREATED_AT, payload::ATTRIBUTES, payload::LENGTH].map(String::from);
-        let request = GetPoints {
-            collection_name: self.target.to_string(),
-            ids: points.iter().map(|point| payload::point_id(point.prompt_id)).collect(),
-            with_payload: Some(SelectorOptions::Include(fields.to_vec().into()).into()),
-            with_vectors: Some(false.into()),
-            ..Default::default()
-        };
-        let answer = self.client.get_points(request).await.map_err(|e| self.error("get points", e))?;
-        answer.result.into_iter().map(payload::to_known).collect()
+        let ids: Vec<Uuid> = points.iter().map(|point| point.prompt_id).collect();
+        let found = self.points(&ids, SelectorOptions::Include(fields.to_vec().into()).into(), &[]).await?;
+        found.into_iter().map(payload::to_known).collect()
     }
 }
 

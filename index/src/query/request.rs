@@ -167,6 +167,7 @@ impl SearchRequest {
             threshold: self.threshold,
             diversity: self.diversity,
             with_vectors: self.with_vectors.clone(),
+            with_payload: true,
             exact: self.exact,
             ef: self.ef,
         }

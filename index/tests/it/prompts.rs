@@ -258,3 +258,80 @@ async fn nobody_there_is_transient_and_names_the_address() {
     let error = unprompt_index::PromptIndex::connect("not an address", Default::default()).await.unwrap_err();
     assert!(matches!(error, IndexError::InvalidUrl { .. }), "{error}");
 }
+
+/// The longest prompts that the contract allows: a thousand of them are more than a message.
+fn long_prompts(count: u64) -> Vec<unprompt_index::PromptPoint> {
+    (0..count)
+        .map(|number| unprompt_index::PromptPoint {
+            text: format!("{number:05}").repeat(13_000),
+            ..prompt(number, "a", 0)
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_larger_than_a_message_are_made_in_parts() {
+    const COUNT: u64 = 1_200;
+    let endpoint = TestEndpoint::start().await;
+    let index = connect(&endpoint).await;
+    index.ensure(&layout()).await.unwrap();
+    index.upsert(long_prompts(COUNT)).await.unwrap();
+    assert_eq!(index.count(&Filter::default()).await.unwrap(), COUNT);
+
+    // 24 answers of 120 texts, then 1,100 texts for one query, then all on one page.
+    let query = |number: u64, limit| Query::new(Space::Clip, prompt(number, "", 0).clip, limit).exact(true);
+    let queries: Vec<Query> = (0..24).map(|number| query(number, 120)).collect();
+    let answers = index.search_batch(&queries).await.unwrap();
+    assert_eq!(answers.len(), 24);
+    for (number, hits) in (0..).zip(&answers) {
+        assert_eq!(hits.len(), 120);
+        assert!(hits[0].prompt_id == id(number) && hits[0].text.len() == 65_000);
+    }
+    let most = query(3, 1_100).with_vectors([Space::MiniLm]);
+    let hits = index.search(&most).await.unwrap();
+    assert_eq!(hits.len(), 1_100);
+    assert!(hits.iter().all(|hit| hit.text.len() == 65_000 && hit.minilm.as_ref().unwrap().len() == 384));
+    assert!(hits.is_sorted_by(|a, b| a.similarity >= b.similarity));
+    let (page, next) = index.page(&Filter::default(), None, COUNT as u32, &[]).await.unwrap();
+    assert!(!page.is_empty() && page.len() < COUNT as usize && next.is_some(), "{} on a page", page.len());
+
+    let nearest = index.nearest(queries).await.unwrap();
+    assert!(nearest.iter().flatten().all(|hit| hit.text.is_empty() && hit.minilm.is_some()));
+    let ids: Vec<Uuid> = (0..COUNT).map(id).chain([Uuid::from_u128(1)]).collect();
+    let texts = index.texts(&ids).await.unwrap();
+    assert!(texts.len() == COUNT as usize && texts[&id(7)].starts_with("00007"));
+    endpoint.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_query_that_is_refused_does_not_fail_the_others() {
+    let endpoint = TestEndpoint::start().await;
+    let index = connect(&endpoint).await;
+    index.ensure(&layout()).await.unwrap();
+    index.upsert(vec![prompt(1, "a", 0), prompt(2, "a", 0)]).await.unwrap();
+    let query = |vector| Query::new(Space::Clip, vector, 2);
+    let good = || query(prompt(1, "", 0).clip);
+    let queries = vec![good(), query(vec![f32::NAN; CLIP_DIM]), query(vec![1.0; CLIP_DIM + 1]), good()];
+    let answers = index.nearest_each(queries).await.unwrap();
+    assert!(answers[0].as_ref().is_ok_and(|hits| hits.len() == 2));
+    for refused in &answers[1..3] {
+        assert!(matches!(refused, Err(IndexError::InvalidQuery { .. })), "{refused:?}");
+    }
+    assert!(answers[3].as_ref().is_ok_and(|hits| hits[0].prompt_id == id(1)));
+    endpoint.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_a_collection_stays_with_it_when_the_alias_moves() {
+    let endpoint = TestEndpoint::start().await;
+    let index = connect(&endpoint).await;
+    let first = index.ensure(&layout()).await.unwrap().collection;
+    index.upsert(vec![prompt(1, "a", 0)]).await.unwrap();
+    let pinned = index.collection_named(&first);
+    let next = Layout { encoder: "tiny-clip@next".into(), ..layout() };
+    index.beside(&next).await.unwrap();
+    index.switch_to(&next).await.unwrap();
+    assert_eq!(index.count(&Filter::default()).await.unwrap(), 0);
+    assert_eq!(pinned.count(&Filter::default()).await.unwrap(), 1);
+    endpoint.stop().await;
+}

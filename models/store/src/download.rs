@@ -6,9 +6,9 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use reqwest::StatusCode;
 use reqwest::blocking::{Client, Response};
 use reqwest::header::RANGE;
+use reqwest::{StatusCode, Url};
 
 use crate::transfer::Transfer;
 use crate::{Sources, StoreError};
@@ -67,11 +67,23 @@ impl Download<'_> {
             }
             attempts += 1;
             if attempts == ATTEMPTS {
-                return Err(StoreError::Download(format!("{}: {reason}", self.url)));
+                return Err(StoreError::Download(format!("{}: {reason}", self.shown())));
             }
-            (transfer.pull.say)(format!("{}: {reason}; trying again", self.url));
+            (transfer.pull.say)(format!("{}: {reason}; trying again", self.shown()));
             std::thread::sleep(delay);
             delay *= 2;
+        }
+    }
+
+    /// The URL for messages, without a user name and password: a package index has them there.
+    fn shown(&self) -> String {
+        match Url::parse(self.url) {
+            Ok(mut url) => {
+                // Fails only for a URL that cannot have any.
+                _ = url.set_password(None).and_then(|()| url.set_username(""));
+                url.into()
+            }
+            Err(_) => self.url.to_owned(),
         }
     }
 
@@ -103,7 +115,7 @@ impl Download<'_> {
             received += read as u64;
             if self.bytes.is_some_and(|bytes| received > bytes) {
                 _ = std::fs::remove_file(part);
-                let what = format!("{}: it is longer than what was published", self.url);
+                let what = format!("{}: it is longer than what was published", self.shown());
                 return Err(StoreError::Download(what).into());
             }
             file.write_all(&chunk[..read]).map_err(|error| StoreError::folder(part, error))?;
@@ -130,13 +142,13 @@ impl Download<'_> {
         let answer = request.send().map_err(|error| AttemptError::Interrupted(causes(&error)))?;
         let status = answer.status();
         let failed =
-            |what: String| AttemptError::Failed(StoreError::Download(format!("{}: {what}", self.url)));
+            |what: String| AttemptError::Failed(StoreError::Download(format!("{}: {what}", self.shown())));
         match status {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(answer),
             // There is no data after the part: it is the whole file or belongs to another one.
             StatusCode::RANGE_NOT_SATISFIABLE if begun > 0 => self.request(0),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                Err(StoreError::Gated { url: self.url.to_owned(), status: status.as_u16() }.into())
+                Err(StoreError::Gated { url: self.shown(), status: status.as_u16() }.into())
             }
             StatusCode::NOT_FOUND => Err(failed("not there (404)".to_owned())),
             status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {

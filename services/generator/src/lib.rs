@@ -50,8 +50,13 @@ pub struct Generator {
     params: GenerationParams,
     /// Pictures per pass of the network.
     batch: usize,
+    /// Pictures of one record, at most.
+    max_seeds: usize,
     codec: Codec,
 }
+
+/// Pictures of one record, at most, unless [`Generator::max_seeds`] sets another number.
+const MAX_SEEDS: usize = 64;
 
 impl Generator {
     /// Loads the model that `settings` name.
@@ -60,7 +65,8 @@ impl Generator {
     /// A model folder that cannot be loaded.
     pub fn open(settings: &Settings, codec: Codec) -> Result<Self, ModelError> {
         let section = &settings.section;
-        Self::load(&settings.model, section.precision, section.params(), section.batch, codec)
+        let this = Self::load(&settings.model, section.precision, section.params(), section.batch, codec)?;
+        Ok(this.max_seeds(section.max_seeds))
     }
 
     /// Loads Stable Diffusion 2 from a folder in the diffusers layout.
@@ -71,7 +77,14 @@ impl Generator {
         batch: usize,
         codec: Codec,
     ) -> Result<Self, ModelError> {
-        Ok(Self { model: StableDiffusion::load_in(folder, precision)?, params, batch: batch.max(1), codec })
+        let model = StableDiffusion::load_in(folder, precision)?;
+        Ok(Self { model, params, batch: batch.max(1), max_seeds: MAX_SEEDS, codec })
+    }
+
+    /// Sets how many pictures one record may ask for.
+    #[must_use]
+    pub fn max_seeds(self, max_seeds: usize) -> Self {
+        Self { max_seeds, ..self }
     }
 
     /// `name@revision` of the model.
@@ -109,10 +122,36 @@ impl Generator {
 
     /// Parses a record; a deleted prompt has no picture.
     fn parse(&self, record: &InputRecord) -> Result<Parsed<Prompt>, Refusal> {
-        match record.value.as_deref() {
-            Some(value) => Ok(Parsed::Input(Prompt::from_record(value, &self.codec)?)),
-            None => Ok(Parsed::Outputs(Vec::new())),
+        let Some(value) = record.value.as_deref() else { return Ok(Parsed::Outputs(Vec::new())) };
+        let prompt = Prompt::from_record(value, &self.codec)?;
+        match (prompt.seeds.len(), self.max_seeds) {
+            (0, _) => Ok(Parsed::Outputs(Vec::new())),
+            (seeds, most) if seeds > most => Err(Refusal::record(
+                "too-many-seeds",
+                format!(
+                    "the prompt has {seeds} seeds, and {most} are the most of one record: publish it several times with other seeds, \
+                     or raise [generator] max_seeds"
+                ),
+            )),
+            _ => Ok(Parsed::Input(prompt)),
         }
+    }
+
+    /// Parses the first records, until there is work for one pass of the network.
+    fn first_pass<'a>(&self, batch: &'a [InputRecord]) -> Result<ParsedBatch<'a, Prompt>, BatchError> {
+        let (mut parsed, mut pictures) = (Vec::new(), 0);
+        for record in batch {
+            let one = self.parse(record);
+            pictures += match &one {
+                Ok(Parsed::Input(prompt)) => prompt.seeds.len(),
+                _ => 0,
+            };
+            parsed.push(one);
+            if pictures >= self.batch {
+                break;
+            }
+        }
+        ParsedBatch::of(&batch[..parsed.len()], parsed)
     }
 
     /// Draws the PNG of every request, in order, `batch` at a time.
@@ -203,9 +242,11 @@ fn requests_of(prompt: &Prompt) -> impl Iterator<Item = GenerationRequest> + '_ 
     prompt.seeds.iter().map(|&seed| GenerationRequest { prompt: prompt.text.clone(), seed: seed as u64 })
 }
 
+/// A pass of Stable Diffusion 2 takes seconds on a GPU and minutes on a processor. So that pictures
+/// are published as they are drawn, only the first records are processed: as many as fill a pass.
 impl Stage for Generator {
     fn process(&mut self, batch: &[InputRecord]) -> Result<Vec<Outcome>, BatchError> {
-        let parsed = ParsedBatch::parse(batch, |record| self.parse(record))?;
+        let parsed = self.first_pass(batch)?;
         let drawn = self.draw(parsed.inputs()).map_err(|error| BatchError::Fatal(error.to_string()))?;
         parsed.outcomes(drawn, |record, _, drawn| {
             Ok(drawn?.into_iter().map(|picture| output(record, picture)).collect())

@@ -37,6 +37,8 @@ pub struct GeneratorSection {
     pub vae_tiles: VaeTiles,
     /// Pictures per pass of the network.
     pub batch: usize,
+    /// Pictures of one record, at most.
+    pub max_seeds: usize,
 }
 
 /// Pixels along the side of a latent; heights and widths are multiples of it.
@@ -69,6 +71,7 @@ impl GeneratorSection {
         Invalid::unless_in("generator.steps", self.steps, 1..=MAX_STEPS, "1 to 1000")?;
         Invalid::unless_in("generator.guidance_scale", self.guidance_scale, 0.0..=1000.0, "0 to 1000")?;
         Invalid::unless_in("generator.batch", self.batch, 1.., "1 or more")?;
+        Invalid::unless_in("generator.max_seeds", self.max_seeds, 1.., "1 or more")?;
         side("generator.height", self.height)?;
         side("generator.width", self.width)?;
         let output = self.output.map_or([1, 1], |(height, width)| [height, width]);

@@ -6,14 +6,15 @@
 mod settings;
 
 use tokio::runtime::Handle;
-use unprompt_index::{Endpoint, IndexError, Layout, MINILM_DIM, PromptIndex, PromptPoint};
+use unprompt_index::{Code, Endpoint, IndexError, Layout, MINILM_DIM, PromptIndex, PromptPoint};
 use unprompt_schemas::Uuid;
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::records::{NamedVector, PromptEmbedding};
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::waiting::until_opened;
 use unprompt_stream::{
-    BatchError, InputRecord, Needs, Outcome, Parsed, ParsedBatch, Refusal, Service, Stage, StageWiring,
+    BatchError, InputRecord, Needs, Outcome, Parsed, ParsedBatch, Refusal, Rejection, Service, Stage,
+    StageWiring,
 };
 
 pub use settings::IndexSection;
@@ -72,6 +73,7 @@ impl Indexer {
             return deleted(record).map(|id| Parsed::Input(Change::Delete(id)));
         };
         let embedding: PromptEmbedding = self.codec.decode(value)?;
+        embedding.check_limits()?;
         self.check(&embedding)?;
         Ok(Parsed::Input(Change::Upsert(point(embedding))))
     }
@@ -81,6 +83,25 @@ impl Indexer {
         let layout = &self.layout;
         check_vector("clip", &embedding.clip, &layout.encoder, layout.clip_dim)?;
         check_vector("minilm", &embedding.minilm, &layout.minilm, MINILM_DIM)
+    }
+
+    /// Writes the changes. If the index refuses a point, the changes are written one by one, in
+    /// order, and only that point's record is rejected.
+    async fn write_each(&self, changes: &[Change]) -> Result<Vec<Result<(), Rejection>>, BatchError> {
+        match self.write(changes).await {
+            Ok(()) => return Ok(changes.iter().map(|_| Ok(())).collect()),
+            Err(error) if !is_refused(&error) => return Err(as_batch_error(error)),
+            Err(_) => {}
+        }
+        let mut written = Vec::with_capacity(changes.len());
+        for change in changes {
+            written.push(match self.write(std::slice::from_ref(change)).await {
+                Err(error) if is_refused(&error) => Err(Rejection::new("index-refused", error.to_string())),
+                Err(error) => return Err(as_batch_error(error)),
+                Ok(()) => Ok(()),
+            });
+        }
+        Ok(written)
     }
 
     /// Writes runs of upserts and of deletes in record order, so that a prompt deleted and
@@ -149,10 +170,15 @@ fn point(embedding: PromptEmbedding) -> PromptPoint {
 impl Stage for Indexer {
     fn process(&mut self, batch: &[InputRecord]) -> Result<Vec<Outcome>, BatchError> {
         let parsed = ParsedBatch::parse(batch, |record| self.parse(record))?;
-        self.runtime.block_on(self.write(parsed.inputs())).map_err(as_batch_error)?;
-        let written = vec![(); parsed.inputs().len()];
-        parsed.outcomes(written, |_, _, ()| Ok(Vec::new()))
+        let written = self.runtime.block_on(self.write_each(parsed.inputs()))?;
+        parsed.outcomes(written, |_, _, written| written.map(|()| Vec::new()).map_err(Refusal::from))
     }
+}
+
+/// The record is to blame if the index refuses its point while it accepts others.
+fn is_refused(error: &IndexError) -> bool {
+    matches!(error, IndexError::InvalidPoint { .. })
+        || matches!(error, IndexError::Server { code: Code::InvalidArgument, .. })
 }
 
 fn as_batch_error(error: IndexError) -> BatchError {

@@ -1,6 +1,7 @@
 //! Follows heads.v1 and updates the store of heads while the predictor runs.
 
 use std::fmt::Display;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use unprompt_schemas::records::Head;
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::{Backoff, InputRecord, KafkaConfig, TableReader};
 
+use crate::heads::HeadRequirements;
 use crate::{HeadStore, PredictorError};
 
 /// The first and the longest delay between attempts to read a head while the schema registry is
@@ -27,8 +29,7 @@ pub struct FollowedHeads {
 }
 
 impl FollowedHeads {
-    /// Follows the topic from its beginning for heads of `encoder`, which is the name of the
-    /// pictures' vectors: `name@revision`, with `;side=` if the side is not the trained one.
+    /// Follows the topic from its beginning for heads that meet the requirements.
     ///
     /// Returns when it has caught up, or `None` if `stop` came first. A fault of the configuration
     /// cancels `stop`.
@@ -39,17 +40,20 @@ impl FollowedHeads {
     pub async fn start(
         kafka: &KafkaConfig,
         codec: Codec,
-        encoder: &str,
+        requirements: HeadRequirements,
         stop: &CancellationToken,
     ) -> Result<Option<Self>, PredictorError> {
-        let (store, fault) = (HeadStore::new(encoder), Arc::new(OnceLock::new()));
+        let (store, fault) = (HeadStore::new(requirements), Arc::new(OnceLock::new()));
         let (announced, found, stopping) = (store.clone(), fault.clone(), stop.clone());
         let reader = TableReader::start(kafka, Topic::Heads, stop.clone(), move |record| {
-            if let Err(error) = take_head(&announced, &codec, &record, &stopping) {
+            // Reads a file, which may be on a slow disk.
+            let taken = tokio::task::block_in_place(|| take_head(&announced, &codec, &record, &stopping));
+            if let Err(error) = taken {
                 found.get_or_init(|| error.to_string());
                 stopping.cancel();
             }
         })?;
+        tokio::spawn(report_end(reader.ended(), fault.clone(), stop.clone()));
         let caught_up = reader.caught_up().await;
         let heads = Self { store, fault, _reader: reader };
         heads.check()?;
@@ -72,6 +76,15 @@ impl FollowedHeads {
     }
 }
 
+/// Stops the service if heads.v1 is no longer followed: later heads would be missed silently.
+async fn report_end(ended: impl Future<Output = ()>, fault: Arc<OnceLock<String>>, stop: CancellationToken) {
+    ended.await;
+    if !stop.is_cancelled() {
+        fault.get_or_init(|| "heads.v1 is no longer followed; the log says why".to_owned());
+        stop.cancel();
+    }
+}
+
 /// Applies a record of heads.v1 to the store.
 ///
 /// A head that cannot be used is logged, and the one in use stays. An error means that the
@@ -89,9 +102,18 @@ fn take_head(
     match decode_patiently(codec, value, stop) {
         Err(error) if error.is_fatal() => return Err(error),
         Err(error) => refused(&error),
-        Ok(head) => store.announce(head).unwrap_or_else(|error| refused(&error)),
+        Ok(head) => announce(store, head),
     }
     Ok(())
+}
+
+/// Puts a head in use. A head whose file makes the reader panic is refused like any other.
+fn announce(store: &HeadStore, head: Head) {
+    match catch_unwind(AssertUnwindSafe(|| store.announce(head))) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => refused(&error),
+        Err(_) => refused(&"reading it panicked"),
+    }
 }
 
 /// Decodes a head, waiting while the schema registry is unavailable: a head missed now would be
@@ -102,7 +124,7 @@ fn decode_patiently(codec: &Codec, value: &[u8], stop: &CancellationToken) -> Re
         match codec.decode(value) {
             Err(error) if error.is_transient() && !stop.is_cancelled() => {
                 tracing::warn!(%error, "waiting to read an announced head");
-                tokio::task::block_in_place(|| std::thread::sleep(backoff.next_delay()));
+                std::thread::sleep(backoff.next_delay());
             }
             decoded => return decoded,
         }
@@ -117,9 +139,19 @@ fn refused(error: &dyn Display) {
 mod tests {
     use super::*;
 
+    fn requirements() -> HeadRequirements {
+        let (encoder, minilm) = ("tiny@0".to_owned(), "minilm@0".to_owned());
+        HeadRequirements { encoder, dims: 4, minilm, folders: Vec::new() }
+    }
+
     fn taken(value: &[u8]) -> Result<(), SchemaError> {
         let record = InputRecord { value: Some(value.to_vec()), ..InputRecord::new(Topic::Heads) };
-        take_head(&HeadStore::new("tiny@0"), &Codec::single_object(), &record, &CancellationToken::new())
+        take_head(
+            &HeadStore::new(requirements()),
+            &Codec::single_object(),
+            &record,
+            &CancellationToken::new(),
+        )
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -127,7 +159,7 @@ mod tests {
         let kafka = KafkaConfig::embedded("127.0.0.1:1");
         let stop = CancellationToken::new();
         stop.cancel();
-        let heads = FollowedHeads::start(&kafka, Codec::single_object(), "tiny@0", &stop).await;
+        let heads = FollowedHeads::start(&kafka, Codec::single_object(), requirements(), &stop).await;
         assert!(heads.unwrap().is_none());
     }
 

@@ -9,13 +9,16 @@ mod follow;
 mod heads;
 mod settings;
 
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
 use tokio::runtime::Handle;
-use unprompt_index::{Endpoint, Hit, IndexError, PromptIndex, Query, Space};
+use unprompt_index::{Endpoint, Hit, IndexError, MINILM_DIM, PromptIndex, Query, Space, Uuid};
 use unprompt_models::ModelError;
 use unprompt_models::recipe::{BLEND_NAME, Neighbour, Predicted, Recipe, SearchVector};
 use unprompt_schemas::cloudevents;
 use unprompt_schemas::codec::Codec;
-use unprompt_schemas::records::{self, ImageEmbedding, Prediction};
+use unprompt_schemas::records::{self, ImageEmbedding, Prediction, check_vector};
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::service::prepare_schema;
 use unprompt_stream::waiting::until_opened;
@@ -28,7 +31,7 @@ use crate::heads::LoadedHead;
 
 pub use error::PredictorError;
 pub use follow::FollowedHeads;
-pub use heads::{HeadStore, RefusedHead};
+pub use heads::{HeadRequirements, HeadStore, RefusedHead};
 pub use settings::Settings;
 
 /// The service descriptor: its name, topics and needs.
@@ -61,13 +64,25 @@ pub fn build(
 #[derive(Debug)]
 pub struct Predictor {
     index: PromptIndex,
-    /// The collection behind the alias, once it is known to belong to `encoder`.
-    collection: Option<String>,
+    /// The collection behind the alias, known to belong to `encoder`.
+    collection: Option<Collection>,
     heads: HeadStore,
     encoder: Encoder,
     settings: Settings,
     codec: Codec,
     runtime: Handle,
+}
+
+/// How long the alias may point to another collection before the predictor follows it.
+const ALIAS_CHECK: Duration = Duration::from_secs(2);
+
+/// The collection that is searched. It is searched by its own name, so that a batch never compares
+/// its pictures with another encoder's prompts, even while the alias moves.
+#[derive(Debug)]
+struct Collection {
+    name: String,
+    index: PromptIndex,
+    checked: Instant,
 }
 
 /// The encoder to predict from, by the names of its two towers' vectors.
@@ -80,6 +95,8 @@ pub struct Encoder {
     pub prompts: String,
     /// The length of both towers' vectors.
     pub dims: usize,
+    /// `name@revision` of the MiniLM whose vectors are predicted.
+    pub minilm: String,
 }
 
 /// One image vector to predict from, and its record.
@@ -103,20 +120,31 @@ impl Predictor {
         Self { index, collection: None, heads, encoder, settings, codec, runtime }
     }
 
-    /// Checks the encoder of the index: with another encoder's vectors the neighbours would be
-    /// meaningless.
+    /// Checks the models of the collection behind the alias: with another encoder's vectors the
+    /// neighbours would be meaningless, and another MiniLM's make another prediction.
     fn check_collection(&mut self) -> Result<(), BatchError> {
-        if self.collection.is_some() {
+        if self.collection.as_ref().is_some_and(|known| known.checked.elapsed() < ALIAS_CHECK) {
             return Ok(());
         }
         let info = self.runtime.block_on(self.index.info()).map_err(as_batch_error)?;
-        match info.encoder {
-            Some(encoder) if encoder != self.encoder.prompts => Err(BatchError::Fatal(format!(
-                "the index holds prompts of {encoder}, this predictor reads {}; configure the same [models] clip for both",
-                self.encoder.prompts
-            ))),
+        let other = |models: &str, found: &str, wanted: &str, key: &str| {
+            Err(BatchError::Fatal(format!(
+                "the index {} behind the alias holds {models} of {found}, this predictor reads {wanted}; configure the same [models] {key} for \
+                 both, or point the alias to a collection of {wanted}",
+                info.collection
+            )))
+        };
+        match (&info.encoder, &info.minilm) {
+            (Some(found), _) if *found != self.encoder.prompts => {
+                other("prompts", found, &self.encoder.prompts, "clip")
+            }
+            (_, Some(found)) if *found != self.encoder.minilm => {
+                other("vectors", found, &self.encoder.minilm, "minilm")
+            }
             _ => {
-                self.collection = Some(info.collection);
+                let index = self.index.collection_named(&info.collection);
+                let checked = Instant::now();
+                self.collection = Some(Collection { name: info.collection, index, checked });
                 Ok(())
             }
         }
@@ -144,24 +172,48 @@ impl Predictor {
         Ok(Parsed::Input(Input { embedding, image, search }))
     }
 
-    /// The nearest prompts of every input, in order.
-    fn retrieve(&self, inputs: &[Input]) -> Result<Vec<Vec<Hit>>, IndexError> {
+    /// The nearest prompts of every input, in order, and the texts of those that are shown. A
+    /// query that the index refuses is that input's error.
+    async fn retrieve(&self, inputs: &[Input]) -> Result<(Vec<Found>, Texts), IndexError> {
+        let index = self.collection.as_ref().map_or(&self.index, |collection| &collection.index);
         let queries = inputs.iter().map(|input| query(&input.search, self.settings.k)).collect();
-        self.runtime.block_on(self.index.nearest(queries))
+        let found = index.nearest_each(queries).await?;
+        let shown = |hits: &Vec<Hit>| -> Vec<Uuid> {
+            hits.iter().take(self.settings.neighbours).map(|hit| hit.prompt_id).collect()
+        };
+        let mut ids: Vec<Uuid> = found.iter().flatten().flat_map(shown).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        Ok((found, index.texts(&ids).await?))
+    }
+
+    /// Retrieves, and forgets a collection that has been dropped, so that the next attempt looks
+    /// behind the alias again.
+    fn retrieve_or_forget(&mut self, inputs: &[Input]) -> Result<(Vec<Found>, Texts), BatchError> {
+        let retrieved = self.runtime.block_on(self.retrieve(inputs));
+        if matches!(retrieved, Err(IndexError::NoCollection { .. })) {
+            self.collection = None;
+        }
+        retrieved.map_err(as_batch_error)
     }
 
     fn output(
         &self,
         record: &InputRecord,
         input: Input,
-        hits: Vec<Hit>,
+        found: Found,
+        texts: &Texts,
         head: Option<&LoadedHead>,
     ) -> Result<Vec<OutputRecord>, Refusal> {
+        let hits = found.map_err(|error| Rejection::new("index-refused", error.to_string()))?;
         let recipe = self.recipe(head);
         let neighbours: Vec<Neighbour> = hits.iter().map(|hit| hit.similarity_and_minilm().into()).collect();
         let predicted = recipe.predict(&input.image, &neighbours).map_err(as_rejection)?;
         let Predicted { vector, parts, expected_cosine } =
             predicted.ok_or_else(|| Rejection::new("nothing-to-predict-from", "no neighbour and no head"))?;
+        // Finite weights of a head may still give a sum that is not.
+        check_vector(&vector, MINILM_DIM)
+            .map_err(|fault| Refusal::record(fault.code(), format!("the predicted vector {fault}")))?;
         let embedding = input.embedding;
         let prediction = Prediction {
             image_id: embedding.image_id,
@@ -172,11 +224,11 @@ impl Predictor {
             vector,
             knn_vector: parts.knn,
             head_vector: parts.head,
-            neighbours: shown(hits, parts.weights, self.settings.neighbours),
+            neighbours: shown(&hits, &parts.weights, texts, self.settings.neighbours),
             expected_cosine,
             encoder: self.encoder.pictures.clone(),
             head: head.map(|head| head.name().to_owned()),
-            index: self.collection.clone().unwrap_or_default(),
+            index: self.collection.as_ref().map(|collection| collection.name.clone()).unwrap_or_default(),
             blend: BLEND_NAME.to_owned(),
             created_at_ms: embedding.created_at_ms,
         };
@@ -194,6 +246,11 @@ impl Predictor {
     }
 }
 
+/// The nearest prompts of one input, or why the index refuses its query.
+type Found = Result<Vec<Hit>, IndexError>;
+/// The texts of prompts by their ids.
+type Texts = HashMap<Uuid, String>;
+
 fn query(search: &SearchVector, k: usize) -> Query {
     match search {
         SearchVector::Clip(vector) => Query::new(Space::Clip, vector.clone(), k),
@@ -208,8 +265,8 @@ fn as_rejection(error: ModelError) -> Rejection {
 
 /// Makes pictures that arrive before the first prompt wait for it, uncommitted, instead of becoming
 /// dead letters.
-fn wait_for_prompts(hits: &[Vec<Hit>], head: Option<&LoadedHead>) -> Result<(), BatchError> {
-    match head.is_none() && hits.iter().any(Vec::is_empty) {
+fn wait_for_prompts(found: &[Found], head: Option<&LoadedHead>) -> Result<(), BatchError> {
+    match head.is_none() && found.iter().flatten().any(Vec::is_empty) {
         true => Err(BatchError::Transient(
             "the index has no prompt and no head is announced; import prompts (unprompt prompts import FILE)"
                 .into(),
@@ -218,16 +275,15 @@ fn wait_for_prompts(hits: &[Vec<Hit>], head: Option<&LoadedHead>) -> Result<(), 
     }
 }
 
-fn shown(hits: Vec<Hit>, weights: Vec<f32>, count: usize) -> Vec<records::Neighbour> {
-    let neighbours = hits.into_iter().zip(weights).take(count);
-    neighbours
-        .map(|(hit, weight)| records::Neighbour {
-            prompt_id: hit.prompt_id,
-            text: hit.text,
-            similarity: hit.similarity,
-            weight,
-        })
-        .collect()
+/// The nearest prompts with their texts. A prompt that was deleted after the search is left out.
+fn shown(hits: &[Hit], weights: &[f32], texts: &Texts, count: usize) -> Vec<records::Neighbour> {
+    let neighbours = hits.iter().zip(weights).take(count);
+    let with_text = |(hit, weight): (&Hit, &f32)| {
+        let text = texts.get(&hit.prompt_id)?.clone();
+        let Hit { prompt_id, similarity, .. } = *hit;
+        Some(records::Neighbour { prompt_id, text, similarity, weight: *weight })
+    };
+    neighbours.filter_map(with_text).collect()
 }
 
 impl Stage for Predictor {
@@ -238,9 +294,11 @@ impl Stage for Predictor {
         let head = self.heads.current();
         let recipe = self.recipe(head.as_deref());
         let parsed = ParsedBatch::parse(batch, |record| self.parse(record, recipe))?;
-        let hits = self.retrieve(parsed.inputs()).map_err(as_batch_error)?;
-        wait_for_prompts(&hits, head.as_deref())?;
-        parsed.outcomes(hits, |record, input, hits| self.output(record, input, hits, head.as_deref()))
+        let (found, texts) = self.retrieve_or_forget(parsed.inputs())?;
+        wait_for_prompts(&found, head.as_deref())?;
+        parsed.outcomes(found, |record, input, found| {
+            self.output(record, input, found, &texts, head.as_deref())
+        })
     }
 }
 

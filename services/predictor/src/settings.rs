@@ -1,5 +1,7 @@
 //! `[predictor]`: how neighbours are found.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use unprompt_index::MAX_LIMIT_WITH_VECTORS;
 use unprompt_models::recipe::Retrieval;
@@ -15,6 +17,9 @@ pub struct Settings {
     pub retrieval: Retrieval,
     /// The number of neighbours, nearest first, that the prediction contains.
     pub neighbours: usize,
+    /// The folders that head files may lie in, besides `heads` in the data directory.
+    #[serde(default)]
+    pub head_folders: Vec<PathBuf>,
 }
 
 impl Settings {

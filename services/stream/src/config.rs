@@ -4,6 +4,7 @@
 //! It knows the sections of this crate. Every service owns its section, and the binary composes
 //! them: see [`Sections`].
 
+mod code_loading;
 mod environment;
 mod invalid;
 mod kafka;
@@ -22,7 +23,7 @@ pub use environment::ENVIRONMENT_PREFIX;
 pub use invalid::Invalid;
 pub use kafka::{KafkaConfig, Profile};
 pub use layers::{LOCAL_FILE, Sections, load, load_with};
-pub use runner::{Delivery, RunnerConfig, RunnerOverrides, RunnerSection};
+pub use runner::{Delivery, LostOffsets, RunnerConfig, RunnerOverrides, RunnerSection};
 pub use secret::Secret;
 pub use sections::{Http, Log, LogFormat, Registry};
 pub use security::{Mechanism, Protocol, Security};

@@ -159,6 +159,11 @@ impl ConsumerHandle {
         (!consumer.assignment_lost()).then(|| (self.names.list(offsets), group))
     }
 
+    /// Returns whether the thread has ended. Before it ends by itself it sends why.
+    pub fn is_dead(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Commits `offsets`, leaves the group and ends the thread. It blocks, so call it off
     /// the async threads.
     pub fn close(mut self, offsets: Vec<(TopicPartition, i64)>) {

@@ -1,12 +1,17 @@
 //! Locks the data directory for one process at a time; a second process is told who has it.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::StreamError;
 
 const LOCK_FILE: &str = "unprompt.lock";
+/// How often, and after which time, a lock that another process has is tried again.
+const LOOKED_AT: u32 = 5;
+const MOMENT: Duration = Duration::from_millis(20);
 
 /// A data directory that this process holds until the value is dropped or the process
 /// ends, in whatever way.
@@ -26,11 +31,20 @@ impl DataDir {
     /// [`StreamError::DataDirInUse`] names the holder.
     pub fn lock(path: &Path, holder: &str) -> Result<Self, StreamError> {
         let failed = |source| StreamError::DataDir { path: path.to_owned(), source };
-        std::fs::create_dir_all(path).map_err(failed)?;
+        create(path).map_err(failed)?;
         let file = path.join(LOCK_FILE);
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(file);
         let mut lock = opened.map_err(failed)?;
-        match lock.try_lock() {
+        // Somebody who looks whether it is held has it for a moment.
+        let mut tried = lock.try_lock();
+        for _ in 0..LOOKED_AT {
+            if !matches!(tried, Err(TryLockError::WouldBlock)) {
+                break;
+            }
+            std::thread::sleep(MOMENT);
+            tried = lock.try_lock();
+        }
+        match tried {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 return Err(StreamError::DataDirInUse {
@@ -49,6 +63,16 @@ impl DataDir {
         let mut dir = Self { path: path.to_owned(), lock, holder };
         dir.write("")?;
         Ok(dir)
+    }
+
+    /// Returns whether the process `pid` holds the directory now. An address that it left there
+    /// may belong to another process once it has ended.
+    pub fn is_held_by(path: &Path, pid: u32) -> bool {
+        let Ok(mut lock) = OpenOptions::new().read(true).open(path.join(LOCK_FILE)) else { return false };
+        match lock.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => read_holder(&mut lock).contains(&format!("(process {pid},")),
+            Ok(()) | Err(TryLockError::Error(_)) => false,
+        }
     }
 
     /// Adds the addresses at which this process can be reached, once they are known.
@@ -74,6 +98,15 @@ impl DataDir {
             .and_then(|()| self.lock.sync_all());
         written.map_err(|source| StreamError::DataDir { path: self.path.clone(), source })
     }
+}
+
+/// Creates a data directory, for this user only: its broker, its index and its heads have no
+/// passwords.
+///
+/// # Errors
+/// Those of the file system.
+pub fn create(path: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 fn read_holder(lock: &mut File) -> String {

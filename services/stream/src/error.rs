@@ -102,6 +102,13 @@ pub enum StreamError {
     )]
     DeadLetterFlood { service: String, rejected: usize, records: usize, reason: String },
 
+    #[error(
+        "the offsets of group {group} are gone, but {topic} has its outputs: Kafka forgets the offsets of a group that has had no member \
+         for offsets.retention.minutes (a week by default), so which records are processed is not known. Start it with --from latest \
+         for new records only, or with --from earliest to write all outputs again"
+    )]
+    OffsetsLost { group: String, topic: String },
+
     #[error("the records of {topic} could not be deleted: {source}; grant DELETE on the topic")]
     NotDeleted {
         topic: String,
@@ -144,6 +151,11 @@ pub enum StreamError {
 
     #[error("a thread cannot be started: {0}; the machine is out of memory or threads")]
     Thread(#[source] std::io::Error),
+
+    #[error(
+        "{what} of {service} has ended unasked; its log line says why. Nothing uncommitted is lost: start the service again, and report it"
+    )]
+    Died { service: String, what: &'static str },
 
     #[error("configuration: {0}")]
     Config(String),

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{counter, gauge, histogram};
 
-use crate::{InputRecord, Rejection};
+use crate::{InputRecord, Rejection, source_time};
 
 /// Names of the metrics, all under `unprompt_`.
 pub(crate) mod names {
@@ -169,7 +169,9 @@ impl BatchDelivered<'_> {
         gauge!(names::LAST_PROGRESS, "service" => self.service).set(now_ms as f64 / 1e3);
         let latency = histogram!(names::LATENCY_SECONDS, "service" => self.service);
         for record in self.records_in {
-            latency.record((now_ms - record.timestamp_ms).max(0) as f64 / 1e3);
+            if let Some(time) = source_time::of(record) {
+                latency.record(now_ms.saturating_sub(time).max(0) as f64 / 1e3);
+            }
         }
         tracing::debug!(
             service = self.service,

@@ -120,12 +120,18 @@ impl ServiceHealth {
 #[derive(Debug)]
 pub struct HealthServer {
     address: SocketAddr,
+    ended: CancellationToken,
 }
 
 impl HealthServer {
     /// Returns the address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Waits until it no longer answers.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
     }
 }
 
@@ -143,9 +149,14 @@ pub async fn serve(
     let failed = |source| StreamError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    tokio::spawn(answer(listener, health, metrics, stop));
+    let ended = CancellationToken::new();
+    let ends = ended.clone().drop_guard();
+    tokio::spawn(async move {
+        let _ends = ends;
+        answer(listener, health, metrics, stop).await;
+    });
     tracing::info!(%address, "health and metrics over http");
-    Ok(HealthServer { address })
+    Ok(HealthServer { address, ended })
 }
 
 async fn answer(listener: TcpListener, health: Health, metrics: PrometheusHandle, stop: CancellationToken) {

@@ -5,9 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::InputRecord;
 
-/// The memory that a record takes besides its content.
-const RECORD_OVERHEAD_BYTES: usize = 256;
-
 /// The bytes held by the runner, and their limit: records it has taken, and outputs that
 /// are not written yet.
 #[derive(Debug)]
@@ -23,7 +20,7 @@ impl InFlight {
     }
 
     fn cost(record: &InputRecord) -> usize {
-        record.size_bytes() + RECORD_OVERHEAD_BYTES
+        record.memory_bytes()
     }
 
     pub fn add(&self, record: &InputRecord) {
@@ -72,10 +69,16 @@ mod tests {
     use super::*;
 
     fn taken(bytes: usize) -> InputRecord {
-        InputRecord {
-            value: Some(vec![0; bytes - RECORD_OVERHEAD_BYTES]),
-            ..InputRecord::new(Topic::Prompts)
-        }
+        let empty = InputRecord::new(Topic::Prompts);
+        InputRecord { value: Some(vec![0; bytes - empty.memory_bytes()]), ..empty }
+    }
+
+    #[test]
+    fn a_million_empty_headers_count() {
+        let in_flight = InFlight::new(1_000);
+        let headers = vec![(String::new(), Vec::new()); 1_000_000];
+        in_flight.add(&InputRecord { headers, ..InputRecord::new(Topic::Prompts) });
+        assert!(in_flight.bytes() > 48_000_000, "{}", in_flight.bytes());
     }
 
     #[test]

@@ -74,6 +74,22 @@ impl Offsets {
         }
     }
 
+    /// Gives the first records of `batch` to the batch `first`; `batch` keeps the `rest`.
+    pub fn split(&mut self, batch: BatchId, first: BatchId, records: &[InputRecord], rest: &[InputRecord]) {
+        let next_of = |topic_partition, records: &[InputRecord]| {
+            let own = records.iter().filter(|record| TopicPartition::from(*record) == topic_partition);
+            own.map(|record| record.offset + 1).max()
+        };
+        for (topic_partition, progress) in &mut self.assigned {
+            let Some(at) = progress.runs.iter().position(|run| run.batch == batch) else { continue };
+            let Some(next) = next_of(*topic_partition, records) else { continue };
+            match next_of(*topic_partition, rest) {
+                Some(_) => progress.runs.insert(at, BatchRun { batch: first, next, done: false }),
+                None => progress.runs[at].batch = first,
+            }
+        }
+    }
+
     /// Returns whether `batch` still answers for `topic_partition`. It does not once the partition
     /// was revoked, even if the partition came back.
     pub fn holds(&self, batch: BatchId, topic_partition: TopicPartition) -> bool {
@@ -229,6 +245,23 @@ mod tests {
         offsets.take_dirty();
         offsets.forget_requests();
         assert_eq!(offsets.take_dirty(), [(A, 5)]);
+    }
+
+    #[test]
+    fn the_first_records_of_a_batch_are_committed_before_the_others() {
+        let mut offsets = tracking(&[A, B]);
+        let (in_a, in_b) = (records(A, 0..4), records(B, 0..2));
+        offsets.begin(1, &[in_a.clone(), in_b.clone()].concat());
+        offsets.split(1, 2, &in_a[..3], &[&in_a[3..], &in_b[..]].concat());
+        assert!(offsets.holds(2, A) && !offsets.holds(2, B) && offsets.holds(1, A));
+        assert_eq!(offsets.after(&[2]), [(A, 3)]);
+        offsets.complete(2);
+        assert_eq!(offsets.take_dirty(), [(A, 3)]);
+        offsets.split(1, 3, &in_a[3..], &in_b);
+        offsets.complete(3);
+        assert_eq!(offsets.take_dirty(), [(A, 4)]);
+        offsets.complete(1);
+        assert_eq!(offsets.take_dirty(), [(B, 2)]);
     }
 
     #[test]

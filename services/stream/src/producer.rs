@@ -175,16 +175,6 @@ impl Producer {
     /// Queues a record, waiting while the queue is full. Records of one partition are delivered in
     /// the order of the calls.
     pub async fn send(&self, record: &OutputRecord) -> Result<Sending, SendError> {
-        self.send_at(record, None).await
-    }
-
-    /// [`Self::send`] with the record's timestamp, in milliseconds since the epoch; `None` means
-    /// now.
-    pub async fn send_at(
-        &self,
-        record: &OutputRecord,
-        timestamp_ms: Option<i64>,
-    ) -> Result<Sending, SendError> {
         let size_bytes = framed_bytes(record);
         let limit_bytes = record.topic.spec().max_message_bytes as usize;
         if size_bytes > limit_bytes {
@@ -192,7 +182,6 @@ impl Producer {
         }
         let topic = self.name(record.topic);
         let mut message = future_record(&topic, record);
-        message.timestamp = timestamp_ms;
         loop {
             match self.client.send_result(message) {
                 Ok(future) => return Ok(Sending { future, size_bytes }),

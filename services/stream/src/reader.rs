@@ -33,6 +33,8 @@ pub enum Start {
     Beginning,
     /// At the first record published after this call.
     End,
+    /// That many offsets before the end of each partition.
+    Last(i64),
 }
 
 /// The events of a reader's thread.
@@ -62,7 +64,7 @@ impl Ahead {
     /// Waits for room and sends a record; false if the receiver is gone. A record larger than the
     /// whole bound passes alone.
     async fn record(&self, record: InputRecord) -> bool {
-        let kib = record.size_bytes().div_ceil(1 << 10).clamp(1, READ_AHEAD_KIB);
+        let kib = record.memory_bytes().div_ceil(1 << 10).clamp(1, READ_AHEAD_KIB);
         match self.room.clone().acquire_many_owned(kib as u32).await {
             Ok(permit) => self.tell(ReaderEvent::Record(record, permit)).await,
             Err(_) => false,
@@ -81,6 +83,9 @@ pub(crate) struct Reader {
     stop: Arc<AtomicBool>,
     /// The number of partitions not yet read to the end that they had at the start.
     behind: usize,
+    /// The offset after the last record of every partition at the start. Topics share it by
+    /// partition, so it means something for one topic only.
+    pub ends: BTreeMap<i32, i64>,
 }
 
 impl Reader {
@@ -88,7 +93,7 @@ impl Reader {
     pub async fn start(kafka: &KafkaConfig, topics: &[Topic], start: Start) -> Result<Self, StreamError> {
         let (ahead, events) = Ahead::new();
         // If this is dropped while it opens, the thread that looks up the topics ends too.
-        let mut reader = Self { events, stop: Arc::default(), behind: 0 };
+        let mut reader = Self { events, stop: Arc::default(), behind: 0, ends: BTreeMap::new() };
         let (kafka, topics, stopped) = (kafka.clone(), topics.to_vec(), reader.stop.clone());
         let prepared = tokio::task::spawn_blocking(move || {
             let prepare = |topic: &Topic| prepare(&kafka, *topic, start, ahead.clone(), stopped.clone());
@@ -96,7 +101,8 @@ impl Reader {
         });
         let threads = prepared.await.map_err(|_| StreamError::Stopped("opening a topic"))??;
         reader.behind = threads.iter().map(|thread| thread.ends.len()).sum();
-        for thread in threads {
+        for mut thread in threads {
+            reader.ends.append(&mut thread.highs);
             let named = std::thread::Builder::new().name("reader".into());
             named.spawn(move || thread.run()).map_err(StreamError::Thread)?;
         }
@@ -106,7 +112,7 @@ impl Reader {
     /// A reader of a test's events, which is caught up after `behind` ends.
     #[cfg(test)]
     pub fn of(events: mpsc::Receiver<ReaderEvent>, behind: usize) -> Self {
-        Self { events, stop: Arc::default(), behind }
+        Self { events, stop: Arc::default(), behind, ends: BTreeMap::new() }
     }
 
     /// Returns whether everything that was there at the start has been read.
@@ -145,6 +151,8 @@ struct ReaderThread {
     names: Names,
     /// The end of each partition at the start, kept until it is reached.
     ends: BTreeMap<i32, i64>,
+    /// The end of every partition at the start.
+    highs: BTreeMap<i32, i64>,
     ahead: Ahead,
     stop: Arc<AtomicBool>,
 }
@@ -159,16 +167,21 @@ fn prepare(
     let name = kafka.prefix.name(topic);
     let consumer = assigned_consumer(kafka)?;
     let mut list = TopicPartitionList::new();
-    let mut ends = BTreeMap::new();
+    let (mut ends, mut highs) = (BTreeMap::new(), BTreeMap::new());
     for partition in partitions(kafka, &consumer, &name, &stop)? {
         let (low, high) = topic_admin::watermarks(kafka, &consumer, &name, partition)?;
-        let from = if start == Start::Beginning { low } else { high };
+        let from = match start {
+            Start::Beginning => low,
+            Start::Last(count) => high.saturating_sub(count).max(low),
+            Start::End => high,
+        };
         ends.extend((from < high).then_some((partition, high)));
+        highs.insert(partition, high);
         list.add_partition_offset(&name, partition, Offset::Offset(from)).map_err(StreamError::client)?;
     }
     consumer.assign(&list).map_err(StreamError::client)?;
     let (brokers, names) = (kafka.brokers.clone(), Names::new(&kafka.prefix));
-    Ok(ReaderThread { brokers, topic: name, consumer, names, ends, ahead, stop })
+    Ok(ReaderThread { brokers, topic: name, consumer, names, ends, highs, ahead, stop })
 }
 
 /// Makes a consumer that joins no group. librdkafka requires a group name all the same; it never

@@ -49,9 +49,14 @@ impl InputRecord {
         key.and_then(|key| Uuid::parse_str(key).ok())
     }
 
-    /// Bytes the record holds in memory: key, value and headers.
+    /// Bytes of its key, value and headers.
     pub fn size_bytes(&self) -> usize {
         content_bytes(self.key.as_deref(), self.value.as_deref(), &self.headers)
+    }
+
+    /// Bytes that it takes in memory.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.size_bytes() + overhead_bytes(&self.headers)
     }
 }
 
@@ -67,10 +72,25 @@ pub struct OutputRecord {
 }
 
 impl OutputRecord {
-    /// Bytes the record holds in memory: key, value and headers.
+    /// Bytes of its key, value and headers.
     pub fn size_bytes(&self) -> usize {
         content_bytes(self.key.as_deref(), self.value.as_deref(), &self.headers)
     }
+
+    /// Bytes that it takes in memory.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.size_bytes() + overhead_bytes(&self.headers)
+    }
+}
+
+/// The memory that a record takes besides its content.
+const RECORD_OVERHEAD_BYTES: usize = 256;
+/// The memory that a header takes besides its name and value: a million empty ones fit into a
+/// record of three megabytes.
+const HEADER_OVERHEAD_BYTES: usize = 96;
+
+fn overhead_bytes(headers: &Headers) -> usize {
+    RECORD_OVERHEAD_BYTES + HEADER_OVERHEAD_BYTES * headers.len()
 }
 
 fn content_bytes(key: Option<&[u8]>, value: Option<&[u8]>, headers: &Headers) -> usize {

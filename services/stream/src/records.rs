@@ -8,8 +8,16 @@ use unprompt_schemas::records::Record;
 use crate::config::KafkaConfig;
 use crate::{StreamError, read_to_end};
 
+/// A record of a keyed topic, or the deletion of its key.
+#[derive(Clone, Debug)]
+pub enum Change<R> {
+    Written(R),
+    /// The key of a record without a value.
+    Deleted(Vec<u8>),
+}
+
 /// Reads the topic of `R` from the beginning to its current end, and hands every readable
-/// record to `f`. Unreadable records are skipped: the service that consumes them has sent them
+/// record to `f`, without the deletions. Unreadable records are skipped: the service that consumes them has sent them
 /// to the dead letters.
 ///
 /// # Errors
@@ -21,13 +29,33 @@ pub async fn read_records<R: Record>(
     codec: &Codec,
     mut f: impl FnMut(R),
 ) -> Result<(), StreamError> {
+    read_changes(kafka, codec, |change| match change {
+        Change::Written(record) => f(record),
+        Change::Deleted(_) => {}
+    })
+    .await
+}
+
+/// Reads the topic of `R` as [`read_records`] does, with the deletions, in order within a key.
+///
+/// # Errors
+///
+/// As [`read_records`].
+pub async fn read_changes<R: Record>(
+    kafka: &KafkaConfig,
+    codec: &Codec,
+    mut f: impl FnMut(Change<R>),
+) -> Result<(), StreamError> {
     let mut failed = None;
     read_to_end(kafka, &[R::TOPIC], |record| {
-        let Some(value) = record.value.as_deref().filter(|_| failed.is_none()) else { return };
-        match codec.decode_readable(value) {
-            Ok(Some(read)) => f(read),
-            Ok(None) => {}
-            Err(error) => failed = Some(error),
+        if failed.is_some() {
+            return;
+        }
+        match record.value.as_deref().map(|value| codec.decode_readable(value)) {
+            Some(Ok(Some(read))) => f(Change::Written(read)),
+            Some(Ok(None)) => {}
+            Some(Err(error)) => failed = Some(error),
+            None => f(Change::Deleted(record.key.unwrap_or_default())),
         }
     })
     .await?;

@@ -7,6 +7,7 @@ mod batch;
 mod delivery;
 mod session;
 mod stage_thread;
+mod transaction_size;
 mod transactions;
 
 use std::fmt::Display;
@@ -21,11 +22,12 @@ use crate::flood::Flood;
 use crate::health::Condition;
 use crate::retry::Backoff;
 use crate::signals::ServiceSignals;
-use crate::{Service, Signals, Stage, StreamError, topic_admin};
+use crate::{Service, Signals, Stage, StreamError, lost_offsets, topic_admin};
 
 use delivery::Delivered;
-use session::{Session, SessionEnd};
+use session::{AcrossSessions, Session, SessionEnd};
 use stage_thread::{StageDone, StageThread};
+use transaction_size::TransactionSize;
 use transactions::Transacted;
 
 /// The events that the loop handles.
@@ -103,6 +105,8 @@ async fn run<E: Display>(
     let health = &signals.health;
     let topics = async {
         ensure_topics_patiently(kafka, &mut backoff, shutdown).await?;
+        let check = || lost_offsets::check(kafka, &service, runner.lost_offsets);
+        patiently(&mut backoff, shutdown, check).await?;
         health.set(Condition::Topics, true);
         Ok::<(), StreamError>(())
     };
@@ -114,13 +118,16 @@ async fn run<E: Display>(
     };
     let ((), stage) = tokio::try_join!(topics, stage)?;
     let mut summary = RunSummary::default();
-    let mut flood = Flood::new(runner);
+    let (mut flood, mut size) = (Flood::new(runner), TransactionSize::new(runner));
     // All sessions of a run share the id, so that each settles what the one before it left open.
     let exactly_once = runner.delivery.is_exactly_once(kafka.profile);
     let transactional_id = exactly_once.then(|| kafka.transactional_id(service.name));
     loop {
         let before = summary.records_in;
-        let starting = Session::start(kafka, runner, &stage, health, transactional_id.clone(), &mut flood);
+        let starting = {
+            let across = AcrossSessions { flood: &mut flood, size: &mut size };
+            Session::start(kafka, runner, &stage, health, transactional_id.clone(), across)
+        };
         let session = tokio::select! {
             session = starting => session?,
             () = shutdown.cancelled() => return Ok(summary),
@@ -153,19 +160,28 @@ async fn ensure_topics_patiently(
     backoff: &mut Backoff,
     shutdown: &CancellationToken,
 ) -> Result<(), StreamError> {
+    patiently(backoff, shutdown, || topic_admin::ensure_topics(kafka)).await
+}
+
+/// Asks Kafka until it answers.
+async fn patiently<Asking: Future<Output = Result<(), StreamError>>>(
+    backoff: &mut Backoff,
+    shutdown: &CancellationToken,
+    ask: impl Fn() -> Asking,
+) -> Result<(), StreamError> {
     loop {
-        let made = tokio::select! {
-            made = topic_admin::ensure_topics(kafka) => made,
+        let answer = tokio::select! {
+            answer = ask() => answer,
             () = shutdown.cancelled() => return Err(StreamError::Stopped("waiting for Kafka")),
         };
-        match made {
+        match answer {
             Err(StreamError::Unreachable { brokers, reason }) => {
                 tracing::warn!(brokers, reason, "kafka does not answer; waiting for it");
                 pause(backoff.next(), shutdown).await?;
             }
-            made => {
+            answer => {
                 backoff.reset();
-                return made;
+                return answer;
             }
         }
     }

@@ -20,9 +20,8 @@ pub struct Service {
     pub inputs: &'static [Topic],
     /// The topics it writes, apart from the dead letters.
     pub outputs: &'static [Topic],
-    /// True if its outputs carry the timestamp of their input, as in Kafka Streams: then a
-    /// record's latency counts from the first record of its chain. False if an output comes
-    /// into being only now.
+    /// True if its outputs carry the time of their input's source: then a record's latency counts
+    /// from the first record of its chain. False if an output begins a chain of its own.
     pub keeps_time: bool,
     pub needs: Needs,
 }
@@ -50,7 +49,7 @@ pub fn prepare_schema<R: Record>(codec: &Codec, prefix: &Prefix) -> Result<(), S
 }
 
 impl Service {
-    /// Describes a service that needs only Kafka and keeps the timestamps of its inputs.
+    /// Describes a service that needs only Kafka and passes the time of its inputs' source on.
     pub const fn new(name: &'static str, inputs: &'static [Topic], outputs: &'static [Topic]) -> Self {
         let needs = Needs { index: false, heads: false, schema: None };
         Self { name, inputs, outputs, keeps_time: true, needs }

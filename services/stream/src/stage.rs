@@ -8,6 +8,11 @@ use crate::{InputRecord, OutputRecord};
 pub trait Stage: Send + 'static {
     /// Processes a batch: one outcome for each input, in the same order.
     ///
+    /// A stage whose work takes long may return the outcomes of the first inputs only, of one at
+    /// least. These are written and committed, and it is called again with the other inputs.
+    ///
+    /// An input on which it panics becomes a dead letter; its neighbours are processed one by one.
+    ///
     /// # Errors
     ///
     /// An error concerns the whole batch. A single bad record is an [`Outcome::Rejected`] instead.

@@ -1,8 +1,9 @@
 //! Follows a compacted topic as a table: all its records from the beginning, then every change.
 //!
 //! If reading fails, it starts again from the beginning: a table that silently stands still is
-//! worse than one that is applied twice.
+//! worse than one that is read twice. What was applied is not applied again.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -35,8 +36,8 @@ impl TableReader {
     /// Reads the topic from its first record, and follows it until `stop` or until this is dropped.
     ///
     /// A record without a value deletes its key. If the broker or the topic is not there
-    /// yet, the reader waits. If reading fails, the topic is opened again, and applied again
-    /// from its first record.
+    /// yet, the reader waits. If reading fails, the topic is opened again; what was applied is passed
+    /// over, unless the topic is a new one of the same name.
     ///
     /// # Errors
     ///
@@ -54,6 +55,7 @@ impl TableReader {
         let stop = stop.child_token();
         let (kafka, stopped) = (kafka.clone(), stop.clone());
         tokio::spawn(async move {
+            // If `apply` panics, dropping the sender tells it.
             let follow = follow(topic, || open(&kafka, topic), apply, &tell);
             let followed = stopped.run_until_cancelled(follow).await;
             if let Some(Err(error)) = followed {
@@ -67,6 +69,16 @@ impl TableReader {
     /// Returns whether everything that was there at the start has been applied.
     pub fn is_caught_up(&self) -> bool {
         matches!(*self.state.borrow(), TableState::CaughtUp)
+    }
+
+    /// Waits until the table is no longer followed: it was stopped, could not be opened at first, or
+    /// the closure has panicked.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut state = self.state.clone();
+        async move {
+            // An error says that the task is gone.
+            let _ = state.wait_for(|state| matches!(state, TableState::Ended)).await;
+        }
     }
 
     /// Waits until everything that was there at the start has been applied.
@@ -97,14 +109,24 @@ async fn follow<O: Future<Output = Result<Reader, StreamError>>>(
     tell: &watch::Sender<TableState>,
 ) -> Result<(), StreamError> {
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+    // The offset after the last applied record, by partition.
+    let mut applied: BTreeMap<i32, i64> = BTreeMap::new();
     let mut opened = Ok(open().await?);
     loop {
-        let apply = |record: InputRecord| {
-            backoff.reset();
-            apply(record);
-        };
         let error = match opened {
-            Ok(reader) => follow_one(reader, apply, tell).await,
+            Ok(reader) => {
+                // A topic that ends before what was applied was deleted and made again.
+                applied.retain(|partition, next| reader.ends.get(partition).is_some_and(|end| end >= next));
+                let apply = |record: InputRecord| {
+                    backoff.reset();
+                    let next = applied.entry(record.partition).or_insert(0);
+                    if record.offset >= *next {
+                        *next = record.offset + 1;
+                        apply(record);
+                    }
+                };
+                follow_one(reader, apply, tell).await
+            }
             Err(error) => error,
         };
         tracing::warn!(topic = topic.base_name(), %error, "the table is opened again");
@@ -149,10 +171,12 @@ async fn open(kafka: &KafkaConfig, topic: Topic) -> Result<Reader, StreamError> 
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
     use std::future::ready;
+    use std::sync::Arc;
 
     use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-    use tokio::sync::mpsc;
+    use tokio::sync::{Semaphore, mpsc};
 
     use super::*;
     use crate::reader::ReaderEvent;
@@ -190,6 +214,41 @@ mod tests {
                 state.wait_for(|state| matches!(state, TableState::CaughtUp)).await.unwrap();
             } => {}
         }
+    }
+
+    #[tokio::test]
+    async fn what_was_applied_is_not_applied_again_unless_the_topic_is_a_new_one() {
+        /// A reader of a topic that ends at `end`; it gives the records from the first, and fails.
+        fn reader(end: i64) -> (mpsc::Sender<ReaderEvent>, Reader) {
+            let (tell, events) = mpsc::channel(8);
+            for offset in 0..end {
+                let record = InputRecord { offset, ..InputRecord::new(Topic::Heads) };
+                let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+                tell.try_send(ReaderEvent::Record(record, room)).unwrap();
+            }
+            tell.try_send(unauthorized()).unwrap();
+            let mut reader = Reader::of(events, 1);
+            reader.ends.insert(0, end);
+            (tell, reader)
+        }
+        let (_senders, readers): (Vec<_>, Vec<_>) = [2, 3, 1].map(reader).into_iter().unzip();
+        let mut opened = readers.into_iter();
+        let (done, mut is_done) = mpsc::channel(1);
+        let open = || {
+            let next = opened.next();
+            if next.is_none() {
+                done.try_send(()).unwrap();
+            }
+            ready(next.ok_or(StreamError::Stopped("opening a topic")))
+        };
+        let (applied, (tell, _state)) = (RefCell::new(Vec::new()), watch::channel(TableState::Behind));
+        tokio::select! {
+            ended = follow(Topic::Heads, open, |record| applied.borrow_mut().push(record.offset), &tell) => {
+                panic!("it ended: {ended:?}")
+            }
+            done = is_done.recv() => done.unwrap(),
+        }
+        assert_eq!(*applied.borrow(), [0, 1, 2, 0]);
     }
 
     #[tokio::test]

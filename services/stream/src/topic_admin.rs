@@ -56,7 +56,7 @@ pub async fn ensure_topics(kafka: &KafkaConfig) -> Result<(), StreamError> {
         Topic::ALL.into_iter().filter(|topic| !present.contains(&kafka.prefix.name(*topic))).collect();
     create(kafka, &admin, &missing).await?;
     let existing: Vec<Topic> = Topic::ALL.into_iter().filter(|topic| !missing.contains(topic)).collect();
-    warn_of_small_limits(kafka, &admin, &existing).await;
+    warn_of_settings(kafka, &admin, &existing).await;
     Ok(())
 }
 
@@ -209,6 +209,11 @@ async fn create(
     Ok(())
 }
 
+/// A broker that stores records as they are checks their size after inflating them. With any other
+/// setting it checks a batch as it was sent, and a megabyte of gzip becomes a gigabyte in a
+/// consumer. Pictures and vectors hardly get smaller by compression.
+const UNCOMPRESSED: &str = "uncompressed";
+
 /// The strings that rdkafka's `NewTopic` borrows.
 struct WantedTopic {
     name: String,
@@ -234,12 +239,13 @@ impl WantedTopic {
             .set("cleanup.policy", if self.spec.compacted { "compact" } else { "delete" })
             .set("retention.ms", &self.retention_ms)
             .set("max.message.bytes", &self.max_message_bytes)
+            .set("compression.type", UNCOMPRESSED)
     }
 }
 
-/// Warns of topics whose limit is too small, so that it shows here and not at the
+/// Warns of topics with other settings than the catalogue's, so that it shows here and not at the
 /// first large picture.
-async fn warn_of_small_limits(kafka: &KafkaConfig, admin: &AdminClient<LoggingContext>, topics: &[Topic]) {
+async fn warn_of_settings(kafka: &KafkaConfig, admin: &AdminClient<LoggingContext>, topics: &[Topic]) {
     let names: Vec<String> = topics.iter().map(|topic| kafka.prefix.name(*topic)).collect();
     let resources: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
     if resources.is_empty() {
@@ -253,7 +259,20 @@ async fn warn_of_small_limits(kafka: &KafkaConfig, admin: &AdminClient<LoggingCo
         let Ok(config) = config else { continue };
         let limit =
             config.get("max.message.bytes").and_then(|entry| entry.value.as_ref()?.parse::<i32>().ok());
-        warn_if_small(&kafka.prefix.name(*topic), topic.spec().max_message_bytes, limit);
+        let name = kafka.prefix.name(*topic);
+        warn_if_small(&name, topic.spec().max_message_bytes, limit);
+        warn_if_compressed(&name, config.get("compression.type").and_then(|entry| entry.value.as_deref()));
+    }
+}
+
+fn warn_if_compressed(topic: &str, compression: Option<&str>) {
+    if let Some(compression) = compression.filter(|compression| *compression != UNCOMPRESSED) {
+        tracing::warn!(
+            topic,
+            compression,
+            "the broker checks the size of this topic's batches as they are sent, so a small compressed batch may take much memory in a \
+             service: change it with kafka-configs --alter --topic {topic} --add-config compression.type={UNCOMPRESSED}"
+        );
     }
 }
 

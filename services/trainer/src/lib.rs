@@ -26,7 +26,7 @@ use unprompt_schemas::records::Head;
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::{KafkaConfig, OutputRecord, Publisher, StreamError};
 
-pub use join::{Joined, Pair};
+pub use join::{Joined, Pair, Skipped};
 pub use validation::Validation;
 
 /// The ridge strengths to try, from almost none to nearly the mean prompt.
@@ -40,6 +40,10 @@ pub struct Settings {
     /// The name of the picture vectors that the head reads: `name@revision` of the encoder, with
     /// `;side=` if the side is not the trained one.
     pub encoder: String,
+    /// The length of those vectors.
+    pub dims: usize,
+    /// `name@revision` of the MiniLM whose vectors the head predicts.
+    pub minilm: String,
     /// The share of the prompts kept for validation, 0 to 1.
     pub validation: f64,
     /// The folder for the head's file and card.
@@ -57,7 +61,7 @@ pub struct Settings {
 #[allow(missing_docs)]
 pub enum TrainError {
     #[error(
-        "{pairs} pictures with a known prompt and a vector of {encoder} ({train} to train on, {validation} to validate on), at least {needed} of each are needed; publish prompts with seeds and wait until their pictures are encoded{}",
+        "{pairs} pictures with a known prompt and a vector of {encoder} ({train} to train on, {validation} to validate on), at least {needed} of each are needed; publish prompts with seeds and wait until their pictures are encoded{}{skipped}",
         of_others(others)
     )]
     TooFewPairs {
@@ -68,6 +72,7 @@ pub enum TrainError {
         needed: usize,
         /// The encoders of the pictures without a vector of `encoder`.
         others: Vec<String>,
+        skipped: Skipped,
     },
     #[error("the share kept for validation is {0}; choose one above 0 and below 1")]
     ValidationShare(f64),
@@ -92,6 +97,7 @@ pub struct Trained {
     pub train: usize,
     /// The number of pictures in validation.
     pub validation: usize,
+    pub skipped: Skipped,
 }
 
 /// Reads the topics to their ends, trains, writes the files and announces the head.
@@ -104,19 +110,19 @@ pub async fn train(
     if !(settings.validation > 0.0 && settings.validation < 1.0) {
         return Err(TrainError::ValidationShare(settings.validation));
     }
-    let joined = join::read(kafka, codec, &settings.encoder).await?;
+    let joined = join::read(kafka, codec, settings).await?;
     let (train, validation) = joined.split(settings.validation);
     check_enough(settings, &joined, &train, &validation)?;
-    tracing::info!(train = train.len(), validation = validation.len(), "pairs joined");
+    tracing::info!(train = train.len(), validation = validation.len(), skipped = ?joined.skipped, "pairs joined");
     let (ridge, strength) = fit(&train, &validation)?;
     let learned = Validation::learn(index, ridge, &validation, settings.retrieval, settings.k).await?;
     let mut metrics = learned.metrics();
     metrics.insert("ridge_strength".into(), strength);
     metrics.insert("train_pictures".into(), train.len() as f64);
     metrics.insert("validation_pictures".into(), validation.len() as f64);
-    let head = write(settings, &joined, &learned.head, metrics)?;
+    let head = write(settings, &learned.head, metrics)?;
     announce(kafka, codec, &head).await?;
-    Ok(Trained { head, train: train.len(), validation: validation.len() })
+    Ok(Trained { head, train: train.len(), validation: validation.len(), skipped: joined.skipped })
 }
 
 fn of_others(others: &[String]) -> String {
@@ -142,6 +148,7 @@ fn check_enough(
     Err(TrainError::TooFewPairs {
         encoder: settings.encoder.clone(),
         others: joined.others.clone(),
+        skipped: joined.skipped,
         pairs: joined.pairs.len(),
         train: train.len(),
         validation: validation.len(),
@@ -164,11 +171,10 @@ fn samples<'a>(pairs: &[&'a Pair]) -> Samples<'a> {
 /// not at all.
 fn write(
     settings: &Settings,
-    joined: &Joined,
     trained: &TrainedHead,
     metrics: BTreeMap<String, f64>,
 ) -> Result<Head, TrainError> {
-    let bytes = trained.ridge.to_bytes(&settings.encoder, &joined.minilm)?;
+    let bytes = trained.ridge.to_bytes(&settings.encoder, &settings.minilm)?;
     let sha256 = format!("{:x}", Sha256::digest(&bytes));
     let path = settings.out.join(format!("{}-{}.safetensors", settings.name, &sha256[..12]));
     let head = Head {
@@ -176,7 +182,7 @@ fn write(
         path: std::path::absolute(&path).unwrap_or(path.clone()).display().to_string(),
         sha256,
         encoder: settings.encoder.clone(),
-        minilm: joined.minilm.clone(),
+        minilm: settings.minilm.clone(),
         metrics,
         blend_weight: f64::from(trained.blend_weight),
         calibration: trained.calibration.as_ref().map(Calibration::values).unwrap_or_default(),

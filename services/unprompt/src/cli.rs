@@ -238,6 +238,18 @@ pub struct Up {
     /// Port of /livez, /readyz and /metrics (0: any free port)
     #[arg(long)]
     pub http_port: Option<u16>,
+    /// Where services start whose outputs are there, but whose offsets Kafka has forgotten
+    #[arg(long, value_name = "WHERE")]
+    pub from: Option<From>,
+}
+
+/// Where a service starts whose offsets are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum From {
+    /// At the earliest record that is kept: outputs are written again
+    Earliest,
+    /// At the next record that is published
+    Latest,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -271,6 +283,9 @@ pub struct Serve {
     /// Port of /livez, /readyz and /metrics (0: any free port)
     #[arg(long)]
     pub http_port: Option<u16>,
+    /// Where to start if its outputs are there, but Kafka has forgotten its offsets
+    #[arg(long, value_name = "WHERE")]
+    pub from: Option<From>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -24,7 +24,7 @@ use unprompt_stream::telemetry;
 
 use crate::cli::{Cli, Command};
 use crate::config::defaults;
-use crate::context::Context;
+use crate::context::{Context, Hosting};
 use crate::demo;
 use crate::output;
 
@@ -52,13 +52,15 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
 /// Loads the configuration. Commands that do not serve log only warnings and progress, unless a
 /// filter is given.
 fn load(cli: &Cli) -> anyhow::Result<Context> {
-    let (up, http_port) = match &cli.command {
-        Command::Up(up) => (Some(up), None),
-        Command::Demo(demo) => (Some(&demo.up), None),
-        Command::Serve(serve) => (None, serve.http_port),
-        _ => (None, None),
+    let hosting = match &cli.command {
+        Command::Up(up) => Hosting::of(up),
+        Command::Demo(demo) => Hosting::of(&demo.up),
+        Command::Serve(serve) => {
+            Hosting { http_port: serve.http_port, from: serve.from, ..Hosting::default() }
+        }
+        _ => Hosting::default(),
     };
-    let mut context = Context::load(&cli.global, up, http_port)?;
+    let mut context = Context::load(&cli.global, &hosting)?;
     let serves = matches!(cli.command, Command::Up(_) | Command::Serve(_));
     if !serves && cli.global.log.is_none() && std::env::var_os("UNPROMPT__LOG__FILTER").is_none() {
         context.config.log.filter = "warn,unprompt_jobs::progress=info".into();

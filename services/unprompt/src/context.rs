@@ -11,10 +11,11 @@ use unprompt_jobs::ModelFolders;
 use unprompt_model_store::Manifest;
 use unprompt_models::encoder::VisionTower;
 use unprompt_schemas::codec::Codec;
-use unprompt_stream::config::load;
+use unprompt_stream::config::{LostOffsets, load};
+use unprompt_stream::data_dir::DataDir;
 use unprompt_stream::{KafkaConfig, SchemaRegistry, Traces};
 
-use crate::cli::{Global, Up};
+use crate::cli::{From, Global, Up};
 use crate::config::{Config, defaults};
 use crate::endpoints::Endpoints;
 use crate::registry::Registry;
@@ -32,9 +33,9 @@ pub struct Context {
 }
 
 impl Context {
-    /// Loads all layers. `up` holds the flags of commands that host servers.
-    pub fn load(global: &Global, up: Option<&Up>, http_port: Option<u16>) -> anyhow::Result<Self> {
-        let config: Config = load(&defaults(), global.config.as_deref(), flags(global, up, http_port))?;
+    /// Loads all layers. `hosting` holds the flags of commands that host services.
+    pub fn load(global: &Global, hosting: &Hosting) -> anyhow::Result<Self> {
+        let config: Config = load(&defaults(), global.config.as_deref(), flags(global, hosting))?;
         let kafka_given = config.kafka.is_elsewhere();
         let models = ModelFolders::new(config.models.clone());
         Ok(Self { config, json: global.json, kafka_given, registry: Registry::default(), models })
@@ -77,8 +78,10 @@ impl Context {
         Some((format!("http://{}", up.qdrant?), up.pid))
     }
 
+    /// The addresses of the `unprompt up` that holds the data directory now. Those that an earlier
+    /// one left may belong to another process, with other data.
     fn running(&self) -> Option<Endpoints> {
-        Endpoints::read(self.data_dir())
+        Endpoints::read(self.data_dir()).filter(|up| DataDir::is_held_by(self.data_dir(), up.pid))
     }
 
     /// Returns the endpoint of the prompt index, with its API key.
@@ -167,7 +170,23 @@ impl Context {
     }
 }
 
-fn flags(global: &Global, up: Option<&Up>, http_port: Option<u16>) -> Value {
+/// The flags of a command that hosts services.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Hosting {
+    pub broker_port: Option<u16>,
+    pub index_port: Option<u16>,
+    pub http_port: Option<u16>,
+    pub from: Option<From>,
+}
+
+impl Hosting {
+    pub fn of(up: &Up) -> Self {
+        let Up { broker_port, index_port, http_port, from } = *up;
+        Self { broker_port, index_port, http_port, from }
+    }
+}
+
+fn flags(global: &Global, hosting: &Hosting) -> Value {
     let mut flags = Map::new();
     if let Some(brokers) = &global.kafka {
         set(&mut flags, "kafka", "brokers", json!(brokers));
@@ -181,10 +200,17 @@ fn flags(global: &Global, up: Option<&Up>, http_port: Option<u16>) -> Value {
     if let Some(filter) = &global.log {
         set(&mut flags, "log", "filter", json!(filter));
     }
+    if let Some(from) = hosting.from {
+        let lost_offsets = match from {
+            From::Earliest => LostOffsets::Earliest,
+            From::Latest => LostOffsets::Latest,
+        };
+        set(&mut flags, "runner", "lost_offsets", json!(lost_offsets));
+    }
     let ports = [
-        ("embedded", "broker_port", up.and_then(|up| up.broker_port)),
-        ("embedded", "index_port", up.and_then(|up| up.index_port)),
-        ("http", "port", http_port.or_else(|| up.and_then(|up| up.http_port))),
+        ("embedded", "broker_port", hosting.broker_port),
+        ("embedded", "index_port", hosting.index_port),
+        ("http", "port", hosting.http_port),
     ];
     for (section, key, port) in ports {
         if let Some(port) = port {

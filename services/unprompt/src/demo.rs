@@ -17,6 +17,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, bail};
 use tokio_util::sync::CancellationToken;
 use unprompt_schemas::topics::{Prefix, Topic};
+use unprompt_stream::data_dir;
 
 use crate::cli::Demo;
 use crate::config::Config;
@@ -81,7 +82,7 @@ fn own_data_dir(mut context: Context) -> anyhow::Result<Context> {
         std::fs::remove_dir_all(&folder)
             .with_context(|| format!("{} cannot be emptied", folder.display()))?;
     }
-    std::fs::create_dir_all(&folder).with_context(|| format!("{} cannot be created", folder.display()))?;
+    data_dir::create(&folder).with_context(|| format!("{} cannot be created", folder.display()))?;
     std::fs::write(folder.join(MARKER), "emptied at each start of `unprompt demo`\n")?;
     context.config.embedded.data_dir = folder;
     Ok(context)
@@ -109,7 +110,7 @@ fn own_topics(mut context: Context) -> anyhow::Result<Context> {
 
 /// Refuses a folder whose lock another process holds.
 fn refuse_while_in_use(folder: &Path) -> anyhow::Result<()> {
-    drop(unprompt_stream::data_dir::DataDir::lock(folder, "unprompt demo")?);
+    drop(data_dir::DataDir::lock(folder, "unprompt demo")?);
     Ok(())
 }
 

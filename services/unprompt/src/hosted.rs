@@ -25,6 +25,30 @@ pub async fn start_index(folder: &Path, port: u16) -> anyhow::Result<EmbeddedInd
     })
 }
 
+/// Waits until a hosted server no longer works although nobody has stopped it, and returns its name
+/// and why.
+pub async fn failed(
+    broker: Option<&EmbeddedBroker>,
+    index: Option<&EmbeddedIndex>,
+) -> (&'static str, String) {
+    let broker_ended = async {
+        match broker {
+            Some(broker) => broker.ended().await,
+            None => std::future::pending().await,
+        }
+    };
+    let index_failed = async {
+        match index {
+            Some(index) => index.failed().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = broker_ended => ("embedded broker", "it has ended".to_owned()),
+        reason = index_failed => ("embedded index", reason),
+    }
+}
+
 /// Fails, because this build has no index.
 #[cfg(not(feature = "embedded-index"))]
 pub async fn start_index(folder: &Path, port: u16) -> anyhow::Result<EmbeddedIndex> {
@@ -55,6 +79,14 @@ mod absent {
                 }
 
                 pub fn address(&self) -> SocketAddr {
+                    match *self {}
+                }
+
+                pub async fn ended(&self) {
+                    match *self {}
+                }
+
+                pub async fn failed(&self) -> String {
                     match *self {}
                 }
 

@@ -10,6 +10,7 @@ mod hosted;
 mod image_result;
 mod index_access;
 mod output;
+mod printable;
 mod registry;
 mod service_table;
 mod services;
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
     match commands::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", printable::printable(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

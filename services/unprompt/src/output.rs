@@ -1,7 +1,8 @@
 //! Prints data to stdout: tables for people, JSON for programs. Everything else goes to stderr.
 
+use std::borrow::Cow;
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,9 +10,15 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 use serde_json::Value;
 
-/// Prints a line of data. Ignores a reader that has gone away.
+use crate::printable::{printable, printable_json};
+
+/// Prints a line of data; on a terminal without what would command it. Ignores a reader that has
+/// gone away.
 pub fn line(text: impl Display) -> anyhow::Result<()> {
-    match writeln!(io::stdout().lock(), "{text}") {
+    let text = text.to_string();
+    let mut out = io::stdout().lock();
+    let text = if out.is_terminal() { printable(&text) } else { Cow::Borrowed(text.as_str()) };
+    match writeln!(out, "{text}") {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => Ok(other?),
     }
@@ -19,12 +26,12 @@ pub fn line(text: impl Display) -> anyhow::Result<()> {
 
 /// Prints one JSON document on one line.
 pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    line(serde_json::to_string(value)?)
+    line(printable_json(&serde_json::to_string(value)?))
 }
 
 /// Prints one JSON document over several lines, for people and for files that people edit.
 pub fn json_pretty(value: &impl Serialize) -> anyhow::Result<()> {
-    line(serde_json::to_string_pretty(value)?)
+    line(printable_json(&serde_json::to_string_pretty(value)?))
 }
 
 /// Converts a record to JSON. Its `source_key` becomes text, or base64 in `source_key_base64` if

@@ -1,12 +1,15 @@
 //! Builds each service from the configuration, and runs a set of them in this process.
 
-use anyhow::Context as _;
+use std::panic::AssertUnwindSafe;
+
+use anyhow::{Context as _, anyhow};
+use futures::FutureExt as _;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use unprompt_index::{Endpoint, IndexError, Layout};
 use unprompt_models::{Revision, encoder};
-use unprompt_predictor::{Encoder, FollowedHeads, HeadStore};
+use unprompt_predictor::{Encoder, FollowedHeads, HeadRequirements, HeadStore};
 use unprompt_schemas::SchemaError;
 use unprompt_stream::waiting::until_answered;
 use unprompt_stream::{
@@ -51,10 +54,19 @@ impl Services {
     /// Starts `service` with another wiring, such as another topic prefix.
     pub fn spawn_wired(&mut self, service: ServiceName, wiring: Wiring) {
         let stop = self.stop.clone();
+        let name = service.describe().name;
+        let health = wiring.health.service(&format!("{}{name}", wiring.kafka.prefix));
         self.running.spawn(async move {
-            let done = run(service, wiring, stop.clone()).await;
-            if done.is_err() {
-                stop.cancel();
+            // However it ends: the others are of no use without it.
+            let _stops_all = stop.clone().drop_guard();
+            let ran = AssertUnwindSafe(run(service, wiring, stop.clone())).catch_unwind().await;
+            let done = match ran {
+                Err(_) => Err(anyhow!("{name} panicked; the log says where")),
+                Ok(Ok(())) if !stop.is_cancelled() => Err(anyhow!("{name} ended although nobody stopped it")),
+                Ok(done) => done,
+            };
+            if let Err(error) = &done {
+                health.fail(&format!("{error:#}"));
             }
             done
         });
@@ -149,13 +161,21 @@ fn encoder_names(context: &Context) -> anyhow::Result<Encoder> {
         pictures: encoder::vector_name(&clip, context.config.models.clip_side)?,
         prompts: Revision::of_folder(&clip)?.to_string(),
         dims: encoder::dims(&clip)?,
+        minilm: Revision::of_folder(&context.minilm()?)?.to_string(),
     })
 }
 
 async fn follow_heads(wiring: &Wiring, stop: &CancellationToken) -> anyhow::Result<Option<FollowedHeads>> {
-    let (clip, side) = (wiring.context.clip()?, wiring.context.config.models.clip_side);
-    let encoder = tokio::task::spawn_blocking(move || encoder::vector_name(&clip, side)).await??;
-    Ok(FollowedHeads::start(&wiring.kafka, wiring.context.codec()?, &encoder, stop).await?)
+    let context = wiring.context.clone();
+    let requirements = tokio::task::spawn_blocking(move || head_requirements(&context)).await??;
+    Ok(FollowedHeads::start(&wiring.kafka, wiring.context.codec()?, requirements, stop).await?)
+}
+
+fn head_requirements(context: &Context) -> anyhow::Result<HeadRequirements> {
+    let Encoder { pictures, dims, minilm, .. } = encoder_names(context)?;
+    let mut folders = vec![context.data_dir().join("heads")];
+    folders.extend(context.config.predictor.head_folders.iter().cloned());
+    Ok(HeadRequirements { encoder: pictures, dims, minilm, folders })
 }
 
 /// Waits until Kafka answers and has our topics. Returns false if `stop` came first.

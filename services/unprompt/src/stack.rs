@@ -1,6 +1,7 @@
 //! Runs services in one process, on one data directory, with the broker and the index that are not
 //! configured elsewhere.
 
+use anyhow::bail;
 use tokio_util::sync::CancellationToken;
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::data_dir::DataDir;
@@ -22,6 +23,7 @@ pub struct Stack {
     broker: Option<EmbeddedBroker>,
     index: Option<EmbeddedIndex>,
     services: Services,
+    http: health::HealthServer,
     stop: CancellationToken,
     _lock: DataDir,
 }
@@ -66,7 +68,7 @@ impl Stack {
             services.iter().for_each(|&service| running.spawn(service));
         }
         let context = wiring.context.clone();
-        Ok(Self { context, wiring, endpoints, broker, index, services: running, stop, _lock: lock })
+        Ok(Self { context, wiring, endpoints, broker, index, services: running, http, stop, _lock: lock })
     }
 
     /// Starts another instance of `service` on the topics with the prefix of `kafka`.
@@ -94,13 +96,32 @@ impl Stack {
         )
     }
 
-    /// Runs until `stop` or until a service fails, then stops everything in order.
+    /// Runs until `stop` or until a part fails, then stops everything in order.
+    ///
+    /// # Errors
+    /// Why the first part failed.
     pub async fn run_until(self, stop: CancellationToken) -> anyhow::Result<()> {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = self.stop.cancelled() => {}
+        let failed = tokio::select! {
+            () = stop.cancelled() => None,
+            () = self.stop.cancelled() => None,
+            failed = self.failed() => Some(failed),
+        };
+        let Some((part, reason)) = failed else { return self.shut_down().await };
+        self.wiring.health.service(part).fail(&reason);
+        // What the stop finds says more of a server that has panicked, and what follows from its end
+        // says less.
+        match self.shut_down().await {
+            Ok(()) => bail!("the {part} failed: {reason}; the log says more, start it again"),
+            Err(error) => Err(error.context(format!("the {part} failed: {reason}"))),
         }
-        self.shut_down().await
+    }
+
+    /// Waits until a server of this process no longer works, and returns its name and why.
+    async fn failed(&self) -> (&'static str, String) {
+        tokio::select! {
+            failed = hosted::failed(self.broker.as_ref(), self.index.as_ref()) => failed,
+            () = self.http.ended() => ("http listener", "it no longer answers".to_owned()),
+        }
     }
 
     /// Stops the services first, so that they flush and commit, then the servers.

@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use qdrant_edge::{EdgeShard, ShardInfo};
 
 use super::queue::Flush;
+use crate::faults::Faults;
 
 /// An optimisation starts after a pause in writing of this length.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -53,7 +54,7 @@ struct OptimiserState {
 }
 
 impl Optimiser {
-    pub fn start(name: &str, edge: &Arc<EdgeShard>, dim: usize) -> io::Result<Arc<Self>> {
+    pub fn start(name: &str, edge: &Arc<EdgeShard>, dim: usize, faults: &Faults) -> io::Result<Arc<Self>> {
         let now = Instant::now();
         // Starts dirty, to finish the work that an earlier run left.
         let state = OptimiserState {
@@ -75,7 +76,12 @@ impl Optimiser {
             flush: OnceLock::new(),
         });
         let own = Arc::clone(&optimiser);
-        let thread = std::thread::Builder::new().name(format!("optimise {name}")).spawn(move || own.run())?;
+        let (faults, collection) = (faults.clone(), name.to_owned());
+        let thread = std::thread::Builder::new().name(format!("optimise {name}")).spawn(move || {
+            let watched = faults.watch(format!("the thread that optimises {collection}"));
+            own.run();
+            watched.ends();
+        })?;
         *optimiser.thread.lock() = Some(thread);
         Ok(optimiser)
     }

@@ -18,6 +18,7 @@ use tonic::Status;
 
 use super::optimiser::Optimiser;
 use super::queue::{CAPACITY, Flush, Job};
+use crate::faults::Faults;
 use crate::{disk_space, status};
 
 /// Maximum number of requests between two flushes.
@@ -39,10 +40,20 @@ pub(super) struct ShardWriter {
 }
 
 impl ShardWriter {
-    pub fn start(name: &str, edge: Arc<EdgeShard>, optimiser: Arc<Optimiser>) -> io::Result<Self> {
+    pub fn start(
+        name: &str,
+        edge: Arc<EdgeShard>,
+        optimiser: Arc<Optimiser>,
+        faults: &Faults,
+    ) -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel(CAPACITY);
         let builder = std::thread::Builder::new().name(format!("write {name}"));
-        let thread = builder.spawn(move || run(receiver, &edge, &optimiser))?;
+        let (faults, collection) = (faults.clone(), name.to_owned());
+        let thread = builder.spawn(move || {
+            let watched = faults.watch(format!("the thread that writes to {collection}"));
+            run(receiver, &edge, &optimiser);
+            watched.ends();
+        })?;
         Ok(Self {
             queue: Mutex::new(Some(sender)),
             thread: Mutex::new(Some(thread)),

@@ -70,6 +70,34 @@ fn each_seed_gives_a_picture_with_an_identity_that_does_not_depend_on_the_batch(
 }
 
 #[test]
+fn as_many_records_are_drawn_at_once_as_fill_a_pass_of_the_network() {
+    let batch = [
+        record("a red star", &[1]),
+        record("index only", &[]),
+        record("a blue house", &[1, 2]),
+        record("a tree", &[1]),
+    ];
+    let mut generator = generator(2);
+    let counts =
+        |outcomes: &[Outcome]| outcomes.iter().map(|outcome| outputs(outcome).len()).collect::<Vec<_>>();
+    let first = generator.process(&batch).unwrap();
+    assert_eq!(counts(&first), [1, 0, 2], "the fourth record waits for the next pass");
+    let rest = generator.process(&batch[first.len()..]).unwrap();
+    assert_eq!(counts(&rest), [1]);
+}
+
+#[test]
+fn a_record_asks_for_a_limited_number_of_pictures() {
+    let seeds: Vec<i64> = (0..65_536).collect();
+    let greedy = record(&"a red fish ".repeat(5_000), &seeds);
+    let outcomes = generator(2).max_seeds(3).process(&[greedy, record("a tree", &[1, 2, 3])]).unwrap();
+    let Outcome::Rejected(rejection) = &outcomes[0] else { panic!("{:?}", outcomes[0]) };
+    assert_eq!(rejection.code, "too-many-seeds");
+    assert!(rejection.reason.contains("65536 seeds, and 3 are the most"), "{}", rejection.reason);
+    assert_eq!(outputs(&outcomes[1]).len(), 3);
+}
+
+#[test]
 fn a_picture_is_of_the_type_that_the_contract_names() {
     let outcomes = generator(1).process(&[record("a red star", &[1])]).unwrap();
     let written = event(&outputs(&outcomes[0])[0]).event_type.unwrap();

@@ -57,7 +57,7 @@ impl HttpConnector for Connector {
 
 impl S3Source {
     pub fn new(settings: &S3, policy: &Policy, max_bytes: usize) -> Result<Self, EncoderError> {
-        let client = http::client().https_only(!settings.allow_http).build();
+        let client = http::client().no_proxy().https_only(!settings.allow_http).build();
         let client = client.map_err(|error| EncoderError::HttpClient(with_causes(&error)))?;
         let places = policy.places().iter().filter(|place| place.scheme() == Scheme::S3);
         let stores = places.map(|place| {

@@ -174,6 +174,28 @@ fn a_vector_with_a_value_that_is_no_number_is_rejected_and_does_not_stop_the_ser
 }
 
 #[test]
+fn what_is_too_long_or_has_no_direction_is_rejected_alone() {
+    let mut fixture = Fixture::start();
+    let zeros = NamedVector { model: ENCODER.into(), values: vec![0.0; CLIP_DIM] };
+    let many = (0..9_000).map(|at| (format!("name {at}"), "value".to_owned())).collect();
+    let batch = [
+        upsert(&embedding(&"a red star ".repeat(6_000))),
+        upsert(&PromptEmbedding { attributes: many, ..embedding("many attributes") }),
+        upsert(&PromptEmbedding { source: "s".repeat(2_000), ..embedding("a long source") }),
+        upsert(&PromptEmbedding { clip: zeros, ..embedding("zeros") }),
+        upsert(&PromptEmbedding { text: " ".into(), ..embedding("empty") }),
+        upsert(&embedding("good")),
+    ];
+    let outcomes = fixture.process(&batch);
+    let too_long = Some("prompt-too-long");
+    assert_eq!(
+        codes(&outcomes),
+        [too_long, too_long, too_long, Some("no-direction"), Some("empty-prompt"), None]
+    );
+    assert_eq!(fixture.runtime.block_on(fixture.index.count(&Default::default())).unwrap(), 1);
+}
+
+#[test]
 fn a_value_that_is_no_avro_and_a_delete_without_an_id_are_rejected_alone() {
     let mut fixture = Fixture::start();
     let garbage = record(prompt_id("x"), Some(b"this is no Avro".to_vec()));

@@ -2,6 +2,7 @@
 //! with both, with neither.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -15,10 +16,7 @@ use unprompt_schemas::records::{ImageEmbedding, NamedVector, Prediction};
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::{BatchError, InputRecord, Outcome, Stage as _};
 
-use super::{ENCODER, head_in};
-
-/// The input dimensions of the heads from [`head_in`].
-const CLIP_DIM: usize = 3;
+use super::{CLIP_DIM, ENCODER, MINILM, head_in, heads_in};
 
 struct Fixture {
     runtime: Runtime,
@@ -35,10 +33,11 @@ impl Fixture {
         let endpoint = runtime.block_on(EmbeddedIndex::start(&folder.path().join("index"), 0)).unwrap();
         let url = endpoint.url();
         let index = runtime.block_on(PromptIndex::connect(&url, ConnectOptions::default())).unwrap();
-        runtime.block_on(index.ensure(&Layout::new(ENCODER, CLIP_DIM, "minilm@1"))).unwrap();
-        let heads = HeadStore::new(ENCODER);
-        let encoder = Encoder { pictures: ENCODER.into(), prompts: ENCODER.into(), dims: CLIP_DIM };
-        let settings = Settings { k: 10, retrieval: Retrieval::Clip, neighbours: 1 };
+        runtime.block_on(index.ensure(&Layout::new(ENCODER, CLIP_DIM, MINILM))).unwrap();
+        let heads = heads_in(folder.path());
+        let encoder = encoder();
+        let settings =
+            Settings { k: 10, retrieval: Retrieval::Clip, neighbours: 1, head_folders: Vec::new() };
         let (codec, handle) = (Codec::single_object(), runtime.handle().clone());
         let predictor = Predictor::new(index.clone(), heads.clone(), encoder, settings, codec, handle);
         Self { runtime, endpoint, index, heads, predictor, folder }
@@ -76,6 +75,11 @@ impl Fixture {
         drop((self.index, self.predictor));
         self.runtime.block_on(self.endpoint.stop()).unwrap();
     }
+}
+
+fn encoder() -> Encoder {
+    let (pictures, minilm) = (ENCODER.to_owned(), MINILM.into());
+    Encoder { prompts: pictures.clone(), pictures, dims: CLIP_DIM, minilm }
 }
 
 fn unit(dims: usize, axis: usize) -> Vec<f32> {
@@ -165,13 +169,50 @@ fn a_record_that_cannot_be_predicted_from_is_a_dead_letter_and_its_neighbours_pa
         picture(Vec::new()),
         picture(vec![f32::NAN, 0.0, 0.0]),
         picture(vec![0.0, f32::INFINITY, 0.0]),
+        picture(vec![0.0; CLIP_DIM]),
+        picture(vec![1e30; CLIP_DIM]),
         good,
     ];
     let outcomes = fixture.predictor.process(&batch).unwrap();
     let codes: Vec<_> = outcomes.iter().map(code).collect();
-    assert_eq!((codes[0], codes[1], codes[7]), (None, Some("null-value"), None));
+    assert_eq!((codes[0], codes[1], codes[9]), (None, Some("null-value"), None));
     assert!(codes[2].is_some());
     assert_eq!(codes[3..5], [Some("dimension"); 2]);
     assert_eq!(codes[5..7], [Some("not-finite"); 2]);
+    assert_eq!(codes[7..9], [Some("no-direction"); 2]);
+    fixture.stop();
+}
+
+#[test]
+fn an_alias_that_moves_to_another_encoder_stops_the_predictor_and_no_batch_mixes_them() {
+    let mut fixture = Fixture::start().with_prompts();
+    let first = fixture.prediction();
+    let other = Layout::new("other@1", CLIP_DIM, MINILM);
+    fixture.runtime.block_on(fixture.index.beside(&other)).unwrap();
+    fixture.runtime.block_on(fixture.index.switch_to(&other)).unwrap();
+    // Until it looks behind the alias again, it searches the collection that it knows.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let error = loop {
+        match fixture.outcome() {
+            Ok(outcome) => assert_eq!(prediction(&outcome).neighbours, first.neighbours),
+            Err(error) => break error,
+        }
+        assert!(Instant::now() < deadline, "it does not notice");
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    let BatchError::Fatal(reason) = error else { panic!("{error:?}") };
+    assert!(reason.contains("other@1") && reason.contains(ENCODER), "{reason}");
+    fixture.stop();
+}
+
+#[test]
+fn a_collection_that_is_dropped_and_made_again_is_found_again() {
+    let mut fixture = Fixture::start().with_prompts();
+    fixture.prediction();
+    fixture.runtime.block_on(fixture.index.drop_collection()).unwrap();
+    assert!(matches!(fixture.outcome(), Err(BatchError::Transient(_))));
+    fixture.runtime.block_on(fixture.index.ensure(&Layout::new(ENCODER, CLIP_DIM, MINILM))).unwrap();
+    let mut fixture = fixture.with_prompts();
+    assert_eq!(fixture.prediction().neighbours.len(), 1);
     fixture.stop();
 }

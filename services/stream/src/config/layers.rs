@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Invalid;
+use super::code_loading::refuse_code;
 use super::environment::{Environment, LAYER};
 use super::named_brokers::set_kafka_profile;
 use super::rewritten::Rewritten;
@@ -76,7 +77,10 @@ fn with_file(figment: Figment, file: Option<&Path>) -> Result<Figment, StreamErr
             Err(StreamError::Config(format!("{} is not a file; check --config", path.display())))
         }
         Some(path) => Ok(figment.merge(written(Toml::file_exact(path)))),
-        None if Path::new(LOCAL_FILE).is_file() => Ok(figment.merge(written(Toml::file_exact(LOCAL_FILE)))),
+        None if Path::new(LOCAL_FILE).is_file() => {
+            let local = Rewritten::new(Toml::file_exact(LOCAL_FILE), refuse_code);
+            Ok(figment.merge(written(local)))
+        }
         None => Ok(figment),
     }
 }

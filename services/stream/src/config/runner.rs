@@ -36,6 +36,20 @@ impl Delivery {
     }
 }
 
+/// What a group does whose outputs are there, although the broker has forgotten its offsets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum LostOffsets {
+    /// It stops: which records it has processed is not known.
+    #[default]
+    Stop,
+    /// It processes all records that are kept, and writes their outputs again.
+    Earliest,
+    /// It processes only records that are published from now on.
+    Latest,
+}
+
 /// Defines [`RunnerConfig`], its overrides and its checks from one list: documentation, name, type,
 /// default, check.
 macro_rules! bounds {
@@ -117,6 +131,8 @@ bounds! {
     stop_timeout_ms: u64 = 30_000, time_ms;
     /// The delivery guarantee of the outputs.
     delivery: Delivery = Delivery::Auto, any;
+    /// What to do if the group's outputs are there and its offsets are gone.
+    lost_offsets: LostOffsets = LostOffsets::Stop, any;
     /// Records written in a transaction, at most, unless one batch alone gives more.
     transaction_records: usize = 10_000, count;
     /// Bytes written in a transaction, at most, unless one batch alone gives more.

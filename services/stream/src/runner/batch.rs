@@ -10,7 +10,7 @@ use crate::dead_letter::{dead_letter, slim_dead_letter, too_large};
 use crate::events::RecordRejected;
 use crate::producer::SendError;
 use crate::traces::RecordSpans;
-use crate::{InputRecord, Outcome, OutputRecord, Rejection};
+use crate::{InputRecord, Outcome, OutputRecord, Rejection, Service, lost_offsets, source_time};
 
 /// A batch that is not acknowledged yet.
 #[derive(Debug)]
@@ -46,6 +46,22 @@ impl Batch {
             rejections: BTreeMap::new(),
             slimmed: BTreeSet::new(),
         }
+    }
+
+    /// Takes the first records with what is known of them: the stage has outcomes for them while it
+    /// works on the others, or they are written before the others. Nothing of them is held yet.
+    pub fn split_first(&mut self, count: usize) -> Self {
+        let (first, rest) = self.records.split_at(count);
+        let mut first = Self::new(Arc::new(first.to_vec()), self.spans.split_first(count));
+        self.records = Arc::new(rest.to_vec());
+        first.with_stage = self.with_stage;
+        first.sends = self.sends;
+        let rejections = self.rejections.split_off(&count).into_iter();
+        let rejections = rejections.map(|(input, rejection)| (input - count, rejection)).collect();
+        first.rejections = std::mem::replace(&mut self.rejections, rejections);
+        let slimmed = self.slimmed.split_off(&count).into_iter().map(|input| input - count).collect();
+        first.slimmed = std::mem::replace(&mut self.slimmed, slimmed);
+        first
     }
 
     /// Counts the records that were written.
@@ -97,7 +113,8 @@ impl Batch {
     /// partitions that were revoked meanwhile (`holds` returns false) are left to the new owner.
     pub fn outgoing(
         &mut self,
-        service: &'static str,
+        service: &Service,
+        group: &str,
         outcomes: Vec<Outcome>,
         holds: impl Fn(&InputRecord) -> bool,
     ) -> Vec<(usize, OutputRecord)> {
@@ -107,10 +124,15 @@ impl Batch {
         for (index, outcome) in outcomes.into_iter().enumerate() {
             match outcome {
                 _ if !holds(&inputs[index]) => self.spans.left(index),
-                Outcome::Outputs(outputs) => {
-                    records.extend(outputs.into_iter().map(|output| (index, output)))
+                Outcome::Outputs(mut outputs) => {
+                    let time = source_time::of(&inputs[index]).filter(|_| service.keeps_time);
+                    for output in &mut outputs {
+                        source_time::stamp(output, time);
+                        lost_offsets::sign(output, group);
+                    }
+                    records.extend(outputs.into_iter().map(|output| (index, output)));
                 }
-                Outcome::Rejected(rejection) => records.extend(self.reject(service, index, rejection)),
+                Outcome::Rejected(rejection) => records.extend(self.reject(service.name, index, rejection)),
             }
         }
         self.spans.stamp(&mut records);
@@ -177,8 +199,13 @@ mod tests {
         let record = |offset| InputRecord { offset, ..InputRecord::new(Topic::Images) };
         let mut batch = Batch::new(Arc::new((0..2).map(record).collect()), RecordSpans::default());
         let outcome = || Outcome::Rejected(Rejection::new("bad", "send another"));
-        let records = batch.outgoing("tested", vec![outcome(), outcome()], |_| true);
-        (batch, Outgoing { batch: 0, records, inputs: None })
+        let records = batch.outgoing(
+            &Service::new("tested", &[], &[]),
+            "unprompt-tested",
+            vec![outcome(), outcome()],
+            |_| true,
+        );
+        (batch, Outgoing { batch: 0, records })
     }
 
     /// Returns the number of dead letters counted while `job` runs.

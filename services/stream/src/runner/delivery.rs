@@ -1,16 +1,16 @@
 //! The queue between the loop and the producer: sends batches in order and reports when all records
 //! of one are acknowledged.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use futures::future::join_all;
 use tokio::sync::mpsc;
 use unprompt_schemas::topics::Topic;
 
 use super::Event;
+use crate::OutputRecord;
 use crate::offsets::BatchId;
 use crate::producer::{Producer, SendError};
-use crate::{InputRecord, OutputRecord};
 
 /// Records of a batch to be written.
 #[derive(Debug)]
@@ -18,19 +18,39 @@ pub(super) struct Outgoing {
     pub batch: BatchId,
     /// Each record with the index of its input in the batch.
     pub records: Vec<(usize, OutputRecord)>,
-    /// The batch's inputs, if its outputs carry their timestamps.
-    pub inputs: Option<Arc<Vec<InputRecord>>>,
 }
 
 impl Outgoing {
-    /// Returns the timestamp that the record carries; `None` means now, as for a dead letter.
-    pub fn time_of(&self, input: usize, record: &OutputRecord) -> Option<i64> {
-        let inputs = self.inputs.as_ref().filter(|_| record.topic != Topic::DeadLetters)?;
-        inputs.get(input).map(|input| input.timestamp_ms).filter(|time| *time > 0)
-    }
-
     pub fn bytes(&self) -> usize {
         self.records.iter().map(|(_, record)| record.size_bytes()).sum()
+    }
+
+    /// Takes the outputs of the first inputs, for the batch `first`; the inputs of the others are
+    /// counted from there.
+    pub fn split_first(&mut self, inputs: usize, first: BatchId) -> Self {
+        let (taken, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.records).into_iter().partition(|(input, _)| *input < inputs);
+        self.records = rest.into_iter().map(|(input, record)| (input - inputs, record)).collect();
+        Self { batch: first, records: taken }
+    }
+
+    /// Returns how many of the first inputs have outputs of at most `bytes` together; one at least.
+    pub fn inputs_within(&self, bytes: usize) -> usize {
+        let mut of_inputs: BTreeMap<usize, usize> = BTreeMap::new();
+        for (input, record) in &self.records {
+            *of_inputs.entry(*input).or_default() += record.size_bytes();
+        }
+        let mut total = 0;
+        let first_over = of_inputs.into_iter().find(|(_, size)| {
+            total += size;
+            total > bytes
+        });
+        first_over.map_or(usize::MAX, |(input, _)| input.max(1))
+    }
+
+    /// Bytes that the records take in memory.
+    pub fn memory_bytes(&self) -> usize {
+        self.records.iter().map(|(_, record)| record.memory_bytes()).sum()
     }
 
     pub fn dead_letters(&self) -> usize {
@@ -85,6 +105,11 @@ impl DeliveryQueue {
         }
     }
 
+    /// Returns whether the sending task has ended, although the session has not.
+    pub fn is_dead(&self) -> bool {
+        self.queue.is_closed()
+    }
+
     /// Gives up what is not acknowledged.
     pub fn purge(&self) {
         self.producer.purge();
@@ -97,7 +122,7 @@ async fn send(producer: &Producer, outgoing: Outgoing, events: &mpsc::UnboundedS
     let (bytes, dead_letters) = (outgoing.bytes(), outgoing.dead_letters());
     let mut under_way = Vec::with_capacity(records);
     for (input, record) in &outgoing.records {
-        let sending = producer.send_at(record, outgoing.time_of(*input, record)).await;
+        let sending = producer.send(record).await;
         under_way.push((*input, record.topic, sending));
     }
     let events = events.clone();

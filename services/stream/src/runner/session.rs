@@ -16,6 +16,7 @@ use unprompt_schemas::topics::Topic;
 use super::batch::Batch;
 use super::delivery::{Delivered, DeliveryQueue, Outgoing};
 use super::stage_thread::{QUEUE, StageBatch, StageDone, StageFailure, StageThread};
+use super::transaction_size::TransactionSize;
 use super::transactions::Transactions;
 use super::{Event, RunSummary};
 use crate::batcher::{Batcher, Limits};
@@ -69,11 +70,18 @@ enum OutputWriter {
     ExactlyOnce(Transactions),
 }
 
+/// The state that outlives a session.
+pub(super) struct AcrossSessions<'a> {
+    pub flood: &'a mut Flood,
+    pub size: &'a mut TransactionSize,
+}
+
 pub(super) struct Session<'a> {
     config: &'a RunnerConfig,
     stage: &'a StageThread,
     health: &'a ServiceHealth,
     flood: &'a mut Flood,
+    transaction_size: &'a mut TransactionSize,
     group: String,
     consumer: ConsumerHandle,
     writer: OutputWriter,
@@ -101,7 +109,7 @@ impl<'a> Session<'a> {
         stage: &'a StageThread,
         health: &'a ServiceHealth,
         transactional_id: Option<String>,
-        flood: &'a mut Flood,
+        AcrossSessions { flood, size: transaction_size }: AcrossSessions<'a>,
     ) -> Result<Self, StreamError> {
         let (replies, events) = mpsc::unbounded_channel();
         let writer = match transactional_id {
@@ -135,6 +143,7 @@ impl<'a> Session<'a> {
             stage,
             health,
             flood,
+            transaction_size,
             group,
             events,
             replies,
@@ -168,12 +177,31 @@ impl<'a> Session<'a> {
                 break end;
             }
             self.advance(Instant::now(), summary);
+            if let Some(died) = self.died() {
+                break SessionEnd::Failed(died);
+            }
             if self.has_stopped(Instant::now()) {
                 break SessionEnd::Stopped;
             }
         };
         self.leave().await;
         end
+    }
+
+    /// Returns the error of a thread or task that has ended unasked. The loop would otherwise wait
+    /// for it, apparently in good health.
+    fn died(&self) -> Option<StreamError> {
+        // Why the consumer's thread has ended may be among the events.
+        let consumer = (self.consumer.is_dead() && self.events.is_empty()).then_some("the consumer's thread");
+        let stage = self.stage.work.is_closed().then_some("the stage's thread");
+        let writer = match &self.writer {
+            OutputWriter::AtLeastOnce(queue) => queue.is_dead().then_some("the sending task"),
+            OutputWriter::ExactlyOnce(transactions) => {
+                transactions.is_dead().then_some("the transactions' thread")
+            }
+        };
+        let what = consumer.or(stage).or(writer)?;
+        Some(StreamError::Died { service: self.stage.service.name.to_owned(), what })
     }
 
     fn on_event(&mut self, event: Event, summary: &mut RunSummary) -> Result<(), SessionEnd> {
@@ -246,7 +274,8 @@ impl<'a> Session<'a> {
     }
 
     fn on_stage(&mut self, done: StageDone) -> Result<(), SessionEnd> {
-        let Some(batch) = self.batches.get_mut(&done.batch) else { return Ok(()) };
+        let id = self.with_outcomes(&done);
+        let Some(batch) = self.batches.get_mut(&id) else { return Ok(()) };
         batch.with_stage = false;
         let outcomes = match done.result {
             Ok(outcomes) => outcomes,
@@ -260,16 +289,30 @@ impl<'a> Session<'a> {
             }
         };
         self.refuse_a_flood(&outcomes)?;
-        let Some(batch) = self.batches.get_mut(&done.batch) else { return Ok(()) };
+        let Some(batch) = self.batches.get_mut(&id) else { return Ok(()) };
         let offsets = &self.offsets;
-        let holds = |record: &InputRecord| offsets.holds(done.batch, TopicPartition::from(record));
-        let records = batch.outgoing(self.stage.service.name, outcomes, holds);
+        let holds = |record: &InputRecord| offsets.holds(id, TopicPartition::from(record));
+        let records = batch.outgoing(&self.stage.service, &self.group, outcomes, holds);
         batch.sends += 1;
-        let inputs = self.stage.service.keeps_time.then(|| batch.records.clone());
-        let outgoing = Outgoing { batch: done.batch, records, inputs };
+        let outgoing = Outgoing { batch: id, records };
         self.hold(&outgoing);
         self.write(outgoing);
         Ok(())
+    }
+
+    /// Returns the batch that the outcomes are of: a new one if they are only of its first records.
+    fn with_outcomes(&mut self, done: &StageDone) -> BatchId {
+        let count = done.result.as_ref().map_or(usize::MAX, Vec::len);
+        match self.batches.get_mut(&done.batch) {
+            Some(batch) if count < batch.records.len() => {
+                let (id, first) = (self.next_batch, batch.split_first(count));
+                self.offsets.split(done.batch, id, &first.records, &batch.records);
+                self.batches.insert(id, first);
+                self.next_batch += 1;
+                id
+            }
+            _ => done.batch,
+        }
     }
 
     fn refuse_a_flood(&mut self, outcomes: &[Outcome]) -> Result<(), SessionEnd> {
@@ -288,7 +331,7 @@ impl<'a> Session<'a> {
     /// Counts outputs that wait to be written, until their batch is finished.
     fn hold(&mut self, outgoing: &Outgoing) {
         let Some(batch) = self.batches.get_mut(&outgoing.batch) else { return };
-        let bytes = outgoing.bytes();
+        let bytes = outgoing.memory_bytes();
         batch.bytes_held += bytes;
         self.in_flight.add_outputs(bytes);
     }
@@ -321,7 +364,7 @@ impl<'a> Session<'a> {
         };
         if !letters.is_empty() {
             batch.sends += 1;
-            let outgoing = Outgoing { batch: delivered.batch, records: letters, inputs: None };
+            let outgoing = Outgoing { batch: delivered.batch, records: letters };
             self.hold(&outgoing);
             self.write(outgoing);
         } else if batch.sends == 0 {

@@ -14,7 +14,7 @@ use crate::config::RunnerConfig;
 use crate::events::{BatchProcessed, BatchRetried};
 use crate::offsets::BatchId;
 use crate::retry::Backoff;
-use crate::{BatchError, InputRecord, Outcome, Service, Stage, StreamError, Traces};
+use crate::{BatchError, InputRecord, Outcome, Rejection, Service, Stage, StreamError, Traces};
 
 /// The number of batches with the stage: one in progress, one waiting.
 pub(super) const QUEUE: usize = 2;
@@ -28,7 +28,7 @@ pub(super) struct StageBatch {
     pub reply: mpsc::UnboundedSender<Event>,
 }
 
-/// The stage's result for a batch.
+/// The stage's result for a batch, or for the first records of what is left of it.
 #[derive(Debug)]
 pub(super) struct StageDone {
     pub batch: BatchId,
@@ -109,22 +109,32 @@ struct Worker {
 impl Worker {
     fn run(mut self, mut inbox: mpsc::Receiver<StageBatch>) {
         while let Some(work) = inbox.blocking_recv() {
-            let result = self.process(&work);
-            self.interrupted |= matches!(result, Err(StageFailure::Interrupted));
-            // A session that has ended no longer needs the batch.
-            let _ = work.reply.send(Event::Stage(StageDone { batch: work.batch, result }));
+            let mut rest = &work.records[..];
+            loop {
+                let result = self.process(rest);
+                self.interrupted |= matches!(result, Err(StageFailure::Interrupted));
+                rest = result.as_ref().map_or(&[], |outcomes| &rest[outcomes.len()..]);
+                // A stop comes between two parts of a batch, too.
+                self.interrupted |= !rest.is_empty() && self.shutdown.is_cancelled();
+                // A session that has ended no longer needs the batch.
+                let _ = work.reply.send(Event::Stage(StageDone { batch: work.batch, result }));
+                if rest.is_empty() {
+                    break;
+                }
+            }
         }
     }
 
-    /// Retries a batch until it succeeds, fails for good or a shutdown comes.
-    fn process(&mut self, work: &StageBatch) -> Result<Vec<Outcome>, StageFailure> {
+    /// Retries records until the stage has outcomes for the first of them, fails for good or a
+    /// shutdown comes.
+    fn process(&mut self, records: &[InputRecord]) -> Result<Vec<Outcome>, StageFailure> {
         self.backoff.reset();
         loop {
             // A batch processed after one that was given up would overtake it.
             if self.interrupted {
                 return Err(StageFailure::Interrupted);
             }
-            match self.attempt(&work.records) {
+            match self.attempt(records) {
                 Ok(outcomes) => return Ok(outcomes),
                 Err(BatchError::Fatal(reason)) => return Err(StageFailure::Fatal(reason)),
                 Err(BatchError::Transient(reason)) => self.wait(reason)?,
@@ -134,18 +144,44 @@ impl Worker {
 
     fn attempt(&mut self, records: &[InputRecord]) -> Result<Vec<Outcome>, BatchError> {
         let started = Instant::now();
-        let outcomes =
-            catch_unwind(AssertUnwindSafe(|| self.stage.process(records))).unwrap_or_else(|panic| {
-                Err(BatchError::Fatal(format!("it panicked: {}", panic_text(&*panic))))
-            })?;
-        if outcomes.len() != records.len() {
+        let outcomes = self.guarded(records)?;
+        if outcomes.is_empty() || outcomes.len() > records.len() {
             let (given, got) = (records.len(), outcomes.len());
             return Err(BatchError::Fatal(format!(
                 "it gave {got} outcomes for {given} records: a programming error"
             )));
         }
-        BatchProcessed { service: self.service, records: records.len(), took: started.elapsed() }.emit();
+        BatchProcessed { service: self.service, records: outcomes.len(), took: started.elapsed() }.emit();
         Ok(outcomes)
+    }
+
+    /// Calls the stage. If it panics, its records are processed one by one, so that only the one
+    /// to blame is rejected. A stage that panics on every record stops as a flood of dead letters.
+    fn guarded(&mut self, records: &[InputRecord]) -> Result<Vec<Outcome>, BatchError> {
+        let processed = catch_unwind(AssertUnwindSafe(|| self.stage.process(records)));
+        let panic = match processed {
+            Ok(result) => return result,
+            Err(panic) => panic_text(&*panic).to_owned(),
+        };
+        match records {
+            [_] => {
+                let reason =
+                    format!("the {} panicked on it ({panic}): report it with the record", self.service);
+                Ok(vec![Outcome::Rejected(Rejection::new("stage-panicked", reason))])
+            }
+            _ => {
+                tracing::error!(
+                    service = self.service,
+                    panic,
+                    "a batch panicked; its records are processed one by one"
+                );
+                let mut outcomes = Vec::with_capacity(records.len());
+                for record in records {
+                    outcomes.extend(self.guarded(std::slice::from_ref(record))?);
+                }
+                Ok(outcomes)
+            }
+        }
     }
 
     fn wait(&mut self, reason: String) -> Result<(), StageFailure> {

@@ -16,7 +16,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::mpsc as blocking;
-use std::thread::sleep;
+use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
@@ -66,6 +66,8 @@ pub(super) enum Ended {
     Aborted {
         failures: Vec<(BatchId, FailedSend)>,
         reason: String,
+        /// True if it did not fit into its time.
+        late: bool,
     },
     /// It is unknown whether it was committed, or the producer is unusable: start again from the
     /// committed offsets.
@@ -79,11 +81,11 @@ pub(super) enum Ended {
 pub(super) struct Transactions {
     ready: VecDeque<Outgoing>,
     work: blocking::Sender<TransactionRequest>,
+    thread: JoinHandle<()>,
     under_way: bool,
     backoff: Backoff,
     not_before: Instant,
     max_records: usize,
-    max_bytes: usize,
 }
 
 impl Transactions {
@@ -115,18 +117,24 @@ impl Transactions {
                 worker.run(&inbox, &events, &runtime);
             }
         };
-        std::thread::Builder::new().name("transactions".into()).spawn(body).map_err(StreamError::Thread)?;
+        let named = std::thread::Builder::new().name("transactions".into());
+        let thread = named.spawn(body).map_err(StreamError::Thread)?;
         ready.await.map_err(|_| StreamError::Stopped("the transactional producer was starting"))??;
         let backoff = Backoff::new(ms(config.retry_initial_ms), ms(config.retry_max_ms));
         Ok(Self {
             ready: VecDeque::new(),
             work,
+            thread,
             under_way: false,
             backoff,
             not_before: Instant::now(),
             max_records: config.transaction_records,
-            max_bytes: config.transaction_bytes,
         })
+    }
+
+    /// Returns whether the thread has ended, although the session has not.
+    pub fn is_dead(&self) -> bool {
+        self.thread.is_finished()
     }
 
     /// Queues a batch's outputs for the next transaction.
@@ -144,13 +152,24 @@ impl Transactions {
         (!self.under_way && !self.ready.is_empty()).then_some(self.not_before)
     }
 
-    /// Takes the oldest batches within the limits; at least one, however large.
-    pub fn take(&mut self) -> Vec<Outgoing> {
+    /// Returns the oldest batch that waits.
+    pub fn front(&mut self) -> Option<&mut Outgoing> {
+        self.ready.front_mut()
+    }
+
+    /// Puts outputs before all others.
+    pub fn push_front(&mut self, outgoing: Outgoing) {
+        self.ready.push_front(outgoing);
+    }
+
+    /// Takes the oldest batches within `max_bytes` and the limit on records; at least one, however
+    /// large.
+    pub fn take(&mut self, max_bytes: usize) -> Vec<Outgoing> {
         let (mut records, mut bytes, mut bundle) = (0, 0, Vec::new());
         while let Some(next) = self.ready.front() {
             records += next.records.len();
             bytes += next.bytes();
-            if !bundle.is_empty() && (records > self.max_records || bytes > self.max_bytes) {
+            if !bundle.is_empty() && (records > self.max_records || bytes > max_bytes) {
                 break;
             }
             bundle.extend(self.ready.pop_front());
@@ -247,8 +266,8 @@ impl Worker {
             return self.lost_or_fatal(error);
         }
         let (mut under_way, mut failures): (Vec<UnderWay>, Vec<_>) = (Vec::new(), Vec::new());
-        for (batch, input, record, time) in records_of(bundle) {
-            match runtime.block_on(self.producer.send_at(record, time)) {
+        for (batch, input, record) in records_of(bundle) {
+            match runtime.block_on(self.producer.send(record)) {
                 Ok(sending) => under_way.push((batch, input, record.topic, sending)),
                 Err(error) => failures.push((batch, FailedSend { input, topic: record.topic, error })),
             }
@@ -296,8 +315,7 @@ impl Worker {
         if let Err(error) = self.take_back() {
             tracing::debug!(%error, "the refused transaction was not taken back");
         }
-        let topics: BTreeSet<_> =
-            records_of(bundle).map(|(_, _, record, _)| record.topic.base_name()).collect();
+        let topics: BTreeSet<_> = records_of(bundle).map(|(_, _, record)| record.topic.base_name()).collect();
         let topic = topics.into_iter().collect::<Vec<_>>().join(" or ");
         Ended::Fatal(StreamError::Delivery { topic, source: error })
     }
@@ -315,7 +333,7 @@ impl Worker {
             Some((topic, source)) => {
                 Ended::Fatal(StreamError::Delivery { topic: topic.base_name().to_owned(), source })
             }
-            None => Ended::Aborted { failures, reason },
+            None => Ended::Aborted { failures, reason, late: false },
         }
     }
 
@@ -340,7 +358,7 @@ impl Worker {
                 .map_err(|error| self.refused(error))
         });
         match renewed {
-            Ok(()) => Ended::Aborted { failures, reason },
+            Ok(()) => Ended::Aborted { failures, reason, late: true },
             Err(error) => Ended::Lost(error.to_string()),
         }
     }
@@ -370,14 +388,11 @@ impl Worker {
     }
 }
 
-/// Iterates over all records, each with its batch, the index of its input and its timestamp.
-fn records_of(bundle: &[Outgoing]) -> impl Iterator<Item = (BatchId, usize, &OutputRecord, Option<i64>)> {
-    bundle.iter().flat_map(|outgoing| {
-        outgoing
-            .records
-            .iter()
-            .map(|(input, record)| (outgoing.batch, *input, record, outgoing.time_of(*input, record)))
-    })
+/// Iterates over all records, each with its batch and the index of its input.
+fn records_of(bundle: &[Outgoing]) -> impl Iterator<Item = (BatchId, usize, &OutputRecord)> {
+    bundle
+        .iter()
+        .flat_map(|outgoing| outgoing.records.iter().map(|(input, record)| (outgoing.batch, *input, record)))
 }
 
 /// Waits for all deliveries and returns those that failed, except those that an abort has purged.

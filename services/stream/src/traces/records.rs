@@ -26,6 +26,12 @@ impl RecordSpans {
         Self(records.iter().map(|record| begin(tracer, group, record, records.len(), now)).collect())
     }
 
+    /// Takes the spans of the first records.
+    pub fn split_first(&mut self, count: usize) -> Self {
+        let rest = self.0.split_off(count.min(self.0.len()));
+        Self(std::mem::replace(&mut self.0, rest))
+    }
+
     /// Notes that the stage has returned its outcomes; they remain to be written.
     pub fn processed(&mut self) {
         let now = SystemTime::now();

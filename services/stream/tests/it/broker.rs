@@ -1,5 +1,7 @@
 //! The data directory's lock, the topics, and the errors when the broker is away.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use tempfile::TempDir;
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::data_dir::DataDir;
@@ -19,6 +21,20 @@ fn a_second_process_is_told_who_has_the_data() {
     }
     drop(held);
     DataDir::lock(dir.path(), "unprompt demo").unwrap();
+}
+
+#[test]
+fn addresses_count_only_while_their_process_holds_the_data() {
+    let dir = TempDir::new().unwrap();
+    let (data, own) = (dir.path().join("new/data"), std::process::id());
+    assert!(!DataDir::is_held_by(&data, own), "there is none");
+    let held = DataDir::lock(&data, "unprompt up").unwrap();
+    let mode = std::fs::metadata(&data).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700, "other users cannot read it");
+    assert!(DataDir::is_held_by(&data, own));
+    assert!(!DataDir::is_held_by(&data, own + 1), "another process has left its addresses");
+    drop(held);
+    assert!(!DataDir::is_held_by(&data, own), "nobody holds it any more");
 }
 
 #[tokio::test(flavor = "multi_thread")]

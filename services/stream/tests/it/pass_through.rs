@@ -1,9 +1,13 @@
 //! The plain flow: everything in comes out, in order, and is committed.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rdkafka::ClientConfig;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use unprompt_schemas::cloudevents::names;
 use unprompt_schemas::topics::Topic;
-use unprompt_stream::{Outcome, OutputRecord, Publisher, RunnerConfig};
+use unprompt_stream::{KafkaConfig, Outcome, OutputRecord, Profile, Publisher, RunnerConfig};
 
 use crate::support::*;
 
@@ -34,17 +38,52 @@ async fn key_value_headers_and_timestamp_arrive_as_they_were(fixture: Fixture) {
     assert_eq!((&bare.value, bare.headers.len()), (&None, 0));
 }
 
-async fn what_comes_out_bears_the_time_of_what_went_in(fixture: Fixture) {
+async fn an_output_bears_the_time_of_its_writing_and_the_time_of_its_source_in_a_header(fixture: Fixture) {
     let kafka = fixture.kafka();
     publish(&kafka, 0..20).await;
     let before: BTreeMap<_, _> =
         all(&kafka, Topic::Images).await.iter().map(|input| (number(input), input.timestamp_ms)).collect();
-    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
     let run = RunningStage::copying(&kafka);
     let out = take(&kafka, Topic::ImageEmbeddings, 20).await;
     run.stop().await;
-    let after: BTreeMap<_, _> = out.iter().map(|output| (number(output), output.timestamp_ms)).collect();
-    assert_eq!(after, before);
+    for output in &out {
+        let source = before[&number(output)];
+        assert!(output.timestamp_ms > source, "{} for a record of {source}", output.timestamp_ms);
+        let mut headers = output.headers.iter().filter(|(name, _)| name == names::SOURCE_TIME);
+        assert_eq!(headers.next().unwrap().1, source.to_string().into_bytes());
+        assert!(headers.next().is_none());
+    }
+}
+
+async fn publish_at(kafka: &KafkaConfig, times: &[i64]) {
+    let producer: FutureProducer =
+        ClientConfig::new().set("bootstrap.servers", &kafka.brokers).create().unwrap();
+    let topic = kafka.prefix.name(Topic::Images);
+    for (number, time) in times.iter().enumerate() {
+        let value = number.to_string();
+        let record = FutureRecord::<(), _>::to(&topic).payload(&value).timestamp(*time);
+        producer.send(record, Duration::from_secs(20)).await.unwrap();
+    }
+}
+
+/// A broker takes a time far in the past, and by default refuses one an hour in the future.
+async fn a_record_of_any_time_passes(fixture: Fixture) {
+    let kafka = fixture.kafka();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+    // The last one is as far in the past as i64 reaches, some milliseconds after it is produced.
+    let mut times = vec![1, 86_400_000, now, now + 60_000];
+    if kafka.profile == Profile::Embedded {
+        // As far in the past as i64 reaches, and further while it waits.
+        times.push(now - i64::MAX + 2_000);
+    }
+    publish_at(&kafka, &times).await;
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    let run = RunningStage::copying(&kafka);
+    let out = take(&kafka, Topic::ImageEmbeddings, times.len()).await;
+    run.stop().await;
+    assert_eq!(counts(&out).len(), times.len());
+    assert!(out.iter().all(|output| (now..now + 3_600_000).contains(&output.timestamp_ms)));
 }
 
 async fn batches_keep_to_their_bounds_and_one_input_may_give_many_outputs(fixture: Fixture) {
@@ -107,7 +146,8 @@ async fn a_small_bound_on_bytes_in_flight_slows_but_loses_nothing(fixture: Fixtu
 on_both! {
     thousands_of_records_come_out_once_and_in_order,
     key_value_headers_and_timestamp_arrive_as_they_were,
-    what_comes_out_bears_the_time_of_what_went_in,
+    an_output_bears_the_time_of_its_writing_and_the_time_of_its_source_in_a_header,
+    a_record_of_any_time_passes,
     batches_keep_to_their_bounds_and_one_input_may_give_many_outputs,
     large_pictures_pass,
     a_small_bound_on_bytes_in_flight_slows_but_loses_nothing,

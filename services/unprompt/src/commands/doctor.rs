@@ -101,7 +101,7 @@ fn sd2(context: &Context, folder: &Path) -> anyhow::Result<String> {
 
 /// Checks that the folder is writable, and creates it if necessary.
 fn data_dir(folder: &Path) -> Check {
-    let tried = std::fs::create_dir_all(folder).and_then(|()| {
+    let tried = unprompt_stream::data_dir::create(folder).and_then(|()| {
         let probe = folder.join(".doctor");
         std::fs::write(&probe, b"")?;
         std::fs::remove_file(probe)

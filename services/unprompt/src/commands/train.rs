@@ -1,7 +1,7 @@
 //! `unprompt train`: trains a head from the records of the topics.
 
-use unprompt_models::encoder;
-use unprompt_trainer::{Settings, Trained};
+use unprompt_models::{Revision, encoder};
+use unprompt_trainer::{Settings, Skipped, Trained};
 
 use crate::cli::Train;
 use crate::context::Context;
@@ -19,15 +19,24 @@ pub async fn run(context: &Context, args: Train) -> anyhow::Result<()> {
     for (name, value) in &trained.head.metrics {
         table.add_row([name.as_str(), &format!("{value:.4}")]);
     }
+    if trained.skipped != Skipped::default() {
+        let Skipped { bad_vectors, other_minilm, deleted } = trained.skipped;
+        table.add_row(["skipped: faulty vectors", &bad_vectors.to_string()]);
+        table.add_row(["skipped: prompts of another MiniLM", &other_minilm.to_string()]);
+        table.add_row(["skipped: pictures of deleted prompts", &deleted.to_string()]);
+    }
     output::line(table)?;
     output::line(format!("announced as {} on heads.v1: {}", trained.head.name, trained.head.path))
 }
 
 /// Trains with the index and the encoder of the configuration. The demo uses this too.
 pub async fn train(context: &Context, args: &Train) -> anyhow::Result<Trained> {
+    let clip = context.clip()?;
     let settings = Settings {
         name: args.name.clone(),
-        encoder: encoder::vector_name(&context.clip()?, context.config.models.clip_side)?,
+        encoder: encoder::vector_name(&clip, context.config.models.clip_side)?,
+        dims: encoder::dims(&clip)?,
+        minilm: Revision::of_folder(&context.minilm()?)?.to_string(),
         validation: args.validation,
         out: args.out.clone().unwrap_or_else(|| context.data_dir().join("heads")),
         retrieval: context.config.predictor.retrieval,

@@ -21,7 +21,9 @@ impl Session<'_> {
             if !transactions.is_due(now) {
                 return;
             }
-            let mut bundle = transactions.take();
+            self.divide_front();
+            let OutputWriter::ExactlyOnce(transactions) = &mut self.writer else { return };
+            let mut bundle = transactions.take(self.transaction_size.bytes());
             for outgoing in &mut bundle {
                 let (id, offsets) = (outgoing.batch, &self.offsets);
                 let Some(batch) = self.batches.get(&id) else { continue };
@@ -43,6 +45,27 @@ impl Session<'_> {
         }
     }
 
+    /// Divides the oldest batch that waits if its outputs are too large for one transaction, between
+    /// two of its records.
+    fn divide_front(&mut self) {
+        let OutputWriter::ExactlyOnce(transactions) = &mut self.writer else { return };
+        let Some(front) = transactions.front() else { return };
+        let Some(batch) = self.batches.get_mut(&front.batch) else { return };
+        let inputs = front.inputs_within(self.transaction_size.bytes());
+        if inputs >= batch.records.len() {
+            return;
+        }
+        let id = self.next_batch;
+        self.next_batch += 1;
+        let mut first = batch.split_first(inputs);
+        self.offsets.split(front.batch, id, &first.records, &batch.records);
+        let outgoing = front.split_first(inputs, id);
+        first.bytes_held = outgoing.memory_bytes();
+        batch.bytes_held = batch.bytes_held.saturating_sub(first.bytes_held);
+        self.batches.insert(id, first);
+        transactions.push_front(outgoing);
+    }
+
     pub(super) fn on_transacted(
         &mut self,
         done: Transacted,
@@ -56,6 +79,7 @@ impl Session<'_> {
         match ended {
             Ended::Committed => {
                 told("committed", "");
+                self.transaction_size.committed(took);
                 self.finish_all(&bundle, summary);
                 // The transaction has committed the offsets, so they need no commit of their own.
                 self.offsets.take_dirty();
@@ -64,8 +88,11 @@ impl Session<'_> {
                 }
                 Ok(())
             }
-            Ended::Aborted { failures, reason } => {
+            Ended::Aborted { failures, reason, late } => {
                 told("aborted", &reason);
+                if late {
+                    self.transaction_size.late(bytes_of(&bundle));
+                }
                 let at_once = self.replace_failed(&mut bundle, failures)?;
                 if let OutputWriter::ExactlyOnce(transactions) = &mut self.writer {
                     transactions.again(bundle, at_once);
@@ -74,6 +101,8 @@ impl Session<'_> {
             }
             Ended::Lost(reason) => {
                 told("lost", &reason);
+                // Its outcome may be unknown because it was too large for its time.
+                self.transaction_size.late(bytes_of(&bundle));
                 Err(SessionEnd::Restart(format!("a transaction's outcome is not known: {reason}")))
             }
             Ended::Fatal(error) => {
@@ -110,11 +139,15 @@ impl Session<'_> {
             if !batch.replace(service, &failures, outgoing) {
                 return Err(self.no_dead_letter_fits());
             }
-            let held = std::mem::replace(&mut batch.bytes_held, outgoing.bytes());
+            let held = std::mem::replace(&mut batch.bytes_held, outgoing.memory_bytes());
             self.in_flight.add_outputs(batch.bytes_held);
             self.in_flight.release_outputs(held);
             replaced |= failures.iter().any(|failure| matches!(failure.error, SendError::TooLarge { .. }));
         }
         Ok(replaced)
     }
+}
+
+fn bytes_of(bundle: &[Outgoing]) -> usize {
+    bundle.iter().map(Outgoing::bytes).sum()
 }

@@ -1,0 +1,76 @@
+//! Notices that one of the endpoint's threads has ended unasked: writes would wait for ever, or no
+//! graph would be built, while everything looks well.
+
+use std::sync::{Arc, OnceLock};
+
+use tokio_util::sync::CancellationToken;
+
+/// The first thread that ended unasked. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Faults {
+    first: Arc<OnceLock<String>>,
+    noticed: CancellationToken,
+}
+
+/// Reports its thread unless the thread ends as it should.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    faults: Faults,
+    thread: String,
+    ended_well: bool,
+}
+
+impl Faults {
+    /// Watches a thread; call it on the thread itself.
+    pub fn watch(&self, thread: String) -> Watched {
+        Watched { faults: self.clone(), thread, ended_well: false }
+    }
+
+    /// Notes why the endpoint no longer works.
+    pub fn report(&self, reason: String) {
+        tracing::error!(reason, "the embedded index no longer works");
+        self.first.get_or_init(|| reason);
+        self.noticed.cancel();
+    }
+
+    /// Waits for the first fault.
+    pub async fn noticed(&self) -> String {
+        self.noticed.cancelled().await;
+        self.first.get().cloned().unwrap_or_default()
+    }
+}
+
+impl Watched {
+    /// Notes that the thread ends because it was asked to.
+    pub fn ends(mut self) {
+        self.ended_well = true;
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if !self.ended_well {
+            self.faults.report(format!("{} has ended", self.thread));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_thread_that_panics_is_noticed_and_one_that_is_asked_to_end_is_not() {
+        let faults = Faults::default();
+        let (asked, panicking) = (faults.clone(), faults.clone());
+        std::thread::spawn(move || asked.watch("the first thread".into()).ends()).join().unwrap();
+        assert!(!faults.noticed.is_cancelled());
+        let thread = std::thread::spawn(move || {
+            let _watched = panicking.watch("the second thread".into());
+            panic!("on purpose");
+        });
+        assert!(thread.join().is_err());
+        faults.report("a later one".into());
+        assert_eq!(faults.noticed().await, "the second thread has ended");
+    }
+}

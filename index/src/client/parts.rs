@@ -1,0 +1,100 @@
+//! Requests that would need a larger message than gRPC's limit allows: they are made in parts.
+//!
+//! How large an answer is, is known only when it is there: a prompt's text may have 64 KiB, and
+//! most have a hundred bytes.
+
+use crate::IndexError;
+
+/// The parts of a request for many items that are still to be made, first all of them in one.
+#[derive(Debug)]
+pub(super) struct Parts<'a, T> {
+    /// The next one is the last.
+    waiting: Vec<&'a [T]>,
+}
+
+impl<'a, T> Parts<'a, T> {
+    pub fn of(items: &'a [T]) -> Self {
+        Self { waiting: vec![items] }
+    }
+
+    /// Returns the items of the next request. The parts come in the order of the items.
+    pub fn next(&mut self) -> Option<&'a [T]> {
+        self.waiting.pop().filter(|part| !part.is_empty())
+    }
+
+    /// Divides a request that was too large.
+    ///
+    /// # Errors
+    /// The error, if it is another one or the request was for a single item.
+    pub fn halve(&mut self, part: &'a [T], error: IndexError) -> Result<(), IndexError> {
+        if part.len() < 2 || !error.is_too_large() {
+            return Err(error);
+        }
+        let (first, second) = part.split_at(part.len() / 2);
+        self.waiting.extend([second, first]);
+        Ok(())
+    }
+}
+
+/// Divides items into runs of at most `count` and at most `bytes` together, or one that is larger.
+pub(super) fn chunks<T>(
+    items: impl IntoIterator<Item = T>,
+    (count, bytes): (usize, usize),
+    size: impl Fn(&T) -> usize,
+) -> impl Iterator<Item = Vec<T>> {
+    let mut items = items.into_iter().peekable();
+    std::iter::from_fn(move || {
+        let (mut chunk, mut total) = (Vec::new(), 0);
+        while let Some(next) = items.next_if(|next| {
+            total += size(next);
+            chunk.is_empty() || (chunk.len() < count && total <= bytes)
+        }) {
+            chunk.push(next);
+        }
+        (!chunk.is_empty()).then_some(chunk)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    fn too_large() -> IndexError {
+        let message = "Error, decoded message length too large: found 9 bytes, the limit is: 8 bytes".into();
+        IndexError::Server { operation: "search", code: Code::OutOfRange, message }
+    }
+
+    #[test]
+    fn what_is_too_large_is_asked_for_in_halves_and_in_order() {
+        let items: Vec<u32> = (0..7).collect();
+        let (mut parts, mut asked, mut answers) = (Parts::of(&items), Vec::new(), Vec::new());
+        while let Some(part) = parts.next() {
+            asked.push(part.len());
+            match part.len() > 2 {
+                true => parts.halve(part, too_large()).unwrap(),
+                false => answers.extend_from_slice(part),
+            }
+        }
+        assert_eq!(asked, [7, 3, 1, 2, 4, 2, 2]);
+        assert_eq!(answers, items);
+        assert!(Parts::<u32>::of(&[]).next().is_none());
+    }
+
+    #[test]
+    fn one_item_that_is_too_large_and_any_other_error_is_returned() {
+        let mut parts = Parts::of(&[1, 2]);
+        assert!(parts.halve(&[1], too_large()).unwrap_err().is_too_large());
+        let other = IndexError::NotAcknowledged { status: "asked once".into() };
+        assert!(matches!(parts.halve(&[1, 2], other), Err(IndexError::NotAcknowledged { .. })));
+    }
+
+    #[test]
+    fn chunks_have_a_number_and_a_size() {
+        let of = |items: &[usize], limits| chunks(items.to_vec(), limits, |item| *item).collect::<Vec<_>>();
+        assert_eq!(of(&[1, 1, 1, 1, 1], (2, 100)), [vec![1, 1], vec![1, 1], vec![1]]);
+        assert_eq!(of(&[5, 5, 11, 3, 4, 3], (9, 10)), [vec![5, 5], vec![11], vec![3, 4, 3]]);
+        assert!(of(&[], (9, 10)).is_empty());
+    }
+}

@@ -1,0 +1,121 @@
+//! A group whose offsets the broker has forgotten, as Kafka does with those of a group that has had
+//! no member for `offsets.retention.minutes`.
+//!
+//! Such a group looks like a new one, which starts at the earliest record: everything would be
+//! processed and written again. What tells them apart is that its outputs are there. Every output
+//! bears the name of the group that wrote it.
+
+use std::time::Duration;
+
+use rdkafka::consumer::{CommitMode, Consumer as _};
+use rdkafka::{Offset, TopicPartitionList};
+use unprompt_schemas::cloudevents::names::WRITER;
+use unprompt_schemas::topics::Topic;
+
+use crate::config::{KafkaConfig, LostOffsets};
+use crate::observer::{GroupState, Observed, Observer, TopicEnds};
+use crate::reader::{Reader, Start};
+use crate::{InputRecord, OutputRecord, Service, StreamError, kafka, topic_admin};
+
+/// The last records of each partition that are looked at. Others may write to the topic, too.
+const LOOKED_AT: i64 = 200;
+/// Looking takes no longer than this: without an answer, the group counts as new.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Writes the group's name into an output, in place of any that a stage has copied.
+pub(crate) fn sign(output: &mut OutputRecord, group: &str) {
+    output.headers.retain(|(name, _)| name != WRITER);
+    output.headers.push((WRITER.to_owned(), group.as_bytes().to_vec()));
+}
+
+/// Checks that the group has its offsets, or does what `lost` says.
+///
+/// # Errors
+///
+/// [`StreamError::OffsetsLost`], and those of [`Observer::look`].
+pub(crate) async fn check(
+    kafka: &KafkaConfig,
+    service: &Service,
+    lost: LostOffsets,
+) -> Result<(), StreamError> {
+    let observed = Observer::new(kafka).look(&[(service.name, service.inputs)]).await?;
+    let Some(group) = observed.groups.first().filter(|group| !has_committed(group)) else { return Ok(()) };
+    let Some(topic) = written_before(kafka, service, &observed, &group.group).await else { return Ok(()) };
+    match lost {
+        LostOffsets::Stop => Err(StreamError::OffsetsLost { group: group.group.clone(), topic }),
+        LostOffsets::Earliest => {
+            tracing::warn!(group = group.group, "its offsets are gone: it starts at the earliest records");
+            Ok(())
+        }
+        LostOffsets::Latest => {
+            tracing::warn!(group = group.group, "its offsets are gone: it starts after the latest records");
+            let ends = inputs_of(&observed, service.inputs).cloned().collect();
+            let (kafka, group) = (kafka.clone(), group.group.clone());
+            topic_admin::blocking(move |_| commit_ends(&kafka, &group, ends)).await
+        }
+    }
+}
+
+fn has_committed(group: &GroupState) -> bool {
+    group.committed.values().any(|partitions| !partitions.is_empty())
+}
+
+fn inputs_of<'a>(observed: &'a Observed, inputs: &'a [Topic]) -> impl Iterator<Item = &'a TopicEnds> {
+    observed.topics.iter().filter(|ends| inputs.contains(&ends.topic))
+}
+
+/// Returns an output topic whose last records include one of the group.
+async fn written_before(
+    kafka: &KafkaConfig,
+    service: &Service,
+    observed: &Observed,
+    group: &str,
+) -> Option<String> {
+    if inputs_of(observed, service.inputs).all(|ends| ends.offsets() == 0) {
+        return None;
+    }
+    for ends in observed.topics.iter().filter(|ends| service.outputs.contains(&ends.topic)) {
+        let looked = tokio::time::timeout(PATIENCE, has_output(kafka, ends, group)).await;
+        match looked {
+            Ok(Ok(true)) => return Some(ends.name.clone()),
+            Ok(Ok(false)) => {}
+            // It may be allowed to write there, and not to read.
+            Ok(Err(error)) => {
+                tracing::debug!(topic = ends.name, %error, "earlier outputs cannot be looked for")
+            }
+            Err(_) => tracing::debug!(topic = ends.name, "earlier outputs could not be looked for in time"),
+        }
+    }
+    None
+}
+
+async fn has_output(kafka: &KafkaConfig, ends: &TopicEnds, group: &str) -> Result<bool, StreamError> {
+    if ends.offsets() == 0 {
+        return Ok(false);
+    }
+    let mut reader = Reader::start(kafka, &[ends.topic], Start::Last(LOOKED_AT)).await?;
+    while !reader.is_caught_up() {
+        if reader.next().await?.is_some_and(|record| is_of(&record, group)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn is_of(record: &InputRecord, group: &str) -> bool {
+    record.headers.iter().any(|(name, value)| name == WRITER && value == group.as_bytes())
+}
+
+/// Commits the ends of the topics for a group without members.
+fn commit_ends(kafka: &KafkaConfig, group: &str, topics: Vec<TopicEnds>) -> Result<(), StreamError> {
+    let failed = |source| StreamError::Consumer { group: group.to_owned(), source };
+    let consumer: rdkafka::consumer::BaseConsumer =
+        kafka::consumer(kafka, group).create().map_err(StreamError::client)?;
+    let mut list = TopicPartitionList::new();
+    for ends in topics {
+        for (partition, (_, end)) in ends.partitions {
+            list.add_partition_offset(&ends.name, partition, Offset::Offset(end)).map_err(failed)?;
+        }
+    }
+    consumer.commit(&list, CommitMode::Sync).map_err(failed)
+}
