@@ -81,7 +81,7 @@ pub enum PictureError {
     #[error("the picture has {width} x {height} pixels: send one that has some")]
     NoPixels { width: u32, height: u32 },
     #[error(
-        "decoding the {format} takes {mib} MiB besides its pixels where the limits allow {max_mib} MiB in all: save it again with another program"
+        "decoding the {format} takes at least {mib} MiB besides its pixels, and the limits allow {max_mib} MiB in all: save it again with another program"
     )]
     TooMuchMemory { format: &'static str, mib: u64, max_mib: u64 },
     #[error("the bytes are not a picture (they start with {start}): send a PNG, JPEG or WebP file")]
