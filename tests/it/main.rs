@@ -17,6 +17,7 @@ mod installed;
 mod kill;
 mod models;
 mod one_recipe;
+mod one_record;
 mod other_clients;
 mod outages;
 mod prompts_import;

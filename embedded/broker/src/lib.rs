@@ -16,6 +16,7 @@ mod plain_versions;
 mod quick_storage;
 mod routes;
 mod storage;
+mod wal_sync;
 mod watermarks;
 
 use std::net::{Ipv4Addr, SocketAddr};

@@ -30,6 +30,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::log_reader::{LogReader, Partition};
+use crate::wal_sync::WalSync;
 use crate::watermarks::Watermarks;
 
 /// nisshi's storage with faster reads. Clones share one storage.
@@ -38,11 +39,20 @@ pub(crate) struct QuickStorage {
     inner: ArcDynStorage,
     log: LogReader,
     marks: Arc<Watermarks>,
+    wal: WalSync,
 }
 
 impl QuickStorage {
-    pub fn new(inner: ArcDynStorage, log: LogReader) -> Self {
-        Self { inner, log, marks: Arc::new(Watermarks::new()) }
+    pub fn new(inner: ArcDynStorage, log: LogReader, wal: WalSync) -> Self {
+        Self { inner, log, marks: Arc::new(Watermarks::new()), wal }
+    }
+
+    /// Waits until what was written is on the disk.
+    async fn durable(&self) -> Result<()> {
+        self.wal.sync().await.map_err(|error| {
+            tracing::error!(%error, "the broker's log cannot be synced; records are not acknowledged");
+            Error::Api(ErrorCode::KafkaStorageError)
+        })
     }
 
     /// Returns whether there is a record to read at `offset`. Caches the end of the partition.
@@ -94,6 +104,7 @@ delegate! {
         ) -> Result<i64> {
             let records = i64::from(batch.last_offset_delta) + 1;
             let base = self.inner.produce(transaction_id, topition, batch).await?;
+            self.durable().await?;
             self.marks.grow(topition, base + records);
             Ok(base)
         }
@@ -130,7 +141,7 @@ delegate! {
             for (topition, wanted) in offsets {
                 let offset = match (wanted, self.log.partition(topition).await?) {
                     (ListOffset::Timestamp(_), _) => {
-                        let asked = [(topition.clone(), wanted.clone())];
+                        let asked = [(topition.clone(), *wanted)];
                         answers.extend(self.inner.list_offsets(isolation_level, &asked).await?);
                         continue;
                     }
@@ -150,12 +161,14 @@ delegate! {
         async fn create_topic(&self, topic: CreatableTopic, validate_only: bool) -> Result<Uuid> {
             let created = self.inner.create_topic(topic, validate_only).await;
             self.marks.forget();
+            self.durable().await?;
             created
         }
 
         async fn delete_topic(&self, topic: &TopicId) -> Result<ErrorCode> {
             let deleted = self.inner.delete_topic(topic).await;
             self.marks.forget();
+            self.durable().await?;
             deleted
         }
 

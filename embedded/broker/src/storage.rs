@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::log_reader::LogReader;
 use crate::quick_storage::QuickStorage;
+use crate::wal_sync::WalSync;
 use crate::{CLUSTER, EmbeddedBrokerError, NODE};
 
 const FILE: &str = "broker.db";
@@ -50,7 +51,7 @@ pub(crate) async fn open(
         .map_err(EmbeddedBrokerError::storage)?;
     register(&storage).await?;
     let log = LogReader::open(&file).await.map_err(EmbeddedBrokerError::storage)?;
-    Ok((QuickStorage::new(storage, log), alias))
+    Ok((QuickStorage::new(storage, log, WalSync::of(&file)), alias))
 }
 
 async fn register(storage: &ArcDynStorage) -> Result<(), EmbeddedBrokerError> {

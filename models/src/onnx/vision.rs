@@ -1,7 +1,5 @@
 //! A vision tower of any network on ONNX Runtime.
 
-use std::path::Path;
-
 use super::graph::Graph;
 use super::model::MESSAGE;
 use super::proto::{FLOAT, Size, ValueInfo};
@@ -128,7 +126,6 @@ mod tests {
         for engine in [Engine::Onnx, Engine::OpenVino].into_iter().take(1 + usize::from(openvino)) {
             for alone in [true, false] {
                 let (graph, embeds) = graph(&weights);
-                let place = tempfile::tempdir().unwrap();
                 let sizes = (SIDE, DIMS);
                 let loaded = OnnxVision::load_for(graph, &embeds, sizes, engine, alone);
                 let vectors = loaded.unwrap().embed(&pictures).unwrap();

@@ -135,7 +135,12 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, PictureError> {
     if bytes.len() > limits.max_bytes {
         return Err(PictureError::TooManyBytes { bytes: bytes.len(), max_bytes: limits.max_bytes });
     }
-    catch_unwind(|| decode_by_format(bytes, limits)).unwrap_or_else(|panic| {
+    or_failed(|| decode_by_format(bytes, limits))
+}
+
+/// Decodes, and turns a panic into an error.
+fn or_failed(decode: impl FnOnce() -> Result<RgbImage, PictureError>) -> Result<RgbImage, PictureError> {
+    catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|panic| {
         let reason = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let reason = reason.or_else(|| panic.downcast_ref::<String>().cloned());
         Err(PictureError::DecoderFailed { reason: reason.unwrap_or_else(|| "it panicked".to_owned()) })
@@ -296,4 +301,19 @@ fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
 
 fn last(bytes: &[u8], marker: [u8; 2]) -> Option<usize> {
     bytes.windows(2).rposition(|window| window == marker)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decoder_that_panics_is_an_error_of_its_picture() {
+        let formatted = or_failed(|| panic!("row {} is missing", 7)).unwrap_err();
+        assert_eq!(formatted.code(), "decoder-failed");
+        assert!(formatted.to_string().contains("row 7 is missing"), "{formatted}");
+        let plain = or_failed(|| panic!("no rows")).unwrap_err();
+        assert!(plain.to_string().contains("no rows"), "{plain}");
+        assert_eq!(or_failed(|| Err(PictureError::Empty)), Err(PictureError::Empty));
+    }
 }

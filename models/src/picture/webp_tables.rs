@@ -338,7 +338,7 @@ pub(super) mod tests {
     impl Writer {
         fn put(&mut self, value: u32, count: u32) {
             for at in 0..count {
-                if self.position % 8 == 0 {
+                if self.position.is_multiple_of(8) {
                     self.bytes.push(0);
                 }
                 *self.bytes.last_mut().unwrap() |= ((value >> at & 1) as u8) << (self.position % 8);

@@ -85,6 +85,20 @@ impl Indexer {
         check_vector("minilm", &embedding.minilm, &layout.minilm, MINILM_DIM)
     }
 
+    /// Writes the changes. A collection that has been dropped under the running service is made
+    /// again; the batch is then tried again.
+    async fn write_or_ensure(&self, changes: &[Change]) -> Result<Vec<Result<(), Rejection>>, BatchError> {
+        let written = self.write_each(changes).await;
+        if let Err(BatchError::Fatal(_)) = &written
+            && self.index.info().await.is_err_and(|error| matches!(error, IndexError::NoCollection { .. }))
+        {
+            let ensured = self.index.ensure(&self.layout).await.map_err(as_batch_error)?;
+            let reason = format!("the collection was dropped; {} was made again", ensured.collection);
+            return Err(BatchError::Transient(reason));
+        }
+        written
+    }
+
     /// Writes the changes. If the index refuses a point, the changes are written one by one, in
     /// order, and only that point's record is rejected.
     async fn write_each(&self, changes: &[Change]) -> Result<Vec<Result<(), Rejection>>, BatchError> {
@@ -170,7 +184,7 @@ fn point(embedding: PromptEmbedding) -> PromptPoint {
 impl Stage for Indexer {
     fn process(&mut self, batch: &[InputRecord]) -> Result<Vec<Outcome>, BatchError> {
         let parsed = ParsedBatch::parse(batch, |record| self.parse(record))?;
-        let written = self.runtime.block_on(self.write_each(parsed.inputs()))?;
+        let written = self.runtime.block_on(self.write_or_ensure(parsed.inputs()))?;
         parsed.outcomes(written, |_, _, written| written.map(|()| Vec::new()).map_err(Refusal::from))
     }
 }

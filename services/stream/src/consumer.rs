@@ -65,6 +65,8 @@ pub(crate) struct End {
     pub end: i64,
     /// The last committed offset that librdkafka knows, if any.
     pub committed: Option<i64>,
+    /// The offset after the last record that was taken, if any was.
+    pub taken: Option<i64>,
     /// True if nothing before the end is left to fetch. Transaction markers take offsets too, but
     /// they are not records.
     pub drained: bool,
@@ -397,6 +399,7 @@ fn end_of(topic: Topic, at: &Partition) -> End {
         start: at.lo_offset.max(0),
         end: at.ls_offset,
         committed: (at.committed_offset >= 0).then_some(at.committed_offset),
+        taken: (at.app_offset >= 0).then_some(at.app_offset),
         drained: at.fetchq_cnt == 0 && at.next_offset >= at.ls_offset,
     }
 }

@@ -27,6 +27,7 @@ pub(crate) mod names {
     pub const CONSUMER_LAG: &str = "unprompt_consumer_lag_records";
     pub const BYTES_IN_FLIGHT: &str = "unprompt_bytes_in_flight";
     pub const BATCHES_IN_FLIGHT: &str = "unprompt_batches_in_flight";
+    pub const RECORDS_EXPIRED: &str = "unprompt_records_expired_total";
     pub const STAGE_LOADED: &str = "unprompt_stage_loaded";
 }
 
@@ -71,6 +72,30 @@ impl Lag {
         let partition = self.partition.to_string();
         gauge!(names::CONSUMER_LAG, "service" => self.service, "topic" => self.topic, "partition" => partition)
             .set(self.records as f64);
+    }
+}
+
+/// Retention has removed records before they were read.
+pub(crate) struct RecordsExpired {
+    pub service: &'static str,
+    pub topic: String,
+    pub partition: i32,
+    /// Offsets, which include transaction markers.
+    pub records: i64,
+}
+
+impl RecordsExpired {
+    pub fn emit(self) {
+        let Self { service, topic, partition, records } = self;
+        let count = records.unsigned_abs();
+        counter!(names::RECORDS_EXPIRED, "service" => service, "topic" => topic.clone()).increment(count);
+        tracing::error!(
+            service,
+            topic,
+            partition,
+            records,
+            "the broker has deleted records before they were read: they are lost. Raise the topic's retention, or add members to the group"
+        );
     }
 }
 

@@ -88,6 +88,17 @@ impl GroupState {
         ends.partitions.iter().map(behind).sum()
     }
 
+    /// Returns the number of offsets of the topic that the broker has deleted before the group
+    /// committed them.
+    pub fn expired(&self, ends: &TopicEnds) -> i64 {
+        let committed = self.committed.get(&ends.topic);
+        let gone = |(partition, (low, high)): (&i32, &(i64, i64))| {
+            let next = committed.and_then(|committed| committed.get(partition)).copied();
+            low - next.unwrap_or(*low).clamp(0, *high).min(*low)
+        };
+        ends.partitions.iter().map(gone).sum()
+    }
+
     /// Returns the number of offsets ever committed; it only grows.
     pub fn done(&self) -> i64 {
         self.committed.values().flat_map(BTreeMap::values).sum()
@@ -267,6 +278,8 @@ mod tests {
     #[test]
     fn a_commit_before_the_first_offset_kept_does_not_count_what_is_gone() {
         assert_eq!(group(&[(0, 3)]).lag(&ends(&[(0, (10, 30))])), 20);
+        assert_eq!(group(&[(0, 3)]).expired(&ends(&[(0, (10, 30)), (1, (5, 9))])), 7);
+        assert_eq!(group(&[(0, 30)]).expired(&ends(&[(0, (10, 30))])), 0);
     }
 
     #[test]

@@ -59,14 +59,30 @@ fn picture(number: usize) -> Vec<u8> {
     png
 }
 
-/// A truncated picture, text, nothing, or noise.
+/// A truncated picture, text, nothing, a picture of no or of a billion pixels, the beginning of a
+/// JPEG, or noise.
 fn poison(number: usize) -> Vec<u8> {
-    match number % 4 {
+    match number % 7 {
         0 => picture(number)[..60].to_vec(),
         1 => b"this is not a picture".to_vec(),
         2 => Vec::new(),
+        3 => with_side(picture(number), 0),
+        4 => with_side(picture(number), 1 << 30),
+        5 => [&[0xff, 0xd8, 0xff, 0xe0][..], &[0; 200]].concat(),
         _ => (0..512u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect(),
     }
+}
+
+/// Changes the width in a PNG's header, with its checksum.
+fn with_side(mut png: Vec<u8>, width: u32) -> Vec<u8> {
+    png[16..20].copy_from_slice(&width.to_be_bytes());
+    let mut sum = !0u32;
+    for &byte in &png[12..29] {
+        sum ^= u32::from(byte);
+        (0..8).for_each(|_| sum = if sum & 1 == 1 { sum >> 1 ^ 0xedb8_8320 } else { sum >> 1 });
+    }
+    png[29..33].copy_from_slice(&(!sum).to_be_bytes());
+    png
 }
 
 #[cfg(test)]
@@ -84,7 +100,7 @@ mod tests {
     #[test]
     fn good_pictures_are_good_and_poison_is_not() {
         let feed = Feed { seed: 3 };
-        for number in 0..400 {
+        for number in 0..1_000 {
             let value = feed.record(number).value.unwrap();
             assert_eq!(image::load_from_memory(&value).is_err(), feed.is_poison(number), "{number}");
         }

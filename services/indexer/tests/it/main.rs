@@ -209,6 +209,20 @@ fn a_value_that_is_no_avro_and_a_delete_without_an_id_are_rejected_alone() {
 }
 
 #[test]
+fn a_collection_that_is_dropped_is_made_again() {
+    let mut fixture = Fixture::start();
+    fixture.process(&[upsert(&embedding("before"))]);
+    fixture.runtime.block_on(fixture.index.drop_collection()).unwrap();
+    let batch = [upsert(&embedding("after"))];
+    let Err(BatchError::Transient(reason)) = fixture.indexer.process(&batch) else {
+        panic!("not tried again")
+    };
+    assert!(reason.contains("made again"), "{reason}");
+    assert_eq!(codes(&fixture.process(&batch)), [None]);
+    assert!(fixture.prompt("after").is_some() && fixture.prompt("before").is_none());
+}
+
+#[test]
 fn a_batch_waits_for_an_index_that_is_away() {
     let Fixture { runtime, endpoint, mut indexer, _folder, .. } = Fixture::start();
     runtime.block_on(endpoint.stop()).unwrap();

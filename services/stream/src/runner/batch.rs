@@ -6,6 +6,7 @@ use std::sync::Arc;
 use unprompt_schemas::topics::Topic;
 
 use super::delivery::{Delivered, FailedSend, Outgoing};
+use super::stage_thread::LostPartitions;
 use crate::dead_letter::{dead_letter, slim_dead_letter, too_large};
 use crate::events::RecordRejected;
 use crate::producer::SendError;
@@ -17,6 +18,8 @@ use crate::{InputRecord, Outcome, OutputRecord, Rejection, Service, lost_offsets
 pub(super) struct Batch {
     pub records: Arc<Vec<InputRecord>>,
     pub with_stage: bool,
+    /// The partitions that were lost while the stage has it.
+    pub lost: LostPartitions,
     /// Sends in progress.
     pub sends: usize,
     pub written: usize,
@@ -37,6 +40,7 @@ impl Batch {
         Self {
             records,
             with_stage: true,
+            lost: LostPartitions::default(),
             sends: 0,
             written: 0,
             bytes_written: 0,

@@ -2,6 +2,7 @@
 //! each event changes it.
 
 mod exactly_once;
+mod expired;
 mod gauges;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use unprompt_schemas::topics::Topic;
 
+use self::expired::Expired;
 use super::batch::Batch;
 use super::delivery::{Delivered, DeliveryQueue, Outgoing};
 use super::stage_thread::{QUEUE, StageBatch, StageDone, StageFailure, StageThread};
@@ -89,6 +91,7 @@ pub(super) struct Session<'a> {
     replies: mpsc::UnboundedSender<Event>,
     batcher: Batcher,
     offsets: Offsets,
+    expired: Expired,
     batches: BTreeMap<BatchId, Batch>,
     next_batch: BatchId,
     max_batches: usize,
@@ -148,6 +151,7 @@ impl<'a> Session<'a> {
             events,
             replies,
             offsets: Offsets::default(),
+            expired: Expired::default(),
             batches: BTreeMap::new(),
             next_batch: 0,
             max_batches,
@@ -425,8 +429,9 @@ impl<'a> Session<'a> {
         self.next_batch += 1;
         self.offsets.begin(id, &records);
         let spans = RecordSpans::begin(&self.stage.traces, &self.group, &records);
-        self.batches.insert(id, Batch::new(records.clone(), spans));
-        room.send(StageBatch { batch: id, records, reply: self.replies.clone() });
+        let batch = Batch::new(records.clone(), spans);
+        room.send(StageBatch { batch: id, records, lost: batch.lost.clone(), reply: self.replies.clone() });
+        self.batches.insert(id, batch);
         true
     }
 
@@ -436,6 +441,8 @@ impl<'a> Session<'a> {
         });
         if let Some(revoking) = drained {
             let offsets = self.offsets.revoke(&revoking.topic_partitions);
+            let with_stage = self.batches.values().filter(|batch| batch.with_stage);
+            with_stage.for_each(|batch| batch.lost.add(&revoking.topic_partitions));
             // If the consumer's thread has stopped waiting, the next owner repeats some records.
             let _ = revoking.answer.send(offsets);
         }

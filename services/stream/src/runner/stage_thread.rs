@@ -1,18 +1,21 @@
 //! The stage's own thread: builds the stage, feeds it, retries its batches and survives its panics.
 
 use std::any::Any;
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::Event;
 use crate::config::RunnerConfig;
 use crate::events::{BatchProcessed, BatchRetried};
-use crate::offsets::BatchId;
+use crate::offsets::{BatchId, TopicPartition};
 use crate::retry::Backoff;
 use crate::{BatchError, InputRecord, Outcome, Rejection, Service, Stage, StreamError, Traces};
 
@@ -25,7 +28,24 @@ const INTERRUPT_CHECK: Duration = Duration::from_millis(20);
 pub(super) struct StageBatch {
     pub batch: BatchId,
     pub records: Arc<Vec<InputRecord>>,
+    pub lost: LostPartitions,
     pub reply: mpsc::UnboundedSender<Event>,
+}
+
+/// The partitions of a batch that went to another member while the stage has the batch. Clones share
+/// them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LostPartitions(Arc<Mutex<BTreeSet<TopicPartition>>>);
+
+impl LostPartitions {
+    /// Notes that partitions are lost.
+    pub fn add(&self, topic_partitions: &[TopicPartition]) {
+        self.0.lock().extend(topic_partitions);
+    }
+
+    fn holds(&self, record: &InputRecord) -> bool {
+        !self.0.lock().contains(&TopicPartition::from(record))
+    }
 }
 
 /// The stage's result for a batch, or for the first records of what is left of it.
@@ -111,7 +131,7 @@ impl Worker {
         while let Some(work) = inbox.blocking_recv() {
             let mut rest = &work.records[..];
             loop {
-                let result = self.process(rest);
+                let result = self.process(rest, &work.lost);
                 self.interrupted |= matches!(result, Err(StageFailure::Interrupted));
                 rest = result.as_ref().map_or(&[], |outcomes| &rest[outcomes.len()..]);
                 // A stop comes between two parts of a batch, too.
@@ -127,17 +147,29 @@ impl Worker {
 
     /// Retries records until the stage has outcomes for the first of them, fails for good or a
     /// shutdown comes.
-    fn process(&mut self, records: &[InputRecord]) -> Result<Vec<Outcome>, StageFailure> {
+    fn process(
+        &mut self,
+        records: &[InputRecord],
+        lost: &LostPartitions,
+    ) -> Result<Vec<Outcome>, StageFailure> {
         self.backoff.reset();
+        let mut held = Cow::Borrowed(records);
         loop {
             // A batch processed after one that was given up would overtake it.
             if self.interrupted {
                 return Err(StageFailure::Interrupted);
             }
-            match self.attempt(records) {
-                Ok(outcomes) => return Ok(outcomes),
+            match self.attempt(&held) {
+                Ok(outcomes) => return Ok(with_lost(records, &held, outcomes)),
                 Err(BatchError::Fatal(reason)) => return Err(StageFailure::Fatal(reason)),
                 Err(BatchError::Transient(reason)) => self.wait(reason)?,
+            }
+            // What the new owner of a partition has written since must not be overwritten.
+            if !held.iter().all(|record| lost.holds(record)) {
+                held = held.iter().filter(|record| lost.holds(record)).cloned().collect();
+            }
+            if held.is_empty() {
+                return Ok(with_lost(records, &held, Vec::new()));
             }
         }
     }
@@ -196,6 +228,30 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// Returns the outcomes of all records, of which only those in `held` were processed. The others are
+/// done by the new owner of their partition; the session drops their empty outcomes. If the stage
+/// has answered for the first of `held` only, these are the outcomes of the records up to there.
+fn with_lost(records: &[InputRecord], held: &[InputRecord], outcomes: Vec<Outcome>) -> Vec<Outcome> {
+    if held.len() == records.len() {
+        return outcomes;
+    }
+    let is_partial = outcomes.len() < held.len();
+    let (mut held, mut outcomes) = (held.iter().peekable(), outcomes.into_iter());
+    let mut all = Vec::with_capacity(records.len());
+    for record in records {
+        let position = |record: &InputRecord| (record.topic, record.partition, record.offset);
+        match held.next_if(|next| position(next) == position(record)) {
+            None => all.push(Outcome::Outputs(Vec::new())),
+            Some(_) => match outcomes.next() {
+                Some(outcome) => all.push(outcome),
+                None => break,
+            },
+        }
+    }
+    debug_assert!(is_partial || all.len() == records.len());
+    all
 }
 
 pub(super) fn panic_text(panic: &(dyn Any + Send)) -> &str {

@@ -2,15 +2,22 @@
 
 use super::Session;
 use crate::consumer::End;
-use crate::events::{InHand, Lag, PartitionsChanged};
+use crate::events::{InHand, Lag, PartitionsChanged, RecordsExpired};
 use crate::offsets::TopicPartition;
 
 impl Session<'_> {
     /// Reports the lag of each assigned partition: the records before its end, as the broker
     /// reports it, that are not done.
-    pub(super) fn report_lag(&self, ends: &[End]) {
+    pub(super) fn report_lag(&mut self, ends: &[End]) {
         for end in ends.iter().filter(|end| self.offsets.is_assigned(end.topic_partition)) {
             self.lag(end.topic_partition, self.behind(end)).emit();
+            let (start, TopicPartition { topic, partition }) = (end.start, end.topic_partition);
+            let records = self.expired.note(end);
+            if records > 0 {
+                let (service, topic) = (self.stage.service.name, self.consumer.names.name(topic));
+                tracing::debug!(topic, partition, start, "the first offset kept is after the next to read");
+                RecordsExpired { service, topic, partition, records }.emit();
+            }
         }
     }
 

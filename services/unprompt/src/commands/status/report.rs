@@ -54,6 +54,8 @@ pub struct ServiceReport {
     /// Offsets that are not committed yet, over all topics.
     pub lag: Option<i64>,
     pub lag_by_topic: BTreeMap<String, i64>,
+    /// Offsets that the broker has deleted before they were committed: records that retention took.
+    pub expired: Option<i64>,
     /// The number of offsets ever committed.
     pub committed: Option<i64>,
     /// The health in each process that answered.
@@ -178,6 +180,8 @@ impl ServiceReport {
         let read = observed.topics.iter().filter(|ends| group.committed.contains_key(&ends.topic));
         self.lag_by_topic = read.map(|ends| (ends.name.clone(), group.lag(ends))).collect();
         self.lag = Some(self.lag_by_topic.values().sum());
+        let read = observed.topics.iter().filter(|ends| group.committed.contains_key(&ends.topic));
+        self.expired = Some(read.map(|ends| group.expired(ends)).sum());
         self.committed = Some(group.done());
         self.members = group.state.as_ref().map(|_| group.members.len());
         self.group_state = group.state.clone();

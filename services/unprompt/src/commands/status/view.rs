@@ -104,7 +104,10 @@ fn failures(service: &ServiceReport) -> impl Iterator<Item = String> {
 fn lag(service: &ServiceReport) -> String {
     let by_topic: Vec<_> =
         service.lag_by_topic.iter().map(|(topic, lag)| format!("{lag} in {topic}")).collect();
-    if by_topic.is_empty() { UNKNOWN.to_owned() } else { by_topic.join(", ") }
+    let expired = service.expired.filter(|expired| *expired > 0);
+    let expired = expired.map(|expired| format!("{expired} deleted unread"));
+    let all: Vec<_> = by_topic.into_iter().chain(expired).collect();
+    if all.is_empty() { UNKNOWN.to_owned() } else { all.join(", ") }
 }
 
 /// Returns the number and the size of batches in flight.

@@ -1,0 +1,93 @@
+//! Makes acknowledged records survive a power cut.
+//!
+//! nisshi runs SQLite with `synchronous = normal`: a transaction is in the write-ahead log, but the
+//! log is on the disk only after the next checkpoint. So the log is synced here before a record is
+//! acknowledged. Requests that arrive during a sync share the next one.
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::Mutex;
+
+/// The write-ahead log of the broker's database. Clones share the syncs.
+#[derive(Clone, Debug)]
+pub(crate) struct WalSync {
+    path: Arc<PathBuf>,
+    /// The number of the last write that waits for a sync.
+    written: Arc<AtomicU64>,
+    /// The number of the last write that is synced.
+    synced: Arc<Mutex<u64>>,
+}
+
+impl WalSync {
+    /// `database` is the path of the database file.
+    pub fn of(database: &std::path::Path) -> Self {
+        let mut wal = database.as_os_str().to_owned();
+        wal.push("-wal");
+        Self { path: Arc::new(wal.into()), written: Arc::default(), synced: Arc::default() }
+    }
+
+    /// Waits until everything that was written before this call is on the disk.
+    ///
+    /// # Errors
+    /// Those of the file system; what was written may be lost then.
+    pub async fn sync(&self) -> io::Result<()> {
+        let write = self.written.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut synced = self.synced.lock().await;
+        if *synced >= write {
+            return Ok(());
+        }
+        let upto = self.written.load(Ordering::SeqCst);
+        let path = Arc::clone(&self.path);
+        tokio::task::spawn_blocking(move || sync_file(&path)).await.map_err(io::Error::other)??;
+        *synced = upto;
+        Ok(())
+    }
+}
+
+/// Syncs the log. There is none after a checkpoint that has closed it: then its content is in the
+/// database, which the checkpoint has synced.
+fn sync_file(path: &std::path::Path) -> io::Result<()> {
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        file => file?.sync_data(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn many_writes_share_a_sync_and_none_returns_before_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("db");
+        let wal = WalSync::of(&database);
+        wal.sync().await.unwrap();
+        std::fs::write(folder.path().join("db-wal"), "frames").unwrap();
+        let writes: Vec<_> = (0..50)
+            .map(|_| {
+                let wal = wal.clone();
+                tokio::spawn(async move { wal.sync().await })
+            })
+            .collect();
+        for write in writes {
+            write.await.unwrap().unwrap();
+        }
+        assert_eq!(*wal.synced.lock().await, 51);
+    }
+
+    #[tokio::test]
+    async fn a_log_that_cannot_be_synced_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("db-wal")).unwrap();
+        let database = folder.path().join("db");
+        // Opening a folder works, so it is its place that fails: a file as a folder.
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        assert!(WalSync::of(&folder.path().join("file/db")).sync().await.is_err());
+        WalSync::of(&database).sync().await.unwrap();
+    }
+}
