@@ -26,4 +26,5 @@ mod search;
 mod secure_kafka;
 mod stack;
 mod status;
+mod strangers;
 mod traces;

@@ -80,7 +80,8 @@ async fn status_counts_what_went_through_and_says_who_is_away() {
     let away = talk(folder.path(), &["--json", "status"]);
     assert!(!away.status.success(), "a broker that is away is not a success");
     let report: Value = serde_json::from_slice(&away.stdout).unwrap();
-    assert!(report["kafka"]["error"].is_string() && report["http"][0]["error"].is_string(), "{report}");
+    assert!(report["kafka"]["error"].is_string(), "{report}");
+    assert_eq!(report["http"], serde_json::json!([]), "its addresses may be another process's by now");
     assert_eq!(service(&report, "predictor")["lag"], Value::Null);
 }
 

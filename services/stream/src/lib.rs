@@ -61,6 +61,7 @@ pub use signals::Signals;
 pub use stage::{BatchError, Outcome, Rejection, Stage};
 pub use table::TableReader;
 pub use topic_admin::{
-    TopicState, committed_offsets, delete_records, ensure_topics, list_topics, try_transactions,
+    TopicState, committed_offsets, delete_records, ensure_topics, list_topics, offsets_retention,
+    try_transactions,
 };
 pub use traces::Traces;

@@ -71,6 +71,27 @@ pub async fn list_topics(kafka: &KafkaConfig) -> Result<Vec<TopicState>, StreamE
     .await
 }
 
+/// Returns how long the broker keeps the offsets of a group without members; `None` if it does not
+/// say, as the embedded broker, which keeps them for ever.
+///
+/// # Errors
+///
+/// [`StreamError::Unreachable`] and other errors of the connection.
+pub async fn offsets_retention(kafka: &KafkaConfig) -> Result<Option<Duration>, StreamError> {
+    let own = kafka.clone();
+    let broker = blocking(move |abandoned| {
+        let consumer = probe(&own)?;
+        Ok(metadata(&own, &consumer, None, abandoned)?.brokers().first().map(|broker| broker.id()))
+    });
+    let Some(broker) = broker.await? else { return Ok(None) };
+    let asked = [ResourceSpecifier::Broker(broker)];
+    let described = admin(kafka)?.describe_configs(&asked, &options(DESCRIBE_TIMEOUT)).await;
+    let entry = described.ok().and_then(|mut configs| configs.pop()?.ok());
+    let minutes =
+        entry.and_then(|config| config.get("offsets.retention.minutes")?.value.as_ref()?.parse::<u64>().ok());
+    Ok(minutes.map(|minutes| Duration::from_secs(60 * minutes)))
+}
+
 /// Deletes the records of each partition before the given offset; later records stay.
 ///
 /// # Errors

@@ -102,6 +102,8 @@ impl Stack {
     /// Why the first part failed.
     pub async fn run_until(self, stop: CancellationToken) -> anyhow::Result<()> {
         let failed = tokio::select! {
+            // A stop ends the servers, too.
+            biased;
             () = stop.cancelled() => None,
             () = self.stop.cancelled() => None,
             failed = self.failed() => Some(failed),

@@ -4,6 +4,7 @@
 mod exactly_once;
 mod expired;
 mod gauges;
+mod stopping;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,8 +39,6 @@ use crate::{InputRecord, Outcome, StreamError};
 const MAX_BATCHES: usize = 16;
 /// A commit without an answer counts as failed after this time.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(30);
-/// Leaving the group takes no longer than this, whatever the broker does.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(15);
 /// The number of events taken from the channel in one turn of the loop, at most.
 const EVENTS_AT_ONCE: usize = 256;
 /// Outputs are retried until they are acknowledged: giving one up would lose it.
@@ -480,52 +479,6 @@ impl<'a> Session<'a> {
         let soonest = wakes.into_iter().flatten().min().unwrap_or(now + IDLE_TICK);
         // Work that is due but cannot be done yet must not make the loop spin.
         soonest.clamp(now + Duration::from_millis(1), now + IDLE_TICK)
-    }
-
-    /// Takes no more records. Batches with the stage finish; records that waited for a
-    /// batch stay uncommitted.
-    fn begin_stop(&mut self) {
-        self.stop_deadline = Some(Instant::now() + ms(self.config.stop_timeout_ms));
-        let dropped = self.batcher.drop_unless(|_| false);
-        self.in_flight.release(&dropped);
-        tracing::info!(service = self.stage.service.name, batches = self.batches.len(), "stopping");
-    }
-
-    fn has_stopped(&self, now: Instant) -> bool {
-        let Some(deadline) = self.stop_deadline else { return false };
-        let in_hand = |batch: &Batch| batch.sends > 0 || (batch.with_stage && !self.interrupted);
-        let unfinished = self.committing_since.is_some() || self.batches.values().any(in_hand);
-        if unfinished && deadline <= now {
-            tracing::warn!(
-                service = self.stage.service.name,
-                "some batches did not finish in time; their records will be processed again"
-            );
-        }
-        !unfinished || deadline <= now
-    }
-
-    /// Commits what is done and leaves the group.
-    async fn leave(mut self) {
-        self.clear_gauges();
-        if let OutputWriter::AtLeastOnce(queue) = &self.writer {
-            queue.purge();
-        }
-        // The loop is over, so a callback must not wait for it.
-        self.events.close();
-        self.revoking = None;
-        let offsets = match self.writer {
-            OutputWriter::AtLeastOnce(_) => {
-                self.offsets.forget_requests();
-                self.offsets.take_dirty()
-            }
-            OutputWriter::ExactlyOnce(_) => Vec::new(),
-        };
-        let consumer = self.consumer;
-        drop(self.events);
-        let closing = tokio::task::spawn_blocking(move || consumer.close(offsets));
-        if tokio::time::timeout(CLOSE_PATIENCE, closing).await.is_err() {
-            tracing::warn!(group = self.group, "kafka does not answer; left the group without notice");
-        }
     }
 }
 

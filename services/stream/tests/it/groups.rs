@@ -6,8 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
 use unprompt_schemas::topics::Topic;
-use unprompt_stream::{KafkaConfig, RunnerConfig};
+use unprompt_stream::config::LostOffsets;
+use unprompt_stream::{KafkaConfig, RunnerConfig, StreamError};
 
 use crate::support::*;
 
@@ -213,6 +216,54 @@ async fn prefixes_keep_worlds_apart(fixture: Fixture) {
     assert_eq!(out[0].topic_name_of(Topic::Predictions), "team-a.predictions.v1");
     run.stop().await;
     other_run.stop().await;
+}
+
+/// Makes the broker forget a group's offsets, as it does with those of an idle group.
+async fn forget_offsets(kafka: &KafkaConfig) {
+    let mut config = ClientConfig::new();
+    let admin: AdminClient<_> = config.set("bootstrap.servers", &kafka.brokers).create().unwrap();
+    let group = kafka.group(NAME);
+    let deleted = || admin.delete_groups(&[&group], &AdminOptions::new());
+    // A member that has just left may still be counted.
+    for _ in 0..50 {
+        if deleted().await.unwrap()[0].is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    panic!("the group {group} cannot be deleted: {:?}", deleted().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_whose_offsets_are_gone_stops_or_does_what_it_is_told() {
+    let kafka = Fixture::on_apache_kafka().await.kafka();
+    publish(&kafka, 0..20).await;
+    let run = RunningStage::copying(&kafka);
+    take(&kafka, Topic::ImageEmbeddings, 20).await;
+    run.stop().await;
+    forget_offsets(&kafka).await;
+
+    let error = RunningStage::copying(&kafka).failure().await;
+    assert!(matches!(error, StreamError::OffsetsLost { .. }), "{error}");
+    assert!(error.to_string().contains("--from latest"), "{error}");
+
+    let told = |lost_offsets| RunnerConfig { lost_offsets, ..RunnerConfig::default() };
+    let run = RunningStage::start(&kafka, told(LostOffsets::Latest), |batch| Ok(copies(batch)));
+    run.ready().await;
+    publish(&kafka, 20..25).await;
+    let out = take(&kafka, Topic::ImageEmbeddings, 25).await;
+    assert_exactly_once(&out, 0..25);
+    run.stop().await;
+    forget_offsets(&kafka).await;
+
+    let run = RunningStage::start(&kafka, told(LostOffsets::Earliest), |batch| Ok(copies(batch)));
+    let out = take(&kafka, Topic::ImageEmbeddings, 50).await;
+    run.stop().await;
+    assert!(counts(&out).values().all(|count| *count == 2), "everything was written again, once");
+    // With its offsets, it goes on as ever.
+    let run = RunningStage::copying(&kafka);
+    run.ready().await;
+    assert_eq!(run.stop().await.records_in, 0);
 }
 
 on_both! {

@@ -1,6 +1,7 @@
 //! `unprompt doctor`: checks what works on this machine, and says how to fix what does not.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Serialize;
 use unprompt_image_encoder::EncoderFolder;
@@ -9,11 +10,13 @@ use unprompt_models::minilm::MiniLm;
 use unprompt_models::stable_diffusion::StableDiffusion;
 use unprompt_schemas::records::CurrentSchema;
 use unprompt_schemas::registry::subject;
-use unprompt_stream::{StreamError, list_topics, try_transactions};
+use unprompt_stream::{StreamError, list_topics, offsets_retention, try_transactions};
 
 use crate::context::Context;
 use crate::output;
 use crate::service_table::ALL;
+
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The result of one check.
 #[derive(Clone, Debug, Serialize)]
@@ -29,6 +32,7 @@ pub async fn run(context: &Context) -> anyhow::Result<()> {
     checks.push(data_dir(context.data_dir()));
     checks.push(kafka(context).await);
     checks.push(delivery(context).await);
+    checks.push(offsets(context).await);
     checks.push(index(context).await);
     checks.push(schema_registry(context));
     let bad = checks.iter().filter(|check| !check.ok).count();
@@ -152,6 +156,24 @@ async fn delivery(context: &Context) -> Check {
         Ok(format!("exactly once for {}; {} takes transactions", exactly_once.join(", "), kafka.brokers))
     };
     check("delivery", found.await)
+}
+
+/// Warns of a broker that forgets the offsets of idle groups sooner than after a week, Kafka's
+/// default.
+async fn offsets(context: &Context) -> Check {
+    let found = async {
+        let Some(kept) = offsets_retention(&context.kafka()).await? else {
+            return Ok("kept for as long as the broker keeps its data".to_owned());
+        };
+        let hours = kept.as_secs_f64() / 3600.0;
+        anyhow::ensure!(
+            kept >= WEEK,
+            "the broker forgets them once a service has been away for {hours:.1} hours, and the service then stops until it is told where to \
+             start (--from); raise offsets.retention.minutes of the broker to a week (10080) or more"
+        );
+        Ok(format!("kept for {:.0} days after a service has gone", hours / 24.0))
+    };
+    check("offsets of groups", found.await)
 }
 
 async fn index(context: &Context) -> Check {
