@@ -6,7 +6,7 @@ mod encoder;
 mod text;
 mod vision;
 
-pub(crate) use config::{ClipConfig, TextConfig, VisionConfig};
+pub(crate) use config::{ClipConfig, TextConfig, VisionConfig, check_heads};
 pub(crate) use text::TextTransformer;
 #[cfg(feature = "onnx")]
 pub(crate) use text::end_position;

@@ -108,6 +108,31 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelError> {
     serde_json::from_slice(&read(path)?).map_err(|error| ModelError::broken(path, error))
 }
 
+/// The largest whole number in a settings file: four times the largest vocabulary of a published
+/// text tower. The product of three such numbers fits into 64 bits.
+const LARGEST: u64 = 1 << 20;
+
+/// Reads a JSON file of settings as `T`. Refuses whole numbers above 2^20, with which sizes would
+/// overflow, and names the setting.
+pub(crate) fn read_settings<T: DeserializeOwned>(path: &Path) -> Result<T, ModelError> {
+    let settings: Value = read_json(path)?;
+    if let Some((name, number)) = too_large("", &settings) {
+        let reason = format!("{name} = {number} is above {LARGEST}, more than any network has");
+        return Err(ModelError::broken(path, reason));
+    }
+    serde_json::from_value(settings).map_err(|error| ModelError::broken(path, error))
+}
+
+/// The first whole number that is too large, with the name of its setting.
+fn too_large<'a>(name: &'a str, value: &'a Value) -> Option<(&'a str, u64)> {
+    match value {
+        Value::Number(number) => number.as_u64().filter(|number| *number > LARGEST).map(|n| (name, n)),
+        Value::Array(values) => values.iter().find_map(|value| too_large(name, value)),
+        Value::Object(map) => map.iter().find_map(|(name, value)| too_large(name, value)),
+        _ => None,
+    }
+}
+
 /// Settings whose other values would mean another network: each name with its allowed values. A
 /// missing setting and null are always allowed.
 pub(crate) type Fixed<'a> = &'a [(&'a str, &'a [&'a str])];

@@ -41,7 +41,7 @@ impl MiniLm {
 
     /// Loads a sentence-transformers folder.
     pub fn load(folder: &Path, engine: Engine) -> Result<Self, ModelError> {
-        let limits: Sentences = files::read_json(&folder.join("sentence_bert_config.json"))?;
+        let limits: Sentences = files::read_settings(&folder.join("sentence_bert_config.json"))?;
         let tokenizer = TextTokenizer::load(folder, limits.max_seq_length)?;
         let (workers, choice) = engine_selection::load("minilm", 0, engine, &Texts(&tokenizer), |engine| {
             workers(folder, engine)

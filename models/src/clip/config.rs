@@ -22,22 +22,24 @@ pub(crate) struct ClipConfig {
 impl ClipConfig {
     /// Reads config.json and refuses sizes that no tower can have.
     pub(crate) fn load(path: &Path) -> Result<Self, ModelError> {
-        let config: Self = files::read_json(path)?;
+        let config: Self = files::read_settings(path)?;
         let (text, vision) = (&config.text_config, &config.vision_config);
-        for (tower, width, heads) in [
-            ("text", text.hidden_size, text.num_attention_heads),
-            ("vision", vision.hidden_size, vision.num_attention_heads),
-        ] {
-            if heads == 0 || !width.is_multiple_of(heads) {
-                let reason = format!("the {tower} tower's width of {width} does not fall into {heads} heads");
-                return Err(ModelError::broken(path, reason));
-            }
-        }
+        check_heads(path, "text", text.hidden_size, text.num_attention_heads)?;
+        check_heads(path, "vision", vision.hidden_size, vision.num_attention_heads)?;
         if vision.patch_size == 0 || vision.image_size < vision.patch_size {
             return Err(ModelError::broken(path, "its pictures are smaller than a patch"));
         }
         Ok(config)
     }
+}
+
+/// Refuses a width that is not a multiple of the number of attention heads.
+pub(crate) fn check_heads(path: &Path, tower: &str, width: usize, heads: usize) -> Result<(), ModelError> {
+    if heads == 0 || !width.is_multiple_of(heads) {
+        let reason = format!("the {tower} tower's width of {width} does not fall into {heads} heads");
+        return Err(ModelError::broken(path, reason));
+    }
+    Ok(())
 }
 
 fn projection_dim() -> usize {

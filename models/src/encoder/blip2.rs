@@ -98,7 +98,7 @@ const RETRIEVAL: &str = "Blip2ForImageTextRetrieval";
 
 impl Blip2Config {
     pub(super) fn load(path: &Path) -> Result<Self, ModelError> {
-        let mut settings: Map<String, Value> = files::read_json(path)?;
+        let mut settings: Map<String, Value> = files::read_settings(path)?;
         if let Some(Value::Object(qformer)) = settings.get("qformer_config") {
             files::check_settings(path, qformer, FIXED)?;
         }

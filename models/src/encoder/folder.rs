@@ -34,7 +34,7 @@ pub(super) fn name_at(revision: &Revision, side: Option<usize>, trained: usize) 
 pub(super) fn of_folder(folder: &Path) -> Result<Box<dyn Architecture>, ModelError> {
     let (open_clip, path) = (folder.join(OPEN_CLIP), folder.join("config.json"));
     let settings: Map<String, Value> = match path.is_file() || !open_clip.is_file() {
-        true => files::read_json(&path)?,
+        true => files::read_settings(&path)?,
         false => Map::new(),
     };
     let kind = settings.get("model_type").and_then(Value::as_str);

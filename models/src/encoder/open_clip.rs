@@ -144,7 +144,7 @@ const TEXT: Fixed<'static> = &[
 
 impl OpenClipConfig {
     pub(super) fn load(path: &Path) -> Result<Self, ModelError> {
-        let File { model_cfg, preprocess_cfg } = files::read_json(path)?;
+        let File { model_cfg, preprocess_cfg } = files::read_settings(path)?;
         for (settings, fixed) in [(&model_cfg.vision_cfg, VISION), (&model_cfg.text_cfg, TEXT)] {
             files::check_settings(path, settings, &BLOCKS)?;
             files::check_settings(path, settings, fixed)?;

@@ -32,7 +32,7 @@ pub(super) fn arguments(path: &Path, name: &str) -> Result<Map<String, Value>, M
     let table: HashMap<String, Map<String, Value>> =
         serde_json::from_str(TABLE).map_err(|error| ModelError::broken("timm.json", error))?;
     let beside = path.with_file_name("config.json");
-    let beside: Option<Config> = beside.is_file().then(|| files::read_json(&beside)).transpose()?;
+    let beside: Option<Config> = beside.is_file().then(|| files::read_settings(&beside)).transpose()?;
     let beside = beside.filter(|config| config.architecture.as_deref() == Some(name));
     let known = table.get(name).cloned();
     let model_args = beside.map(|config| config.model_args).unwrap_or_default();

@@ -82,6 +82,7 @@ impl VisionTower {
         let revision = Revision::of_folder(folder)?;
         let preprocessor = encoder.preprocessor(folder)?;
         let preprocessor = settings.side.map_or(preprocessor.clone(), |side| preprocessor.with_side(side));
+        check_sides(folder, &preprocessor, side)?;
         let loaded = Self {
             preprocessor,
             network,
@@ -148,13 +149,40 @@ impl VisionTower {
     }
 }
 
+/// The largest side in pixels. A picture has 50 MB of f32 there; published encoders take up to 560
+/// pixels.
+const LARGEST_SIDE: usize = 2048;
+
 fn side(encoder: &dyn Architecture, wanted: Option<usize>) -> Result<usize, ModelError> {
     let (side, patch) = (wanted.unwrap_or(encoder.side()), encoder.patch());
+    if side > LARGEST_SIDE {
+        let reason = format!("a picture's side may be {LARGEST_SIDE} pixels at most, not {side}");
+        return Err(ModelError::Parameters(reason));
+    }
     match side >= patch && (wanted.is_none() || side.is_multiple_of(patch)) {
         true => Ok(side),
         false => Err(ModelError::Parameters(format!(
             "a picture's side must be a multiple of {patch}, the network's patch, not {side}"
         ))),
+    }
+}
+
+/// Refuses preprocessing that does not give the network's side whatever the picture is, since
+/// pictures of strangers decide then whether they can be embedded, and how much memory they take.
+fn check_sides(folder: &Path, preprocessor: &Preprocessor, side: usize) -> Result<(), ModelError> {
+    let path = folder.join("preprocessor_config.json");
+    match preprocessor.sides() {
+        Some(sides) if sides == (side, side) => Ok(()),
+        Some((height, width)) => {
+            let reason =
+                format!("it gives pictures of {width} x {height}, where the network takes {side} x {side}");
+            Err(ModelError::broken(path, reason))
+        }
+        None => {
+            let reason = "it neither crops nor resizes both sides, so that pictures keep their proportions; set \
+                          do_center_crop to true, or size to a height and a width";
+            Err(ModelError::broken(path, reason))
+        }
     }
 }
 

@@ -25,7 +25,7 @@ impl CandleBert {
     pub(super) fn load(folder: &Path) -> Result<Self, ModelError> {
         let device = device::preferred();
         let path = folder.join("config.json");
-        let config: Config = files::read_json(&path)?;
+        let config: Config = files::read_settings(&path)?;
         let (width, heads) = (config.hidden_size, config.num_attention_heads);
         if heads == 0 || !width.is_multiple_of(heads) {
             let what = format!("{heads} attention heads do not share a width of {width}");

@@ -38,7 +38,7 @@ struct Config {
 impl Config {
     fn read(folder: &Path) -> Result<Self, ModelError> {
         let path = folder.join("config.json");
-        let config: Self = files::read_json(&path)?;
+        let config: Self = files::read_settings(&path)?;
         let is = |value: &Option<String>, known| value.as_deref().unwrap_or(known) == known;
         if !is(&config.model_type, "bert") || !is(&config.position_embedding_type, "absolute") {
             return Err(ModelError::unsupported(path, "another network than a BERT with absolute positions"));

@@ -103,7 +103,7 @@ impl Default for Settings {
 impl Preprocessor {
     /// Reads preprocessor_config.json.
     pub fn load(path: &Path) -> Result<Self, ModelError> {
-        let settings: Settings = files::read_json(path)?;
+        let settings: Settings = files::read_settings(path)?;
         let filter = Filter::from_number(settings.resample).ok_or_else(|| {
             ModelError::unsupported(path, format!("the resampling filter {}", settings.resample))
         })?;
@@ -154,6 +154,15 @@ impl Preprocessor {
         };
         let resize = self.resize.map(|(size, filter)| (to(size), filter));
         Self { resize, crop: self.crop.map(|_| (side, side)), ..self }
+    }
+
+    /// The height and width of every preprocessed picture; `None` if they depend on the picture.
+    pub(crate) fn sides(&self) -> Option<(usize, usize)> {
+        match (self.crop, self.resize) {
+            (Some(crop), _) => Some(crop),
+            (None, Some((size @ Size::Sides { .. }, _))) => Some(sides(size)),
+            _ => None,
+        }
     }
 
     /// Runs all steps.

@@ -109,10 +109,16 @@ const VAE_FIXED: [(&str, &[&str]); 6] = [
     ("shift_factor", &["0", "0.0"]),
 ];
 
+/// The largest side of latents that a folder may ask for: pictures of 8192 pixels.
+const LARGEST_SAMPLE: usize = 1024;
+
 impl UnetConfig {
     pub(crate) fn load(path: &Path) -> Result<Self, ModelError> {
-        files::check_settings(path, &files::read_json(path)?, &UNET_FIXED)?;
-        let config: Self = files::read_json(path)?;
+        files::check_settings(path, &files::read_settings(path)?, &UNET_FIXED)?;
+        let config: Self = files::read_settings(path)?;
+        if config.sample_size.is_some_and(|size| size == 0 || size > LARGEST_SAMPLE) {
+            return Err(ModelError::broken(path, format!("its sample_size is not 1 to {LARGEST_SAMPLE}")));
+        }
         let blocks = config.block_out_channels.len();
         if blocks == 0 || config.down_block_types.len() != blocks || config.up_block_types.len() != blocks {
             return Err(ModelError::broken(path, "its lists of blocks differ in length"));
@@ -182,8 +188,8 @@ fn scaling() -> f64 {
 
 impl VaeConfig {
     pub(crate) fn load(path: &Path) -> Result<Self, ModelError> {
-        files::check_settings(path, &files::read_json(path)?, &VAE_FIXED)?;
-        let config: Self = files::read_json(path)?;
+        files::check_settings(path, &files::read_settings(path)?, &VAE_FIXED)?;
+        let config: Self = files::read_settings(path)?;
         if let Some(other) = config.up_block_types.iter().find(|name| *name != "UpDecoderBlock2D") {
             return Err(ModelError::unsupported(path, format!("the block type {other}")));
         }

@@ -11,7 +11,7 @@ use super::scheduler::Schedule;
 use super::unet::{Context, Unet};
 use super::vae::VaeDecoder;
 use super::{GenerationError, GenerationParams, GenerationRequest, VaeTiles};
-use crate::clip::{TextConfig, TextTransformer};
+use crate::clip::{TextConfig, TextTransformer, check_heads};
 use crate::device::Precision;
 use crate::picture::resize_to;
 use crate::tokenizer::TextTokenizer;
@@ -60,7 +60,9 @@ impl StableDiffusion {
         let part = |name: &str| folder.join(name);
         let unet_config = UnetConfig::load(&part("unet").join("config.json"))?;
         let vae_config = VaeConfig::load(&part("vae").join("config.json"))?;
-        let text_config: TextConfig = files::read_json(&part("text_encoder").join("config.json"))?;
+        let text_path = part("text_encoder").join("config.json");
+        let text_config: TextConfig = files::read_settings(&text_path)?;
+        check_heads(&text_path, "text", text_config.hidden_size, text_config.num_attention_heads)?;
         let weights =
             |name: &str| weights::load_named(&part(name), &weights::NAMES, precision.dtype(), &device);
         let broken = |name: &'static str| move |error| ModelError::broken(folder.join(name), error);

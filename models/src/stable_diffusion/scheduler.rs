@@ -177,7 +177,7 @@ pub(super) struct Schedule {
 
 impl Schedule {
     pub(super) fn load(path: &Path) -> Result<Self, ModelError> {
-        let given: Map<String, Value> = files::read_json(path)?;
+        let given: Map<String, Value> = files::read_settings(path)?;
         files::check_settings(path, &given, FIXED)?;
         let config: SchedulerConfig =
             serde_json::from_value(Value::Object(given)).map_err(|error| ModelError::broken(path, error))?;

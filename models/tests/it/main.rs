@@ -4,6 +4,7 @@
 
 mod common;
 mod hostile;
+mod hostile_folders;
 mod minilm;
 mod parity;
 mod pictures;
