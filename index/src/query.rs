@@ -112,8 +112,8 @@ impl Query {
         self
     }
 
-    /// Returns only the ids, similarities and vectors of the answers: their texts and attributes may
-    /// be a hundred times as large.
+    /// Returns only the ids, similarities and vectors of the answers: their texts and attributes
+    /// may be a hundred times as large.
     pub fn without_payload(mut self) -> Self {
         self.with_payload = false;
         self

@@ -1,4 +1,4 @@
-//! What somebody sends who owes us nothing: it is predicted or a dead letter, the service goes on,
+//! The records of somebody who owes us nothing: it is predicted or a dead letter, the service goes on,
 //! and it starts again with all of it in its topics.
 
 use std::collections::HashSet;

@@ -158,10 +158,15 @@ async fn serve(
             std::future::pending::<()>().await;
         }
     };
+    let wal = storage.clone();
     let served = tokio::select! {
         () = connections::accept(listener, storage, &stop) => Ok(()),
         () = unasked => Err(EmbeddedBrokerError::Ended("has ended, because its maintenance panicked")),
+        () = wal.sync_failed() => Err(EmbeddedBrokerError::Ended(
+            "has ended, because its log could not be synced to the disk",
+        )),
     };
+    stop.cancel();
     if !maintenance.is_finished() {
         let _ = maintenance.await;
     }

@@ -47,6 +47,11 @@ impl QuickStorage {
         Self { inner, log, marks: Arc::new(Watermarks::new()), wal }
     }
 
+    /// Waits until the log cannot be synced.
+    pub async fn sync_failed(&self) {
+        self.wal.failed().await;
+    }
+
     /// Waits until what was written is on the disk.
     async fn durable(&self) -> Result<()> {
         self.wal.sync().await.map_err(|error| {
@@ -130,8 +135,8 @@ delegate! {
             self.partition(topition).await.map(|partition| partition.stage())
         }
 
-        /// Answers for the ends of partitions by itself. nisshi reads a timestamp for them, too, and
-        /// fails for ever after a record of before 1970.
+        /// Answers for the ends of partitions by itself. nisshi reads a timestamp for them, too,
+        /// and fails for ever after a record of before 1970.
         async fn list_offsets(
             &self,
             isolation_level: IsolationLevel,

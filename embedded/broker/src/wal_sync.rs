@@ -3,6 +3,10 @@
 //! nisshi runs SQLite with `synchronous = normal`: a transaction is in the write-ahead log, but the
 //! log is on the disk only after the next checkpoint. So the log is synced here before a record is
 //! acknowledged. Requests that arrive during a sync share the next one.
+//!
+//! After a sync that has failed, a later one may succeed although the kernel has dropped the pages of
+//! the first. So nothing is acknowledged any more, and the broker ends: its next start reads what the
+//! log really holds.
 
 use std::fs::File;
 use std::io;
@@ -11,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
 /// The write-ahead log of the broker's database. Clones share the syncs.
 #[derive(Clone, Debug)]
@@ -20,6 +25,8 @@ pub(crate) struct WalSync {
     written: Arc<AtomicU64>,
     /// The number of the last write that is synced.
     synced: Arc<Mutex<u64>>,
+    /// Cancelled by the first sync that fails.
+    failed: CancellationToken,
 }
 
 impl WalSync {
@@ -27,24 +34,43 @@ impl WalSync {
     pub fn of(database: &std::path::Path) -> Self {
         let mut wal = database.as_os_str().to_owned();
         wal.push("-wal");
-        Self { path: Arc::new(wal.into()), written: Arc::default(), synced: Arc::default() }
+        Self {
+            path: Arc::new(wal.into()),
+            written: Arc::default(),
+            synced: Arc::default(),
+            failed: CancellationToken::new(),
+        }
     }
 
     /// Waits until everything that was written before this call is on the disk.
     ///
     /// # Errors
-    /// Those of the file system; what was written may be lost then.
+    /// Those of the file system. Every later call fails, too.
     pub async fn sync(&self) -> io::Result<()> {
         let write = self.written.fetch_add(1, Ordering::SeqCst) + 1;
         let mut synced = self.synced.lock().await;
         if *synced >= write {
             return Ok(());
         }
+        if self.failed.is_cancelled() {
+            return Err(io::Error::other("an earlier sync has failed"));
+        }
         let upto = self.written.load(Ordering::SeqCst);
         let path = Arc::clone(&self.path);
-        tokio::task::spawn_blocking(move || sync_file(&path)).await.map_err(io::Error::other)??;
-        *synced = upto;
+        let done = tokio::task::spawn_blocking(move || sync_file(&path)).await;
+        match done.map_err(io::Error::other).flatten() {
+            Ok(()) => *synced = upto,
+            Err(error) => {
+                self.failed.cancel();
+                return Err(error);
+            }
+        }
         Ok(())
+    }
+
+    /// Waits for a sync that fails.
+    pub async fn failed(&self) {
+        self.failed.cancelled().await;
     }
 }
 
@@ -89,5 +115,18 @@ mod tests {
         std::fs::write(folder.path().join("file"), "").unwrap();
         assert!(WalSync::of(&folder.path().join("file/db")).sync().await.is_err());
         WalSync::of(&database).sync().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn after_a_sync_that_has_failed_none_succeeds() {
+        let folder = tempfile::tempdir().unwrap();
+        let (wal, log) = (WalSync::of(&folder.path().join("db")), folder.path().join("db-wal"));
+        // A device has nothing to sync.
+        std::os::unix::fs::symlink("/dev/null", &log).unwrap();
+        assert!(wal.sync().await.is_err());
+        std::fs::remove_file(&log).unwrap();
+        std::fs::write(&log, "frames").unwrap();
+        assert!(wal.sync().await.is_err());
+        wal.failed().await;
     }
 }

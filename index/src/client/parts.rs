@@ -1,18 +1,18 @@
 //! Requests that would need a larger message than gRPC's limit allows: they are made in parts.
 //!
-//! How large an answer is, is known only when it is there: a prompt's text may have 64 KiB, and
+//! The size of an answer is known only when it has arrived: a prompt's text may have 64 KiB, and
 //! most have a hundred bytes.
 
 use crate::IndexError;
 
 /// The parts of a request for many items that are still to be made, first all of them in one.
 #[derive(Debug)]
-pub(super) struct Parts<'a, T> {
+pub(super) struct RequestParts<'a, T> {
     /// The next one is the last.
     waiting: Vec<&'a [T]>,
 }
 
-impl<'a, T> Parts<'a, T> {
+impl<'a, T> RequestParts<'a, T> {
     pub fn of(items: &'a [T]) -> Self {
         Self { waiting: vec![items] }
     }
@@ -69,7 +69,7 @@ mod tests {
     #[test]
     fn what_is_too_large_is_asked_for_in_halves_and_in_order() {
         let items: Vec<u32> = (0..7).collect();
-        let (mut parts, mut asked, mut answers) = (Parts::of(&items), Vec::new(), Vec::new());
+        let (mut parts, mut asked, mut answers) = (RequestParts::of(&items), Vec::new(), Vec::new());
         while let Some(part) = parts.next() {
             asked.push(part.len());
             match part.len() > 2 {
@@ -79,12 +79,12 @@ mod tests {
         }
         assert_eq!(asked, [7, 3, 1, 2, 4, 2, 2]);
         assert_eq!(answers, items);
-        assert!(Parts::<u32>::of(&[]).next().is_none());
+        assert!(RequestParts::<u32>::of(&[]).next().is_none());
     }
 
     #[test]
     fn one_item_that_is_too_large_and_any_other_error_is_returned() {
-        let mut parts = Parts::of(&[1, 2]);
+        let mut parts = RequestParts::of(&[1, 2]);
         assert!(parts.halve(&[1], too_large()).unwrap_err().is_too_large());
         let other = IndexError::NotAcknowledged { status: "asked once".into() };
         assert!(matches!(parts.halve(&[1, 2], other), Err(IndexError::NotAcknowledged { .. })));

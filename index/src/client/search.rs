@@ -12,7 +12,7 @@ use tonic::Code;
 use uuid::Uuid;
 
 use super::PromptIndex;
-use super::parts::Parts;
+use super::parts::RequestParts;
 use crate::query::{Groups, MAX_GROUPED};
 use crate::{Diversity, Filter, Hit, IndexError, PromptPoint, Query, Space, Target, payload};
 
@@ -57,7 +57,7 @@ impl PromptIndex {
     ) -> Result<Vec<RetrievedPoint>, IndexError> {
         let mut found = Vec::with_capacity(ids.len());
         for chunk in ids.chunks(self.options.chunk_points.max(1)) {
-            let mut parts = Parts::of(chunk);
+            let mut parts = RequestParts::of(chunk);
             while let Some(part) = parts.next() {
                 let request = GetPoints {
                     collection_name: self.target.to_string(),
@@ -97,7 +97,7 @@ impl PromptIndex {
                 [query] => answers.push(self.search(query).await?),
                 run => {
                     for batch in run.chunks(BATCH) {
-                        let mut parts = Parts::of(batch);
+                        let mut parts = RequestParts::of(batch);
                         while let Some(part) = parts.next() {
                             match self.search_at_once(part).await {
                                 Ok(found) => answers.extend(found),
@@ -111,8 +111,8 @@ impl PromptIndex {
         Ok(answers)
     }
 
-    /// Returns the prompts nearest to each query, best first, each with its MiniLM vector \[384\] and
-    /// without its text; see [`Self::texts`]. All answers or an error.
+    /// Returns the prompts nearest to each query, best first, each with its MiniLM vector \[384\]
+    /// and without its text; see [`Self::texts`]. All answers or an error.
     ///
     /// # Errors
     /// [`IndexError::ForeignPoint`] for a point without that vector: a prediction must not leave it

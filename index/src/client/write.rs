@@ -12,7 +12,7 @@ use qdrant_client::qdrant::{
 use uuid::Uuid;
 
 use super::PromptIndex;
-use super::parts::{Parts, chunks};
+use super::parts::{RequestParts, chunks};
 use crate::point::{Known, merge_repeats};
 use crate::{IndexError, PromptPoint, payload};
 
@@ -95,7 +95,7 @@ impl PromptIndex {
                 point.absorb(known);
             }
         }
-        let mut parts = Parts::of(&points);
+        let mut parts = RequestParts::of(&points);
         while let Some(part) = parts.next() {
             let request = UpsertPoints {
                 collection_name: self.target.to_string(),

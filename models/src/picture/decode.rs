@@ -33,8 +33,8 @@ const BESIDE_BYTES: u64 = 16 * 1024 * 1024;
 const BLOCK_PIXELS: u32 = 32;
 
 impl Limits {
-    /// Returns the maximum memory of decoding, besides the encoded picture. A picture whose decoding
-    /// takes more is refused.
+    /// Returns the maximum memory of decoding, besides the encoded picture. A picture whose
+    /// decoding takes more is refused.
     pub fn memory_bytes(&self) -> u64 {
         // The JPEG decoder keeps a copy of the encoded picture.
         memory_bytes(self.max_pixels).saturating_add(self.max_bytes as u64)

@@ -19,8 +19,8 @@ const LENGTH_ORDER: [usize; 19] = [17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10,
 /// The sizes of the alphabets: green with lengths, red, blue, alpha, distances.
 const ALPHABETS: [usize; 5] = [256 + 24, 256, 256, 256, 40];
 
-/// Returns the bytes that the tables of a WebP take, or more than `limit` as soon as they do; `None`
-/// if the bit stream is not understood, which then cannot be decoded either.
+/// Returns the bytes that the tables of a WebP take, or more than `limit` as soon as they do;
+/// `None` if the bit stream is not understood, which then cannot be decoded either.
 pub(super) fn table_bytes(webp: &[u8], limit: u64) -> Option<u64> {
     let mut bytes = 0;
     for (name, chunk) in Chunks(webp.get(12..)?) {
@@ -295,7 +295,8 @@ impl Scan<'_> {
     }
 }
 
-/// Turns a distance code into a number of pixels: the first 120 are nearby pixels in two dimensions.
+/// Turns a distance code into a number of pixels: the first 120 are nearby pixels in two
+/// dimensions.
 fn plane_distance(code: usize, width: usize) -> usize {
     match code.checked_sub(120) {
         Some(distance) if distance > 0 => distance,

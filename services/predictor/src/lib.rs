@@ -73,7 +73,7 @@ pub struct Predictor {
     runtime: Handle,
 }
 
-/// How long the alias may point to another collection before the predictor follows it.
+/// The time that the alias may point to another collection before the predictor follows it.
 const ALIAS_CHECK: Duration = Duration::from_secs(2);
 
 /// The collection that is searched. It is searched by its own name, so that a batch never compares
@@ -174,7 +174,7 @@ impl Predictor {
 
     /// The nearest prompts of every input, in order, and the texts of those that are shown. A
     /// query that the index refuses is that input's error.
-    async fn retrieve(&self, inputs: &[Input]) -> Result<(Vec<Found>, Texts), IndexError> {
+    async fn retrieve(&self, inputs: &[Input]) -> Result<(Vec<QueryResult>, TextsById), IndexError> {
         let index = self.collection.as_ref().map_or(&self.index, |collection| &collection.index);
         let queries = inputs.iter().map(|input| query(&input.search, self.settings.k)).collect();
         let found = index.nearest_each(queries).await?;
@@ -189,7 +189,7 @@ impl Predictor {
 
     /// Retrieves, and forgets a collection that has been dropped, so that the next attempt looks
     /// behind the alias again.
-    fn retrieve_or_forget(&mut self, inputs: &[Input]) -> Result<(Vec<Found>, Texts), BatchError> {
+    fn retrieve_or_forget(&mut self, inputs: &[Input]) -> Result<(Vec<QueryResult>, TextsById), BatchError> {
         let retrieved = self.runtime.block_on(self.retrieve(inputs));
         if matches!(retrieved, Err(IndexError::NoCollection { .. })) {
             self.collection = None;
@@ -201,8 +201,8 @@ impl Predictor {
         &self,
         record: &InputRecord,
         input: Input,
-        found: Found,
-        texts: &Texts,
+        found: QueryResult,
+        texts: &TextsById,
         head: Option<&LoadedHead>,
     ) -> Result<Vec<OutputRecord>, Refusal> {
         let hits = found.map_err(|error| Rejection::new("index-refused", error.to_string()))?;
@@ -246,10 +246,10 @@ impl Predictor {
     }
 }
 
-/// The nearest prompts of one input, or why the index refuses its query.
-type Found = Result<Vec<Hit>, IndexError>;
+/// The nearest prompts of one input, or the index's refusal of its query.
+type QueryResult = Result<Vec<Hit>, IndexError>;
 /// The texts of prompts by their ids.
-type Texts = HashMap<Uuid, String>;
+type TextsById = HashMap<Uuid, String>;
 
 fn query(search: &SearchVector, k: usize) -> Query {
     match search {
@@ -265,7 +265,7 @@ fn as_rejection(error: ModelError) -> Rejection {
 
 /// Makes pictures that arrive before the first prompt wait for it, uncommitted, instead of becoming
 /// dead letters.
-fn wait_for_prompts(found: &[Found], head: Option<&LoadedHead>) -> Result<(), BatchError> {
+fn wait_for_prompts(found: &[QueryResult], head: Option<&LoadedHead>) -> Result<(), BatchError> {
     match head.is_none() && found.iter().flatten().any(Vec::is_empty) {
         true => Err(BatchError::Transient(
             "the index has no prompt and no head is announced; import prompts (unprompt prompts import FILE)"
@@ -276,7 +276,7 @@ fn wait_for_prompts(found: &[Found], head: Option<&LoadedHead>) -> Result<(), Ba
 }
 
 /// The nearest prompts with their texts. A prompt that was deleted after the search is left out.
-fn shown(hits: &[Hit], weights: &[f32], texts: &Texts, count: usize) -> Vec<records::Neighbour> {
+fn shown(hits: &[Hit], weights: &[f32], texts: &TextsById, count: usize) -> Vec<records::Neighbour> {
     let neighbours = hits.iter().zip(weights).take(count);
     let with_text = |(hit, weight): (&Hit, &f32)| {
         let text = texts.get(&hit.prompt_id)?.clone();

@@ -9,9 +9,9 @@ use std::time::Duration;
 use crate::StreamError;
 
 const LOCK_FILE: &str = "unprompt.lock";
-/// How often, and after which time, a lock that another process has is tried again.
-const LOOKED_AT: u32 = 5;
-const MOMENT: Duration = Duration::from_millis(20);
+/// The attempts to take a lock that another process has, and the pause between them.
+const LOCK_ATTEMPTS: u32 = 5;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// A data directory that this process holds until the value is dropped or the process
 /// ends, in whatever way.
@@ -37,11 +37,11 @@ impl DataDir {
         let mut lock = opened.map_err(failed)?;
         // Somebody who looks whether it is held has it for a moment.
         let mut tried = lock.try_lock();
-        for _ in 0..LOOKED_AT {
+        for _ in 0..LOCK_ATTEMPTS {
             if !matches!(tried, Err(TryLockError::WouldBlock)) {
                 break;
             }
-            std::thread::sleep(MOMENT);
+            std::thread::sleep(LOCK_PAUSE);
             tried = lock.try_lock();
         }
         match tried {

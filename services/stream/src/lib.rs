@@ -51,7 +51,7 @@ pub use producer::Position;
 pub use publisher::Publisher;
 pub use reader::{Present, ReadSummary, Start, Tail, read_to_end};
 pub use record::{InputRecord, OutputRecord};
-pub use records::{Change, read_changes, read_records};
+pub use records::{TableChange, read_changes, read_records};
 pub use refusal::Refusal;
 pub use registry::{Compatibility, Registered, SchemaRegistry};
 pub use retry::Backoff;

@@ -22,6 +22,9 @@ const LOOKED_AT: i64 = 200;
 /// Looking takes no longer than this: without an answer, the group counts as new.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+const UNSEEN: &str = "the topic cannot be searched for earlier outputs of this group, so the group counts as a new one and starts at \
+                      the earliest records: grant READ on the topic, or commit offsets for the group first if it is not new";
+
 /// Writes the group's name into an output, in place of any that a stage has copied.
 pub(crate) fn sign(output: &mut OutputRecord, group: &str) {
     output.headers.retain(|(name, _)| name != WRITER);
@@ -81,9 +84,9 @@ async fn written_before(
             Ok(Ok(false)) => {}
             // It may be allowed to write there, and not to read.
             Ok(Err(error)) => {
-                tracing::debug!(topic = ends.name, %error, "earlier outputs cannot be looked for")
+                tracing::warn!(topic = ends.name, %error, "{UNSEEN}")
             }
-            Err(_) => tracing::debug!(topic = ends.name, "earlier outputs could not be looked for in time"),
+            Err(_) => tracing::warn!(topic = ends.name, patience = ?PATIENCE, "{UNSEEN}"),
         }
     }
     None

@@ -10,15 +10,15 @@ use crate::{StreamError, read_to_end};
 
 /// A record of a keyed topic, or the deletion of its key.
 #[derive(Clone, Debug)]
-pub enum Change<R> {
+pub enum TableChange<R> {
     Written(R),
     /// The key of a record without a value.
     Deleted(Vec<u8>),
 }
 
-/// Reads the topic of `R` from the beginning to its current end, and hands every readable
-/// record to `f`, without the deletions. Unreadable records are skipped: the service that consumes them has sent them
-/// to the dead letters.
+/// Reads the topic of `R` from the beginning to its current end, and hands every readable record to
+/// `f`, without the deletions. Unreadable records are skipped: the service that consumes them has
+/// sent them to the dead letters.
 ///
 /// # Errors
 ///
@@ -30,8 +30,8 @@ pub async fn read_records<R: Record>(
     mut f: impl FnMut(R),
 ) -> Result<(), StreamError> {
     read_changes(kafka, codec, |change| match change {
-        Change::Written(record) => f(record),
-        Change::Deleted(_) => {}
+        TableChange::Written(record) => f(record),
+        TableChange::Deleted(_) => {}
     })
     .await
 }
@@ -44,7 +44,7 @@ pub async fn read_records<R: Record>(
 pub async fn read_changes<R: Record>(
     kafka: &KafkaConfig,
     codec: &Codec,
-    mut f: impl FnMut(Change<R>),
+    mut f: impl FnMut(TableChange<R>),
 ) -> Result<(), StreamError> {
     let mut failed = None;
     read_to_end(kafka, &[R::TOPIC], |record| {
@@ -52,10 +52,10 @@ pub async fn read_changes<R: Record>(
             return;
         }
         match record.value.as_deref().map(|value| codec.decode_readable(value)) {
-            Some(Ok(Some(read))) => f(Change::Written(read)),
+            Some(Ok(Some(read))) => f(TableChange::Written(read)),
             Some(Ok(None)) => {}
             Some(Err(error)) => failed = Some(error),
-            None => f(Change::Deleted(record.key.unwrap_or_default())),
+            None => f(TableChange::Deleted(record.key.unwrap_or_default())),
         }
     })
     .await?;

@@ -35,9 +35,9 @@ pub struct TableReader {
 impl TableReader {
     /// Reads the topic from its first record, and follows it until `stop` or until this is dropped.
     ///
-    /// A record without a value deletes its key. If the broker or the topic is not there
-    /// yet, the reader waits. If reading fails, the topic is opened again; what was applied is passed
-    /// over, unless the topic is a new one of the same name.
+    /// A record without a value deletes its key. If the broker or the topic is not there yet, the
+    /// reader waits. If reading fails, the topic is opened again; what was applied is passed over,
+    /// unless the topic now ends before it, as a new one of the same name does at first.
     ///
     /// # Errors
     ///
@@ -71,8 +71,8 @@ impl TableReader {
         matches!(*self.state.borrow(), TableState::CaughtUp)
     }
 
-    /// Waits until the table is no longer followed: it was stopped, could not be opened at first, or
-    /// the closure has panicked.
+    /// Waits until the table is no longer followed: it was stopped, could not be opened at first,
+    /// or the closure has panicked.
     pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut state = self.state.clone();
         async move {

@@ -3,15 +3,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
+use unprompt_index::MINILM_DIM;
 use unprompt_schemas::Uuid;
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::records::{ImageEmbedding, NamedVector, PromptEmbedding};
-use unprompt_stream::{Change, KafkaConfig, read_changes, read_records};
+use unprompt_stream::{KafkaConfig, TableChange, read_changes, read_records};
 
 use crate::{Settings, TrainError};
-
-/// The length of MiniLM's vectors.
-const MINILM_DIM: usize = 384;
 
 /// A picture whose prompt is known.
 #[derive(Clone, Debug)]
@@ -34,7 +32,7 @@ pub struct Joined {
     pub skipped: Skipped,
 }
 
-/// What is not trained on.
+/// The numbers of records that are not trained on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Skipped {
     /// Pictures and prompts whose vector is not finite, has no direction or another dimension.
@@ -108,10 +106,10 @@ fn collect_image(
     }
 }
 
-fn collect_prompt(prompts: &mut HashMap<Uuid, KnownPrompt>, change: Change<PromptEmbedding>) {
+fn collect_prompt(prompts: &mut HashMap<Uuid, KnownPrompt>, change: TableChange<PromptEmbedding>) {
     let (id, known) = match change {
-        Change::Written(embedding) => (Some(embedding.prompt_id), KnownPrompt::Vector(embedding.minilm)),
-        Change::Deleted(key) => (id_of(&key), KnownPrompt::Deleted),
+        TableChange::Written(embedding) => (Some(embedding.prompt_id), KnownPrompt::Vector(embedding.minilm)),
+        TableChange::Deleted(key) => (id_of(&key), KnownPrompt::Deleted),
     };
     if let Some(slot) = id.and_then(|id| prompts.get_mut(&id)) {
         *slot = known;
@@ -181,8 +179,8 @@ mod tests {
         let mut prompts = names.iter().map(|name| (prompt(name), KnownPrompt::Unknown)).collect();
         let mut change = |name: &str, embedding: Option<PromptEmbedding>| {
             let written =
-                embedding.map(|one| Change::Written(PromptEmbedding { prompt_id: prompt(name), ..one }));
-            let deleted = || Change::Deleted(prompt(name).to_string().into_bytes());
+                embedding.map(|one| TableChange::Written(PromptEmbedding { prompt_id: prompt(name), ..one }));
+            let deleted = || TableChange::Deleted(prompt(name).to_string().into_bytes());
             collect_prompt(&mut prompts, written.unwrap_or_else(deleted));
         };
         change("good", Some(minilm("m@1", unit())));

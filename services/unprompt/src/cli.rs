@@ -238,12 +238,12 @@ pub struct Up {
     /// Port of /livez, /readyz and /metrics (0: any free port)
     #[arg(long)]
     pub http_port: Option<u16>,
-    /// Where services start whose outputs are there, but whose offsets Kafka has forgotten
+    /// Start of services whose outputs are there, but whose offsets Kafka has forgotten
     #[arg(long, value_name = "WHERE")]
     pub from: Option<From>,
 }
 
-/// Where a service starts whose offsets are gone.
+/// The start of a service whose offsets are gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum From {
     /// At the earliest record that is kept: outputs are written again
@@ -283,7 +283,7 @@ pub struct Serve {
     /// Port of /livez, /readyz and /metrics (0: any free port)
     #[arg(long)]
     pub http_port: Option<u16>,
-    /// Where to start if its outputs are there, but Kafka has forgotten its offsets
+    /// Start of the service if its outputs are there, but Kafka has forgotten its offsets
     #[arg(long, value_name = "WHERE")]
     pub from: Option<From>,
 }

@@ -99,7 +99,7 @@ impl Stack {
     /// Runs until `stop` or until a part fails, then stops everything in order.
     ///
     /// # Errors
-    /// Why the first part failed.
+    /// The failure of the first part.
     pub async fn run_until(self, stop: CancellationToken) -> anyhow::Result<()> {
         let failed = tokio::select! {
             // A stop ends the servers, too.
@@ -110,8 +110,8 @@ impl Stack {
         };
         let Some((part, reason)) = failed else { return self.shut_down().await };
         self.wiring.health.service(part).fail(&reason);
-        // What the stop finds says more of a server that has panicked, and what follows from its end
-        // says less.
+        // The result of the stop says more of a server that has panicked, and what follows from its
+        // end says less.
         match self.shut_down().await {
             Ok(()) => bail!("the {part} failed: {reason}; the log says more, start it again"),
             Err(error) => Err(error.context(format!("the {part} failed: {reason}"))),

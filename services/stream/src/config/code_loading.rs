@@ -1,7 +1,7 @@
 //! Settings that make Kafka's client run code: a library, or a shell command.
 //!
-//! They are refused in the file of the current folder, which is read unasked: whoever can write to a
-//! folder in which somebody works must not run code as that person.
+//! They are refused in the file of the current folder, which is read unasked: whoever can write to
+//! a folder in which somebody works must not run code as that person.
 
 use figment::value::{Dict, Value};
 use figment::{Error, Metadata};

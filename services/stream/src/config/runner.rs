@@ -36,7 +36,7 @@ impl Delivery {
     }
 }
 
-/// What a group does whose outputs are there, although the broker has forgotten its offsets.
+/// The start of a group whose outputs are there, although the broker has forgotten its offsets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -131,7 +131,7 @@ bounds! {
     stop_timeout_ms: u64 = 30_000, time_ms;
     /// The delivery guarantee of the outputs.
     delivery: Delivery = Delivery::Auto, any;
-    /// What to do if the group's outputs are there and its offsets are gone.
+    /// The start of a group whose outputs are there and whose offsets are gone.
     lost_offsets: LostOffsets = LostOffsets::Stop, any;
     /// Records written in a transaction, at most, unless one batch alone gives more.
     transaction_records: usize = 10_000, count;

@@ -194,7 +194,7 @@ impl<'a> Session<'a> {
     /// Returns the error of a thread or task that has ended unasked. The loop would otherwise wait
     /// for it, apparently in good health.
     fn died(&self) -> Option<StreamError> {
-        // Why the consumer's thread has ended may be among the events.
+        // The reason of the consumer's end may be among the events.
         let consumer = (self.consumer.is_dead() && self.events.is_empty()).then_some("the consumer's thread");
         let stage = self.stage.work.is_closed().then_some("the stage's thread");
         let writer = match &self.writer {

@@ -32,8 +32,8 @@ pub(super) struct StageBatch {
     pub reply: mpsc::UnboundedSender<Event>,
 }
 
-/// The partitions of a batch that went to another member while the stage has the batch. Clones share
-/// them.
+/// The partitions of a batch that went to another member while the stage has the batch. Clones
+/// share them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LostPartitions(Arc<Mutex<BTreeSet<TopicPartition>>>);
 
@@ -164,7 +164,7 @@ impl Worker {
                 Err(BatchError::Fatal(reason)) => return Err(StageFailure::Fatal(reason)),
                 Err(BatchError::Transient(reason)) => self.wait(reason)?,
             }
-            // What the new owner of a partition has written since must not be overwritten.
+            // Writes of a partition's new owner must not be overwritten.
             if !held.iter().all(|record| lost.holds(record)) {
                 held = held.iter().filter(|record| lost.holds(record)).cloned().collect();
             }
@@ -230,9 +230,10 @@ impl Worker {
     }
 }
 
-/// Returns the outcomes of all records, of which only those in `held` were processed. The others are
-/// done by the new owner of their partition; the session drops their empty outcomes. If the stage
-/// has answered for the first of `held` only, these are the outcomes of the records up to there.
+/// Returns the outcomes of all records, of which only those in `held` were processed. The others
+/// are done by the new owner of their partition; the session drops their empty outcomes. If the
+/// stage has answered for the first of `held` only, these are the outcomes of the records up to
+/// there.
 fn with_lost(records: &[InputRecord], held: &[InputRecord], outcomes: Vec<Outcome>) -> Vec<Outcome> {
     if held.len() == records.len() {
         return outcomes;

@@ -235,7 +235,7 @@ async fn forget_offsets(kafka: &KafkaConfig) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_whose_offsets_are_gone_stops_or_does_what_it_is_told() {
+async fn a_group_whose_offsets_are_gone_stops_or_starts_where_lost_offsets_says() {
     let kafka = Fixture::on_apache_kafka().await.kafka();
     publish(&kafka, 0..20).await;
     let run = RunningStage::copying(&kafka);
@@ -247,8 +247,8 @@ async fn a_group_whose_offsets_are_gone_stops_or_does_what_it_is_told() {
     assert!(matches!(error, StreamError::OffsetsLost { .. }), "{error}");
     assert!(error.to_string().contains("--from latest"), "{error}");
 
-    let told = |lost_offsets| RunnerConfig { lost_offsets, ..RunnerConfig::default() };
-    let run = RunningStage::start(&kafka, told(LostOffsets::Latest), |batch| Ok(copies(batch)));
+    let config = |lost_offsets| RunnerConfig { lost_offsets, ..RunnerConfig::default() };
+    let run = RunningStage::start(&kafka, config(LostOffsets::Latest), |batch| Ok(copies(batch)));
     run.ready().await;
     publish(&kafka, 20..25).await;
     let out = take(&kafka, Topic::ImageEmbeddings, 25).await;
@@ -256,7 +256,7 @@ async fn a_group_whose_offsets_are_gone_stops_or_does_what_it_is_told() {
     run.stop().await;
     forget_offsets(&kafka).await;
 
-    let run = RunningStage::start(&kafka, told(LostOffsets::Earliest), |batch| Ok(copies(batch)));
+    let run = RunningStage::start(&kafka, config(LostOffsets::Earliest), |batch| Ok(copies(batch)));
     let out = take(&kafka, Topic::ImageEmbeddings, 50).await;
     run.stop().await;
     assert!(counts(&out).values().all(|count| *count == 2), "everything was written again, once");

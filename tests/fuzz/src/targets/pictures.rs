@@ -10,7 +10,7 @@ use crate::Target;
 #[path = "../../../../models/src/picture/decode.rs"]
 #[allow(dead_code, reason = "only decoding is fuzzed")]
 pub mod decode;
-/// What decoding counts before it decodes a WebP.
+/// The count that decoding makes before it decodes a WebP.
 #[path = "../../../../models/src/picture/webp_tables.rs"]
 mod webp_tables;
 

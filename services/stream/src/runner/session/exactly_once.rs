@@ -45,8 +45,8 @@ impl Session<'_> {
         }
     }
 
-    /// Divides the oldest batch that waits if its outputs are too large for one transaction, between
-    /// two of its records.
+    /// Divides the oldest batch that waits if its outputs are too large for one transaction,
+    /// between two of its records.
     fn divide_front(&mut self) {
         let OutputWriter::ExactlyOnce(transactions) = &mut self.writer else { return };
         let Some(front) = transactions.front() else { return };
