@@ -82,6 +82,18 @@ impl QuickStorage {
     }
 }
 
+/// Tells a producer to try again when it is the storage that fails, such as a disk without room:
+/// by nisshi's own answer, an unknown error, it would give up.
+fn not_stored(error: Error) -> Error {
+    match error {
+        Error::Api(_) | Error::SansIo(_) | Error::MessageTooLarge { .. } => error,
+        error => {
+            tracing::error!(%error, "records cannot be stored; producers try again: check that the disk has room");
+            Error::Api(ErrorCode::KafkaStorageError)
+        }
+    }
+}
+
 /// Implements `Storage`: the `own` methods as given, the `inner` methods by calling nisshi.
 macro_rules! delegate {
     (
@@ -108,7 +120,7 @@ delegate! {
             batch: deflated::Batch,
         ) -> Result<i64> {
             let records = i64::from(batch.last_offset_delta) + 1;
-            let base = self.inner.produce(transaction_id, topition, batch).await?;
+            let base = self.inner.produce(transaction_id, topition, batch).await.map_err(not_stored)?;
             self.durable().await?;
             self.marks.grow(topition, base + records);
             Ok(base)

@@ -60,7 +60,8 @@ pub enum StreamError {
     },
 
     #[error(
-        "a record could not be written to {topic}: {source}; where the broker refuses, grant WRITE on the topic"
+        "a record could not be written to {topic}: {source}; where the broker refuses, grant WRITE on the topic, and where it finds the \
+         timestamp invalid, set the clock of this machine"
     )]
     Delivery {
         topic: String,

@@ -4,6 +4,7 @@
 //! network, or the index.
 
 mod batcher;
+mod clock_watch;
 pub mod config;
 mod connection;
 mod consumer;

@@ -235,12 +235,22 @@ async fn create(
 /// consumer. Pictures and vectors hardly get smaller by compression.
 const UNCOMPRESSED: &str = "uncompressed";
 
+/// The broker's clock stamps what services write, so that a service whose clock is wrong can go on
+/// and retention is right. The time of a prompt or picture is its sender's.
+fn timestamp_type(topic: Topic) -> &'static str {
+    match topic {
+        Topic::Prompts | Topic::Images => "CreateTime",
+        _ => "LogAppendTime",
+    }
+}
+
 /// The strings that rdkafka's `NewTopic` borrows.
 struct WantedTopic {
     name: String,
     spec: TopicSpec,
     retention_ms: String,
     max_message_bytes: String,
+    timestamp_type: &'static str,
 }
 
 impl WantedTopic {
@@ -250,6 +260,7 @@ impl WantedTopic {
             name: kafka.prefix.name(topic),
             retention_ms: spec.retention_ms.to_string(),
             max_message_bytes: spec.max_message_bytes.to_string(),
+            timestamp_type: timestamp_type(topic),
             spec,
         }
     }
@@ -261,6 +272,7 @@ impl WantedTopic {
             .set("retention.ms", &self.retention_ms)
             .set("max.message.bytes", &self.max_message_bytes)
             .set("compression.type", UNCOMPRESSED)
+            .set("message.timestamp.type", self.timestamp_type)
     }
 }
 

@@ -9,7 +9,7 @@ mod stopping;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc as blocking;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,7 @@ use super::transaction_size::TransactionSize;
 use super::transactions::Transactions;
 use super::{Event, RunSummary};
 use crate::batcher::{Batcher, Limits};
+use crate::clock_watch::ClockWatch;
 use crate::config::{KafkaConfig, RunnerConfig};
 use crate::consumer::{Bounds, ConsumerEvent, ConsumerHandle};
 use crate::events::{BatchDelivered, CommitEnded, RecordReceived};
@@ -100,6 +101,7 @@ pub(super) struct Session<'a> {
     last_commit: Instant,
     stop_deadline: Option<Instant>,
     interrupted: bool,
+    clock: ClockWatch,
 }
 
 impl<'a> Session<'a> {
@@ -160,6 +162,7 @@ impl<'a> Session<'a> {
             last_commit: Instant::now(),
             stop_deadline: None,
             interrupted: false,
+            clock: ClockWatch::new(SystemTime::now(), Instant::now()),
         })
     }
 
@@ -182,6 +185,9 @@ impl<'a> Session<'a> {
             self.advance(Instant::now(), summary);
             if let Some(died) = self.died() {
                 break SessionEnd::Failed(died);
+            }
+            if let Some(back) = self.clock.set_back(SystemTime::now(), Instant::now()) {
+                break SessionEnd::Restart(clock_set_back(back));
             }
             if self.has_stopped(Instant::now()) {
                 break SessionEnd::Stopped;
@@ -485,11 +491,18 @@ impl<'a> Session<'a> {
 /// Returns what a failed delivery means for the session; `None` if only the record is to blame.
 fn undeliverable(topic: Topic, error: &SendError) -> Option<SessionEnd> {
     let SendError::Kafka(source) = error else { return None };
-    let topic = topic.base_name();
+    let failure = StreamError::Delivery { topic: topic.base_name().to_owned(), source: source.clone() };
     Some(match is_permanent(source) {
-        true => SessionEnd::Failed(StreamError::Delivery { topic: topic.to_owned(), source: source.clone() }),
-        false => SessionEnd::Restart(format!("a record could not be written to {topic}: {source}")),
+        true => SessionEnd::Failed(failure),
+        false => SessionEnd::Restart(failure.to_string()),
     })
+}
+
+fn clock_set_back(back: Duration) -> String {
+    format!(
+        "the system's clock was set back by {:.0} s, and Kafka's client waits by that clock",
+        back.as_secs_f64()
+    )
 }
 
 fn ms(ms: u64) -> Duration {
