@@ -14,7 +14,7 @@ INTO = $(DESTDIR)$(or $(PREFIX),/usr/local)
 # exists afterwards.
 say = @[ -e $(1) ] || echo "make: compiling $(2), once: about $$(( $(3) / $$(nproc) + 1 )) minutes on $$(nproc) cores" >&2
 
-.PHONY: help setup build install demo test kafka fuzz chaos lint docs performance check-cuda bench bench-models has-gpu bench-cuda bench-index bench-import parity references clean
+.PHONY: help setup build install demo test kafka fuzz chaos soak lint docs performance check-cuda bench bench-models has-gpu bench-cuda bench-index bench-import parity references clean
 
 help: ## lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -53,13 +53,19 @@ kafka: ## runs an Apache Kafka for experiments on 127.0.0.1:9092 (PORT=…), unt
 fuzz: setup ## runs a decoder under libFuzzer (DECODER=picture, default all; SECONDS=60 each)
 	@scripts/fuzz $(CACHE)/fuzz $(or $(DECODER),all) $(or $(SECONDS),60)
 
-chaos: build ## kills, zombies and outages under load, on Apache Kafka and the embedded broker: reports/chaos*.json (SEED=…)
-	@scripts/system-packages java mvn
+chaos: build ## kills, zombies, outages, wrong clocks, a full disk and quotas under load, on both brokers: reports/chaos*.json (SEED=…)
+	@scripts/system-packages java mvn libfaketime
 	@scripts/kafka fetch $(CACHE)/kafka
 	@scripts/python-env $(CACHE)/test-python tests/python/requirements.txt >/dev/null
 	$(CARGO) build --locked -p unprompt-chaos -p unprompt-unify
 	UNPROMPT_TEST_KAFKA=$(CACHE)/kafka $(CHAOS) --report reports/chaos.json
 	$(CHAOS) --broker embedded --report reports/chaos-embedded.json
+
+soak: build ## an hour of steady load on both brokers: the trend of memory and disk, reports/soak.json (MINUTES=60)
+	@scripts/system-packages java mvn
+	@scripts/kafka fetch $(CACHE)/kafka
+	$(CARGO) build --locked -p unprompt-chaos -p unprompt-unify
+	UNPROMPT_TEST_KAFKA=$(CACHE)/kafka $(TARGET)/debug/unprompt-soak --minutes $(or $(MINUTES),60) --logs $(TARGET)/soak --report reports/soak.json
 
 lint: setup ## runs rustfmt, clippy and cargo-deny (bans, licences, sources)
 	$(CARGO) fmt --all -- --check

@@ -5,6 +5,8 @@ mod decode;
 mod memory;
 mod preprocess;
 mod resize;
+#[cfg(test)]
+mod webp_of_groups;
 mod webp_tables;
 
 pub use decode::{Limits, PictureError, decode};

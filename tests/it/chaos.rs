@@ -4,11 +4,27 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use unprompt_chaos::{Broker, ChaosReport, Counts, Options, run};
+use unprompt_chaos::{Broker, ChaosReport, Counts, Durations, Options, run};
 
 async fn short(broker: Broker, seed: u64) -> ChaosReport {
     let python = std::env::var_os("UNPROMPT_TEST_PYTHON");
-    let counts = Counts { kills: 3, terms: 1, freezes: 1, broker_restarts: 1, index_outages: 1 };
+    let counts = Counts {
+        kills: 3,
+        terms: 1,
+        freezes: 1,
+        broker_restarts: 1,
+        index_outages: 1,
+        // These need rights or a library that not every machine has; `make chaos` has them.
+        clock_jumps: 0,
+        full_disks: 0,
+        quotas: 0,
+    };
+    let durations = Durations {
+        index_away: Duration::from_secs(5),
+        clock_wrong: Duration::ZERO,
+        disk_full: Duration::ZERO,
+        quota: Duration::ZERO,
+    };
     let options = Options {
         binary: PathBuf::from(env!("CARGO_BIN_EXE_unprompt")),
         python: python.expect("`make test` sets up a Python and names it in UNPROMPT_TEST_PYTHON").into(),
@@ -17,7 +33,7 @@ async fn short(broker: Broker, seed: u64) -> ChaosReport {
         pictures: 4_000,
         instances: 2,
         counts,
-        index_away: Duration::from_secs(5),
+        durations,
         logs: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{broker:?}"))),
     };
     let report = run(options).await.expect("the run can be carried out");

@@ -5,7 +5,7 @@ use std::io::Cursor;
 
 use image::{DynamicImage, ImageFormat, RgbImage};
 
-use super::webp_tables::tests::of_groups;
+use super::webp_of_groups::of_groups;
 use super::{Limits, Preprocessor, decode};
 
 /// Small limits, so that a test takes little: 32 MiB of pixels and tables.

@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 
+use crate::clock::Clock;
 use crate::patience::{PATIENCE, eventually};
 use crate::world::World;
 
@@ -61,18 +62,38 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Starts `service`. A name that begins with `anonymous` gets no transactional id of its own.
-    pub fn start(recipe: &Recipe, service: &'static str, name: &str) -> anyhow::Result<Self> {
-        let port = unprompt_test_guarded::free_address().port();
-        let log_path = recipe.folder.join(format!("{name}.log"));
-        let log = File::options().append(true).create(true).open(&log_path)?;
+    /// Starts `service`, by `clock` if there is one. A name that ends with `anonymous` gets no
+    /// transactional id of its own.
+    pub fn start(
+        recipe: &Recipe,
+        service: &'static str,
+        name: &str,
+        clock: Option<&Clock>,
+    ) -> anyhow::Result<Self> {
         let mut command = recipe.command();
-        command.args(["serve", service, "--http-port", &port.to_string()]).stdout(Stdio::null()).stderr(log);
+        command.args(["serve", service]);
         if !name.ends_with("anonymous") {
             command.env("UNPROMPT__KAFKA__INSTANCE", name);
         }
-        let child = command.spawn().with_context(|| format!("{} starts", recipe.binary.display()))?;
+        if let Some(clock) = clock {
+            clock.rule(&mut command);
+        }
+        Self::start_command(command, name, &recipe.folder)
+    }
+
+    /// Starts a command that takes `--http-port`; its log is in `logs`.
+    pub fn start_command(mut command: Command, name: &str, logs: &Path) -> anyhow::Result<Self> {
+        let port = unprompt_test_guarded::free_address().port();
+        let log_path = logs.join(format!("{name}.log"));
+        let log = File::options().append(true).create(true).open(&log_path)?;
+        command.args(["--http-port", &port.to_string()]).stdout(Stdio::null()).stderr(log);
+        let program = command.get_program().to_owned();
+        let child = command.spawn().with_context(|| format!("{} starts", program.display()))?;
         Ok(Self { name: name.to_owned(), child, http: ([127, 0, 0, 1], port).into(), log_path })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub async fn ready(&mut self) -> anyhow::Result<()> {

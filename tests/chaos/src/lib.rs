@@ -1,15 +1,22 @@
 //! Chaos: while pictures stream through, some of them poison, instances of image-encoder and
-//! predictor are killed, stopped and frozen, and broker and index become unavailable. Then a
-//! consumer that shares no code with the services counts the results.
+//! predictor are killed, stopped and frozen or have a wrong clock, and broker and index become
+//! unavailable, slow, or have no space on their disk. Then a consumer that shares no code with the
+//! services counts the results.
 //!
 //! It knows the services by their command line, their topics and their metrics; it must not know
 //! their internals.
 
+mod clock;
 mod drain;
 mod feed;
+mod feeder;
 mod fleet;
 mod patience;
+mod picture;
+mod poison;
 pub mod schedule;
+mod small_disk;
+pub mod soak;
 mod strike;
 mod supervisor;
 mod witness;
@@ -18,31 +25,30 @@ mod world;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use serde::Serialize;
 use tempfile::TempDir;
 use unprompt_index::{ConnectOptions, Filter, PromptIndex};
+use unprompt_schemas::codec::Codec;
+use unprompt_schemas::records::{NamedVector, PromptEmbedding};
 use unprompt_schemas::topics::Topic;
-use unprompt_stream::Publisher;
+use unprompt_stream::read_records;
 
 use drain::drain;
 use feed::Feed;
+use feeder::Feeder;
 use fleet::{Instance, Recipe};
 use patience::PATIENCE;
+use poison::VectorSpace;
 use schedule::{Event, EventKind, schedule};
-use strike::{Striker, Struck, lag_of};
+use strike::{Striker, Struck};
 use supervisor::Supervisor;
 use world::World;
 
 /// Prompts to predict from.
 const PROMPTS: usize = 300;
-/// Pictures per publication during the chaos.
-const PORTION: usize = 2_000;
-/// The minimum lag of the encoders during the chaos.
-const KEPT_LAG: u64 = 3_000;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The broker of the run.
@@ -63,6 +69,20 @@ pub struct Counts {
     pub freezes: usize,
     pub broker_restarts: usize,
     pub index_outages: usize,
+    pub clock_jumps: usize,
+    pub full_disks: usize,
+    /// Apache Kafka only.
+    pub quotas: usize,
+}
+
+/// The durations of those faults that last.
+#[derive(Clone, Copy, Debug)]
+pub struct Durations {
+    pub index_away: Duration,
+    /// The time that a clock is a day ahead, and the time that it is a day behind.
+    pub clock_wrong: Duration,
+    pub disk_full: Duration,
+    pub quota: Duration,
 }
 
 /// The options of a run.
@@ -74,12 +94,12 @@ pub struct Options {
     pub python: PathBuf,
     pub broker: Broker,
     pub seed: u64,
-    /// Pictures published before the first instance starts; more follow during the chaos.
+    /// Records published before the first instance starts; more follow during the chaos.
     pub pictures: usize,
     /// Instances of each service.
     pub instances: usize,
     pub counts: Counts,
-    pub index_away: Duration,
+    pub durations: Durations,
     /// The folder to keep the instances' logs in; `None` deletes them after the run.
     pub logs: Option<PathBuf>,
 }
@@ -90,7 +110,7 @@ pub struct ChaosReport {
     pub broker: Broker,
     pub seed: u64,
     pub instances_of_each: usize,
-    /// Pictures published, including poison.
+    /// Records published, including poison.
     pub published: usize,
     /// Pictures with a prediction.
     pub predicted_distinct: usize,
@@ -110,6 +130,9 @@ pub struct ChaosReport {
     pub freezes: usize,
     pub broker_restarts: usize,
     pub index_outages: usize,
+    pub clock_jumps: usize,
+    pub full_disks: usize,
+    pub quotas: usize,
     /// Instances that ended without being struck, or failed after SIGTERM.
     pub unexpected: Vec<String>,
     pub seconds: f64,
@@ -149,36 +172,42 @@ impl ChaosReport {
 /// If the run itself failed; its findings are in the report.
 pub async fn run(options: Options) -> anyhow::Result<ChaosReport> {
     let started = Instant::now();
-    let world = World::start(options.broker).await?;
+    ensure!(
+        options.broker == Broker::Apache || options.counts.quotas == 0,
+        "the embedded broker has no quotas; leave them out with --quotas 0"
+    );
+    let world = World::start(options.broker, options.counts.full_disks > 0).await?;
     let temporary = TempDir::new()?;
     let folder = options.logs.clone().unwrap_or_else(|| temporary.path().to_owned());
     std::fs::create_dir_all(&folder)?;
     let profile = if options.broker == Broker::Apache { "kafka" } else { "embedded" };
     let recipe = Recipe::new(options.binary.clone(), &world, profile, folder);
     say(started, "importing prompts");
-    fill_index(&recipe, &world, options.seed).await?;
-    let feeder = Feeder::new(&world, options.seed)?;
+    let space = fill_index(&recipe, &world, options.seed).await?;
+    let feed = Feed { seed: options.seed, broker: options.broker, space };
+    let feeder = Feeder::new(&world, feed)?;
     feeder.publish(options.pictures).await?;
     say(
         started,
         &format!(
-            "{} pictures are published; starting {} of each service",
+            "{} records are published; starting {} of each service",
             options.pictures, options.instances
         ),
     );
-    let fleet = Supervisor::start(recipe, options.instances).await?;
-    let striker = Striker { world: &world, fleet: &fleet, started, index_away: options.index_away };
+    let fleet = Supervisor::start(recipe, options.instances, options.counts.clock_jumps > 0).await?;
+    let striker =
+        Striker { world: &world, fleet: &fleet, started, feeder: &feeder, durations: options.durations };
     let events = schedule(options.seed, &options.counts, fleet.len());
     let chaos = async {
         let struck = strike_all(striker, &events).await;
         feeder.stop();
         struck
     };
-    let (struck, fed) = tokio::join!(chaos, feeder.keep_feeding(&world));
+    let (struck, fed) = tokio::join!(chaos, feeder.keep_feeding());
     let struck = struck?;
     fed?;
     let published = feeder.published();
-    say(started, &format!("the chaos is over; {published} pictures were published, what is left drains"));
+    say(started, &format!("the chaos is over; {published} records were published, what is left drains"));
     drain(&world, &fleet, started).await?;
     fleet.stop().await?;
     report(&options, &world, &fleet, &feeder, struck, started).await
@@ -188,10 +217,11 @@ fn say(started: Instant, what: &str) {
     eprintln!("[{:4.0} s] {what}", started.elapsed().as_secs_f64());
 }
 
-/// Indexes prompts of the tiny world, with the same commands and services as a user.
-async fn fill_index(recipe: &Recipe, world: &World, seed: u64) -> anyhow::Result<()> {
-    let mut encoder = Instance::start(recipe, "text-encoder", "text-encoder")?;
-    let mut indexer = Instance::start(recipe, "indexer", "indexer")?;
+/// Indexes prompts of the tiny world, with the same commands and services as a user. Returns the
+/// space of their vectors, which pictures share.
+async fn fill_index(recipe: &Recipe, world: &World, seed: u64) -> anyhow::Result<VectorSpace> {
+    let mut encoder = Instance::start(recipe, "text-encoder", "text-encoder", None)?;
+    let mut indexer = Instance::start(recipe, "indexer", "indexer", None)?;
     let file = recipe.folder.join("prompts.txt");
     let sample = ["prompts", "sample", "-n", &PROMPTS.to_string(), "--seed", &seed.to_string()];
     let sampled = recipe.command().args(sample).stderr(Stdio::inherit()).output()?;
@@ -211,57 +241,11 @@ async fn fill_index(recipe: &Recipe, world: &World, seed: u64) -> anyhow::Result
         instance.signal("TERM")?;
         instance.end().await?;
     }
-    Ok(())
-}
-
-/// Publishes pictures in the order of their numbers.
-struct Feeder {
-    feed: Feed,
-    publisher: Publisher,
-    published: AtomicUsize,
-    over: AtomicBool,
-}
-
-impl Feeder {
-    fn new(world: &World, seed: u64) -> anyhow::Result<Self> {
-        let publisher = Publisher::new(&world.kafka)?;
-        Ok(Self {
-            feed: Feed { seed },
-            publisher,
-            published: AtomicUsize::new(0),
-            over: AtomicBool::new(false),
-        })
-    }
-
-    fn published(&self) -> usize {
-        self.published.load(Ordering::Relaxed)
-    }
-
-    async fn publish(&self, count: usize) -> anyhow::Result<()> {
-        let (from, feed) = (self.published(), self.feed);
-        // Drawing takes seconds on a busy machine and must not delay the task that waits for a
-        // moment to strike.
-        let draw = move || (from..from + count).map(|number| feed.record(number)).collect::<Vec<_>>();
-        self.publisher.publish_many(tokio::task::spawn_blocking(draw).await?).await?;
-        self.published.store(from + count, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn stop(&self) {
-        self.over.store(true, Ordering::Relaxed);
-    }
-
-    /// Publishes more pictures during the chaos, so that there is always something to lose.
-    async fn keep_feeding(&self, world: &World) -> anyhow::Result<()> {
-        while !self.over.load(Ordering::Relaxed) {
-            tokio::time::sleep(LOOK).await;
-            // An unavailable broker is asked again.
-            if lag_of(world, "image-encoder").await.is_ok_and(|lag| lag < KEPT_LAG) {
-                self.publish(PORTION).await?;
-            }
-        }
-        Ok(())
-    }
+    let mut clip = None;
+    read_records(&world.kafka, &Codec::single_object(), |prompt: PromptEmbedding| clip = Some(prompt.clip))
+        .await?;
+    let NamedVector { model, values } = clip.context("prompts were embedded")?;
+    Ok(VectorSpace { model, dims: values.len() })
 }
 
 async fn strike_all(striker: Striker<'_>, events: &[Event]) -> anyhow::Result<Vec<Struck>> {
@@ -285,7 +269,7 @@ async fn report(
     options: &Options,
     world: &World,
     fleet: &Supervisor,
-    feeder: &Feeder,
+    feeder: &Feeder<'_>,
     events: Vec<Struck>,
     started: Instant,
 ) -> anyhow::Result<ChaosReport> {
@@ -317,6 +301,9 @@ async fn report(
         freezes: count(&[EventKind::Freeze]),
         broker_restarts: count(&[EventKind::KillBroker, EventKind::StopBroker]),
         index_outages: count(&[EventKind::IndexAway]),
+        clock_jumps: count(&[EventKind::ClockJump]),
+        full_disks: count(&[EventKind::FullDisk]),
+        quotas: count(&[EventKind::Quota]),
         unexpected: fleet.unexpected().await,
         seconds: started.elapsed().as_secs_f64(),
         events,

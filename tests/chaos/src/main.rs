@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, ValueEnum};
-use unprompt_chaos::{Broker, Counts, Options, run, write};
+use unprompt_chaos::{Broker, Counts, Durations, Options, run, write};
 
 /// Kills, stops and freezes services, broker and index under load, and counts the results.
 #[derive(Debug, Parser)]
@@ -21,7 +21,7 @@ struct Cli {
     /// Determines the schedule, the pictures and the poison
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Pictures published before the first instance starts; more follow during the chaos
+    /// Records published before the first instance starts; more follow during the chaos
     #[arg(long, default_value_t = 20_000)]
     pictures: usize,
     /// Instances of each service
@@ -37,9 +37,27 @@ struct Cli {
     broker_restarts: usize,
     #[arg(long, default_value_t = 2)]
     index_outages: usize,
+    /// Jumps of one instance's clock by a day and back (needs libfaketime)
+    #[arg(long, default_value_t = 2)]
+    clock_jumps: usize,
+    /// Times that the disk of broker and index is full (needs the right to mount a tmpfs)
+    #[arg(long, default_value_t = 1)]
+    full_disks: usize,
+    /// Times that the broker limits the services to 500 kB/s; by default once on Apache Kafka
+    #[arg(long)]
+    quotas: Option<usize>,
     /// The time that the index stays unavailable, in seconds
     #[arg(long, default_value_t = 20)]
     index_away_s: u64,
+    /// The time that a clock is a day ahead, and then a day behind, in seconds
+    #[arg(long, default_value_t = 10)]
+    clock_wrong_s: u64,
+    /// The time that the disk is full, in seconds
+    #[arg(long, default_value_t = 20)]
+    disk_full_s: u64,
+    /// The time that a quota lasts, in seconds
+    #[arg(long, default_value_t = 60)]
+    quota_s: u64,
     /// The folder to keep the instances' logs in
     #[arg(long, value_name = "DIR")]
     logs: Option<PathBuf>,
@@ -72,6 +90,15 @@ fn options(cli: &Cli) -> anyhow::Result<Options> {
         freezes: cli.freezes,
         broker_restarts: cli.broker_restarts,
         index_outages: cli.index_outages,
+        clock_jumps: cli.clock_jumps,
+        full_disks: cli.full_disks,
+        quotas: cli.quotas.unwrap_or((broker == Broker::Apache).into()),
+    };
+    let durations = Durations {
+        index_away: Duration::from_secs(cli.index_away_s),
+        clock_wrong: Duration::from_secs(cli.clock_wrong_s),
+        disk_full: Duration::from_secs(cli.disk_full_s),
+        quota: Duration::from_secs(cli.quota_s),
     };
     Ok(Options {
         binary,
@@ -81,7 +108,7 @@ fn options(cli: &Cli) -> anyhow::Result<Options> {
         pictures: cli.pictures,
         instances: cli.instances,
         counts,
-        index_away: Duration::from_secs(cli.index_away_s),
+        durations,
         logs: cli.logs.clone(),
     })
 }

@@ -25,6 +25,12 @@ pub enum EventKind {
     StopBroker,
     /// The index is unavailable for a while.
     IndexAway,
+    /// The wall clock of one instance is a day ahead, then a day behind, then right again.
+    ClockJump,
+    /// The disk of broker and index has no space for a while.
+    FullDisk,
+    /// The broker limits the services to a few bytes a second for a while.
+    Quota,
 }
 
 /// One event of the schedule.
@@ -61,6 +67,9 @@ fn kinds(counts: &Counts) -> Vec<EventKind> {
         .chain(of(EventKind::Term, counts.terms))
         .chain(of(EventKind::Freeze, counts.freezes))
         .chain(of(EventKind::IndexAway, counts.index_outages))
+        .chain(of(EventKind::ClockJump, counts.clock_jumps))
+        .chain(of(EventKind::FullDisk, counts.full_disks))
+        .chain(of(EventKind::Quota, counts.quotas))
         .chain(brokers)
         .collect()
 }
@@ -69,7 +78,16 @@ fn kinds(counts: &Counts) -> Vec<EventKind> {
 mod tests {
     use super::*;
 
-    const COUNTS: Counts = Counts { kills: 15, terms: 5, freezes: 2, broker_restarts: 2, index_outages: 2 };
+    const COUNTS: Counts = Counts {
+        kills: 15,
+        terms: 5,
+        freezes: 2,
+        broker_restarts: 2,
+        index_outages: 2,
+        clock_jumps: 3,
+        full_disks: 1,
+        quotas: 1,
+    };
 
     #[test]
     fn a_seed_replays_its_schedule_and_another_gives_another() {
@@ -85,6 +103,10 @@ mod tests {
         assert_eq!(
             (count(EventKind::KillBroker), count(EventKind::StopBroker), count(EventKind::IndexAway)),
             (1, 1, 2)
+        );
+        assert_eq!(
+            (count(EventKind::ClockJump), count(EventKind::FullDisk), count(EventKind::Quota)),
+            (3, 1, 1)
         );
         assert!(events.iter().all(|event| event.target < 6));
     }

@@ -7,11 +7,13 @@ use anyhow::{Context as _, bail};
 use serde::Serialize;
 use unprompt_stream::{committed_offsets, list_topics};
 
+use crate::feeder::Feeder;
 use crate::fleet::SESSION_TIMEOUT;
 use crate::patience::PATIENCE;
 use crate::schedule::{Event, EventKind};
 use crate::supervisor::{SERVICES, Supervisor};
 use crate::world::World;
+use crate::{Durations, LOOK};
 
 /// The minimum lag that counts as load: more than transaction markers can add between two events.
 pub const LEAST_LAG: u64 = 50;
@@ -40,8 +42,8 @@ pub struct Striker<'a> {
     pub world: &'a World,
     pub fleet: &'a Supervisor,
     pub started: Instant,
-    /// The time that the index stays unavailable.
-    pub index_away: Duration,
+    pub feeder: &'a Feeder<'a>,
+    pub durations: Durations,
 }
 
 impl Striker<'_> {
@@ -61,9 +63,12 @@ impl Striker<'_> {
             }
             EventKind::IndexAway => {
                 self.world.take_index_away().await?;
-                tokio::time::sleep(self.index_away).await;
+                tokio::time::sleep(self.durations.index_away).await;
                 self.world.give_index_back().await?;
             }
+            EventKind::ClockJump => self.move_clock(event.target).await?,
+            EventKind::FullDisk => self.fill_disk().await?,
+            EventKind::Quota => self.limit_rate().await?,
         }
         Ok(Struck { at_s, kind: event.kind, target: self.target(event), lag, batches_in_flight })
     }
@@ -71,9 +76,45 @@ impl Striker<'_> {
     fn target(&self, event: Event) -> String {
         match event.kind {
             EventKind::Kill | EventKind::Term | EventKind::Freeze => self.fleet.name(event.target).to_owned(),
-            EventKind::KillBroker | EventKind::StopBroker => "broker".to_owned(),
+            EventKind::ClockJump => self.fleet.name(self.fleet.clocked(event.target)).to_owned(),
+            EventKind::KillBroker | EventKind::StopBroker | EventKind::Quota => "broker".to_owned(),
             EventKind::IndexAway => "index".to_owned(),
+            EventKind::FullDisk => "disk".to_owned(),
         }
+    }
+
+    /// Moves the clock of one instance a day ahead, a day back, and right again.
+    async fn move_clock(&self, target: usize) -> anyhow::Result<()> {
+        let clock = self.fleet.clock(target)?;
+        for days in [1, -1] {
+            clock.jump(days)?;
+            tokio::time::sleep(self.durations.clock_wrong).await;
+        }
+        clock.set_back()
+    }
+
+    /// Leaves broker and index without space for a while.
+    async fn fill_disk(&self) -> anyhow::Result<()> {
+        let _paused = self.feeder.paused().await;
+        self.world.fill_disk()?;
+        self.look_after_for(self.durations.disk_full).await?;
+        self.world.free_disk().await
+    }
+
+    async fn limit_rate(&self) -> anyhow::Result<()> {
+        let _paused = self.feeder.paused().await;
+        self.world.set_quota(true).await?;
+        self.look_after_for(self.durations.quota).await?;
+        self.world.set_quota(false).await
+    }
+
+    async fn look_after_for(&self, time: Duration) -> anyhow::Result<()> {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            self.fleet.look_after().await?;
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
     }
 
     /// Makes a zombie: the instance wakes after others have its partitions.
@@ -112,7 +153,11 @@ impl Striker<'_> {
             EventKind::Kill | EventKind::Term | EventKind::Freeze => {
                 (self.fleet.service(event.target), vec![event.target])
             }
-            EventKind::KillBroker | EventKind::StopBroker => {
+            EventKind::ClockJump => {
+                let target = self.fleet.clocked(event.target);
+                (self.fleet.service(target), vec![target])
+            }
+            EventKind::KillBroker | EventKind::StopBroker | EventKind::FullDisk | EventKind::Quota => {
                 ("image-encoder", (0..self.fleet.len()).collect())
             }
             EventKind::IndexAway => ("predictor", self.fleet.of("predictor").collect()),

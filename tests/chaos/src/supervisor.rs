@@ -8,6 +8,7 @@ use anyhow::{Context as _, ensure};
 use tokio::sync::Mutex;
 use unprompt_schemas::topics::Topic;
 
+use crate::clock::Clock;
 use crate::fleet::{Instance, Recipe};
 
 /// The services that run and are struck, each with its input topic.
@@ -19,6 +20,8 @@ pub const SERVICES: [(&str, Topic); 2] =
 struct Slot {
     service: &'static str,
     name: String,
+    /// The clock that the harness controls, of one instance of each service.
+    clock: Option<Clock>,
     instance: Mutex<Option<Instance>>,
 }
 
@@ -31,14 +34,17 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts `each` instances of every service. The last one of each has no name that outlives it.
-    pub async fn start(recipe: Recipe, each: usize) -> anyhow::Result<Self> {
+    /// Starts `each` instances of every service. The last one of each has no name that outlives it;
+    /// the first one has a clock of its own if `clocks` is set.
+    pub async fn start(recipe: Recipe, each: usize, clocks: bool) -> anyhow::Result<Self> {
         let mut slots = Vec::new();
         for (service, _) in SERVICES {
             for at in 0..each {
                 let suffix = if at + 1 == each { "anonymous".to_owned() } else { at.to_string() };
                 let name = format!("{service}-{suffix}");
-                slots.push(Slot { service, name, instance: Mutex::new(None) });
+                let has_clock = clocks && at == 0;
+                let clock = has_clock.then(|| Clock::new(&recipe.folder, &name)).transpose()?;
+                slots.push(Slot { service, name, clock, instance: Mutex::new(None) });
             }
         }
         let ended_by_themselves = Arc::default();
@@ -60,6 +66,16 @@ impl Supervisor {
 
     pub fn name(&self, at: usize) -> &str {
         &self.slots[at].name
+    }
+
+    /// The instance of the same service that has a clock of its own.
+    pub fn clocked(&self, at: usize) -> usize {
+        self.of(self.service(at)).next().unwrap_or(at)
+    }
+
+    /// The clock of [`Self::clocked`].
+    pub fn clock(&self, at: usize) -> anyhow::Result<&Clock> {
+        self.slots[self.clocked(at)].clock.as_ref().context("the fleet was started without clocks")
     }
 
     /// The instances of a service.
@@ -122,7 +138,8 @@ impl Supervisor {
     }
 
     async fn start_again(&self, at: usize) -> anyhow::Result<()> {
-        let instance = Instance::start(&self.recipe, self.service(at), self.name(at))?;
+        let clock = self.slots[at].clock.as_ref();
+        let instance = Instance::start(&self.recipe, self.service(at), self.name(at), clock)?;
         *self.slots[at].instance.lock().await = Some(instance);
         Ok(())
     }

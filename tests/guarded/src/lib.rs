@@ -93,6 +93,14 @@ impl Guarded {
         self.wait("come up", is_up);
     }
 
+    /// Starts the server on its data and port if it has ended by itself.
+    pub fn revive(&mut self, is_up: impl Fn() -> bool) {
+        if !listens(self.address) {
+            self.drop_guard();
+            self.start(is_up);
+        }
+    }
+
     /// Stops the server with SIGTERM, as an operator would, and waits for its end.
     pub fn stop(&mut self) {
         self.signal("TERM");

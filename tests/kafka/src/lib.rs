@@ -8,6 +8,7 @@ mod tokens;
 use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
@@ -30,6 +31,12 @@ impl Kafka {
     /// [`Self::start`] with more lines for the broker's properties; a later line wins.
     pub fn start_with(properties: &str) -> Self {
         Self::started(Self::with_properties(properties))
+    }
+
+    /// Starts a broker whose data are in a new folder in `parent`, which must outlive it.
+    pub fn start_in(parent: &Path) -> Self {
+        let data = TempDir::new_in(parent).expect("a temporary folder");
+        Self::started(Self::on(data, free_address()))
     }
 
     fn with_properties(properties: &str) -> Guarded {
@@ -63,10 +70,21 @@ impl Kafka {
         self.0.address().to_string()
     }
 
+    /// The folder of its data.
+    pub fn data(&self) -> &Path {
+        self.0.data()
+    }
+
     /// Starts it on its previous data and port.
     pub fn start_again(&mut self) {
         let address = self.0.address();
         self.0.start(|| listens(address));
+    }
+
+    /// Starts it again if it has ended by itself, as Kafka does without space on its disk.
+    pub fn revive(&mut self) {
+        let address = self.0.address();
+        self.0.revive(|| listens(address));
     }
 
     /// Stops it with SIGTERM, as an operator would, and waits for its end.
