@@ -1,7 +1,9 @@
 //! The consumer's thread: it polls continuously, so that the group never considers this member
 //! dead, and sends what it receives as events.
 //!
-//! It decides only when to pause partitions; the runner's loop owns the state.
+//! It decides only when to pause partitions, and where they start; the runner's loop owns the state.
+
+mod start;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +19,7 @@ use rdkafka::consumer::{
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message};
 use rdkafka::statistics::Partition;
-use rdkafka::{Offset, Statistics, TopicPartitionList};
+use rdkafka::{Statistics, TopicPartitionList};
 use tokio::sync::mpsc::UnboundedSender;
 use unprompt_schemas::cloudevents::Headers;
 use unprompt_schemas::topics::{Prefix, Topic};
@@ -27,6 +29,7 @@ use crate::connection::{ConnectionWatch, CredentialRefusals};
 use crate::in_flight::InFlight;
 use crate::offsets::TopicPartition;
 use crate::pauses::Pauses;
+use crate::topic_ids::{TopicChange, TopicIds, TopicWatch};
 use crate::{InputRecord, StreamError, connection, kafka};
 
 /// The longest wait of one poll.
@@ -52,6 +55,10 @@ pub(crate) enum ConsumerEvent {
     Committed(Result<(), KafkaError>),
     /// The ends of partitions; sent periodically.
     Ends(Vec<End>),
+    /// Topics were deleted, and perhaps created again.
+    TopicsChanged(Vec<TopicChange>),
+    /// It is not known where the partitions that were assigned start.
+    NotSettled(KafkaError),
     /// The consumer cannot continue.
     Failed(KafkaError),
 }
@@ -79,6 +86,7 @@ pub(crate) struct ConsumerHandle {
     consumer: Option<Arc<GroupConsumer>>,
     tell: Tell,
     pub names: Names,
+    ids: TopicIds,
     connection: ConnectionWatch,
     brokers: String,
     stop: Arc<AtomicBool>,
@@ -87,20 +95,27 @@ pub(crate) struct ConsumerHandle {
 }
 
 impl ConsumerHandle {
-    /// Joins `group`, reads `topics` and sends what happens to `events`.
+    /// Joins `group`, reads `topics` and sends what happens to `events`, also to the topics of `ids`.
     pub fn start<E: From<ConsumerEvent> + Send + 'static>(
         kafka: &KafkaConfig,
         group: &str,
         topics: &[Topic],
         events: UnboundedSender<E>,
         bounds: Bounds,
+        ids: &TopicIds,
     ) -> Result<Self, StreamError> {
         let names = Names::new(&kafka.prefix);
         let tell: Tell = Arc::new(move |event| events.send(E::from(event)).is_ok());
         let connection = ConnectionWatch::default();
         let drain = bounds.revoke_drain;
-        let context =
-            GroupContext { tell: tell.clone(), names: names.clone(), connection: connection.clone(), drain };
+        let context = GroupContext {
+            tell: tell.clone(),
+            names: names.clone(),
+            ids: ids.clone(),
+            group: group.to_owned(),
+            connection: connection.clone(),
+            drain,
+        };
         let consumer: GroupConsumer = kafka::group_consumer(kafka, group, bounds.in_flight.limit)
             .create_with_context(context)
             .map_err(StreamError::client)?;
@@ -116,6 +131,7 @@ impl ConsumerHandle {
             consumer: consumer.clone(),
             tell: tell.clone(),
             names: names.clone(),
+            ids: ids.clone(),
             in_flight: bounds.in_flight,
             stop: stop.clone(),
             at_end,
@@ -123,7 +139,8 @@ impl ConsumerHandle {
         let thread = std::thread::Builder::new().name("consumer".into()).spawn(move || poller.run());
         let thread = thread.map_err(StreamError::Thread)?;
         let (consumer, thread, brokers) = (Some(consumer), Some(thread), kafka.brokers.clone());
-        Ok(Self { consumer, tell, names, connection, brokers, stop, last_offsets, thread })
+        let ids = ids.clone();
+        Ok(Self { consumer, tell, names, ids, connection, brokers, stop, last_offsets, thread })
     }
 
     /// Turns the error that ended the consumer into the error to report.
@@ -140,7 +157,7 @@ impl ConsumerHandle {
     /// uses, never reports the result of an asynchronous commit.
     pub fn commit(&self, offsets: &[(TopicPartition, i64)]) {
         let Some(consumer) = self.consumer.clone() else { return };
-        let (offsets, tell) = (self.names.list(offsets), self.tell.clone());
+        let (offsets, tell) = (self.ids.commit_list(offsets), self.tell.clone());
         tokio::task::spawn_blocking(move || {
             let committed = consumer.commit(&offsets, CommitMode::Sync);
             tell(ConsumerEvent::Committed(committed))
@@ -158,7 +175,7 @@ impl ConsumerHandle {
         // Without a membership, the metadata names no member, and Kafka would accept offsets of no
         // member in a transaction. The flag is set no later than the membership is lost, and is
         // cleared only after the session has given the partitions up.
-        (!consumer.assignment_lost()).then(|| (self.names.list(offsets), group))
+        (!consumer.assignment_lost()).then(|| (self.ids.commit_list(offsets), group))
     }
 
     /// Returns whether the thread has ended. Before it ends by itself it sends why.
@@ -200,6 +217,7 @@ struct Poller {
     consumer: Arc<GroupConsumer>,
     tell: Tell,
     names: Names,
+    ids: TopicIds,
     in_flight: Arc<InFlight>,
     stop: Arc<AtomicBool>,
     at_end: blocking::Receiver<Vec<(TopicPartition, i64)>>,
@@ -207,9 +225,16 @@ struct Poller {
 
 impl Poller {
     fn run(self) {
+        self.poll_until_stopped();
+        self.leave();
+    }
+
+    fn poll_until_stopped(&self) {
         let (mut pauses, mut refusals) = (Pauses::default(), CredentialRefusals::default());
+        let mut topics = TopicWatch::new(self.consumer.client(), self.ids.clone());
         while !self.stop.load(Ordering::Relaxed) {
             self.pause_or_resume(&mut pauses);
+            self.report(topics.look());
             match self.consumer.poll(POLL) {
                 None => {}
                 Some(Ok(message)) => {
@@ -227,7 +252,12 @@ impl Poller {
                 Some(Err(error)) => connection::log_error(&error, "the consumer goes on"),
             }
         }
-        self.leave();
+    }
+
+    fn report(&self, changes: Vec<TopicChange>) {
+        if !changes.is_empty() {
+            (self.tell)(ConsumerEvent::TopicsChanged(changes));
+        }
     }
 
     fn forward(&self, message: &BorrowedMessage<'_>) {
@@ -263,7 +293,7 @@ impl Poller {
     fn leave(self) {
         if let Ok(offsets) = self.at_end.recv_timeout(REVOKE_MARGIN)
             && !offsets.is_empty()
-            && let Err(error) = self.consumer.commit(&self.names.list(&offsets), CommitMode::Sync)
+            && let Err(error) = self.consumer.commit(&self.ids.commit_list(&offsets), CommitMode::Sync)
         {
             tracing::warn!(%error, "the last commit failed; its records will be processed again");
         }
@@ -289,6 +319,8 @@ fn is_final(error: &KafkaError) -> bool {
 struct GroupContext {
     tell: Tell,
     names: Names,
+    ids: TopicIds,
+    group: String,
     connection: ConnectionWatch,
     drain: Duration,
 }
@@ -311,9 +343,7 @@ impl ClientContext for GroupContext {
 impl ConsumerContext for GroupContext {
     fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
-            Rebalance::Assign(partitions) => {
-                (self.tell)(ConsumerEvent::Assigned(self.names.topic_partitions(partitions)));
-            }
+            Rebalance::Assign(partitions) => self.assign(consumer, partitions),
             Rebalance::Revoke(partitions) => self.revoke(consumer, partitions),
             Rebalance::Error(error) => tracing::warn!(%error, "rebalance failed; the consumer tries again"),
         }
@@ -321,6 +351,20 @@ impl ConsumerContext for GroupContext {
 }
 
 impl GroupContext {
+    /// Settles where the partitions start before they are read.
+    fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
+        match start::settle(consumer, &self.ids, &self.group, partitions) {
+            Ok(changes) if changes.is_empty() => {}
+            Ok(changes) => {
+                (self.tell)(ConsumerEvent::TopicsChanged(changes));
+            }
+            Err(error) => {
+                (self.tell)(ConsumerEvent::NotSettled(error));
+            }
+        }
+        (self.tell)(ConsumerEvent::Assigned(self.names.topic_partitions(partitions)));
+    }
+
     fn revoke(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
         let lost = consumer.assignment_lost();
         let (answer, answered) = blocking::channel();
@@ -332,7 +376,7 @@ impl GroupContext {
         if lost || offsets.is_empty() {
             return;
         }
-        if let Err(error) = consumer.commit(&self.names.list(&offsets), CommitMode::Sync) {
+        if let Err(error) = consumer.commit(&self.ids.commit_list(&offsets), CommitMode::Sync) {
             tracing::warn!(%error, "the commit of revoked partitions failed; their next owner repeats some records");
         }
     }
@@ -380,16 +424,6 @@ impl Names {
 
     pub fn name(&self, topic: Topic) -> String {
         self.0.name(topic)
-    }
-
-    fn list(&self, offsets: &[(TopicPartition, i64)]) -> TopicPartitionList {
-        let mut list = TopicPartitionList::with_capacity(offsets.len());
-        for (topic_partition, offset) in offsets {
-            let name = self.0.name(topic_partition.topic);
-            list.add_partition_offset(&name, topic_partition.partition, Offset::Offset(*offset))
-                .expect("an offset that was read is a valid offset to commit");
-        }
-        list
     }
 }
 

@@ -44,6 +44,12 @@ pub enum StreamError {
     )]
     TopicMissing { topic: String, brokers: String },
 
+    #[error(
+        "topic {topic} was deleted and created again while it was read: its id was {was} and is {now}; read it again from its \
+         first record"
+    )]
+    TopicReplaced { topic: String, was: String, now: String },
+
     #[error("the stage could not be started: {0}")]
     StageLoad(String),
 
@@ -105,7 +111,8 @@ pub enum StreamError {
 
     #[error(
         "the offsets of group {group} are gone, but {topic} has its outputs: Kafka forgets the offsets of a group that has had no member \
-         for offsets.retention.minutes (a week by default), so which records are processed is not known. Start it with --from latest \
+         for offsets.retention.minutes (a week by default), and those in a topic that is deleted, so which records are processed is not known. \
+         Start it with --from latest \
          for new records only, or with --from earliest to write all outputs again"
     )]
     OffsetsLost { group: String, topic: String },

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{counter, gauge, histogram};
 
+use crate::topic_ids::TopicId;
 use crate::{InputRecord, Rejection, source_time};
 
 /// Names of the metrics, all under `unprompt_`.
@@ -23,6 +24,7 @@ pub(crate) mod names {
     pub const COMMITS: &str = "unprompt_commits_total";
     pub const REBALANCES: &str = "unprompt_rebalances_total";
     pub const RESTARTS: &str = "unprompt_session_restarts_total";
+    pub const TOPICS_CHANGED: &str = "unprompt_topics_changed_total";
     pub const LAST_PROGRESS: &str = "unprompt_last_progress_timestamp_seconds";
     pub const CONSUMER_LAG: &str = "unprompt_consumer_lag_records";
     pub const BYTES_IN_FLIGHT: &str = "unprompt_bytes_in_flight";
@@ -289,6 +291,32 @@ impl SessionRestarted {
             reason = self.reason,
             "starting again from the committed offsets"
         );
+    }
+}
+
+/// A topic of the service was deleted, and created again if it has an id now.
+pub(crate) struct TopicChanged<'a> {
+    pub service: &'static str,
+    pub topic: String,
+    pub was: Option<&'a TopicId>,
+    pub now: Option<&'a TopicId>,
+}
+
+impl TopicChanged<'_> {
+    pub fn emit(self) {
+        let Self { service, topic, .. } = self;
+        let [was, now] = [self.was, self.now].map(|id| id.map(tracing::field::display));
+        counter!(names::TOPICS_CHANGED, "service" => service, "topic" => topic.clone()).increment(1);
+        match self.now {
+            Some(_) => tracing::warn!(
+                service,
+                topic,
+                was,
+                now,
+                "the topic was deleted and created again: its id is another one; an input is read from its first record"
+            ),
+            None => tracing::warn!(service, topic, was, "the topic was deleted; it is created again"),
+        }
     }
 }
 

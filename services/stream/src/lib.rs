@@ -3,6 +3,7 @@
 //! It knows topics and bytes; it must not know what a record means, any neural
 //! network, or the index.
 
+mod admin_requests;
 mod batcher;
 mod clock_watch;
 pub mod config;
@@ -39,6 +40,7 @@ mod stage;
 mod table;
 pub mod telemetry;
 mod topic_admin;
+mod topic_ids;
 mod traces;
 pub mod waiting;
 

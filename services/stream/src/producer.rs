@@ -11,8 +11,10 @@ use rdkafka::producer::{Producer as _, PurgeConfig};
 use rdkafka::{ClientConfig, TopicPartitionList};
 use unprompt_schemas::topics::{Prefix, Topic};
 
+use crate::admin_requests::{Described, Request};
 use crate::config::KafkaConfig;
 use crate::connection::{ConnectionWatch, LoggingContext};
+use crate::topic_ids::{TopicChange, TopicIds};
 use crate::{OutputRecord, StreamError, kafka};
 
 /// The pause before a full queue is tried again.
@@ -166,6 +168,16 @@ impl Producer {
 
     pub fn abort_transaction(&self, patience: Duration) -> KafkaResult<()> {
         self.client.abort_transaction(patience)
+    }
+
+    /// Returns the topics that have changed since they became known.
+    pub fn look_at_topics(&self, ids: &TopicIds) -> KafkaResult<Vec<TopicChange>> {
+        ids.look(self.client.client())
+    }
+
+    /// Asks the broker for the ids of topics.
+    pub fn ask_topic_ids(&self, ids: &TopicIds) -> KafkaResult<Request<'_, Described>> {
+        ids.ask(self.client.client())
     }
 
     pub fn name(&self, topic: Topic) -> String {

@@ -18,6 +18,7 @@ use uuid::Uuid;
 use crate::config::KafkaConfig;
 use crate::connection::{self, CredentialRefusals, LoggingContext};
 use crate::consumer::Names;
+use crate::topic_ids::{TopicChange, TopicId, TopicIds, TopicWatch};
 use crate::{InputRecord, StreamError, kafka, topic_admin};
 
 const POLL: Duration = Duration::from_millis(100);
@@ -86,6 +87,8 @@ pub(crate) struct Reader {
     /// The offset after the last record of every partition at the start. Topics share it by
     /// partition, so it means something for one topic only.
     pub ends: BTreeMap<i32, i64>,
+    /// The id of the topic at the start, if the broker gives ids. Means something for one topic only.
+    pub id: Option<TopicId>,
 }
 
 impl Reader {
@@ -93,7 +96,7 @@ impl Reader {
     pub async fn start(kafka: &KafkaConfig, topics: &[Topic], start: Start) -> Result<Self, StreamError> {
         let (ahead, events) = Ahead::new();
         // If this is dropped while it opens, the thread that looks up the topics ends too.
-        let mut reader = Self { events, stop: Arc::default(), behind: 0, ends: BTreeMap::new() };
+        let mut reader = Self { events, stop: Arc::default(), behind: 0, ends: BTreeMap::new(), id: None };
         let (kafka, topics, stopped) = (kafka.clone(), topics.to_vec(), reader.stop.clone());
         let prepared = tokio::task::spawn_blocking(move || {
             let prepare = |topic: &Topic| prepare(&kafka, *topic, start, ahead.clone(), stopped.clone());
@@ -103,6 +106,7 @@ impl Reader {
         reader.behind = threads.iter().map(|thread| thread.ends.len()).sum();
         for mut thread in threads {
             reader.ends.append(&mut thread.highs);
+            reader.id = thread.ids.id(thread.topic);
             let named = std::thread::Builder::new().name("reader".into());
             named.spawn(move || thread.run()).map_err(StreamError::Thread)?;
         }
@@ -112,7 +116,7 @@ impl Reader {
     /// A reader of a test's events, which is caught up after `behind` ends.
     #[cfg(test)]
     pub fn of(events: mpsc::Receiver<ReaderEvent>, behind: usize) -> Self {
-        Self { events, stop: Arc::default(), behind, ends: BTreeMap::new() }
+        Self { events, stop: Arc::default(), behind, ends: BTreeMap::new(), id: None }
     }
 
     /// Returns whether everything that was there at the start has been read.
@@ -146,9 +150,10 @@ impl Drop for Reader {
 
 struct ReaderThread {
     brokers: String,
-    topic: String,
-    consumer: BaseConsumer<LoggingContext>,
+    topic: Topic,
+    consumer: Arc<BaseConsumer<LoggingContext>>,
     names: Names,
+    ids: TopicIds,
     /// The end of each partition at the start, kept until it is reached.
     ends: BTreeMap<i32, i64>,
     /// The end of every partition at the start.
@@ -168,7 +173,11 @@ fn prepare(
     let consumer = assigned_consumer(kafka)?;
     let mut list = TopicPartitionList::new();
     let (mut ends, mut highs) = (BTreeMap::new(), BTreeMap::new());
-    for partition in partitions(kafka, &consumer, &name, &stop)? {
+    let partitions = partitions(kafka, &consumer, &name, &stop)?;
+    // Before the ends are looked up: a topic that replaces this one in between is noticed.
+    let ids = TopicIds::new(&kafka.prefix, [topic]);
+    ids.look(consumer.client()).map_err(|error| connection::explain(kafka, &consumer, error))?;
+    for partition in partitions {
         let (low, high) = topic_admin::watermarks(kafka, &consumer, &name, partition)?;
         let from = match start {
             Start::Beginning => low,
@@ -181,7 +190,7 @@ fn prepare(
     }
     consumer.assign(&list).map_err(StreamError::client)?;
     let (brokers, names) = (kafka.brokers.clone(), Names::new(&kafka.prefix));
-    Ok(ReaderThread { brokers, topic: name, consumer, names, ends, highs, ahead, stop })
+    Ok(ReaderThread { brokers, topic, consumer: Arc::new(consumer), names, ids, ends, highs, ahead, stop })
 }
 
 /// Makes a consumer that joins no group. librdkafka requires a group name all the same; it never
@@ -217,9 +226,14 @@ impl ReaderThread {
     }
 
     fn run(mut self) {
-        let mut refusals = CredentialRefusals::default();
+        let (mut refusals, consumer) = (CredentialRefusals::default(), self.consumer.clone());
+        let mut topics = TopicWatch::new(consumer.client(), self.ids.clone());
         while !self.stop.load(Ordering::Relaxed) {
-            let goes_on = match self.consumer.poll(POLL) {
+            if let Some(change) = topics.look().pop() {
+                self.tell(ReaderEvent::Failed(self.deleted(change)));
+                return;
+            }
+            let goes_on = match consumer.poll(POLL) {
                 None => true,
                 Some(Ok(message)) => match self.names.record(&message) {
                     Some(record) => self.on_record(record),
@@ -243,7 +257,17 @@ impl ReaderThread {
     fn failure(&self, source: KafkaError) -> StreamError {
         match connection::rejects_credentials(&source) {
             true => self.consumer.context().connection.explain(&self.brokers, source),
-            false => StreamError::Read { topic: self.topic.clone(), source },
+            false => StreamError::Read { topic: self.names.name(self.topic), source },
+        }
+    }
+
+    fn deleted(&self, TopicChange { topic, was, now }: TopicChange) -> StreamError {
+        let topic = self.names.name(topic);
+        match (was, now) {
+            (Some(was), Some(now)) => {
+                StreamError::TopicReplaced { topic, was: was.to_string(), now: now.to_string() }
+            }
+            _ => StreamError::TopicMissing { topic, brokers: self.brokers.clone() },
         }
     }
 

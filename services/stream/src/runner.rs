@@ -14,14 +14,16 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use unprompt_schemas::topics::Topic;
 
 use crate::config::{KafkaConfig, RunnerConfig};
 use crate::consumer::ConsumerEvent;
-use crate::events::{SessionRestarted, StageLoaded};
+use crate::events::{SessionRestarted, StageLoaded, TopicChanged};
 use crate::flood::Flood;
 use crate::health::Condition;
 use crate::retry::Backoff;
 use crate::signals::ServiceSignals;
+use crate::topic_ids::{TopicChange, TopicIds};
 use crate::{Service, Signals, Stage, StreamError, lost_offsets, topic_admin};
 
 use delivery::Delivered;
@@ -119,13 +121,14 @@ async fn run<E: Display>(
     let ((), stage) = tokio::try_join!(topics, stage)?;
     let mut summary = RunSummary::default();
     let (mut flood, mut size) = (Flood::new(runner), TransactionSize::new(runner));
+    let ids = TopicIds::new(&kafka.prefix, topics_of(&service));
     // All sessions of a run share the id, so that each settles what the one before it left open.
     let exactly_once = runner.delivery.is_exactly_once(kafka.profile);
     let transactional_id = exactly_once.then(|| kafka.transactional_id(service.name));
     loop {
         let before = summary.records_in;
         let starting = {
-            let across = AcrossSessions { flood: &mut flood, size: &mut size };
+            let across = AcrossSessions { flood: &mut flood, size: &mut size, ids: &ids };
             Session::start(kafka, runner, &stage, health, transactional_id.clone(), across)
         };
         let session = tokio::select! {
@@ -134,19 +137,41 @@ async fn run<E: Display>(
         };
         let end = session.run(shutdown, &mut summary).await;
         health.set(Condition::Partitions, false);
-        match end {
+        let reason = match end {
             SessionEnd::Stopped => return Ok(summary),
             SessionEnd::Failed(error) => return Err(error),
-            SessionEnd::Restart(reason) => {
-                if summary.records_in > before {
-                    backoff.reset();
+            SessionEnd::Restart(reason) => reason,
+            SessionEnd::TopicsChanged(changes) => {
+                report_changes(kafka, &service, &changes);
+                ids.renew(&changes);
+                match ensure_topics_patiently(kafka, &mut backoff, shutdown).await {
+                    Err(StreamError::Stopped(_)) => return Ok(summary),
+                    ensured => ensured?,
                 }
-                SessionRestarted { service: stage.service.name, reason }.emit();
-                if pause(backoff.next(), shutdown).await.is_err() {
-                    return Ok(summary);
-                }
+                TOPICS_DELETED.to_owned()
             }
+        };
+        if summary.records_in > before {
+            backoff.reset();
         }
+        SessionRestarted { service: service.name, reason }.emit();
+        if pause(backoff.next(), shutdown).await.is_err() {
+            return Ok(summary);
+        }
+    }
+}
+
+const TOPICS_DELETED: &str = "topics were deleted, and are there again";
+
+/// Returns all topics that a service needs.
+fn topics_of(service: &Service) -> impl Iterator<Item = Topic> {
+    [service.inputs, service.outputs, &[Topic::DeadLetters]].into_iter().flatten().copied()
+}
+
+fn report_changes(kafka: &KafkaConfig, service: &Service, changes: &[TopicChange]) {
+    for TopicChange { topic, was, now } in changes {
+        let topic = kafka.prefix.name(*topic);
+        TopicChanged { service: service.name, topic, was: was.as_ref(), now: now.as_ref() }.emit();
     }
 }
 

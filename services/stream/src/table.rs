@@ -1,7 +1,8 @@
 //! Follows a compacted topic as a table: all its records from the beginning, then every change.
 //!
 //! If reading fails, it starts again from the beginning: a table that silently stands still is
-//! worse than one that is read twice. What was applied is not applied again.
+//! worse than one that is read twice. What was applied is not applied again, unless the topic was
+//! deleted and created again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -37,7 +38,8 @@ impl TableReader {
     ///
     /// A record without a value deletes its key. If the broker or the topic is not there yet, the
     /// reader waits. If reading fails, the topic is opened again; what was applied is passed over,
-    /// unless the topic now ends before it, as a new one of the same name does at first.
+    /// unless the topic is a new one of the same name: its id is another one, or it ends before what
+    /// was applied.
     ///
     /// # Errors
     ///
@@ -109,13 +111,18 @@ async fn follow<O: Future<Output = Result<Reader, StreamError>>>(
     tell: &watch::Sender<TableState>,
 ) -> Result<(), StreamError> {
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-    // The offset after the last applied record, by partition.
-    let mut applied: BTreeMap<i32, i64> = BTreeMap::new();
+    // The offset after the last applied record, by partition, and the id of the topic.
+    let (mut applied, mut id): (BTreeMap<i32, i64>, _) = (BTreeMap::new(), None);
     let mut opened = Ok(open().await?);
     loop {
         let error = match opened {
             Ok(reader) => {
-                // A topic that ends before what was applied was deleted and made again.
+                let is_another = matches!((&id, &reader.id), (Some(was), Some(now)) if was != now);
+                id = reader.id.clone().or(id);
+                if is_another {
+                    applied.clear();
+                }
+                // Without ids, an end before what was applied tells of a new topic.
                 applied.retain(|partition, next| reader.ends.get(partition).is_some_and(|end| end >= next));
                 let apply = |record: InputRecord| {
                     backoff.reset();

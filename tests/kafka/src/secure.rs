@@ -127,14 +127,25 @@ impl SecureKafka {
 
     /// Denies [`LIMITED_USER`] writing to a topic.
     pub fn forbid_writing(&self, topic: &str) {
+        self.forbid("Write", &["--topic", topic]);
+    }
+
+    /// Denies [`LIMITED_USER`] creating a topic, and with it any other.
+    pub fn forbid_creating(&self, topic: &str) {
+        self.forbid("Create", &["--topic", topic]);
+        self.forbid("Create", &["--cluster"]);
+    }
+
+    /// Denies [`LIMITED_USER`] an operation, and allows all others everything.
+    fn forbid(&self, operation: &str, resource: &[&str]) {
         let (broker, user) = (self.plaintext(), format!("User:{}", LIMITED_USER.0));
         let acl = |arguments: &[&str]| {
-            let common = ["--bootstrap-server", &broker, "--add", "--topic", topic];
+            let common = [&["--bootstrap-server", &broker, "--add"], resource].concat();
             let done = Kafka::tool("org.apache.kafka.tools.AclCommand", &[&common[..], arguments].concat());
             assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         };
         acl(&["--allow-principal", "User:*", "--operation", "All"]);
-        acl(&["--deny-principal", &user, "--operation", "Write"]);
+        acl(&["--deny-principal", &user, "--operation", operation]);
     }
 }
 

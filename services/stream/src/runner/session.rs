@@ -1,6 +1,7 @@
 //! One membership of the consumer group, from joining to leaving: the state, and how
 //! each event changes it.
 
+mod ends;
 mod exactly_once;
 mod expired;
 mod gauges;
@@ -13,8 +14,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use unprompt_schemas::topics::Topic;
 
+pub(super) use self::ends::SessionEnd;
+use self::ends::undeliverable;
 use self::expired::Expired;
 use super::batch::Batch;
 use super::delivery::{Delivered, DeliveryQueue, Outgoing};
@@ -31,7 +33,8 @@ use crate::flood::Flood;
 use crate::health::{Condition, ServiceHealth};
 use crate::in_flight::InFlight;
 use crate::offsets::{BatchId, Offsets, TopicPartition};
-use crate::producer::{Producer, SendError, is_permanent};
+use crate::producer::Producer;
+use crate::topic_ids::TopicIds;
 use crate::traces::RecordSpans;
 use crate::{InputRecord, Outcome, StreamError};
 
@@ -46,15 +49,6 @@ const EVENTS_AT_ONCE: usize = 256;
 const NEVER: u32 = 0;
 /// The loop wakes up at least this often.
 const IDLE_TICK: Duration = Duration::from_secs(1);
-
-/// The end of a session.
-#[derive(Debug)]
-pub(super) enum SessionEnd {
-    Stopped,
-    /// Joining again, from the committed offsets, may fix it.
-    Restart(String),
-    Failed(StreamError),
-}
 
 /// Partitions being revoked, and the channel for the answer that the consumer's thread waits for.
 #[derive(Debug)]
@@ -76,6 +70,7 @@ enum OutputWriter {
 pub(super) struct AcrossSessions<'a> {
     pub flood: &'a mut Flood,
     pub size: &'a mut TransactionSize,
+    pub ids: &'a TopicIds,
 }
 
 pub(super) struct Session<'a> {
@@ -113,7 +108,7 @@ impl<'a> Session<'a> {
         stage: &'a StageThread,
         health: &'a ServiceHealth,
         transactional_id: Option<String>,
-        AcrossSessions { flood, size: transaction_size }: AcrossSessions<'a>,
+        AcrossSessions { flood, size: transaction_size, ids }: AcrossSessions<'a>,
     ) -> Result<Self, StreamError> {
         let (replies, events) = mpsc::unbounded_channel();
         let writer = match transactional_id {
@@ -121,7 +116,7 @@ impl<'a> Session<'a> {
                 OutputWriter::AtLeastOnce(DeliveryQueue::start(Producer::new(kafka, NEVER)?, replies.clone()))
             }
             Some(id) => {
-                OutputWriter::ExactlyOnce(Transactions::start(kafka, config, id, replies.clone()).await?)
+                OutputWriter::ExactlyOnce(Transactions::start(kafka, config, id, ids, replies.clone()).await?)
             }
         };
         let max_batches = match &writer {
@@ -137,7 +132,14 @@ impl<'a> Session<'a> {
         let bounds = Bounds { in_flight: in_flight.clone(), revoke_drain: ms(config.revoke_drain_ms) };
         Ok(Self {
             writer,
-            consumer: ConsumerHandle::start(kafka, &group, stage.service.inputs, replies.clone(), bounds)?,
+            consumer: ConsumerHandle::start(
+                kafka,
+                &group,
+                stage.service.inputs,
+                replies.clone(),
+                bounds,
+                ids,
+            )?,
             batcher: Batcher::new(Limits {
                 records: config.batch_records,
                 bytes: config.batch_bytes,
@@ -187,7 +189,7 @@ impl<'a> Session<'a> {
                 break SessionEnd::Failed(died);
             }
             if let Some(back) = self.clock.set_back(SystemTime::now(), Instant::now()) {
-                break SessionEnd::Restart(clock_set_back(back));
+                break ends::clock_set_back(back);
             }
             if self.has_stopped(Instant::now()) {
                 break SessionEnd::Stopped;
@@ -235,6 +237,8 @@ impl<'a> Session<'a> {
             }
             ConsumerEvent::Ends(ends) => self.report_lag(&ends),
             ConsumerEvent::Committed(result) => self.on_committed(result.map_err(|error| error.to_string())),
+            ConsumerEvent::TopicsChanged(changes) => return Err(self.topics_changed(changes)),
+            ConsumerEvent::NotSettled(error) => return Err(ends::not_settled(&error)),
             ConsumerEvent::Failed(source) => {
                 return Err(SessionEnd::Failed(self.consumer.failure(&self.group, source)));
             }
@@ -350,12 +354,6 @@ impl<'a> Session<'a> {
             OutputWriter::AtLeastOnce(queue) => queue.send(outgoing),
             OutputWriter::ExactlyOnce(transactions) => transactions.push(outgoing),
         }
-    }
-
-    fn no_dead_letter_fits(&self) -> SessionEnd {
-        let reason = "not even a dead letter without its value fits into the dead letters' topic; raise its max.message.bytes";
-        let stage = self.stage.service.name.to_owned();
-        SessionEnd::Failed(StreamError::StageFatal { stage, reason: reason.into() })
     }
 
     fn on_delivered(&mut self, delivered: Delivered, summary: &mut RunSummary) -> Result<(), SessionEnd> {
@@ -486,23 +484,6 @@ impl<'a> Session<'a> {
         // Work that is due but cannot be done yet must not make the loop spin.
         soonest.clamp(now + Duration::from_millis(1), now + IDLE_TICK)
     }
-}
-
-/// Returns what a failed delivery means for the session; `None` if only the record is to blame.
-fn undeliverable(topic: Topic, error: &SendError) -> Option<SessionEnd> {
-    let SendError::Kafka(source) = error else { return None };
-    let failure = StreamError::Delivery { topic: topic.base_name().to_owned(), source: source.clone() };
-    Some(match is_permanent(source) {
-        true => SessionEnd::Failed(failure),
-        false => SessionEnd::Restart(failure.to_string()),
-    })
-}
-
-fn clock_set_back(back: Duration) -> String {
-    format!(
-        "the system's clock was set back by {:.0} s, and Kafka's client waits by that clock",
-        back.as_secs_f64()
-    )
 }
 
 fn ms(ms: u64) -> Duration {

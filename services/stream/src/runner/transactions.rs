@@ -31,10 +31,12 @@ use unprompt_schemas::topics::Topic;
 use super::Event;
 use super::delivery::{FailedSend, Outgoing};
 use super::stage_thread::panic_text;
+use crate::admin_requests::{Described, Request};
 use crate::config::{KafkaConfig, RunnerConfig};
 use crate::offsets::BatchId;
 use crate::producer::{Producer, SendError, Sending, is_permanent};
 use crate::retry::Backoff;
+use crate::topic_ids::{TopicChange, TopicIds};
 use crate::{OutputRecord, StreamError};
 
 /// The time that one call to librdkafka may block before it is repeated.
@@ -72,6 +74,9 @@ pub(super) enum Ended {
     /// It is unknown whether it was committed, or the producer is unusable: start again from the
     /// committed offsets.
     Lost(String),
+    /// Nothing of it ever becomes visible: it may hold outputs of records that were read at an
+    /// offset of a topic that was deleted.
+    TopicsChanged(Vec<TopicChange>),
     /// No retry can fix it.
     Fatal(StreamError),
 }
@@ -100,11 +105,12 @@ impl Transactions {
         kafka: &KafkaConfig,
         config: &RunnerConfig,
         id: String,
+        ids: &TopicIds,
         events: mpsc::UnboundedSender<Event>,
     ) -> Result<Self, StreamError> {
         let timeout = Duration::from_millis(config.transaction_timeout_ms);
         let producer = Producer::transactional(kafka, &id, timeout)?;
-        let mut worker = Worker { producer, id, kafka: kafka.clone(), timeout };
+        let mut worker = Worker { producer, id, ids: ids.clone(), kafka: kafka.clone(), timeout };
         let (work, inbox) = blocking::channel();
         let (started, ready) = oneshot::channel();
         let runtime = Handle::current();
@@ -210,6 +216,7 @@ impl Transactions {
 struct Worker {
     producer: Producer,
     id: String,
+    ids: TopicIds,
     kafka: KafkaConfig,
     timeout: Duration,
 }
@@ -265,6 +272,8 @@ impl Worker {
         if let Err(error) = self.producer.begin_transaction() {
             return self.lost_or_fatal(error);
         }
+        // Asked after the records were read, and answered while their outputs are written.
+        let asked = self.producer.ask_topic_ids(&self.ids);
         let (mut under_way, mut failures): (Vec<UnderWay>, Vec<_>) = (Vec::new(), Vec::new());
         for (batch, input, record) in records_of(bundle) {
             match runtime.block_on(self.producer.send(record)) {
@@ -272,13 +281,19 @@ impl Worker {
                 Err(error) => failures.push((batch, FailedSend { input, topic: record.topic, error })),
             }
         }
+        if let Some(ended) = self.if_changed(&asked, deadline) {
+            return ended;
+        }
         // The offsets come last, so that no record is in flight when they fail. This waits for the
         // deliveries, not for a flush: rdkafka's flush checks only every 100 ms, because the
         // producer's own thread receives the deliveries.
         let mut delivered = pin!(failed(under_way));
         match runtime.block_on(async { timeout_at(deadline.into(), &mut delivered).await }) {
             Ok(failed) => failures.extend(failed),
-            Err(late) => return self.abort_unclean(delivered, failures, late.to_string(), runtime),
+            Err(late) => {
+                drop(asked);
+                return self.abort_unclean(delivered, failures, late.to_string(), runtime);
+            }
         }
         if let Some((_, failure)) = failures.first() {
             let reason = format!("a record for {}: {:?}", failure.topic.base_name(), failure.error);
@@ -291,6 +306,41 @@ impl Worker {
             };
         }
         self.commit(bundle)
+    }
+
+    /// Aborts the transaction if a topic was created again, or if that is not known: the consumer
+    /// may have read a new topic from the offset that it had reached in the old one.
+    fn if_changed(&self, asked: &KafkaResult<Request<'_, Described>>, deadline: Instant) -> Option<Ended> {
+        match self.changed_topics(asked, deadline) {
+            Ok(changes) if changes.is_empty() => None,
+            Ok(changes) => Some(match self.abort(Vec::new(), String::new()) {
+                Ended::Aborted { .. } => Ended::TopicsChanged(changes),
+                ended => ended,
+            }),
+            Err(error) => {
+                Some(self.abort(Vec::new(), format!("the ids of its topics are not known: {error}")))
+            }
+        }
+    }
+
+    /// Waits for the answer; asks again after an error until `deadline`.
+    fn changed_topics(
+        &self,
+        asked: &KafkaResult<Request<'_, Described>>,
+        deadline: Instant,
+    ) -> KafkaResult<Vec<TopicChange>> {
+        let late = || Err(KafkaError::Canceled);
+        let answer = match asked {
+            // Half of the time, so that another broker can be asked.
+            Ok(asked) => asked.answer((deadline - Instant::now()) / 2).unwrap_or_else(late),
+            Err(error) => Err(error.clone()),
+        };
+        let mut changes = self.ids.changes(answer);
+        while changes.is_err() && Instant::now() < deadline {
+            sleep(PAUSE);
+            changes = self.producer.look_at_topics(&self.ids);
+        }
+        changes
     }
 
     /// Commits the transaction. From here on only the broker knows its outcome: the commit is

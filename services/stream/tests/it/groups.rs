@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::admin::AdminOptions;
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::config::LostOffsets;
 use unprompt_stream::{KafkaConfig, RunnerConfig, StreamError};
@@ -220,9 +219,7 @@ async fn prefixes_keep_worlds_apart(fixture: Fixture) {
 
 /// Makes the broker forget a group's offsets, as it does with those of an idle group.
 async fn forget_offsets(kafka: &KafkaConfig) {
-    let mut config = ClientConfig::new();
-    let admin: AdminClient<_> = config.set("bootstrap.servers", &kafka.brokers).create().unwrap();
-    let group = kafka.group(NAME);
+    let (admin, group) = (admin(kafka), kafka.group(NAME));
     let deleted = || admin.delete_groups(&[&group], &AdminOptions::new());
     // A member that has just left may still be counted.
     for _ in 0..50 {

@@ -19,5 +19,6 @@ mod sections;
 mod security;
 mod stopping;
 mod support;
+mod topics;
 mod traces;
 mod transaction_faults;

@@ -270,6 +270,23 @@ async fn a_right_to_write_that_is_missing_stops_the_service() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_topic_that_it_may_not_create_stops_a_service() {
+    let broker = broker().await;
+    let kafka = scram(broker, SCRAM_USER);
+    ensure_topics(&kafka).await.unwrap();
+    let topic = kafka.prefix.name(Topic::Images);
+    tokio::task::spawn_blocking(move || broker.forbid_creating(&topic)).await.unwrap();
+    let limited = KafkaConfig { prefix: kafka.prefix.clone(), ..scram(broker, LIMITED_USER) };
+    let run = RunningStage::copying(&limited);
+    run.ready().await;
+    let unsecured = KafkaConfig { prefix: kafka.prefix.clone(), ..KafkaConfig::embedded(broker.plaintext()) };
+    delete_topic(&unsecured, Topic::Images).await;
+    let error = run.failure().await;
+    assert!(matches!(&error, StreamError::TopicNotCreated { .. }), "{error:?}");
+    assert!(error.to_string().contains(&kafka.prefix.name(Topic::Images)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "is run by the test below, in a process of its own"]
 async fn the_process_that_says_all_it_can() {
     telemetry::init(&Log { format: LogFormat::Text, filter: "trace".into() }).unwrap();

@@ -7,6 +7,9 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -231,6 +234,16 @@ pub fn numbered(number: usize) -> OutputRecord {
         value: Some(number.to_string().into_bytes()),
         headers: vec![("number".into(), number.to_string().into_bytes())],
     }
+}
+
+pub fn admin(kafka: &KafkaConfig) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", &kafka.brokers).create().unwrap()
+}
+
+pub async fn delete_topic(kafka: &KafkaConfig, topic: Topic) {
+    let name = kafka.prefix.name(topic);
+    let deleted = admin(kafka).delete_topics(&[&name], &AdminOptions::new()).await.unwrap();
+    assert!(deleted[0].is_ok(), "{deleted:?}");
 }
 
 pub async fn publish(kafka: &KafkaConfig, numbers: std::ops::Range<usize>) {

@@ -105,6 +105,10 @@ impl Session<'_> {
                 self.transaction_size.late(bytes_of(&bundle));
                 Err(SessionEnd::Restart(format!("a transaction's outcome is not known: {reason}")))
             }
+            Ended::TopicsChanged(changes) => {
+                told("aborted", "topics were deleted");
+                Err(self.topics_changed(changes))
+            }
             Ended::Fatal(error) => {
                 told("refused", &error.to_string());
                 Err(SessionEnd::Failed(error))
