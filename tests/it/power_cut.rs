@@ -24,10 +24,10 @@ use crate::stack::{PATIENCE, Up, answer, prompt_record, prompts, publish, read, 
 /// What survives besides what was synced: nothing, and some of it, in two ways.
 const CUTS: [Survivors; 3] =
     [Survivors::OnlySynced, Survivors::Some { seed: 1 }, Survivors::Some { seed: 2 }];
-/// The files whose syncs the broker's acknowledgements depend on.
+/// The file whose syncs the broker's acknowledgements depend on.
 const BROKER_LOG: &str = "broker.db-wal";
-/// The file whose syncs the index's acknowledgements depend on.
-const INDEX_LOG: &str = "/open-1";
+/// Files whose syncs the index's acknowledgements depend on.
+const INDEX_IDS: &str = "/mutable_id_tracker.mappings";
 /// The rows of an import that is cut.
 const ROWS: usize = 20_000;
 /// The prompts of an index that is cut, and how many are in it by then.
@@ -72,7 +72,7 @@ async fn lost_rows(mut disk: Disk, survivors: Survivors) -> usize {
 
     let up = Up::start(&data_dir);
     let mut importing = import(&data_dir, &table);
-    wait_for("a checkpoint", || std::fs::read_dir(data_dir.join("imports")).ok()?.next());
+    wait_for("a checkpoint", || std::fs::read_dir(data_dir.join("imports")).ok()?.next()?.ok());
     disk.cut_power(survivors);
     importing.kill().unwrap();
     importing.wait().unwrap();
@@ -144,6 +144,6 @@ async fn no_prompt_whose_offset_is_committed_is_missing_in_the_index() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_syncs_of_the_index_prompts_are_missing() {
-    let Some(disk) = disk(Some(INDEX_LOG)) else { return };
+    let Some(disk) = disk(Some(INDEX_IDS)) else { return };
     assert!(lost_points(disk, Survivors::OnlySynced).await > 0);
 }

@@ -189,6 +189,17 @@ delegate! {
             deleted
         }
 
+        async fn offset_commit(
+            &self,
+            group_id: &str,
+            retention_time_ms: Option<Duration>,
+            offsets: &[(Topition, OffsetCommitRequest)],
+        ) -> Result<Vec<(Topition, ErrorCode)>> {
+            let committed = self.inner.offset_commit(group_id, retention_time_ms, offsets).await?;
+            self.durable().await?;
+            Ok(committed)
+        }
+
         async fn delete_records(&self, topics: &[DeleteRecordsTopic]) -> Result<Vec<DeleteRecordsTopicResult>> {
             self.inner.delete_records(topics).await
         }
@@ -197,11 +208,6 @@ delegate! {
         register_broker(broker_registration: BrokerRegistrationRequest) -> Result<()>
         incremental_alter_resource(resource: AlterConfigsResource) -> Result<AlterConfigsResourceResponse>
         brokers() -> Result<Vec<DescribeClusterBroker>>
-        offset_commit(
-            group_id: &str,
-            retention_time_ms: Option<Duration>,
-            offsets: &[(Topition, OffsetCommitRequest)],
-        ) -> Result<Vec<(Topition, ErrorCode)>>
         offset_fetch(
             group_id: Option<&str>,
             topics: &[Topition],

@@ -25,6 +25,7 @@ use self::writer::ShardWriter;
 pub(crate) use self::writer::Written;
 use crate::convert::config as convert;
 use crate::faults::Faults;
+use crate::sync_tree::sync_tree;
 use crate::{disk_space, status};
 
 /// An open collection.
@@ -58,7 +59,8 @@ impl Shard {
         disk_space::check(at.parent().unwrap_or(at))?;
         let edge = EdgeShard::new(at, convert::to_edge(&config)?).map_err(status::of_edge)?;
         edge.flush().map_err(status::of_edge)?;
-        Self::start(name, edge, config, faults)
+        sync_tree(at).map_err(|error| Status::internal(format!("cannot sync {}: {error}", at.display())))?;
+        Self::start(name, at, edge, config, faults)
     }
 
     /// Opens the collection in the folder `at` and replays its log. Edge stores its own
@@ -77,14 +79,20 @@ impl Shard {
         edge.flush().map_err(status::of_edge)?;
         let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(collection = name, duration_ms = ms, "opened a collection");
-        let shard = Self::start(name, edge, config, faults)?;
+        let shard = Self::start(name, at, edge, config, faults)?;
         if is_changed {
             shard.optimiser.ask();
         }
         Ok(shard)
     }
 
-    fn start(name: &str, edge: EdgeShard, config: CollectionConfig, faults: &Faults) -> Result<Self, Status> {
+    fn start(
+        name: &str,
+        at: &Path,
+        edge: EdgeShard,
+        config: CollectionConfig,
+        faults: &Faults,
+    ) -> Result<Self, Status> {
         let edge = Arc::new(edge);
         let shape = Shape::of(&config);
         let failed =
@@ -93,7 +101,7 @@ impl Shard {
         let (written, optimised) = (Arc::clone(&edge), Arc::clone(&optimiser));
         let writer = ShardWriter::start(name, written, optimised, faults).map_err(failed)?;
         if let Some(flush) = writer.flusher() {
-            optimiser.flush_with(flush);
+            optimiser.flush_with(flush, at);
         }
         let cores = std::thread::available_parallelism().map_or(2, NonZero::get);
         Ok(Self {

@@ -3,6 +3,7 @@
 //!
 //! It decides only when to pause partitions, and where they start; the runner's loop owns the state.
 
+mod floors;
 mod start;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use unprompt_schemas::cloudevents::Headers;
 use unprompt_schemas::topics::{Prefix, Topic};
 
+use self::floors::Floors;
 use crate::config::KafkaConfig;
 use crate::connection::{ConnectionWatch, CredentialRefusals};
 use crate::in_flight::InFlight;
@@ -37,6 +39,8 @@ const POLL: Duration = Duration::from_millis(100);
 /// The time that the thread waits for room before it pauses the partitions. A pause discards what
 /// librdkafka has prefetched, so only slow stages should cause one.
 const ROOM_PATIENCE: Duration = Duration::from_millis(500);
+/// The time that the broker has to tell where a partition ends.
+const ENDS_PATIENCE: Duration = Duration::from_secs(5);
 /// Added to the loop's own limit for draining revoked partitions. Also the longest wait for the
 /// last offsets when the thread ends.
 const REVOKE_MARGIN: Duration = Duration::from_secs(1);
@@ -107,11 +111,12 @@ impl ConsumerHandle {
         let names = Names::new(&kafka.prefix);
         let tell: Tell = Arc::new(move |event| events.send(E::from(event)).is_ok());
         let connection = ConnectionWatch::default();
-        let drain = bounds.revoke_drain;
+        let (drain, floors) = (bounds.revoke_drain, Floors::default());
         let context = GroupContext {
             tell: tell.clone(),
             names: names.clone(),
             ids: ids.clone(),
+            floors: floors.clone(),
             group: group.to_owned(),
             connection: connection.clone(),
             drain,
@@ -132,6 +137,7 @@ impl ConsumerHandle {
             tell: tell.clone(),
             names: names.clone(),
             ids: ids.clone(),
+            floors,
             in_flight: bounds.in_flight,
             stop: stop.clone(),
             at_end,
@@ -218,6 +224,7 @@ struct Poller {
     tell: Tell,
     names: Names,
     ids: TopicIds,
+    floors: Floors,
     in_flight: Arc<InFlight>,
     stop: Arc<AtomicBool>,
     at_end: blocking::Receiver<Vec<(TopicPartition, i64)>>,
@@ -261,10 +268,35 @@ impl Poller {
     }
 
     fn forward(&self, message: &BorrowedMessage<'_>) {
-        if let Some(record) = self.names.record(message) {
+        if let Some(record) = self.names.record(message)
+            && !self.starts_too_early(&record)
+        {
             self.in_flight.add(&record);
             (self.tell)(ConsumerEvent::Record(record));
         }
+    }
+
+    /// Returns whether the record's partition starts below the group's committed offset. The session
+    /// then ends, and its next one asks again. A log that ends below that offset was truncated: what
+    /// is left of it is read.
+    fn starts_too_early(&self, record: &InputRecord) -> bool {
+        let at = TopicPartition::from(record);
+        let Some(floor) = self.floors.above(at, record.offset) else { return false };
+        let (topic, partition) = (&record.topic_name, record.partition);
+        if matches!(self.consumer.fetch_watermarks(topic, partition, ENDS_PATIENCE), Ok((_, end)) if end < floor)
+        {
+            tracing::warn!(
+                topic,
+                partition,
+                committed = floor,
+                "the partition ends below the committed offset: the broker has lost records. It is read from its first record"
+            );
+            self.floors.set(at, None);
+            return false;
+        }
+        let reset = KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset);
+        (self.tell)(ConsumerEvent::NotSettled(reset));
+        true
     }
 
     fn pause_or_resume(&self, pauses: &mut Pauses) {
@@ -320,6 +352,7 @@ struct GroupContext {
     tell: Tell,
     names: Names,
     ids: TopicIds,
+    floors: Floors,
     group: String,
     connection: ConnectionWatch,
     drain: Duration,
@@ -353,7 +386,7 @@ impl ConsumerContext for GroupContext {
 impl GroupContext {
     /// Settles where the partitions start before they are read.
     fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
-        match start::settle(consumer, &self.ids, &self.group, partitions) {
+        match start::settle(consumer, &self.ids, &self.floors, &self.group, partitions) {
             Ok(changes) if changes.is_empty() => {}
             Ok(changes) => {
                 (self.tell)(ConsumerEvent::TopicsChanged(changes));

@@ -7,6 +7,7 @@
 //! steady writing, when enough points are unindexed for long enough.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use qdrant_edge::{EdgeShard, ShardInfo};
 
 use super::queue::Flush;
 use crate::faults::Faults;
+use crate::sync_tree::sync_tree;
 
 /// An optimisation starts after a pause in writing of this length.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -35,7 +37,8 @@ pub(super) struct Optimiser {
     thread: Mutex<Option<JoinHandle<()>>>,
     dim: usize,
     edge: Weak<EdgeShard>,
-    flush: OnceLock<Flush>,
+    /// The handle that flushes the shard, and the shard's folder.
+    flush: OnceLock<(Flush, PathBuf)>,
 }
 
 #[derive(Debug)]
@@ -86,10 +89,10 @@ impl Optimiser {
         Ok(optimiser)
     }
 
-    /// Sets the handle that flushes the shard after an optimisation.
-    pub fn flush_with(&self, flush: Flush) {
+    /// Sets the handle that flushes the shard, whose folder is `at`, after an optimisation.
+    pub fn flush_with(&self, flush: Flush, at: &Path) {
         // This is set only once, when the shard starts.
-        let _ = self.flush.set(flush);
+        let _ = self.flush.set((flush, at.to_owned()));
     }
 
     /// Notes a write.
@@ -145,7 +148,10 @@ impl Optimiser {
             let Some(edge) = self.edge.upgrade() else { return };
             let began = Instant::now();
             let outcome = edge.optimize();
-            if let (Ok(true), Some(flush)) = (&outcome, self.flush.get()) {
+            if let (Ok(true), Some((flush, at))) = (&outcome, self.flush.get()) {
+                if let Err(error) = sync_tree(at) {
+                    tracing::error!(%error, "the optimised index cannot be synced; check that its disk is sound");
+                }
                 // The first flush writes the new segments to disk; at the second, edge removes the
                 // segments that they replace.
                 (0..2).for_each(|_| flush.flush());

@@ -9,6 +9,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::Offset;
 
+use super::floors::Floors;
 use crate::admin_requests::{self, Committed};
 use crate::offsets::TopicPartition;
 use crate::topic_ids::{TopicChange, TopicIds};
@@ -29,12 +30,13 @@ const OUTDATED: &str =
 pub(super) fn settle<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     ids: &TopicIds,
+    floors: &Floors,
     group: &str,
     assigned: &TopicPartitionList,
 ) -> KafkaResult<Vec<TopicChange>> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match try_to_settle(consumer, ids, group, assigned) {
+        match try_to_settle(consumer, ids, floors, group, assigned) {
             Err(error) if Instant::now() < deadline => {
                 tracing::debug!(%error, "where the assigned partitions start is asked again");
                 sleep(PAUSE);
@@ -47,6 +49,7 @@ pub(super) fn settle<C: ConsumerContext>(
 fn try_to_settle<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     ids: &TopicIds,
+    floors: &Floors,
     group: &str,
     assigned: &TopicPartitionList,
 ) -> KafkaResult<Vec<TopicChange>> {
@@ -55,8 +58,13 @@ fn try_to_settle<C: ConsumerContext>(
     }
     let changes = ids.look(consumer.client())?;
     if changes.is_empty() {
-        let outdated = outdated(consumer, ids, group, assigned)?;
+        let before = committed(consumer, group, assigned, false)?;
+        let outdated = match before.iter().any(|committed| ids.is_outdated(committed)) {
+            true => outdated(consumer, ids, group, assigned)?,
+            false => Vec::new(),
+        };
         start_at_first(assigned, &outdated)?;
+        set_floors(floors, ids, &before, &outdated);
         match commit_starts(consumer, ids, &outdated) {
             Ok(()) => ids.settled(assigned.elements().iter().filter_map(|at| ids.topic(at.topic()))),
             // Where the broker gives ids, the next owner recognises the old offset, too.
@@ -66,22 +74,28 @@ fn try_to_settle<C: ConsumerContext>(
     Ok(changes)
 }
 
-/// Returns the partitions whose committed offsets are of an earlier topic. A transaction that is
-/// about to commit an offset is waited for only if that matters.
+/// Returns the partitions whose committed offsets are of an earlier topic. It waits for the
+/// transactions that are about to commit an offset.
 fn outdated<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     ids: &TopicIds,
     group: &str,
     assigned: &TopicPartitionList,
 ) -> KafkaResult<Vec<Committed>> {
-    let outdated = |stable| -> KafkaResult<Vec<Committed>> {
-        let mut committed = committed(consumer, group, assigned, stable)?;
-        committed.retain(|committed| ids.is_outdated(committed));
-        Ok(committed)
-    };
-    match outdated(false)? {
-        none if none.is_empty() => Ok(none),
-        _ => outdated(true),
+    let mut committed = committed(consumer, group, assigned, true)?;
+    committed.retain(|committed| ids.is_outdated(committed));
+    Ok(committed)
+}
+
+/// Bounds the partitions by the offsets committed before a transaction in progress, except those
+/// that start anew.
+fn set_floors(floors: &Floors, ids: &TopicIds, before: &[Committed], outdated: &[Committed]) {
+    let starts_anew =
+        |at: &Committed| outdated.iter().any(|old| (&old.topic, old.partition) == (&at.topic, at.partition));
+    for committed in before {
+        let Some(topic) = ids.topic(&committed.topic) else { continue };
+        let floor = committed.offset.filter(|_| !starts_anew(committed));
+        floors.set(TopicPartition { topic, partition: committed.partition }, floor);
     }
 }
 
