@@ -217,6 +217,8 @@ impl Load {
             .set("client.id", "soak")
             .set("enable.idempotence", "true")
             .set("message.max.bytes", crate::feeder::MAX_BYTES)
+            // A broker that is away for minutes shows in the latency, and does not end the run.
+            .set("message.timeout.ms", "0")
             .create()?;
         let prompts = prompts(&options.binary, options.seed)?;
         let prefix = stack.kafka.prefix.clone();

@@ -59,15 +59,25 @@ async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::ERROR).init();
     let cli = Cli::parse();
     let (embedded, apache) = (cli.options(Broker::Embedded)?, cli.options(Broker::Apache)?);
-    let both = async { tokio::try_join!(run(embedded), run(apache)) };
+    let both = async { tokio::join!(run(embedded), run(apache)) };
     let (embedded, apache) = tokio::select! {
-        both = both => both.context("the run could not be carried out")?,
+        both = both => both,
         _ = tokio::signal::ctrl_c() => bail!("stopped; no report was written"),
     };
-    let reports = [embedded, apache];
+    // A run that failed does not take the other one's report with it.
+    let (mut reports, mut failures) = (Vec::new(), Vec::new());
+    for ran in [embedded, apache] {
+        match ran {
+            Ok(report) => reports.push(report),
+            Err(error) => failures.push(error),
+        }
+    }
     let text = serde_json::to_string_pretty(&reports)? + "\n";
     std::fs::write(&cli.report, text).with_context(|| format!("{} can be written", cli.report.display()))?;
     reports.iter().for_each(tell);
+    if let Some(error) = failures.into_iter().next() {
+        return Err(error.context("a run could not be carried out"));
+    }
     reports.iter().try_for_each(|report| report.verdict(cli.most_mib))
 }
 
