@@ -61,13 +61,15 @@ pub struct RunSummary {
 /// Runs a stage until `shutdown`: exactly once or at least once, as configured, in order
 /// within each partition.
 ///
-/// `load` builds the stage on a thread of its own. Missing topics are created. If the broker is
-/// away, the run waits for it.
+/// `load` builds the stage on a thread of its own. Missing topics are created, also those that are
+/// deleted meanwhile; a new input is read from its first record. If the broker is away, the run
+/// waits for it.
 ///
 /// # Errors
 ///
 /// [`StreamError::StageLoad`] and [`StreamError::StageFatal`] from the stage,
-/// [`StreamError::Client`] for settings that librdkafka refuses, [`StreamError::NoTransactions`] if
+/// [`StreamError::Client`] for settings that librdkafka refuses, [`StreamError::TopicNotCreated`] for
+/// a topic that is missing and may not be created, [`StreamError::NoTransactions`] if
 /// transactions are required and the broker has none, [`StreamError::Fenced`] if another process
 /// uses the same instance name, [`StreamError::DeadLetterFlood`] if too many records are rejected,
 /// [`StreamError::Consumer`] and [`StreamError::Delivery`] for errors that no retry can fix, such

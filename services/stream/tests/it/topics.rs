@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
@@ -21,11 +23,24 @@ use crate::support::*;
 
 /// Creates a topic, unless the service was faster.
 async fn create(kafka: &KafkaConfig, topic: Topic) {
-    let name = kafka.prefix.name(topic);
-    let new = NewTopic::new(&name, topic.spec().partitions, TopicReplication::Fixed(1));
-    let created = admin(kafka).create_topics(&[new], &AdminOptions::new()).await.unwrap();
+    create_with(&admin(kafka), &kafka.prefix.name(topic), topic).await;
+}
+
+async fn create_with(admin: &AdminClient<DefaultClientContext>, name: &str, topic: Topic) {
+    let new = NewTopic::new(name, topic.spec().partitions, TopicReplication::Fixed(1));
+    let created = admin.create_topics(&[new], &AdminOptions::new()).await.unwrap();
     let is_there = matches!(&created[0], Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)));
     assert!(is_there, "{created:?}");
+}
+
+/// Deletes a topic and creates it again, over one connection that is open already: between the two
+/// a client hardly has the time to ask for the topic.
+async fn replace(kafka: &KafkaConfig, topic: Topic) {
+    let (admin, name) = (admin(kafka), kafka.prefix.name(topic));
+    create_with(&admin, &name, topic).await;
+    let deleted = admin.delete_topics(&[&name], &AdminOptions::new()).await.unwrap();
+    assert!(deleted[0].is_ok(), "{deleted:?}");
+    create_with(&admin, &name, topic).await;
 }
 
 async fn is_there(kafka: &KafkaConfig, topic: Topic) -> bool {
@@ -62,8 +77,7 @@ async fn assert_read(fixture: &Fixture, run: RunningStage, numbers: std::ops::Ra
 async fn a_longer_topic_created_again_at_once_is_read_from_its_first_record(fixture: Fixture) {
     let kafka = fixture.kafka();
     let run = running(&kafka).await;
-    delete_topic(&kafka, Topic::Images).await;
-    create(&kafka, Topic::Images).await;
+    replace(&kafka, Topic::Images).await;
     publish(&kafka, 60..300).await;
     assert_read(&fixture, run, 0..300).await;
 }
@@ -71,8 +85,7 @@ async fn a_longer_topic_created_again_at_once_is_read_from_its_first_record(fixt
 async fn a_topic_created_again_at_once_that_ends_at_the_old_offsets_is_read(fixture: Fixture) {
     let kafka = fixture.kafka();
     let run = running(&kafka).await;
-    delete_topic(&kafka, Topic::Images).await;
-    create(&kafka, Topic::Images).await;
+    replace(&kafka, Topic::Images).await;
     let same_keys = |number: usize| OutputRecord { key: numbered(number - 60).key, ..numbered(number) };
     Publisher::new(&kafka).unwrap().publish_many((60..120).map(same_keys)).await.unwrap();
     assert_read(&fixture, run, 0..120).await;
@@ -97,6 +110,35 @@ async fn a_deleted_input_is_created_again_and_read(fixture: Fixture) {
     assert_read(&fixture, run, 0..300).await;
 }
 
+/// Without the ids, the service would go on at its offset: a topic that is shorter shows by itself,
+/// but here the new one is longer by the time of the next fetch.
+async fn a_topic_that_is_replaced_while_its_partitions_are_paused_is_read_from_its_first_record(
+    fixture: Fixture,
+) {
+    let kafka = fixture.kafka();
+    publish(&kafka, 0..1_000).await;
+    let open = Arc::new(AtomicBool::new(false));
+    let gate = open.clone();
+    let config = RunnerConfig { batch_records: 10, bytes_in_flight: 60_000, ..RunnerConfig::default() };
+    let run = RunningStage::start(&kafka, config, move |batch| {
+        while !gate.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(copies(batch))
+    });
+    run.ready().await;
+    // About 200 records reach the limit in flight, and the pause begins.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    replace(&kafka, Topic::Images).await;
+    publish(&kafka, 1_000..2_500).await;
+    open.store(true, Ordering::Relaxed);
+    take_until_complete(&kafka, Topic::ImageEmbeddings, 1_000..2_500).await;
+    run.stop().await;
+    let mut out = all(&kafka, Topic::ImageEmbeddings).await;
+    out.retain(|record| number(record) >= 1_000);
+    fixture.assert_promise(&out, 1_000..2_500);
+}
+
 /// Each round ends in another phase of the service: between two commits, at a commit, at the look
 /// at the ids.
 async fn a_topic_created_again_and_again_under_load_loses_nothing(fixture: Fixture) {
@@ -115,8 +157,7 @@ async fn a_topic_created_again_and_again_under_load_loses_nothing(fixture: Fixtu
         tokio::time::sleep(Duration::from_millis(700 * round as u64)).await;
         // Of these, some are in hand when their topic goes.
         publish(&kafka, 10_000 * (round + 1)..10_000 * (round + 1) + 50).await;
-        delete_topic(&kafka, Topic::Images).await;
-        create(&kafka, Topic::Images).await;
+        replace(&kafka, Topic::Images).await;
     }
     publish(&kafka, published..published + 300).await;
     published += 300;
@@ -133,8 +174,7 @@ async fn two_members_of_a_group_read_a_new_topic_together(fixture: Fixture) {
     second.ready().await;
     publish(&kafka, 60..100).await;
     take(&kafka, Topic::ImageEmbeddings, 100).await;
-    delete_topic(&kafka, Topic::Images).await;
-    create(&kafka, Topic::Images).await;
+    replace(&kafka, Topic::Images).await;
     publish(&kafka, 100..400).await;
     take_until_complete(&kafka, Topic::ImageEmbeddings, 0..400).await;
     second.stop().await;
@@ -144,8 +184,7 @@ async fn two_members_of_a_group_read_a_new_topic_together(fixture: Fixture) {
 async fn an_output_created_again_at_once_is_written(fixture: Fixture) {
     let kafka = fixture.kafka();
     let run = running(&kafka).await;
-    delete_topic(&kafka, Topic::ImageEmbeddings).await;
-    create(&kafka, Topic::ImageEmbeddings).await;
+    replace(&kafka, Topic::ImageEmbeddings).await;
     publish(&kafka, 60..120).await;
     assert_read(&fixture, run, 60..120).await;
 }
@@ -181,8 +220,7 @@ async fn an_offset_committed_in_a_deleted_topic_does_not_count_in_the_new_one() 
     let kafka = fixture.kafka();
     running(&kafka).await.stop().await;
     let late = committed(&kafka);
-    delete_topic(&kafka, Topic::Images).await;
-    create(&kafka, Topic::Images).await;
+    replace(&kafka, Topic::Images).await;
     publish(&kafka, 60..300).await;
     let are_gone = || committed(&kafka).elements().iter().all(|at| at.offset() == Offset::Invalid);
     eventually("Kafka removes the offsets with their topic", are_gone).await;
@@ -215,8 +253,7 @@ async fn a_table_created_again_is_read_from_its_first_record(fixture: Fixture) {
     let (table, count) = (table.unwrap(), || applied.lock().values().map(Vec::len).sum::<usize>());
     within("the table", table.caught_up()).await.unwrap();
     assert_eq!(count(), 30);
-    delete_topic(&kafka, Topic::Heads).await;
-    create(&kafka, Topic::Heads).await;
+    replace(&kafka, Topic::Heads).await;
     Publisher::new(&kafka).unwrap().publish_many((30..90).map(head)).await.unwrap();
     let all_applied = || {
         let applied = applied.lock();
@@ -273,6 +310,7 @@ on_both! {
     a_topic_created_again_at_once_that_ends_at_the_old_offsets_is_read,
     a_topic_created_again_later_is_read_from_its_first_record,
     a_deleted_input_is_created_again_and_read,
+    a_topic_that_is_replaced_while_its_partitions_are_paused_is_read_from_its_first_record,
     a_topic_created_again_and_again_under_load_loses_nothing,
     two_members_of_a_group_read_a_new_topic_together,
     an_output_created_again_at_once_is_written,
