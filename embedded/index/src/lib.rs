@@ -13,7 +13,7 @@ mod service;
 mod shard;
 mod status;
 mod store;
-mod sync_tree;
+mod synced_files;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;

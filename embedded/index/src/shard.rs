@@ -25,7 +25,7 @@ use self::writer::ShardWriter;
 pub(crate) use self::writer::Written;
 use crate::convert::config as convert;
 use crate::faults::Faults;
-use crate::sync_tree::sync_tree;
+use crate::synced_files::SyncedFiles;
 use crate::{disk_space, status};
 
 /// An open collection.
@@ -59,7 +59,9 @@ impl Shard {
         disk_space::check(at.parent().unwrap_or(at))?;
         let edge = EdgeShard::new(at, convert::to_edge(&config)?).map_err(status::of_edge)?;
         edge.flush().map_err(status::of_edge)?;
-        sync_tree(at).map_err(|error| Status::internal(format!("cannot sync {}: {error}", at.display())))?;
+        SyncedFiles::default()
+            .sync_new(at)
+            .map_err(|error| Status::internal(format!("cannot sync {}: {error}", at.display())))?;
         Self::start(name, at, edge, config, faults)
     }
 

@@ -17,7 +17,7 @@ use qdrant_edge::{EdgeShard, ShardInfo};
 
 use super::queue::Flush;
 use crate::faults::Faults;
-use crate::sync_tree::sync_tree;
+use crate::synced_files::SyncedFiles;
 
 /// An optimisation starts after a pause in writing of this length.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -149,7 +149,7 @@ impl Optimiser {
             let began = Instant::now();
             let outcome = edge.optimize();
             if let (Ok(true), Some((flush, at))) = (&outcome, self.flush.get()) {
-                if let Err(error) = sync_tree(at) {
+                if let Err(error) = SyncedFiles::default().sync_new(at) {
                     tracing::error!(%error, "the optimised index cannot be synced; check that its disk is sound");
                 }
                 // The first flush writes the new segments to disk; at the second, edge removes the

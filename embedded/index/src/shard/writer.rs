@@ -19,6 +19,7 @@ use tonic::Status;
 use super::optimiser::Optimiser;
 use super::queue::{CAPACITY, Flush, Job};
 use crate::faults::Faults;
+use crate::synced_files::SyncedFiles;
 use crate::{disk_space, status};
 
 /// Maximum number of requests between two flushes.
@@ -94,6 +95,7 @@ fn died() -> Status {
 }
 
 fn run(mut queue: mpsc::Receiver<Job>, edge: &EdgeShard, optimiser: &Optimiser) {
+    let mut files = SyncedFiles::default();
     while let Some(first) = queue.blocking_recv() {
         let mut group = vec![first];
         while group.len() < GROUP
@@ -102,17 +104,21 @@ fn run(mut queue: mpsc::Receiver<Job>, edge: &EdgeShard, optimiser: &Optimiser) 
             group.push(next);
         }
         let wrote = group.iter().any(|job| !job.operations.is_empty());
-        write_group(group, edge);
+        write_group(group, edge, &mut files);
         if wrote {
             optimiser.wrote();
         }
     }
 }
 
-fn write_group(group: Vec<Job>, edge: &EdgeShard) {
+fn write_group(group: Vec<Job>, edge: &EdgeShard, files: &mut SyncedFiles) {
     let write = |operations| disk_space::check(edge.path()).and_then(|()| apply(operations, edge));
     let applied: Vec<_> = group.into_iter().map(|job| (write(job.operations), job.done)).collect();
-    let flushed = edge.flush().map_err(status::of_edge);
+    let flushed = edge.flush().map_err(status::of_edge).and_then(|()| {
+        files
+            .sync_new(edge.path())
+            .map_err(|error| Status::internal(format!("new files cannot be synced: {error}")))
+    });
     if let Err(error) = &flushed {
         tracing::error!(%error, "the index could not be flushed; these writes are not acknowledged");
     }

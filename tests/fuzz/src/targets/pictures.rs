@@ -11,6 +11,9 @@ use crate::Target;
 #[allow(dead_code, reason = "only decoding is fuzzed")]
 pub mod decode;
 /// The count that decoding makes before it decodes a WebP.
+#[cfg(test)]
+#[path = "../../../../models/src/picture/webp_of_groups.rs"]
+mod webp_of_groups;
 #[path = "../../../../models/src/picture/webp_tables.rs"]
 mod webp_tables;
 
