@@ -16,7 +16,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::{
-    InputRecord, KafkaConfig, OutputRecord, Publisher, RunnerConfig, TableReader, list_topics,
+    InputRecord, KafkaConfig, OutputRecord, Publisher, RunnerConfig, TableReader, TopicState, list_topics,
 };
 
 use crate::support::*;
@@ -43,19 +43,22 @@ async fn replace(kafka: &KafkaConfig, topic: Topic) {
     create_with(&admin, &name, topic).await;
 }
 
-async fn is_there(kafka: &KafkaConfig, topic: Topic) -> bool {
-    let states = list_topics(kafka).await.unwrap();
-    states.iter().any(|state| state.topic == topic && state.partitions.is_some())
-}
-
-/// Waits until the service has created a deleted topic again.
-async fn created_again(kafka: &KafkaConfig, topic: Topic) {
-    within("the topic's return", async {
-        while !is_there(kafka, topic).await {
+/// Waits until the broker's metadata shows a topic with this many partitions.
+async fn has_partitions(kafka: &KafkaConfig, topic: Topic, count: usize) {
+    let has = |states: Vec<TopicState>| {
+        states.iter().any(|state| state.topic == topic && state.partitions == Some(count))
+    };
+    within("the topic's partitions", async {
+        while !list_topics(kafka).await.is_ok_and(has) {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     })
     .await;
+}
+
+/// Waits until the service has created a deleted topic again.
+async fn created_again(kafka: &KafkaConfig, topic: Topic) {
+    has_partitions(kafka, topic, topic.spec().partitions as usize).await;
 }
 
 /// Starts a service that has read 60 records, at least four of each partition.
@@ -271,6 +274,7 @@ async fn add_partitions(kafka: &KafkaConfig, topic: Topic, count: usize) {
     let new = NewPartitions::new(&name, count);
     let added = admin(kafka).create_partitions(&[new], &AdminOptions::new()).await.unwrap();
     assert!(added[0].is_ok(), "{added:?}");
+    has_partitions(kafka, topic, count).await;
 }
 
 /// Publishes records to all partitions of a topic that has just been given more, each key until one
