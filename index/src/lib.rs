@@ -26,5 +26,6 @@ pub use query::{
     Diversity, Encode, Filter, MAX_LIMIT, MAX_LIMIT_WITH_VECTORS, MAX_REACH, NearDuplicate, Picture, Query,
     SearchRequest, SearchTarget, Target, resolve_batch, time_ms,
 };
+pub use snapshot_file::SnapshotReader;
 pub use tonic::Code;
 pub use uuid::Uuid;

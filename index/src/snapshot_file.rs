@@ -1,29 +1,29 @@
 //! The file of a snapshot: a parquet table of all prompts with their vectors. Its metadata says
 //! what it was made from and holds the SHA-256 of its rows. Knows nothing of Qdrant.
 
-use std::collections::BTreeMap;
+mod pages;
+mod rows;
+
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow_array::builder::{FixedSizeListBuilder, Float32Builder, Int64Builder, ListBuilder, StringBuilder};
-use arrow_array::cast::AsArray;
-use arrow_array::types::{Float32Type, Int64Type};
-use arrow_array::{ArrayRef, RecordBatch};
-use arrow_schema::{DataType, Field, Schema};
 use atomic_write_file::AtomicWriteFile;
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::KeyValue;
-use parquet::file::properties::WriterProperties;
+use parquet::file::metadata::{KeyValue, ParquetMetaDataReader};
+use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use uuid::Uuid;
 
-use crate::{IndexError, Layout, MINILM_DIM, Profile, PromptPoint};
+use crate::{IndexError, Layout, Profile, PromptPoint};
+use rows::{from_batch, schema, to_batch};
 
 /// The version of the format that this build writes and reads.
 const FORMAT: u32 = 1;
@@ -31,6 +31,12 @@ const FORMAT: u32 = 1;
 const KEY: &str = "unprompt_snapshot";
 /// Rows of a row group, which is held in memory while it is written: about 40 MB.
 const ROW_GROUP: usize = 10_000;
+/// Bytes of the sources in a row group, which ends before it has more.
+const SOURCES_MAX_BYTES: u64 = 32 << 20;
+/// Rows that are written at once; their sources have fewer bytes than a row group's.
+const ROWS: usize = 100;
+/// The longest vector, which is also Qdrant's limit.
+const CLIP_MAX_DIM: usize = 65_536;
 
 /// The origin and contents of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +79,7 @@ impl SnapshotInfo {
     /// [`IndexError::Snapshot`] for a file that is not a snapshot, is truncated, or has another
     /// format version.
     pub fn read(path: &Path) -> Result<Self, IndexError> {
-        Ok(open(path)?.0)
+        Ok(open(path)?.1)
     }
 }
 
@@ -82,25 +88,42 @@ pub(crate) struct SnapshotWriter {
     path: PathBuf,
     info: SnapshotInfo,
     writer: ArrowWriter<Hashed<AtomicWriteFile>>,
+    /// Bytes of the sources in the row group that is being written.
+    sources_bytes: u64,
 }
 
 impl SnapshotWriter {
     pub fn create(path: &Path, info: SnapshotInfo) -> Result<Self, IndexError> {
-        let failed = |error: &dyn std::fmt::Display| unwritable(path, error);
+        Self::with(path, info, properties())
+    }
+
+    fn with(
+        path: &Path,
+        info: SnapshotInfo,
+        properties: WriterPropertiesBuilder,
+    ) -> Result<Self, IndexError> {
+        let failed = |error: &dyn fmt::Display| unwritable(path, error);
         let file = AtomicWriteFile::open(path).map_err(|error| failed(&error))?;
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(ZstdLevel::default()))
-            .set_dictionary_enabled(false)
-            .set_max_row_group_row_count(Some(ROW_GROUP))
-            .build();
-        let writer = ArrowWriter::try_new(Hashed::new(file), schema(info.clip_dim), Some(properties));
+        let writer = ArrowWriter::try_new(Hashed::new(file), schema(info.clip_dim), Some(properties.build()));
         let writer = writer.map_err(|error| failed(&error))?;
-        Ok(Self { path: path.to_owned(), info, writer })
+        Ok(Self { path: path.to_owned(), info, writer, sources_bytes: 0 })
     }
 
     pub fn write(&mut self, points: &[PromptPoint]) -> Result<(), IndexError> {
-        let batch = to_batch(points, self.info.clip_dim).map_err(|error| unwritable(&self.path, &error))?;
-        self.writer.write(&batch).map_err(|error| unwritable(&self.path, &error))?;
+        points
+            .chunks(ROWS)
+            .try_for_each(|points| self.write_rows(points))
+            .map_err(|e| unwritable(&self.path, &e))
+    }
+
+    fn write_rows(&mut self, points: &[PromptPoint]) -> Result<(), ParquetError> {
+        let bytes: u64 = points.iter().flat_map(|point| &point.sources).map(|s| s.len() as u64 + 8).sum();
+        if self.sources_bytes + bytes > SOURCES_MAX_BYTES {
+            self.writer.flush()?;
+            self.sources_bytes = 0;
+        }
+        self.sources_bytes += bytes;
+        self.writer.write(&to_batch(points, self.info.clip_dim)?)?;
         self.info.points += points.len() as u64;
         Ok(())
     }
@@ -125,52 +148,89 @@ impl SnapshotWriter {
     }
 }
 
-/// Reads a snapshot in batches, in row order.
-pub(crate) struct SnapshotReader {
+/// The encoding of a snapshot; [`pages`] refuses others.
+fn properties() -> WriterPropertiesBuilder {
+    WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_dictionary_enabled(false)
+        .set_max_row_group_row_count(Some(ROW_GROUP))
+}
+
+/// The prompts of a snapshot in batches, in row order. It needs no index.
+///
+/// Whatever the file holds, reading takes at most about 200 MB.
+pub struct SnapshotReader {
     path: PathBuf,
+    info: SnapshotInfo,
     rows: ParquetRecordBatchReader,
 }
 
 impl SnapshotReader {
     /// Opens the file after checking its hash, which reads all of it once.
-    pub fn verified(path: &Path, batch: usize) -> Result<(SnapshotInfo, Self), IndexError> {
-        let (info, builder) = open(path)?;
+    ///
+    /// # Errors
+    /// [`IndexError::Snapshot`] for a file that [`SnapshotInfo::read`] refuses, for a damaged one,
+    /// and for sizes that no snapshot has.
+    pub fn open(path: &Path) -> Result<Self, IndexError> {
+        let (file, info, metadata) = open(path)?;
         verify(path, &info)?;
+        let batch = pages::check(&file, metadata.metadata(), &info);
+        let batch = batch.map_err(|error| damaged(path, &error))?;
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
         let rows = builder.with_batch_size(batch).build().map_err(|error| damaged(path, &error))?;
-        Ok((info, Self { path: path.to_owned(), rows }))
+        Ok(Self { path: path.to_owned(), info, rows })
     }
 
-    /// The next prompts; `None` at the end.
-    pub fn next(&mut self) -> Result<Option<Vec<PromptPoint>>, IndexError> {
-        let Some(batch) = self.rows.next() else { return Ok(None) };
-        let batch = batch.map_err(|error| damaged(&self.path, &error))?;
-        let points =
-            from_batch(&batch).ok_or_else(|| damaged(&self.path, &"a column is not as it should be"))?;
-        Ok(Some(points))
+    /// The origin and contents of the snapshot.
+    pub fn info(&self) -> &SnapshotInfo {
+        &self.info
     }
 }
 
-fn open(path: &Path) -> Result<(SnapshotInfo, ParquetRecordBatchReaderBuilder<File>), IndexError> {
+impl fmt::Debug for SnapshotReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnapshotReader").field("path", &self.path).field("info", &self.info).finish()
+    }
+}
+
+impl Iterator for SnapshotReader {
+    type Item = Result<Vec<PromptPoint>, IndexError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let points = self.rows.next()?.map_err(|error| damaged(&self.path, &error)).and_then(|batch| {
+            from_batch(&batch).ok_or_else(|| damaged(&self.path, &"a column is not as it should be"))
+        });
+        Some(points)
+    }
+}
+
+/// Reads the file's metadata. The types of the columns are this build's, not those that the file
+/// tells.
+fn open(path: &Path) -> Result<(File, SnapshotInfo, ArrowReaderMetadata), IndexError> {
     let refuse = |reason: String| IndexError::Snapshot { path: path.to_owned(), reason };
     let file = File::open(path).map_err(|error| {
         refuse(format!("cannot be read: {error}; give the file that `index snapshot` wrote"))
     })?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| damaged(path, &error))?;
-    let entries = builder.metadata().file_metadata().key_value_metadata();
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(&file);
+    let metadata = Arc::new(metadata.map_err(|error| damaged(path, &error))?);
+    let entries = metadata.file_metadata().key_value_metadata();
     let text =
-        entries.into_iter().flatten().find(|entry| entry.key == KEY).and_then(|entry| entry.value.clone());
+        entries.into_iter().flatten().find(|entry| entry.key == KEY).and_then(|entry| entry.value.as_deref());
     let text =
         text.ok_or_else(|| refuse("is a parquet file, but none that `index snapshot` wrote".into()))?;
-    let info: SnapshotInfo = serde_json::from_str(&text).map_err(|error| damaged(path, &error))?;
+    let info: SnapshotInfo = serde_json::from_str(text).map_err(|error| damaged(path, &error))?;
     if info.format != FORMAT {
         let reason =
             format!("is of format {}, this build reads {FORMAT}; use the build that wrote it", info.format);
         return Err(refuse(reason));
     }
-    if builder.schema().fields() != schema(info.clip_dim).fields() {
-        return Err(damaged(path, &"its columns are not those of a snapshot"));
+    if info.clip_dim == 0 || info.clip_dim > CLIP_MAX_DIM {
+        return Err(damaged(path, &format!("its vectors have {} values", info.clip_dim)));
     }
-    Ok((info, builder))
+    let options = ArrowReaderOptions::new().with_schema(schema(info.clip_dim));
+    let metadata = ArrowReaderMetadata::try_new(metadata, options)
+        .map_err(|_| damaged(path, &"its columns are not those of a snapshot"))?;
+    Ok((file, info, metadata))
 }
 
 fn verify(path: &Path, info: &SnapshotInfo) -> Result<(), IndexError> {
@@ -183,14 +243,14 @@ fn verify(path: &Path, info: &SnapshotInfo) -> Result<(), IndexError> {
     Ok(())
 }
 
-fn damaged(path: &Path, reason: &dyn std::fmt::Display) -> IndexError {
+fn damaged(path: &Path, reason: &dyn fmt::Display) -> IndexError {
     let reason = format!(
         "is damaged or was cut short: {reason}. Nothing of it was written to the index; use another copy of it"
     );
     IndexError::Snapshot { path: path.to_owned(), reason }
 }
 
-fn unwritable(path: &Path, reason: &dyn std::fmt::Display) -> IndexError {
+fn unwritable(path: &Path, reason: &dyn fmt::Display) -> IndexError {
     let reason = format!("cannot be written: {reason}; see that its folder is there and has room");
     IndexError::Snapshot { path: path.to_owned(), reason }
 }
@@ -225,89 +285,148 @@ impl<W: Write> Write for Hashed<W> {
     }
 }
 
-fn schema(clip_dim: usize) -> Arc<Schema> {
-    let vector = |name: &str, dim: usize| {
-        let item = Arc::new(Field::new("item", DataType::Float32, true));
-        Field::new(name, DataType::FixedSizeList(item, i32::try_from(dim).unwrap_or(i32::MAX)), false)
-    };
-    let sources = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
-    Arc::new(Schema::new(vec![
-        Field::new("prompt_id", DataType::Utf8, false),
-        Field::new("text", DataType::Utf8, false),
-        Field::new("sources", sources, false),
-        Field::new("created_at_ms", DataType::Int64, false),
-        Field::new("attributes", DataType::Utf8, false),
-        vector("minilm", MINILM_DIM),
-        vector("clip", clip_dim),
-    ]))
-}
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
 
-fn to_batch(points: &[PromptPoint], clip_dim: usize) -> Result<RecordBatch, ParquetError> {
-    let (mut ids, mut texts, mut attributes) =
-        (StringBuilder::new(), StringBuilder::new(), StringBuilder::new());
-    let (mut sources, mut created) = (ListBuilder::new(StringBuilder::new()), Int64Builder::new());
-    let (mut minilm, mut clip) = (vectors(MINILM_DIM), vectors(clip_dim));
-    for point in points {
-        ids.append_value(point.prompt_id.to_string());
-        texts.append_value(&point.text);
-        sources.append_value(point.sources.iter().map(Some));
-        created.append_value(point.created_at_ms);
-        attributes.append_value(serde_json::to_string(&point.attributes).map_err(|error| external(&error))?);
-        append(&mut minilm, &point.minilm)?;
-        append(&mut clip, &point.clip)?;
+    use parquet::basic::Encoding;
+    use parquet::file::properties::WriterVersion;
+    use unprompt_schemas::records::{ATTRIBUTES_MAX_BYTES, PROMPT_MAX_BYTES};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::MINILM_DIM;
+    use crate::point::MAX_SOURCES;
+
+    const DIM: usize = 8;
+
+    /// The prompts of the golden file.
+    fn sample() -> Vec<PromptPoint> {
+        (0..20u16)
+            .map(|n| PromptPoint {
+                prompt_id: Uuid::from_u128(n.into()),
+                text: format!("a fish, no. {n}, {}", "in water ".repeat(n.into())),
+                sources: (0..n % 3).map(|at| format!("source {at}")).collect(),
+                created_at_ms: 1_700_000_000_000 + i64::from(n),
+                attributes: BTreeMap::from([("n".to_owned(), n.to_string())]),
+                minilm: (0..MINILM_DIM).map(|at| f32::from(n) - at as f32 / 64.0).collect(),
+                clip: (0..DIM).map(|at| f32::from(n) + at as f32 / 64.0).collect(),
+            })
+            .collect()
     }
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(ids.finish()),
-        Arc::new(texts.finish()),
-        Arc::new(sources.finish()),
-        Arc::new(created.finish()),
-        Arc::new(attributes.finish()),
-        Arc::new(minilm.finish()),
-        Arc::new(clip.finish()),
-    ];
-    RecordBatch::try_new(schema(clip_dim), columns).map_err(|error| external(&error))
-}
 
-fn vectors(dim: usize) -> FixedSizeListBuilder<Float32Builder> {
-    FixedSizeListBuilder::new(Float32Builder::new(), i32::try_from(dim).unwrap_or(i32::MAX))
-}
-
-fn append(to: &mut FixedSizeListBuilder<Float32Builder>, vector: &[f32]) -> Result<(), ParquetError> {
-    if i32::try_from(vector.len()) != Ok(to.value_length()) {
-        let text = format!("a vector has {} values, not {}", vector.len(), to.value_length());
-        return Err(ParquetError::General(text));
+    fn write(path: &Path, points: &[PromptPoint], clip_dim: usize) -> SnapshotInfo {
+        write_with(path, points, clip_dim, properties())
     }
-    to.values().append_slice(vector);
-    to.append(true);
-    Ok(())
-}
 
-fn external(error: &dyn std::fmt::Display) -> ParquetError {
-    ParquetError::General(error.to_string())
-}
+    fn write_with(
+        path: &Path,
+        points: &[PromptPoint],
+        clip_dim: usize,
+        properties: WriterPropertiesBuilder,
+    ) -> SnapshotInfo {
+        let info = SnapshotInfo::new(&Layout::new("encoder@1", clip_dim, "minilm@1"));
+        let mut writer = SnapshotWriter::with(path, info, properties).unwrap();
+        writer.write(points).unwrap();
+        writer.finish().unwrap()
+    }
 
-/// Converts a batch to prompts; `None` if a column does not have the type in the schema.
-fn from_batch(batch: &RecordBatch) -> Option<Vec<PromptPoint>> {
-    let column = |name: &str| batch.column_by_name(name);
-    let ids = column("prompt_id")?.as_string_opt::<i32>()?;
-    let texts = column("text")?.as_string_opt::<i32>()?;
-    let sources = column("sources")?.as_list_opt::<i32>()?;
-    let created = column("created_at_ms")?.as_primitive_opt::<Int64Type>()?;
-    let attributes = column("attributes")?.as_string_opt::<i32>()?;
-    let (minilm, clip) =
-        (column("minilm")?.as_fixed_size_list_opt()?, column("clip")?.as_fixed_size_list_opt()?);
-    let point = |row: usize| {
-        let of_row = sources.value(row);
-        let attributes: BTreeMap<String, String> = serde_json::from_str(attributes.value(row)).ok()?;
-        Some(PromptPoint {
-            prompt_id: Uuid::parse_str(ids.value(row)).ok()?,
-            text: texts.value(row).to_owned(),
-            sources: of_row.as_string_opt::<i32>()?.iter().flatten().map(str::to_owned).collect(),
-            created_at_ms: created.value(row),
-            attributes,
-            minilm: minilm.value(row).as_primitive_opt::<Float32Type>()?.values().to_vec(),
-            clip: clip.value(row).as_primitive_opt::<Float32Type>()?.values().to_vec(),
-        })
-    };
-    (0..batch.num_rows()).map(point).collect()
+    fn read(path: &Path) -> Result<Vec<PromptPoint>, IndexError> {
+        SnapshotReader::open(path)?.collect::<Result<Vec<_>, _>>().map(|batches| batches.concat())
+    }
+
+    /// Reads one batch after the other, and returns the number of rows.
+    fn count(path: &Path) -> usize {
+        SnapshotReader::open(path).unwrap().map(|batch| batch.unwrap().len()).sum()
+    }
+
+    fn golden() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/snapshot.1.parquet")
+    }
+
+    #[test]
+    fn the_golden_file_is_read() {
+        assert_eq!(read(&golden()).unwrap(), sample());
+    }
+
+    /// Run after the format has changed: `cargo test -p unprompt-index write_golden -- --ignored`.
+    #[test]
+    #[ignore = "writes a file; run it once after the format has changed"]
+    fn write_golden_file() {
+        write(&golden(), &sample(), DIM);
+    }
+
+    fn prompt(n: u128, text: String, clip_dim: usize) -> PromptPoint {
+        PromptPoint {
+            prompt_id: Uuid::from_u128(n),
+            text,
+            sources: Vec::new(),
+            created_at_ms: 0,
+            attributes: BTreeMap::new(),
+            minilm: vec![0.5; MINILM_DIM],
+            clip: vec![0.5; clip_dim],
+        }
+    }
+
+    #[test]
+    fn a_number_of_rows_that_is_not_the_file_s_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("other.parquet");
+        let mut bytes = std::fs::read(golden()).unwrap();
+        let points = br#""points":20"#;
+        let at = bytes.windows(points.len()).position(|part| part == points).unwrap();
+        bytes[at..at + points.len()].copy_from_slice(br#""points":10"#);
+        std::fs::write(&path, bytes).unwrap();
+        assert!(read(&path).unwrap_err().to_string().contains("other rows"));
+    }
+
+    #[test]
+    fn the_largest_prompts_that_there_may_be_come_back() {
+        let largest = |n| PromptPoint {
+            sources: (0..MAX_SOURCES).map(|at| format!("{at:01024}")).collect(),
+            // A control character takes six bytes in JSON.
+            attributes: BTreeMap::from([("k".to_owned(), "\u{1}".repeat(ATTRIBUTES_MAX_BYTES))]),
+            ..prompt(n, "x".repeat(PROMPT_MAX_BYTES), CLIP_MAX_DIM)
+        };
+        let points: Vec<_> = (0..150).map(largest).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("largest.parquet");
+        assert_eq!(write(&path, &points, CLIP_MAX_DIM).points, 150);
+        assert!(read(&path).unwrap() == points);
+        let held = allocation_counter::measure(|| assert_eq!(count(&path), 150));
+        assert!(held.bytes_max < 100 << 20, "it held {} MiB", held.bytes_max >> 20);
+    }
+
+    #[test]
+    fn texts_that_expand_are_read_a_few_at_a_time() {
+        let points: Vec<_> = (0..1000).map(|n| prompt(n, "x".repeat(PROMPT_MAX_BYTES), DIM)).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("long.parquet");
+        write(&path, &points, DIM);
+        drop(points);
+        let held = allocation_counter::measure(|| assert_eq!(count(&path), 1000));
+        assert!(held.bytes_max < 100 << 20, "it held {} MiB", held.bytes_max >> 20);
+    }
+
+    #[test]
+    fn what_a_snapshot_does_not_have_is_refused_before_it_is_decoded() {
+        let points: Vec<_> = (0..90).map(|n| prompt(n, "x".repeat(PROMPT_MAX_BYTES), DIM)).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("other.parquet");
+        let others = [
+            properties().set_dictionary_enabled(true),
+            properties().set_compression(Compression::SNAPPY),
+            properties().set_writer_version(WriterVersion::PARQUET_2_0),
+            // Pages as large as a column.
+            properties().set_data_page_size_limit(1 << 30),
+            properties().set_column_encoding("text".into(), Encoding::DELTA_LENGTH_BYTE_ARRAY),
+        ];
+        for other in others {
+            write_with(&path, &points, DIM, other);
+            let mut refused = None;
+            let held = allocation_counter::measure(|| refused = read(&path).err());
+            assert!(matches!(refused, Some(IndexError::Snapshot { .. })), "{refused:?}");
+            assert!(held.bytes_max < 2 << 20, "it held {} KiB", held.bytes_max >> 10);
+        }
+    }
 }

@@ -178,13 +178,13 @@ impl RidgeHead {
             return Err(ModelError::Head(format!("its format is {:?}, not {FORMAT:?}", entry("format"))));
         }
         let tensors = SafeTensors::deserialize(bytes).map_err(broken)?;
-        let part = |name: &str| tensors.tensor(name).map_err(broken).and_then(|view| floats_of(name, &view));
+        let part = |name: &str| tensors.tensor(name).map_err(broken);
         let (weights, mean_input, bias) = (part("weights")?, part("mean_input")?, part("bias")?);
-        if weights.len() != mean_input.len() * bias.len() || bias.is_empty() {
-            return Err(ModelError::Head("its tensors' shapes do not fit each other".to_owned()));
-        }
-        let strength =
-            entry("strength").parse().map_err(|_| ModelError::Head("it lacks its strength".to_owned()))?;
+        check_shapes(weights.shape(), mean_input.shape(), bias.shape())?;
+        let strength = entry("strength").parse().ok().filter(|strength: &f64| strength.is_finite());
+        let strength = strength.ok_or_else(|| ModelError::Head("it lacks its strength".to_owned()))?;
+        let weights = floats_of("weights", &weights)?;
+        let (mean_input, bias) = (floats_of("mean_input", &mean_input)?, floats_of("bias", &bias)?);
         let mean_target = unit(&bias);
         Ok(Self {
             weights,
@@ -206,6 +206,16 @@ fn unit(vector: &[f32]) -> Vec<f32> {
 
 fn bytes_of(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// Refuses shapes other than [inputs, targets], [inputs] and [targets].
+fn check_shapes(weights: &[usize], mean_input: &[usize], bias: &[usize]) -> Result<(), ModelError> {
+    match (weights, mean_input, bias) {
+        ([rows, columns], [inputs], [targets]) if rows == inputs && columns == targets && *targets > 0 => {
+            Ok(())
+        }
+        _ => Err(ModelError::Head("its tensors' shapes do not fit each other".to_owned())),
+    }
 }
 
 fn floats_of(name: &str, view: &TensorView) -> Result<Vec<f32>, ModelError> {
@@ -366,6 +376,14 @@ mod tests {
         truncated.truncate(truncated.len() - 4);
         assert!(RidgeHead::from_bytes(&truncated).is_err());
         assert!(RidgeHead::fit(&Samples::default(), 1.0).is_err());
+        // The same number of values as another matrix, and a strength that no training has.
+        let whole = head.to_bytes("", "").unwrap();
+        for (written, changed) in [("[5,3]", "[3,5]"), (r#""0.1""#, r#""inf""#)] {
+            let at = whole.windows(written.len()).position(|part| part == written.as_bytes()).unwrap();
+            let mut hostile = whole.clone();
+            hostile[at..at + written.len()].copy_from_slice(changed.as_bytes());
+            assert!(matches!(RidgeHead::from_bytes(&hostile), Err(ModelError::Head(_))), "{changed}");
+        }
         let uneven =
             Samples { inputs: vec![&inputs[0], &inputs[1][..2]], targets: vec![&targets[0], &targets[1]] };
         assert!(matches!(RidgeHead::fit(&uneven, 1.0), Err(ModelError::Dimensions { .. })));

@@ -75,19 +75,19 @@ impl PromptIndex {
         mut restored: impl FnMut(u64, u64),
     ) -> Result<Restored, IndexError> {
         let path = path.to_owned();
-        let (info, mut reader) = blocking(move || SnapshotReader::verified(&path, PAGE as usize)).await?;
-        let layout = info.layout();
+        let mut reader = blocking(move || SnapshotReader::open(&path)).await?;
+        let (layout, points_in_all) = (reader.info().layout(), reader.info().points);
         let profile = profile.unwrap_or(layout.profile);
         self.ensure(&layout.profile(profile)).await?;
         self.begin_bulk().await?;
         let mut done = Restored { points: 0, already_there: 0 };
         loop {
-            let (points, next) = blocking(move || reader.next().map(|points| (points, reader))).await?;
+            let (points, next) = blocking(move || Ok((reader.next().transpose()?, reader))).await?;
             reader = next;
             let Some(points) = points else { return Ok(done) };
             done.points += points.len() as u64;
             done.already_there += self.upsert_missing(points).await?;
-            restored(done.points, info.points);
+            restored(done.points, points_in_all);
         }
     }
 

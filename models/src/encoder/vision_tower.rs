@@ -153,10 +153,19 @@ impl VisionTower {
 /// pixels.
 const LARGEST_SIDE: usize = 2048;
 
+/// The most patches on a side. Attention takes time by the square of all patches; published
+/// encoders have up to 40 on a side.
+const MOST_PATCHES: usize = 128;
+
 fn side(encoder: &dyn Architecture, wanted: Option<usize>) -> Result<usize, ModelError> {
     let (side, patch) = (wanted.unwrap_or(encoder.side()), encoder.patch());
     if side > LARGEST_SIDE {
         let reason = format!("a picture's side may be {LARGEST_SIDE} pixels at most, not {side}");
+        return Err(ModelError::Parameters(reason));
+    }
+    if side / patch > MOST_PATCHES {
+        let reason =
+            format!("a picture may have {MOST_PATCHES} patches on a side at most, not {}", side / patch);
         return Err(ModelError::Parameters(reason));
     }
     match side >= patch && (wanted.is_none() || side.is_multiple_of(patch)) {

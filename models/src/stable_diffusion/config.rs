@@ -112,6 +112,9 @@ const VAE_FIXED: [(&str, &[&str]); 6] = [
 /// The largest side of latents that a folder may ask for: pictures of 8192 pixels.
 const LARGEST_SAMPLE: usize = 1024;
 
+/// The most blocks of a decoder. Each doubles the picture's sides; published decoders have 4.
+const MOST_BLOCKS: usize = 8;
+
 impl UnetConfig {
     pub(crate) fn load(path: &Path) -> Result<Self, ModelError> {
         files::check_settings(path, &files::read_settings(path)?, &UNET_FIXED)?;
@@ -196,6 +199,9 @@ impl VaeConfig {
         if config.block_out_channels.is_empty() || config.out_channels != 3 {
             return Err(ModelError::broken(path, "it does not decode to three channels"));
         }
+        if config.block_out_channels.len() > MOST_BLOCKS {
+            return Err(ModelError::broken(path, format!("it has more than {MOST_BLOCKS} blocks")));
+        }
         Ok(config)
     }
 
@@ -209,5 +215,28 @@ impl VaeConfig {
     /// The side of a latent in pixels.
     pub(crate) fn scale(&self) -> usize {
         1 << (self.block_out_channels.len() - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decoder_whose_pictures_have_no_size_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.json");
+        let of_blocks = |blocks: usize| {
+            let config = serde_json::json!({
+                "out_channels": 3, "latent_channels": 4, "layers_per_block": 1, "block_out_channels": vec![8; blocks],
+            });
+            std::fs::write(&path, config.to_string()).unwrap();
+            VaeConfig::load(&path)
+        };
+        assert_eq!(of_blocks(4).unwrap().scale(), 8);
+        // 2^64 pixels for a latent.
+        for blocks in [0, 9, 65] {
+            assert!(of_blocks(blocks).is_err(), "{blocks}");
+        }
     }
 }

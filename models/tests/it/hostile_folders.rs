@@ -141,6 +141,20 @@ fn stable_diffusion_with_settings_of_any_value_loads_or_is_refused() {
 }
 
 #[test]
+fn a_tower_of_too_many_patches_is_refused_before_its_tensors_are_read() {
+    let folder = copied(&reference_folder().join("encoders/eva02-l"));
+    let path = folder.path().join("config.json");
+    let mut settings: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    // Without learned positions, nothing in the weights has the size of the grid.
+    settings["model_args"]["use_abs_pos_emb"] = json!(false);
+    settings["model_args"]["img_size"] = json!(2048);
+    fs::write(&path, settings.to_string()).unwrap();
+    assert_eq!(fault(embed, folder.path()), None);
+    let error = embed(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("128 patches"), "{error}");
+}
+
+#[test]
 fn weights_with_changed_headers_load_or_are_refused() {
     let folder = copied(&reference_folder().join("encoders/clip"));
     let path = folder.path().join("model.safetensors");

@@ -1,9 +1,12 @@
 //! The list of targets.
 
+mod folders;
 mod foreign;
 mod headers;
+mod heads;
 mod pictures;
 mod records;
+mod snapshots;
 mod uris;
 
 use crate::Target;
@@ -18,4 +21,7 @@ pub const TARGETS: &[Target] = &[
     headers::DEAD_LETTER,
     pictures::PICTURE,
     uris::URI,
+    heads::HEAD,
+    folders::MODEL_FOLDER,
+    snapshots::SNAPSHOT,
 ];

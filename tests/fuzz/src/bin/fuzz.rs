@@ -1,5 +1,5 @@
 //! libFuzzer on the target in $UNPROMPT_FUZZ_TARGET; writes the target's seeds to
-//! $UNPROMPT_FUZZ_SEEDS first.
+//! $UNPROMPT_FUZZ_SEEDS first. Without a target, it prints the names of all.
 #![no_main]
 
 use std::path::PathBuf;
@@ -20,8 +20,11 @@ fuzz_target!(
 );
 
 fn prepare() {
-    let name = std::env::var("UNPROMPT_FUZZ_TARGET").unwrap_or_default();
     let names: Vec<&str> = TARGETS.iter().map(|target| target.name).collect();
+    let Ok(name) = std::env::var("UNPROMPT_FUZZ_TARGET") else {
+        println!("{}", names.join("\n"));
+        std::process::exit(0);
+    };
     let target = Target::named(&name);
     let target =
         target.unwrap_or_else(|| panic!("there is no target {name:?}; choose one of {}", names.join(", ")));

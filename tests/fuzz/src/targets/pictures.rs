@@ -3,26 +3,16 @@
 use std::io::Cursor;
 
 use image::{DynamicImage, ImageFormat, RgbImage};
+use unprompt_models::picture::{Limits, decode};
 
 use crate::Target;
 
-/// The source file itself, without the networks in its crate.
-#[path = "../../../../models/src/picture/decode.rs"]
-#[allow(dead_code, reason = "only decoding is fuzzed")]
-pub mod decode;
-/// The count that decoding makes before it decodes a WebP.
-#[cfg(test)]
-#[path = "../../../../models/src/picture/webp_of_groups.rs"]
-mod webp_of_groups;
-#[path = "../../../../models/src/picture/webp_tables.rs"]
-mod webp_tables;
-
-const LIMITS: decode::Limits = decode::Limits { max_bytes: 1 << 20, max_pixels: 256 * 256 };
+const LIMITS: Limits = Limits { max_bytes: 1 << 20, max_pixels: 256 * 256 };
 
 /// A value of images.v1.
 pub const PICTURE: Target = Target {
     name: "picture",
-    run: |input| match decode::decode(input, &LIMITS) {
+    run: |input| match decode(input, &LIMITS) {
         Ok(picture) => {
             let pixels = u64::from(picture.width()) * u64::from(picture.height());
             assert!(pixels > 0 && pixels <= LIMITS.max_pixels, "a picture of {pixels} pixels came through");
