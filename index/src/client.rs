@@ -2,6 +2,7 @@
 //! reads.
 
 mod bulk;
+mod deletions;
 mod ensure;
 mod parts;
 mod recall;

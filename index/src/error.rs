@@ -94,6 +94,16 @@ impl IndexError {
         matches!(self, Self::Server { code: Code::OutOfRange, message, .. } if message.contains("too large"))
     }
 
+    /// Returns whether a collection could not be created because it exists. The code depends on
+    /// Qdrant's version.
+    pub(crate) fn is_existing_collection(&self) -> bool {
+        match self {
+            Self::Server { code: Code::AlreadyExists, .. } => true,
+            Self::Server { code: Code::InvalidArgument, message, .. } => message.contains("exist"),
+            _ => false,
+        }
+    }
+
     pub(crate) fn from_client(operation: &'static str, error: QdrantError) -> Self {
         match error {
             QdrantError::ResponseError { status } | QdrantError::ResourceExhaustedError { status, .. } => {

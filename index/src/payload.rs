@@ -19,6 +19,12 @@ use crate::{Hit, IndexError, PromptPoint, Space};
 pub(crate) const TEXT: &str = "text";
 pub(crate) const SOURCES: &str = "sources";
 pub(crate) const CREATED_AT: &str = "created_at";
+/// The time of the latest write, for deletions. Points of unknown time lack it.
+pub(crate) const UPDATED_AT: &str = "updated_at";
+/// The time of a deletion, in the collection of deletions.
+pub(crate) const DELETED_AT: &str = "deleted_at";
+/// The time at which a deletion was remembered. It may have been read long after it was published.
+pub(crate) const REMEMBERED_AT: &str = "remembered_at";
 pub(crate) const ATTRIBUTES: &str = "attributes";
 /// The length of the text in characters. Points written before this field existed lack it, and no
 /// range on it matches them.
@@ -56,6 +62,9 @@ pub(crate) fn to_point(point: PromptPoint) -> PointStruct {
     payload.insert(TEXT, point.text);
     payload.insert(SOURCES, point.sources);
     payload.insert(CREATED_AT, point.created_at_ms);
+    if point.updated_at_ms > 0 {
+        payload.insert(UPDATED_AT, point.updated_at_ms);
+    }
     payload.insert(ATTRIBUTES, attributes_value(point.attributes));
     let vectors = NamedVectors::default()
         .add_vector(Space::Clip.name(), point.clip)
@@ -77,6 +86,7 @@ pub(crate) fn to_prompt(point: RetrievedPoint) -> Result<PromptPoint, IndexError
         text: text_of(prompt_id, &point.payload)?,
         sources: known.sources,
         created_at_ms: known.created_at_ms,
+        updated_at_ms: known.updated_at_ms,
         attributes: known.attributes,
         minilm: vectors.remove(Space::MiniLm.name()).unwrap_or_default(),
         clip: vectors.remove(Space::Clip.name()).unwrap_or_default(),
@@ -135,9 +145,11 @@ fn text_of(prompt_id: Uuid, fields: &Fields) -> Result<String, IndexError> {
 }
 
 fn known_from(fields: &Fields) -> Known {
+    let time = |field: &str| fields.get(field).and_then(Value::as_integer).unwrap_or_default();
     Known {
         sources: strings(fields.get(SOURCES)),
-        created_at_ms: fields.get(CREATED_AT).and_then(Value::as_integer).unwrap_or_default(),
+        created_at_ms: time(CREATED_AT),
+        updated_at_ms: time(UPDATED_AT),
         attributes: attributes(fields.get(ATTRIBUTES)),
         has_length: fields.contains_key(LENGTH),
     }

@@ -20,6 +20,10 @@ pub struct PromptPoint {
     pub sources: Vec<String>,
     /// The earliest time the prompt was seen, in milliseconds since 1970.
     pub created_at_ms: i64,
+    /// The time of its latest write, in milliseconds since 1970, for
+    /// [`PromptIndex::delete_as_of`](crate::PromptIndex::delete_as_of); 0 if it is unknown, as for
+    /// prompts that did not come from a topic.
+    pub updated_at_ms: i64,
     pub attributes: BTreeMap<String, String>,
     /// \[384\]; empty if the read did not request vectors.
     pub minilm: Vec<f32>,
@@ -36,9 +40,10 @@ impl PromptPoint {
         }
     }
 
-    /// Merges the known state of the same prompt: sources are united, the earliest time wins, and
-    /// attributes are added where `self` has none of that name. Neither grows beyond its limit,
-    /// however often a prompt is written: known sources stay, and attributes stay while they fit.
+    /// Merges the known state of the same prompt: sources are united, the earliest creation wins,
+    /// and attributes are added where the later write has none of that name. Neither grows beyond
+    /// its limit, however often a prompt is written: known sources stay, and attributes stay while
+    /// they fit.
     pub(crate) fn absorb(&mut self, known: Known) {
         let new = std::mem::replace(&mut self.sources, known.sources);
         for source in new {
@@ -49,8 +54,15 @@ impl PromptPoint {
         self.sources.sort_unstable();
         self.sources.dedup();
         self.created_at_ms = self.created_at_ms.min(known.created_at_ms);
+        // A write of unknown time is taken for the later one.
+        let is_older = self.updated_at_ms > 0 && self.updated_at_ms < known.updated_at_ms;
+        self.updated_at_ms = self.updated_at_ms.max(known.updated_at_ms);
+        let mut further = known.attributes;
+        if is_older {
+            std::mem::swap(&mut self.attributes, &mut further);
+        }
         let mut bytes = attributes_bytes(&self.attributes);
-        for (key, value) in known.attributes {
+        for (key, value) in further {
             let more = key.len() + value.len();
             if !self.attributes.contains_key(&key) && bytes + more <= ATTRIBUTES_MAX_BYTES {
                 bytes += more;
@@ -94,6 +106,7 @@ impl PromptPoint {
 pub(crate) struct Known {
     pub sources: Vec<String>,
     pub created_at_ms: i64,
+    pub updated_at_ms: i64,
     pub attributes: BTreeMap<String, String>,
     /// True if the point has a field for the text's length; points written before the field existed
     /// lack it.
@@ -107,6 +120,7 @@ impl Known {
         let has_source = |source| self.sources.len() >= MAX_SOURCES || self.sources.contains(source);
         self.has_length
             && self.created_at_ms <= point.created_at_ms
+            && self.updated_at_ms >= point.updated_at_ms
             && point.sources.iter().all(has_source)
             && point.attributes.iter().all(|(key, value)| self.attributes.get(key) == Some(value))
     }
@@ -136,8 +150,8 @@ pub(crate) fn merge_repeats(points: Vec<PromptPoint>) -> Vec<PromptPoint> {
 
 impl From<PromptPoint> for Known {
     fn from(point: PromptPoint) -> Self {
-        let PromptPoint { sources, created_at_ms, attributes, .. } = point;
-        Self { sources, created_at_ms, attributes, has_length: true }
+        let PromptPoint { sources, created_at_ms, updated_at_ms, attributes, .. } = point;
+        Self { sources, created_at_ms, updated_at_ms, attributes, has_length: true }
     }
 }
 
@@ -178,6 +192,7 @@ impl From<Hit> for PromptPoint {
             text: hit.text,
             sources: hit.sources,
             created_at_ms: hit.created_at_ms,
+            updated_at_ms: 0,
             attributes: hit.attributes,
             minilm: hit.minilm.unwrap_or_default(),
             clip: hit.clip.unwrap_or_default(),
@@ -195,6 +210,7 @@ mod tests {
             text: format!("from {source}"),
             sources: vec![source.into()],
             created_at_ms,
+            updated_at_ms: 0,
             attributes: BTreeMap::from([(source.to_owned(), "1".to_owned())]),
             minilm: vec![1.0; 384],
             clip: vec![1.0; 8],
@@ -209,6 +225,21 @@ mod tests {
         assert_eq!(merged[0].created_at_ms, 5);
         assert_eq!(merged[0].text, "from a");
         assert_eq!(merged[0].attributes.len(), 2);
+    }
+
+    #[test]
+    fn attributes_of_the_later_write_win_in_whatever_order_they_are_merged() {
+        let written = |updated_at_ms: i64, style: &str| PromptPoint {
+            updated_at_ms,
+            attributes: BTreeMap::from([("style".to_owned(), style.to_owned())]),
+            ..point(1, "a", 0)
+        };
+        for order in [[(5, "old"), (9, "new")], [(9, "new"), (5, "old")]] {
+            let merged = merge_repeats(order.map(|(time, style)| written(time, style)).to_vec());
+            assert_eq!((merged[0].updated_at_ms, merged[0].attributes["style"].as_str()), (9, "new"));
+        }
+        let merged = merge_repeats(vec![written(9, "known"), written(0, "of unknown time")]);
+        assert_eq!((merged[0].updated_at_ms, merged[0].attributes["style"].as_str()), (9, "of unknown time"));
     }
 
     #[test]

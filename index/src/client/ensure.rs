@@ -9,7 +9,6 @@ use qdrant_client::qdrant::{
     IntegerIndexParamsBuilder, KeywordIndexParams, Memory, PayloadIndexParams, TextIndexParamsBuilder,
     TokenizerType, Value, VectorParamsMap, vectors_config,
 };
-use tonic::Code;
 
 use super::PromptIndex;
 use crate::layout::{ENCODER, MINILM, PROFILE};
@@ -183,14 +182,8 @@ impl PromptIndex {
         let created = match self.client.create_collection(layout.create(collection)).await {
             Ok(_) => true,
             Err(error) => match IndexError::from_client("create the collection", error) {
-                // Which of the two Qdrant returns depends on its version; another indexer may have
-                // created it first.
-                IndexError::Server { code: Code::AlreadyExists, .. } => false,
-                IndexError::Server { code: Code::InvalidArgument, message, .. }
-                    if message.contains("exist") =>
-                {
-                    false
-                }
+                // Another indexer may have created it first.
+                error if error.is_existing_collection() => false,
                 other => return Err(other),
             },
         };

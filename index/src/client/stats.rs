@@ -53,10 +53,13 @@ impl PromptIndex {
         Ok(stats(collection, described, sources))
     }
 
-    /// Deletes the collection, its aliases and all its prompts permanently. Returns false if there
-    /// was none.
+    /// Deletes the collection, its aliases and all its prompts permanently, and the remembered
+    /// deletions with the collection behind the alias. Returns false if there was none.
     pub async fn drop_collection(&self) -> Result<bool, IndexError> {
         let collection = self.collection().await?;
+        if *self.target == self.options.alias {
+            self.drop_deletions().await?;
+        }
         let deleted = self.client.delete_collection(&collection).await;
         Ok(deleted.map_err(|e| self.error("delete the collection", e))?.result)
     }

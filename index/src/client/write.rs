@@ -22,8 +22,9 @@ const BULK_CHUNK: usize = 1000;
 const CHUNK_BYTES: usize = 16 << 20;
 
 impl PromptIndex {
-    /// Writes prompts, merged with their known state: sources are united and the earliest
-    /// created_at stays.
+    /// Writes prompts, merged with their known state: sources are united, and the earliest
+    /// created_at and the latest updated_at stay. It does not look for deletions; see
+    /// [`Self::without_deleted`].
     ///
     /// On return, all of them are durable on the server. On an error some may be written; writing
     /// all of them again is harmless.
@@ -41,7 +42,7 @@ impl PromptIndex {
             .await
     }
 
-    /// Deletes prompts; missing ones are no error.
+    /// Deletes prompts, whenever they were written; missing ones are no error.
     pub async fn delete(&self, ids: &[Uuid]) -> Result<(), IndexError> {
         for chunk in ids.chunks(self.options.chunk_points.max(1)) {
             let ids = chunk.iter().copied().map(payload::point_id).collect();
@@ -112,15 +113,21 @@ impl PromptIndex {
     }
 
     async fn known(&self, points: &[PromptPoint]) -> Result<HashMap<Uuid, Known>, IndexError> {
-        let fields =
-            [payload::SOURCES, payload::CREATED_AT, payload::ATTRIBUTES, payload::LENGTH].map(String::from);
+        let fields = [
+            payload::SOURCES,
+            payload::CREATED_AT,
+            payload::UPDATED_AT,
+            payload::ATTRIBUTES,
+            payload::LENGTH,
+        ]
+        .map(String::from);
         let ids: Vec<Uuid> = points.iter().map(|point| point.prompt_id).collect();
         let found = self.points(&ids, SelectorOptions::Include(fields.to_vec().into()).into(), &[]).await?;
         found.into_iter().map(payload::to_known).collect()
     }
 }
 
-fn completed(response: PointsOperationResponse) -> Result<(), IndexError> {
+pub(super) fn completed(response: PointsOperationResponse) -> Result<(), IndexError> {
     match response.result.map(|result| result.status()) {
         Some(UpdateStatus::Completed) => Ok(()),
         status => Err(IndexError::NotAcknowledged { status: format!("{status:?}") }),

@@ -93,6 +93,7 @@ pub(super) fn from_batch(batch: &RecordBatch) -> Option<Vec<PromptPoint>> {
             text: texts.value(row).to_owned(),
             sources: of_row.as_string_opt::<i32>()?.iter().flatten().map(str::to_owned).collect(),
             created_at_ms: created.value(row),
+            updated_at_ms: 0,
             attributes,
             minilm: minilm.value(row).as_primitive_opt::<Float32Type>()?.values().to_vec(),
             clip: clip.value(row).as_primitive_opt::<Float32Type>()?.values().to_vec(),

@@ -335,3 +335,42 @@ async fn a_client_of_a_collection_stays_with_it_when_the_alias_moves() {
     assert_eq!(pinned.count(&Filter::default()).await.unwrap(), 1);
     endpoint.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_deletions_are_forgotten_and_all_of_them_with_the_collection() {
+    let endpoint = TestEndpoint::start().await;
+    let index = connect(&endpoint).await;
+    index.ensure(&layout()).await.unwrap();
+    // Nothing to forget yet.
+    index.forget_deletions(i64::MAX).await.unwrap();
+    let timed = |number: u64, updated_at_ms: i64| unprompt_index::PromptPoint {
+        updated_at_ms,
+        ..prompt(number, "a", 0)
+    };
+    let ids: Vec<_> = (0..600).map(|number| prompt(number, "a", 0).prompt_id).collect();
+    index.upsert(vec![timed(0, 50), timed(1, 5), prompt(2, "a", 0)]).await.unwrap();
+    // The later time of two counts.
+    let deletions: Vec<_> = ids.iter().flat_map(|id| [(*id, 7), (*id, 20)]).chain([(ids[599], 30)]).collect();
+    index.delete_as_of(&deletions).await.unwrap();
+    index.delete_as_of(&[(ids[0], 3)]).await.unwrap();
+    let present = index.get(&ids, false).await.unwrap();
+    assert_eq!(present.iter().map(|point| point.prompt_id).collect::<Vec<_>>(), [ids[0]]);
+    let left = async |number: u64, updated_at_ms: i64| {
+        !index.without_deleted(vec![timed(number, updated_at_ms)]).await.unwrap().is_empty()
+    };
+    // Of unknown time, of the same time, later, earlier.
+    assert_eq!(
+        (left(5, 0).await, left(5, 20).await, left(5, 21).await, left(5, 19).await),
+        (true, true, true, false)
+    );
+    // They were remembered just now, whatever their times.
+    index.forget_deletions(25).await.unwrap();
+    assert!(!left(5, 19).await);
+    index.forget_deletions(i64::MAX).await.unwrap();
+    assert!(left(5, 19).await);
+    index.delete_as_of(&[(ids[599], 30)]).await.unwrap();
+    assert!(!left(599, 29).await);
+    assert!(index.drop_collection().await.unwrap());
+    assert!(left(599, 29).await);
+    endpoint.stop().await;
+}

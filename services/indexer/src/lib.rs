@@ -5,6 +5,8 @@
 
 mod settings;
 
+use std::time::{Duration, Instant};
+
 use tokio::runtime::Handle;
 use unprompt_index::{Code, Endpoint, IndexError, Layout, MINILM_DIM, PromptIndex, PromptPoint};
 use unprompt_schemas::Uuid;
@@ -14,7 +16,7 @@ use unprompt_schemas::topics::Topic;
 use unprompt_stream::waiting::until_opened;
 use unprompt_stream::{
     BatchError, InputRecord, Needs, Outcome, Parsed, ParsedBatch, Refusal, Rejection, Service, Stage,
-    StageWiring,
+    StageWiring, now_ms,
 };
 
 pub use settings::IndexSection;
@@ -40,19 +42,32 @@ pub fn build(layout: &Layout, index: &Endpoint, wiring: &StageWiring) -> Result<
     })
 }
 
-/// Writes prompts into the collection of one encoder revision.
+/// How long a deletion is remembered. A prompt from before it that comes later than that is indexed
+/// again.
+const DELETIONS_KEPT: Duration = Duration::from_hours(30 * 24);
+/// How often older deletions are forgotten.
+const FORGETTING: Duration = Duration::from_hours(1);
+/// A record from further ahead counts as one of now; otherwise it would outdo all later ones. Kafka
+/// refuses such records by default.
+const AHEAD: Duration = Duration::from_hours(1);
+
+/// Writes prompts into the collection of one encoder revision. Of a write and a deletion of a
+/// prompt the later one wins, by the time of its record in prompts.v1.
 #[derive(Debug)]
 pub struct Indexer {
     index: PromptIndex,
     layout: Layout,
     codec: Codec,
     runtime: Handle,
+    /// When older deletions were last forgotten.
+    forgotten: Option<Instant>,
 }
 
 /// The change to the index that a record requests.
 enum Change {
     Upsert(PromptPoint),
-    Delete(Uuid),
+    /// As of a time in milliseconds since the epoch.
+    Delete(Uuid, i64),
 }
 
 impl Indexer {
@@ -65,17 +80,17 @@ impl Indexer {
         runtime: Handle,
     ) -> Result<Self, IndexError> {
         runtime.block_on(index.ensure(&layout))?;
-        Ok(Self { index, layout, codec, runtime })
+        Ok(Self { index, layout, codec, runtime, forgotten: None })
     }
 
     fn parse(&self, record: &InputRecord) -> Result<Parsed<Change>, Refusal> {
         let Some(value) = record.value.as_deref() else {
-            return deleted(record).map(|id| Parsed::Input(Change::Delete(id)));
+            return deleted(record).map(|id| Parsed::Input(Change::Delete(id, time_of(record))));
         };
         let embedding: PromptEmbedding = self.codec.decode(value)?;
         embedding.check_limits()?;
         self.check(&embedding)?;
-        Ok(Parsed::Input(Change::Upsert(point(embedding))))
+        Ok(Parsed::Input(Change::Upsert(point(embedding, time_of(record)))))
     }
 
     /// Refuses vectors of another model, which must never be compared with this collection's.
@@ -119,19 +134,41 @@ impl Indexer {
     }
 
     /// Writes runs of upserts and of deletes in record order, so that a prompt deleted and
-    /// published again is present.
+    /// published again in the same millisecond is present.
     async fn write(&self, changes: &[Change]) -> Result<(), IndexError> {
         for run in changes.chunk_by(|a, b| a.upsert().is_some() == b.upsert().is_some()) {
             let upserts: Vec<PromptPoint> = run.iter().filter_map(Change::upsert).cloned().collect();
-            let deletes: Vec<Uuid> = run.iter().filter_map(Change::delete).collect();
+            let deletes: Vec<(Uuid, i64)> = run.iter().filter_map(Change::delete).collect();
             if !upserts.is_empty() {
-                self.index.upsert(upserts).await?;
+                self.upsert(upserts).await?;
             }
             if !deletes.is_empty() {
-                self.index.delete(&deletes).await?;
+                self.index.delete_as_of(&deletes).await?;
             }
         }
         Ok(())
+    }
+
+    async fn upsert(&self, points: Vec<PromptPoint>) -> Result<(), IndexError> {
+        let count = points.len();
+        let points = self.index.without_deleted(points).await?;
+        if points.len() < count {
+            let prompts = count - points.len();
+            tracing::info!(prompts, "prompts were deleted after these writes, which are left out");
+        }
+        self.index.upsert(points).await
+    }
+
+    /// Forgets old deletions now and then. If that fails, the next batch tries again.
+    fn forget_deletions(&mut self) {
+        if self.forgotten.is_some_and(|last| last.elapsed() < FORGETTING) {
+            return;
+        }
+        let before = now_ms().saturating_sub_unsigned(millis(DELETIONS_KEPT));
+        match self.runtime.block_on(self.index.forget_deletions(before)) {
+            Ok(()) => self.forgotten = Some(Instant::now()),
+            Err(error) => tracing::debug!(%error, "old deletions were not forgotten"),
+        }
     }
 }
 
@@ -139,14 +176,14 @@ impl Change {
     fn upsert(&self) -> Option<&PromptPoint> {
         match self {
             Self::Upsert(point) => Some(point),
-            Self::Delete(_) => None,
+            Self::Delete(..) => None,
         }
     }
 
-    fn delete(&self) -> Option<Uuid> {
+    fn delete(&self) -> Option<(Uuid, i64)> {
         match self {
             Self::Upsert(_) => None,
-            Self::Delete(id) => Some(*id),
+            Self::Delete(id, at_ms) => Some((*id, *at_ms)),
         }
     }
 }
@@ -169,12 +206,24 @@ fn deleted(record: &InputRecord) -> Result<Uuid, Refusal> {
     })
 }
 
-fn point(embedding: PromptEmbedding) -> PromptPoint {
+/// The time of the record in prompts.v1; that of now if it has none, or one far ahead.
+fn time_of(record: &InputRecord) -> i64 {
+    let now = now_ms();
+    let latest = now.saturating_add_unsigned(millis(AHEAD));
+    record.source_time_ms().filter(|time| *time <= latest).unwrap_or(now)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn point(embedding: PromptEmbedding, updated_at_ms: i64) -> PromptPoint {
     PromptPoint {
         prompt_id: embedding.prompt_id,
         text: embedding.text,
         sources: vec![embedding.source],
         created_at_ms: embedding.created_at_ms,
+        updated_at_ms,
         attributes: embedding.attributes,
         minilm: embedding.minilm.values,
         clip: embedding.clip.values,
@@ -185,6 +234,7 @@ impl Stage for Indexer {
     fn process(&mut self, batch: &[InputRecord]) -> Result<Vec<Outcome>, BatchError> {
         let parsed = ParsedBatch::parse(batch, |record| self.parse(record))?;
         let written = self.runtime.block_on(self.write_or_ensure(parsed.inputs()))?;
+        self.forget_deletions();
         parsed.outcomes(written, |_, _, written| written.map(|()| Vec::new()).map_err(Refusal::from))
     }
 }

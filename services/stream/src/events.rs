@@ -321,6 +321,7 @@ impl TopicChanged<'_> {
 }
 
 /// Returns the milliseconds since the epoch by this machine's clock.
-pub(crate) fn now_ms() -> i64 {
+/// The time in milliseconds since the epoch, by the clock of this machine.
+pub fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }

@@ -47,6 +47,7 @@ pub mod waiting;
 pub use config::{KafkaConfig, Profile, RunnerConfig, Secret};
 pub use dead_letter::VALUE_OMITTED_HEADER;
 pub use error::StreamError;
+pub use events::now_ms;
 pub use health::Health;
 pub use observer::{GroupMember, GroupState, Observed, Observer, Reads, TopicEnds};
 pub use parsed_batch::{Parsed, ParsedBatch};

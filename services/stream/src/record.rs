@@ -4,6 +4,8 @@ use unprompt_schemas::Uuid;
 use unprompt_schemas::cloudevents::Headers;
 use unprompt_schemas::topics::Topic;
 
+use crate::source_time;
+
 /// A record read from a topic of the catalogue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputRecord {
@@ -22,6 +24,13 @@ pub struct InputRecord {
 }
 
 impl InputRecord {
+    /// The time of the first record of the chain that led to this one, in milliseconds since the
+    /// epoch: from the header `unprompt-source-time`, or of the record itself. `None` if neither is
+    /// after 1970.
+    pub fn source_time_ms(&self) -> Option<i64> {
+        source_time::of(self)
+    }
+
     /// A record without key, value and headers, at the first offset of partition 0 of the topic
     /// without a prefix: the base of a record that was not read from Kafka.
     pub fn new(topic: Topic) -> Self {

@@ -105,9 +105,6 @@ pub(crate) fn to_edge(config: &CollectionConfig) -> Result<EdgeConfig, Status> {
     for (name, vector) in params.sparse_vectors_config.unwrap_or_default().map {
         sparse.insert(name, sparse_json(vector));
     }
-    if vectors.is_empty() && sparse.is_empty() {
-        return Err(Status::invalid_argument("a collection needs one vector at least"));
-    }
     let json = object([
         ("on_disk_payload", Some(Json::Bool(params.on_disk_payload))),
         ("payload_memory", params.payload.and_then(|payload| memory_json(payload.memory))),

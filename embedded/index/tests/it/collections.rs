@@ -1,11 +1,12 @@
 //! Tests of collections, aliases and payload indexes.
 
 use qdrant_client::qdrant::{
-    CollectionStatus, CreateAliasBuilder, CreateCollectionBuilder, CreateFieldIndexCollectionBuilder,
-    DeleteFieldIndexCollectionBuilder, Distance, FieldType, HnswConfigDiffBuilder,
-    OptimizersConfigDiffBuilder, PayloadSchemaType, PointStruct, QuantizationType, RenameAliasBuilder,
-    ScalarQuantizationBuilder, UpdateCollectionBuilder, VectorParamsBuilder, VectorsConfigBuilder,
-    vectors_config,
+    CollectionStatus, Condition, CreateAliasBuilder, CreateCollectionBuilder,
+    CreateFieldIndexCollectionBuilder, DeleteFieldIndexCollectionBuilder, DeletePointsBuilder, Distance,
+    FieldType, Filter, GetPointsBuilder, HnswConfigDiffBuilder, NamedVectors, OptimizersConfigDiffBuilder,
+    PayloadSchemaType, PointId, PointStruct, QuantizationType, Range, RenameAliasBuilder,
+    ScalarQuantizationBuilder, UpdateCollectionBuilder, UpsertPointsBuilder, VectorParamsBuilder,
+    VectorsConfigBuilder, vectors_config,
 };
 use qdrant_client::{Payload, Qdrant};
 use serde_json::json;
@@ -138,6 +139,32 @@ async fn payload_indexes_come_and_go_in_the_description() {
         .unwrap();
     let schema = client.collection_info(&name).await.unwrap().result.unwrap().payload_schema;
     assert!(!schema.contains_key("year") && schema.contains_key("colour"));
+    client.delete_collection(&name).await.unwrap();
+    endpoint.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_without_vectors_holds_payloads() {
+    let endpoint = TestEndpoint::start().await;
+    let (client, name) = (endpoint.client(), unique("no-vectors"));
+    let create = CreateCollectionBuilder::new(&name).vectors_config(VectorsConfigBuilder::default());
+    client.create_collection(create).await.unwrap();
+    let point = |number: u64| {
+        let payload = Payload::try_from(json!({"number": number})).unwrap();
+        PointStruct::new(number, NamedVectors::default(), payload)
+    };
+    let points: Vec<_> = (0..10).map(point).collect();
+    client.upsert_points(UpsertPointsBuilder::new(&name, points).wait(true)).await.unwrap();
+    let below = Filter::must([Condition::range("number", Range { lt: Some(5.0), ..Default::default() })]);
+    client.delete_points(DeletePointsBuilder::new(&name).points(below).wait(true)).await.unwrap();
+    let ids = (0..10).map(PointId::from).collect::<Vec<_>>();
+    let found = client.get_points(GetPointsBuilder::new(&name, ids).with_payload(true)).await.unwrap().result;
+    let mut numbers: Vec<_> = found.iter().filter_map(|point| point.payload["number"].as_integer()).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [5, 6, 7, 8, 9]);
+    let with_vector = PointStruct::new(20, vec![1.0, 2.0], Payload::new());
+    let refused = client.upsert_points(UpsertPointsBuilder::new(&name, vec![with_vector]).wait(true)).await;
+    assert!(refused.is_err(), "{refused:?}");
     client.delete_collection(&name).await.unwrap();
     endpoint.stop().await;
 }

@@ -6,11 +6,12 @@ use unprompt_embedded_index::EmbeddedIndex;
 use unprompt_index::{ConnectOptions, Layout, MINILM_DIM, PromptIndex, PromptPoint};
 use unprompt_indexer::Indexer;
 use unprompt_schemas::Uuid;
+use unprompt_schemas::cloudevents::names;
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::identity::prompt_id;
 use unprompt_schemas::records::{NamedVector, PromptEmbedding};
 use unprompt_schemas::topics::Topic;
-use unprompt_stream::{BatchError, InputRecord, Outcome, Stage as _};
+use unprompt_stream::{BatchError, InputRecord, Outcome, Stage as _, now_ms};
 
 const ENCODER: &str = "tiny-clip@0123456789ab";
 const MINILM: &str = "all-MiniLM-L6-v2@1";
@@ -82,6 +83,12 @@ fn delete(text: &str) -> InputRecord {
     record(prompt_id(text), None)
 }
 
+/// The same record with a source of another time, in milliseconds after `record`'s.
+fn later(record: InputRecord, by_ms: i64) -> InputRecord {
+    let time = (record.timestamp_ms + by_ms).to_string().into_bytes();
+    InputRecord { headers: vec![(names::SOURCE_TIME.to_owned(), time)], ..record }
+}
+
 /// The code of each rejection; `None` for an accepted record.
 fn codes(outcomes: &[Outcome]) -> Vec<Option<&str>> {
     let code = |outcome: &Outcome| match outcome {
@@ -113,6 +120,63 @@ fn upserts_and_deletes_of_one_batch_take_effect_in_their_order() {
     assert!(fixture.prompt("made late").is_some());
     assert_eq!(fixture.prompt("made anew").unwrap().sources, ["test"], "the delete forgot the old source");
     assert_eq!(fixture.prompt("never there"), None);
+}
+
+#[test]
+fn of_a_write_and_a_deletion_the_later_one_wins_whatever_their_order() {
+    for one_by_one in [false, true] {
+        let mut fixture = Fixture::start();
+        let (red, blue, green) = (embedding("red"), embedding("blue"), embedding("green"));
+        let batch = [
+            // Deleted later than written.
+            later(delete("red"), 2),
+            later(upsert(&red), 1),
+            // Written again after a deletion that comes late.
+            later(upsert(&blue), 3),
+            later(delete("blue"), 2),
+            // Deleted, written again, and the first write comes late.
+            later(delete("green"), 5),
+            later(upsert(&green), 6),
+            later(upsert(&PromptEmbedding { source: "first".into(), ..green.clone() }), 4),
+        ];
+        let batches = if one_by_one { batch.chunks(1) } else { batch.chunks(batch.len()) };
+        for batch in batches {
+            assert!(codes(&fixture.process(batch)).iter().all(Option::is_none));
+        }
+        assert_eq!(fixture.prompt("red"), None, "it came back");
+        assert_eq!(fixture.prompt("blue").unwrap().updated_at_ms, 503);
+        assert_eq!(fixture.prompt("green").unwrap().sources, ["test"], "what was deleted is forgotten");
+        // All of it again, as after a lost commit.
+        fixture.process(&batch);
+        assert_eq!((fixture.prompt("red"), fixture.prompt("blue").is_some()), (None, true));
+    }
+}
+
+#[test]
+fn a_deletion_survives_a_restart_of_the_index() {
+    let Fixture { runtime, endpoint, mut indexer, _folder: folder, .. } = Fixture::start();
+    indexer.process(&[later(delete("red"), 2)]).unwrap();
+    runtime.block_on(endpoint.stop()).unwrap();
+    drop(indexer);
+    let endpoint = runtime.block_on(EmbeddedIndex::start(folder.path(), 0)).unwrap();
+    let url = endpoint.url();
+    let index = runtime.block_on(PromptIndex::connect(&url, ConnectOptions::default())).unwrap();
+    let (layout, handle) = (Layout::new(ENCODER, CLIP_DIM, MINILM), runtime.handle().clone());
+    let indexer = Indexer::open(index.clone(), layout, Codec::single_object(), handle).unwrap();
+    let mut fixture = Fixture { runtime, endpoint, index, indexer, _folder: folder };
+    fixture.process(&[later(upsert(&embedding("red")), 1), later(upsert(&embedding("blue")), 1)]);
+    assert_eq!((fixture.prompt("red"), fixture.prompt("blue").is_some()), (None, true));
+}
+
+#[test]
+fn a_record_dated_in_the_future_does_not_outdo_those_that_follow() {
+    let mut fixture = Fixture::start();
+    let future = InputRecord { timestamp_ms: i64::MAX, ..delete("red") };
+    fixture.process(&[future, InputRecord { timestamp_ms: i64::MAX, ..upsert(&embedding("blue")) }]);
+    let now = |record: InputRecord| InputRecord { timestamp_ms: now_ms() + 1, ..record };
+    fixture.process(&[now(upsert(&embedding("red"))), now(delete("blue"))]);
+    assert!(fixture.prompt("red").is_some(), "the deletion was later");
+    assert_eq!(fixture.prompt("blue"), None, "the write was later");
 }
 
 #[test]
