@@ -1,7 +1,8 @@
 //! A prediction depends on its record alone: not on its batch, its order, or the threads.
 //!
 //! In f32, on one collection that is searched exactly, vectors agree within 1e-6 and predictions
-//! within 1e-5, however the pictures are grouped.
+//! within 1e-5, however the pictures are grouped. In bf16, on candle, the largest differences are
+//! measured.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use tokio::runtime::Runtime;
 use unprompt_embedded_index::EmbeddedIndex;
 use unprompt_image_encoder::{EncoderFolder, ImageEncoder};
 use unprompt_index::{ConnectOptions, Layout, MINILM_DIM, PromptIndex, PromptPoint};
-use unprompt_models::encoder::{TextTower, VisionSettings, VisionTower};
+use unprompt_models::encoder::{Precision, TextTower, VisionSettings, VisionTower};
 use unprompt_models::minilm::Engine;
 use unprompt_models::picture::Limits;
 use unprompt_models::recipe::Retrieval;
@@ -66,15 +67,14 @@ struct Chain {
 }
 
 impl Chain {
-    fn start(runtime: &Runtime, url: &str) -> Self {
+    fn start(runtime: &Runtime, url: &str, vision: VisionSettings) -> Self {
         let tower = TextTower::load(&clip(), Engine::Candle).unwrap();
         let (revision, dims) = (tower.revision().to_string(), tower.dims());
-        let pictures =
-            VisionTower::load(&clip(), &VisionSettings::default()).unwrap().vector_name().to_owned();
+        let pictures = VisionTower::load(&clip(), &vision).unwrap().vector_name().to_owned();
         let index = runtime.block_on(PromptIndex::connect(url, ConnectOptions::default())).unwrap();
         runtime.block_on(index.ensure(&Layout::new(revision.clone(), dims, MINILM))).unwrap();
         runtime.block_on(index.upsert(prompts(dims))).unwrap();
-        let folders = [EncoderFolder { folder: clip(), settings: VisionSettings::default() }];
+        let folders = [EncoderFolder { folder: clip(), settings: vision }];
         let encoder = ImageEncoder::load(&folders, Limits::default(), Codec::single_object()).unwrap();
         let heads = HeadStore::new(HeadRequirements {
             encoder: pictures.clone(),
@@ -136,11 +136,32 @@ fn furthest(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
+/// The most by which a value of a vector and of a prediction may differ.
+struct Tolerance {
+    vector: f32,
+    prediction: f32,
+    same_neighbours: bool,
+}
+
 #[test]
 fn whatever_its_batch_a_picture_has_the_same_vector_and_prediction() {
+    let tolerance = Tolerance { vector: 1e-6, prediction: 1e-5, same_neighbours: true };
+    groups_agree(VisionSettings::default(), &tolerance);
+}
+
+#[test]
+fn in_bf16_a_picture_has_nearly_the_same_vector_whatever_its_batch() {
+    let vision =
+        VisionSettings { precision: Precision::Bf16, engine: Engine::Candle, ..VisionSettings::default() };
+    groups_agree(vision, &Tolerance { vector: 1e-3, prediction: 1e-3, same_neighbours: false });
+}
+
+/// Compares pictures that are processed alone with pictures in any batches, and prints the largest
+/// differences.
+fn groups_agree(vision: VisionSettings, tolerance: &Tolerance) {
     let (runtime, folder) = (Runtime::new().unwrap(), tempfile::tempdir().unwrap());
     let served = runtime.block_on(EmbeddedIndex::start(&folder.path().join("index"), 0)).unwrap();
-    let mut chain = Chain::start(&runtime, &served.url());
+    let mut chain = Chain::start(&runtime, &served.url(), vision);
     let pictures = pictures();
     let alone: Vec<Vec<InputRecord>> = pictures.iter().map(|picture| vec![picture.clone()]).collect();
     let expected = chain.run(&alone);
@@ -166,12 +187,15 @@ fn whatever_its_batch_a_picture_has_the_same_vector_and_prediction() {
             let predictions = furthest(&prediction.vector, &wanted.vector);
             let (of_vector, of_prediction) = worst.get();
             worst.set((of_vector.max(vectors), of_prediction.max(predictions)));
-            prop_assert!(vectors <= 1e-6, "picture {offset}: a vector differs by {vectors}");
-            prop_assert!(predictions <= 1e-5, "picture {offset}: a prediction differs by {predictions}");
+            prop_assert!(vectors <= tolerance.vector, "picture {offset}: a vector differs by {vectors}");
+            prop_assert!(
+                predictions <= tolerance.prediction,
+                "picture {offset}: a prediction differs by {predictions}"
+            );
             let ids = |prediction: &Prediction| -> Vec<_> {
                 prediction.neighbours.iter().map(|neighbour| neighbour.prompt_id).collect()
             };
-            prop_assert_eq!(ids(&prediction), ids(wanted));
+            prop_assert!(!tolerance.same_neighbours || ids(&prediction) == ids(wanted), "other neighbours");
         }
         Ok(())
     });
