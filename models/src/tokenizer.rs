@@ -66,6 +66,10 @@ impl Special {
     }
 }
 
+/// Texts that are tokenized together. A tokenizer holds some 100 bytes for each token of a text,
+/// also of what it truncates, and the longest prompts have as many tokens as bytes.
+const GROUP_BYTES: usize = 256 << 10;
+
 const BEGIN: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
 /// The split of a text into words by CLIP (openai/CLIP, simple_tokenizer.py).
@@ -90,9 +94,13 @@ impl TextTokenizer {
 
     /// Returns each text's ids, including special tokens.
     pub(crate) fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, ModelError> {
-        let encodings = self.tokenizer.encode_batch_fast(texts.to_vec(), true);
-        let encodings = encodings.map_err(|error| ModelError::Tokenizer(error.to_string()))?;
-        Ok(encodings.iter().map(|encoding| encoding.get_ids().to_vec()).collect())
+        let mut ids = Vec::with_capacity(texts.len());
+        for group in groups(texts) {
+            let encodings = self.tokenizer.encode_batch_fast(group.to_vec(), true);
+            let encodings = encodings.map_err(|error| ModelError::Tokenizer(error.to_string()))?;
+            ids.extend(encodings.iter().map(|encoding| encoding.get_ids().to_vec()));
+        }
+        Ok(ids)
     }
 
     /// Returns each text's ids, padded to the maximum length.
@@ -101,6 +109,22 @@ impl TextTokenizer {
         ids.iter_mut().for_each(|ids| ids.resize(self.max_length, self.pad));
         Ok(ids)
     }
+}
+
+/// Divides texts into runs of at most [`GROUP_BYTES`], or one text that is longer.
+fn groups<'a, 'b>(texts: &'a [&'b str]) -> impl Iterator<Item = &'a [&'b str]> {
+    let mut rest = texts;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |text: &&&str| {
+            bytes += text.len();
+            bytes <= GROUP_BYTES
+        };
+        let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
+        let (group, others) = rest.split_at(count);
+        rest = others;
+        (!group.is_empty()).then_some(group)
+    })
 }
 
 /// Loads the tokenizer in `folder` unchanged.
@@ -158,4 +182,20 @@ fn clip_bpe(folder: &Path, settings: &Settings) -> Result<Tokenizer, ModelError>
         .add_special_tokens([AddedToken::from(begin, true), AddedToken::from(end, true)])
         .map_err(broken)?;
     Ok(tokenizer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_tokenized_a_few_at_a_time_and_all_in_order() {
+        let (short, long, longer) =
+            ("a".to_owned(), "b".repeat(GROUP_BYTES / 2), "c".repeat(GROUP_BYTES + 1));
+        let texts = [&short, &longer, &long, &long, &short, &long].map(String::as_str);
+        let groups: Vec<_> = groups(&texts).collect();
+        assert_eq!(groups.iter().map(|group| group.len()).collect::<Vec<_>>(), [1, 1, 2, 2]);
+        assert_eq!(groups.concat(), texts);
+        assert_eq!(super::groups(&[]).count(), 0);
+    }
 }

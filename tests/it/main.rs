@@ -20,6 +20,7 @@ mod one_recipe;
 mod one_record;
 mod other_clients;
 mod outages;
+mod peak_memory;
 mod power_cut;
 mod prompts_import;
 mod registry;

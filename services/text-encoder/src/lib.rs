@@ -125,9 +125,24 @@ fn keyed(id: Uuid, value: Option<Vec<u8>>, record: &InputRecord) -> OutputRecord
     }
 }
 
+/// The bytes of the records that are encoded before their outputs are published. Of usual prompts
+/// these are whole batches; a batch of the longest ones would take a minute or more.
+const SLICE_BYTES: usize = 2 << 20;
+
+/// The first records, of at most [`SLICE_BYTES`] together, or one.
+fn first_slice(batch: &[InputRecord]) -> &[InputRecord] {
+    let mut bytes = 0;
+    let fits = |record: &&InputRecord| {
+        bytes += record.value.as_ref().map_or(0, Vec::len);
+        bytes <= SLICE_BYTES
+    };
+    let count = batch.iter().take_while(fits).count().max(1).min(batch.len());
+    &batch[..count]
+}
+
 impl Stage for TextEncoder {
     fn process(&mut self, batch: &[InputRecord]) -> Result<Vec<Outcome>, BatchError> {
-        let parsed = ParsedBatch::parse(batch, |record| self.parse(record))?;
+        let parsed = ParsedBatch::parse(first_slice(batch), |record| self.parse(record))?;
         let vectors = self.embed(parsed.inputs())?;
         parsed.outcomes(vectors, |record, prompt, vectors| self.output(record, prompt, vectors))
     }

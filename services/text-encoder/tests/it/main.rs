@@ -65,6 +65,18 @@ fn avro_and_plain_text_prompts_get_the_same_vectors_and_bad_ones_are_rejected_al
 }
 
 #[test]
+fn many_long_prompts_are_encoded_in_slices_and_usual_ones_at_once() {
+    let mut encoder = encoder();
+    let long: Vec<_> =
+        (0..40).map(|n| record(None, Some(format!("{n} {}", "so long ".repeat(8_000)).as_bytes()))).collect();
+    let first = encoder.process(&long).unwrap().len();
+    assert!((1..40).contains(&first), "{first} outcomes at once");
+    assert_eq!(encoder.process(&long[first..]).unwrap().len(), 40 - first);
+    let usual: Vec<_> = (0..40).map(|n| record(None, Some(format!("{n} red stars").as_bytes()))).collect();
+    assert_eq!(encoder.process(&usual).unwrap().len(), 40);
+}
+
+#[test]
 fn a_null_value_deletes_by_id_and_needs_one() {
     let id = prompt_id("gone").to_string();
     let outcomes = encoder()
