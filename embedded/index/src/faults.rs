@@ -2,6 +2,8 @@
 //! graph would be built, while everything looks well.
 
 use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::{io, thread};
 
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +23,23 @@ pub(crate) struct Watched {
 }
 
 impl Faults {
-    /// Watches a thread; call it on the thread itself.
+    /// Starts a watched thread: every thread of a collection is started here. `what` says what it
+    /// does, for the fault.
+    pub fn spawn(
+        &self,
+        name: String,
+        what: String,
+        body: impl FnOnce() + Send + 'static,
+    ) -> io::Result<JoinHandle<()>> {
+        let faults = self.clone();
+        thread::Builder::new().name(name).spawn(move || {
+            let watched = faults.watch(what);
+            body();
+            watched.ends();
+        })
+    }
+
+    /// Watches a thread or task; call it on the thread itself.
     pub fn watch(&self, thread: String) -> Watched {
         Watched { faults: self.clone(), thread, ended_well: false }
     }
@@ -63,13 +81,10 @@ mod tests {
     async fn a_thread_that_panics_is_noticed_and_one_that_is_asked_to_end_is_not() {
         let faults = Faults::default();
         let (asked, panicking) = (faults.clone(), faults.clone());
-        std::thread::spawn(move || asked.watch("the first thread".into()).ends()).join().unwrap();
+        asked.spawn("first".into(), "the first thread".into(), || ()).unwrap().join().unwrap();
         assert!(!faults.noticed.is_cancelled());
-        let thread = std::thread::spawn(move || {
-            let _watched = panicking.watch("the second thread".into());
-            panic!("on purpose");
-        });
-        assert!(thread.join().is_err());
+        let thread = panicking.spawn("second".into(), "the second thread".into(), || panic!("on purpose"));
+        assert!(thread.unwrap().join().is_err());
         faults.report("a later one".into());
         assert_eq!(faults.noticed().await, "the second thread has ended");
     }

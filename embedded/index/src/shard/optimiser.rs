@@ -79,12 +79,8 @@ impl Optimiser {
             flush: OnceLock::new(),
         });
         let own = Arc::clone(&optimiser);
-        let (faults, collection) = (faults.clone(), name.to_owned());
-        let thread = std::thread::Builder::new().name(format!("optimise {name}")).spawn(move || {
-            let watched = faults.watch(format!("the thread that optimises {collection}"));
-            own.run();
-            watched.ends();
-        })?;
+        let what = format!("the thread that optimises {name}");
+        let thread = faults.spawn(format!("optimise {name}"), what, move || own.run())?;
         *optimiser.thread.lock() = Some(thread);
         Ok(optimiser)
     }

@@ -48,13 +48,8 @@ impl ShardWriter {
         faults: &Faults,
     ) -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel(CAPACITY);
-        let builder = std::thread::Builder::new().name(format!("write {name}"));
-        let (faults, collection) = (faults.clone(), name.to_owned());
-        let thread = builder.spawn(move || {
-            let watched = faults.watch(format!("the thread that writes to {collection}"));
-            run(receiver, &edge, &optimiser);
-            watched.ends();
-        })?;
+        let what = format!("the thread that writes to {name}");
+        let thread = faults.spawn(format!("write {name}"), what, move || run(receiver, &edge, &optimiser))?;
         Ok(Self {
             queue: Mutex::new(Some(sender)),
             thread: Mutex::new(Some(thread)),
