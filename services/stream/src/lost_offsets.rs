@@ -40,15 +40,28 @@ pub(crate) async fn check(
     kafka: &KafkaConfig,
     service: &Service,
     lost: LostOffsets,
+    exactly_once: bool,
 ) -> Result<(), StreamError> {
-    // The embedded broker forgets no offset. A process that was killed between its first outputs and
-    // its first commit leaves outputs without offsets, and must be able to start again.
+    // The embedded broker forgets no offset.
     if kafka.profile == Profile::Embedded {
         return Ok(());
     }
     let observed = Observer::new(kafka).look(&[(service.name, service.inputs)]).await?;
     let Some(group) = observed.groups.first().filter(|group| !has_committed(group)) else { return Ok(()) };
-    let Some(topic) = written_before(kafka, service, &observed, &group.group).await else { return Ok(()) };
+    let inputs: Vec<_> = inputs_of(&observed, service.inputs).cloned().collect();
+    let (own, name) = (kafka.clone(), group.group.clone());
+    let Some(topic) = written_before(kafka, service, &observed, &group.group).await else {
+        // Without transactions, a process that is killed between its first outputs and its first
+        // commit leaves outputs without offsets, and must be able to start again.
+        if !exactly_once {
+            let begun = topic_admin::blocking(move |_| commit(&own, &name, inputs, |(first, _)| first)).await;
+            // Another instance has joined, which has begun the group.
+            begun.unwrap_or_else(
+                |error| tracing::debug!(%error, "the group's first offsets were not committed"),
+            );
+        }
+        return Ok(());
+    };
     match lost {
         LostOffsets::Stop => Err(StreamError::OffsetsLost { group: group.group.clone(), topic }),
         LostOffsets::Earliest => {
@@ -57,9 +70,7 @@ pub(crate) async fn check(
         }
         LostOffsets::Latest => {
             tracing::warn!(group = group.group, "its offsets are gone: it starts after the latest records");
-            let ends = inputs_of(&observed, service.inputs).cloned().collect();
-            let (kafka, group) = (kafka.clone(), group.group.clone());
-            topic_admin::blocking(move |_| commit_ends(&kafka, &group, ends)).await
+            topic_admin::blocking(move |_| commit(&own, &name, inputs, |(_, end)| end)).await
         }
     }
 }
@@ -114,15 +125,21 @@ fn is_of(record: &InputRecord, group: &str) -> bool {
     record.headers.iter().any(|(name, value)| name == WRITER && value == group.as_bytes())
 }
 
-/// Commits the ends of the topics for a group without members.
-fn commit_ends(kafka: &KafkaConfig, group: &str, topics: Vec<TopicEnds>) -> Result<(), StreamError> {
+/// Commits an offset of each partition, one of its first and its next, for a group without members.
+fn commit(
+    kafka: &KafkaConfig,
+    group: &str,
+    topics: Vec<TopicEnds>,
+    offset: impl Fn((i64, i64)) -> i64,
+) -> Result<(), StreamError> {
     let failed = |source| StreamError::Consumer { group: group.to_owned(), source };
     let consumer: rdkafka::consumer::BaseConsumer =
         kafka::consumer(kafka, group).create().map_err(StreamError::client)?;
     let mut list = TopicPartitionList::new();
     for ends in topics {
-        for (partition, (_, end)) in ends.partitions {
-            list.add_partition_offset(&ends.name, partition, Offset::Offset(end)).map_err(failed)?;
+        for (partition, of_partition) in ends.partitions {
+            let at = Offset::Offset(offset(of_partition));
+            list.add_partition_offset(&ends.name, partition, at).map_err(failed)?;
         }
     }
     consumer.commit(&list, CommitMode::Sync).map_err(failed)

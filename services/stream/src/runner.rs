@@ -107,9 +107,10 @@ async fn run<E: Display>(
 ) -> Result<RunSummary, StreamError> {
     let mut backoff = backoff(runner);
     let health = &signals.health;
+    let exactly_once = runner.delivery.is_exactly_once(kafka.profile);
     let topics = async {
         ensure_topics_patiently(kafka, &mut backoff, shutdown).await?;
-        let check = || lost_offsets::check(kafka, &service, runner.lost_offsets);
+        let check = || lost_offsets::check(kafka, &service, runner.lost_offsets, exactly_once);
         patiently(&mut backoff, shutdown, check).await?;
         health.set(Condition::Topics, true);
         Ok::<(), StreamError>(())
@@ -125,7 +126,6 @@ async fn run<E: Display>(
     let (mut flood, mut size) = (Flood::new(runner), TransactionSize::new(runner));
     let ids = TopicIds::new(&kafka.prefix, topics_of(&service));
     // All sessions of a run share the id, so that each settles what the one before it left open.
-    let exactly_once = runner.delivery.is_exactly_once(kafka.profile);
     let transactional_id = exactly_once.then(|| kafka.transactional_id(service.name));
     loop {
         let before = summary.records_in;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rdkafka::admin::AdminOptions;
 use unprompt_schemas::topics::Topic;
-use unprompt_stream::config::LostOffsets;
+use unprompt_stream::config::{Delivery, LostOffsets};
 use unprompt_stream::{KafkaConfig, RunnerConfig, StreamError};
 
 use crate::support::*;
@@ -261,6 +261,24 @@ async fn a_group_whose_offsets_are_gone_stops_or_starts_where_lost_offsets_says(
     let run = RunningStage::copying(&kafka);
     run.ready().await;
     assert_eq!(run.stop().await.records_in, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_is_killed_before_its_first_commit_starts_again() {
+    let kafka = Fixture::on_apache_kafka().await.kafka();
+    publish(&kafka, 0..20).await;
+    let config = RunnerConfig {
+        delivery: Delivery::AtLeastOnce,
+        commit_interval_ms: 600_000,
+        ..RunnerConfig::default()
+    };
+    let run = RunningStage::start(&kafka, config.clone(), |batch| Ok(copies(batch)));
+    take(&kafka, Topic::ImageEmbeddings, 20).await;
+    run.abort();
+    let run = RunningStage::start(&kafka, config, |batch| Ok(copies(batch)));
+    let out = take(&kafka, Topic::ImageEmbeddings, 40).await;
+    assert!(counts(&out).values().all(|count| *count == 2), "everything was written again, once");
+    run.stop().await;
 }
 
 on_both! {
