@@ -9,7 +9,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use serde::{Deserialize, Serialize};
 use unprompt_schemas::identity::NAMESPACE;
-use unprompt_schemas::records::PROMPT_MAX_BYTES;
+use unprompt_schemas::records::{ATTRIBUTES_MAX_BYTES, PROMPT_MAX_BYTES, SOURCE_MAX_BYTES, attributes_bytes};
 use uuid::Uuid;
 
 use self::language::Languages;
@@ -103,6 +103,9 @@ impl Cleaner {
         }
         if let Some(reason) = self.length(&row.text) {
             return Some(reason);
+        }
+        if row.source.len() > SOURCE_MAX_BYTES || attributes_bytes(&row.attributes) > ATTRIBUTES_MAX_BYTES {
+            return Some(Reason::DetailsTooLong);
         }
         if !self.languages.keeps(&row.text) {
             return Some(Reason::Language);
@@ -198,6 +201,8 @@ impl std::fmt::Debug for Cleaner {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::row::Scores;
 
@@ -263,6 +268,21 @@ mod tests {
         let mut cleaner = cleaner(Cleaning::default());
         assert_eq!(reason(&mut cleaner, &"x".repeat(PROMPT_MAX_BYTES)), None);
         assert_eq!(reason(&mut cleaner, &"y".repeat(PROMPT_MAX_BYTES + 1)), Some(Reason::TooLong));
+    }
+
+    #[test]
+    fn a_source_or_attributes_that_no_topic_takes_are_dropped() {
+        let mut cleaner = cleaner(Cleaning::default());
+        let attributes = |bytes: usize| BTreeMap::from([("k".to_owned(), "v".repeat(bytes - 1))]);
+        let rows = [
+            Row { text: "a".into(), source: "s".repeat(SOURCE_MAX_BYTES), ..Row::default() },
+            Row { text: "b".into(), source: "s".repeat(SOURCE_MAX_BYTES + 1), ..Row::default() },
+            Row { text: "c".into(), attributes: attributes(ATTRIBUTES_MAX_BYTES), ..Row::default() },
+            Row { text: "d".into(), attributes: attributes(ATTRIBUTES_MAX_BYTES + 1), ..Row::default() },
+        ];
+        let reasons = rows.map(|row| cleaner.clean(row).err().map(|(reason, _)| reason));
+        let too_long = Some(Reason::DetailsTooLong);
+        assert_eq!(reasons, [None, too_long, None, too_long]);
     }
 
     #[test]

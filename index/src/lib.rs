@@ -5,6 +5,7 @@
 //! embedded endpoint alike. This crate must not know Kafka or neural networks: it takes vectors and
 //! returns vectors.
 
+mod chunks;
 mod client;
 mod error;
 mod layout;
@@ -20,7 +21,7 @@ pub use client::{
 };
 pub use error::IndexError;
 pub use layout::{ALIAS, Layout, MINILM_DIM, Space};
-pub use point::{Hit, PromptPoint};
+pub use point::{Hit, PromptPoint, Version};
 pub use profile::Profile;
 pub use query::{
     Diversity, Encode, Filter, MAX_LIMIT, MAX_LIMIT_WITH_VECTORS, MAX_REACH, NearDuplicate, Picture, Query,

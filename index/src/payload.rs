@@ -14,15 +14,18 @@ use qdrant_client::qdrant::{
 use uuid::Uuid;
 
 use crate::point::Known;
-use crate::{Hit, IndexError, PromptPoint, Space};
+use crate::{Hit, IndexError, PromptPoint, Space, Version};
 
 pub(crate) const TEXT: &str = "text";
 pub(crate) const SOURCES: &str = "sources";
 pub(crate) const CREATED_AT: &str = "created_at";
-/// The time of the latest write, for deletions. Points of unknown time lack it.
+/// The time of the latest write, and the partition that it came from. Points that did not come from
+/// a topic lack both.
 pub(crate) const UPDATED_AT: &str = "updated_at";
+pub(crate) const UPDATED_IN: &str = "updated_in";
 /// The time of a deletion, in the collection of deletions.
 pub(crate) const DELETED_AT: &str = "deleted_at";
+pub(crate) const DELETED_IN: &str = "deleted_in";
 /// The time at which a deletion was remembered. It may have been read long after it was published.
 pub(crate) const REMEMBERED_AT: &str = "remembered_at";
 pub(crate) const ATTRIBUTES: &str = "attributes";
@@ -30,7 +33,7 @@ pub(crate) const ATTRIBUTES: &str = "attributes";
 /// range on it matches them.
 pub(crate) const LENGTH: &str = "length";
 
-type Fields = HashMap<String, Value>;
+pub(crate) type Fields = HashMap<String, Value>;
 
 /// The path of an attribute in the payload. It is quoted, since a name may contain dots and
 /// brackets; a path cannot express a quote or a backslash.
@@ -62,14 +65,29 @@ pub(crate) fn to_point(point: PromptPoint) -> PointStruct {
     payload.insert(TEXT, point.text);
     payload.insert(SOURCES, point.sources);
     payload.insert(CREATED_AT, point.created_at_ms);
-    if point.updated_at_ms > 0 {
-        payload.insert(UPDATED_AT, point.updated_at_ms);
+    if let Some(version) = point.version {
+        insert_version(&mut payload, version, [UPDATED_AT, UPDATED_IN]);
     }
     payload.insert(ATTRIBUTES, attributes_value(point.attributes));
     let vectors = NamedVectors::default()
         .add_vector(Space::Clip.name(), point.clip)
         .add_vector(Space::MiniLm.name(), point.minilm);
     PointStruct::new(point_id(point.prompt_id), vectors, payload)
+}
+
+/// Writes a version into the fields of its time and of its partition.
+pub(crate) fn insert_version(payload: &mut Payload, version: Version, [at, partition]: [&str; 2]) {
+    payload.insert(at, version.at_ms);
+    if let Some(number) = version.partition {
+        payload.insert(partition, i64::from(number));
+    }
+}
+
+/// Reads a version from the fields of its time and of its partition.
+pub(crate) fn version(fields: &Fields, [at, partition]: [&str; 2]) -> Option<Version> {
+    let number = |field: &str| fields.get(field).and_then(Value::as_integer);
+    let partition = number(partition).and_then(|number| i32::try_from(number).ok());
+    Some(Version { at_ms: number(at)?, partition })
 }
 
 fn attributes_value(attributes: BTreeMap<String, String>) -> Value {
@@ -86,7 +104,7 @@ pub(crate) fn to_prompt(point: RetrievedPoint) -> Result<PromptPoint, IndexError
         text: text_of(prompt_id, &point.payload)?,
         sources: known.sources,
         created_at_ms: known.created_at_ms,
-        updated_at_ms: known.updated_at_ms,
+        version: known.version,
         attributes: known.attributes,
         minilm: vectors.remove(Space::MiniLm.name()).unwrap_or_default(),
         clip: vectors.remove(Space::Clip.name()).unwrap_or_default(),
@@ -145,11 +163,10 @@ fn text_of(prompt_id: Uuid, fields: &Fields) -> Result<String, IndexError> {
 }
 
 fn known_from(fields: &Fields) -> Known {
-    let time = |field: &str| fields.get(field).and_then(Value::as_integer).unwrap_or_default();
     Known {
         sources: strings(fields.get(SOURCES)),
-        created_at_ms: time(CREATED_AT),
-        updated_at_ms: time(UPDATED_AT),
+        created_at_ms: fields.get(CREATED_AT).and_then(Value::as_integer).unwrap_or_default(),
+        version: version(fields, [UPDATED_AT, UPDATED_IN]),
         attributes: attributes(fields.get(ATTRIBUTES)),
         has_length: fields.contains_key(LENGTH),
     }

@@ -20,10 +20,9 @@ pub struct PromptPoint {
     pub sources: Vec<String>,
     /// The earliest time the prompt was seen, in milliseconds since 1970.
     pub created_at_ms: i64,
-    /// The time of its latest write, in milliseconds since 1970, for
-    /// [`PromptIndex::delete_as_of`](crate::PromptIndex::delete_as_of); 0 if it is unknown, as for
-    /// prompts that did not come from a topic.
-    pub updated_at_ms: i64,
+    /// Its latest write, by which deletions are compared with it; `None` for a prompt that did not
+    /// come from a topic.
+    pub version: Option<Version>,
     pub attributes: BTreeMap<String, String>,
     /// \[384\]; empty if the read did not request vectors.
     pub minilm: Vec<f32>,
@@ -54,12 +53,15 @@ impl PromptPoint {
         self.sources.sort_unstable();
         self.sources.dedup();
         self.created_at_ms = self.created_at_ms.min(known.created_at_ms);
-        // A write of unknown time is taken for the later one.
-        let is_older = self.updated_at_ms > 0 && self.updated_at_ms < known.updated_at_ms;
-        self.updated_at_ms = self.updated_at_ms.max(known.updated_at_ms);
         let mut further = known.attributes;
-        if is_older {
-            std::mem::swap(&mut self.attributes, &mut further);
+        match (self.version, known.version) {
+            (Some(own), Some(other)) if !own.supersedes(other) => {
+                std::mem::swap(&mut self.attributes, &mut further);
+                self.version = known.version;
+            }
+            // A write from elsewhere than a topic changes nothing for deletions.
+            (None, other) => self.version = other,
+            _ => {}
         }
         let mut bytes = attributes_bytes(&self.attributes);
         for (key, value) in further {
@@ -101,12 +103,29 @@ impl PromptPoint {
     }
 }
 
+/// When and where a prompt was published or deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version {
+    /// The time of the record in prompts.v1, in milliseconds since 1970.
+    pub at_ms: i64,
+    /// The partition of that record, if it is known.
+    pub partition: Option<i32>,
+}
+
+impl Version {
+    /// Returns whether this one is the later of two, of which `other` was processed first. Records of
+    /// one partition are processed in their order; between partitions the times decide.
+    pub fn supersedes(self, other: Self) -> bool {
+        self.at_ms >= other.at_ms || (self.partition.is_some() && self.partition == other.partition)
+    }
+}
+
 /// The state of a prompt from an earlier write.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Known {
     pub sources: Vec<String>,
     pub created_at_ms: i64,
-    pub updated_at_ms: i64,
+    pub version: Option<Version>,
     pub attributes: BTreeMap<String, String>,
     /// True if the point has a field for the text's length; points written before the field existed
     /// lack it.
@@ -120,7 +139,7 @@ impl Known {
         let has_source = |source| self.sources.len() >= MAX_SOURCES || self.sources.contains(source);
         self.has_length
             && self.created_at_ms <= point.created_at_ms
-            && self.updated_at_ms >= point.updated_at_ms
+            && (point.version.is_none() || self.version == point.version)
             && point.sources.iter().all(has_source)
             && point.attributes.iter().all(|(key, value)| self.attributes.get(key) == Some(value))
     }
@@ -150,8 +169,8 @@ pub(crate) fn merge_repeats(points: Vec<PromptPoint>) -> Vec<PromptPoint> {
 
 impl From<PromptPoint> for Known {
     fn from(point: PromptPoint) -> Self {
-        let PromptPoint { sources, created_at_ms, updated_at_ms, attributes, .. } = point;
-        Self { sources, created_at_ms, updated_at_ms, attributes, has_length: true }
+        let PromptPoint { sources, created_at_ms, version, attributes, .. } = point;
+        Self { sources, created_at_ms, version, attributes, has_length: true }
     }
 }
 
@@ -192,7 +211,7 @@ impl From<Hit> for PromptPoint {
             text: hit.text,
             sources: hit.sources,
             created_at_ms: hit.created_at_ms,
-            updated_at_ms: 0,
+            version: None,
             attributes: hit.attributes,
             minilm: hit.minilm.unwrap_or_default(),
             clip: hit.clip.unwrap_or_default(),
@@ -210,7 +229,7 @@ mod tests {
             text: format!("from {source}"),
             sources: vec![source.into()],
             created_at_ms,
-            updated_at_ms: 0,
+            version: None,
             attributes: BTreeMap::from([(source.to_owned(), "1".to_owned())]),
             minilm: vec![1.0; 384],
             clip: vec![1.0; 8],
@@ -228,18 +247,22 @@ mod tests {
     }
 
     #[test]
-    fn attributes_of_the_later_write_win_in_whatever_order_they_are_merged() {
-        let written = |updated_at_ms: i64, style: &str| PromptPoint {
-            updated_at_ms,
+    fn attributes_of_the_later_write_win() {
+        let written = |version: Option<(i64, i32)>, style: &str| PromptPoint {
+            version: version.map(|(at_ms, partition)| Version { at_ms, partition: Some(partition) }),
             attributes: BTreeMap::from([("style".to_owned(), style.to_owned())]),
             ..point(1, "a", 0)
         };
-        for order in [[(5, "old"), (9, "new")], [(9, "new"), (5, "old")]] {
-            let merged = merge_repeats(order.map(|(time, style)| written(time, style)).to_vec());
-            assert_eq!((merged[0].updated_at_ms, merged[0].attributes["style"].as_str()), (9, "new"));
-        }
-        let merged = merge_repeats(vec![written(9, "known"), written(0, "of unknown time")]);
-        assert_eq!((merged[0].updated_at_ms, merged[0].attributes["style"].as_str()), (9, "of unknown time"));
+        let merged = |first, second| {
+            let merged = merge_repeats(vec![first, second]).remove(0);
+            (merged.version.unwrap().at_ms, merged.attributes["style"].clone())
+        };
+        let (old, new) = (written(Some((5, 0)), "old"), written(Some((9, 1)), "new"));
+        assert_eq!(merged(old.clone(), new.clone()), (9, "new".to_owned()));
+        assert_eq!(merged(new.clone(), old), (9, "new".to_owned()), "another partition's comes late");
+        let next = written(Some((7, 1)), "next");
+        assert_eq!(merged(new.clone(), next), (7, "next".to_owned()), "of one partition, in its order");
+        assert_eq!(merged(new, written(None, "loaded")), (9, "loaded".to_owned()));
     }
 
     #[test]

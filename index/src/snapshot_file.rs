@@ -6,10 +6,11 @@ mod rows;
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arrow_array::RecordBatch;
 use atomic_write_file::AtomicWriteFile;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{
@@ -21,9 +22,11 @@ use parquet::file::metadata::{KeyValue, ParquetMetaDataReader};
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use unprompt_schemas::records::attributes_bytes;
 
+use crate::chunks::chunks;
 use crate::{IndexError, Layout, Profile, PromptPoint};
-use rows::{from_batch, schema, to_batch};
+use rows::{first_rows, from_batch, schema, to_batch};
 
 /// The version of the format that this build writes and reads.
 const FORMAT: u32 = 1;
@@ -31,10 +34,14 @@ const FORMAT: u32 = 1;
 const KEY: &str = "unprompt_snapshot";
 /// Rows of a row group, which is held in memory while it is written: about 40 MB.
 const ROW_GROUP: usize = 10_000;
-/// Bytes of the sources in a row group, which ends before it has more.
-const SOURCES_MAX_BYTES: u64 = 32 << 20;
-/// Rows that are written at once; their sources have fewer bytes than a row group's.
+/// Rows that are written at once, at most.
 const ROWS: usize = 100;
+/// Bytes of the texts that are written at once, or one row. Within what is written at once, parquet
+/// ends pages by the size of the first values.
+const ROWS_BYTES: usize = 1 << 20;
+/// The metadata of a small snapshot, at most; that of a larger one may also have a thousandth of the
+/// file. It is about a ten-thousandth.
+const METADATA_MAX_BYTES: u64 = 1 << 20;
 /// The longest vector, which is also Qdrant's limit.
 const CLIP_MAX_DIM: usize = 65_536;
 
@@ -88,8 +95,6 @@ pub(crate) struct SnapshotWriter {
     path: PathBuf,
     info: SnapshotInfo,
     writer: ArrowWriter<Hashed<AtomicWriteFile>>,
-    /// Bytes of the sources in the row group that is being written.
-    sources_bytes: u64,
 }
 
 impl SnapshotWriter {
@@ -106,23 +111,20 @@ impl SnapshotWriter {
         let file = AtomicWriteFile::open(path).map_err(|error| failed(&error))?;
         let writer = ArrowWriter::try_new(Hashed::new(file), schema(info.clip_dim), Some(properties.build()));
         let writer = writer.map_err(|error| failed(&error))?;
-        Ok(Self { path: path.to_owned(), info, writer, sources_bytes: 0 })
+        Ok(Self { path: path.to_owned(), info, writer })
     }
 
     pub fn write(&mut self, points: &[PromptPoint]) -> Result<(), IndexError> {
-        points
-            .chunks(ROWS)
-            .try_for_each(|points| self.write_rows(points))
-            .map_err(|e| unwritable(&self.path, &e))
+        // A character of the attributes takes at most six bytes in JSON.
+        let bytes = |point: &&PromptPoint| {
+            let sources: usize = point.sources.iter().map(|source| source.len() + 8).sum();
+            point.text.len() + sources + 6 * attributes_bytes(&point.attributes)
+        };
+        let mut runs = chunks(points, (ROWS, ROWS_BYTES), bytes);
+        runs.try_for_each(|run| self.write_rows(&run)).map_err(|error| unwritable(&self.path, &error))
     }
 
-    fn write_rows(&mut self, points: &[PromptPoint]) -> Result<(), ParquetError> {
-        let bytes: u64 = points.iter().flat_map(|point| &point.sources).map(|s| s.len() as u64 + 8).sum();
-        if self.sources_bytes + bytes > SOURCES_MAX_BYTES {
-            self.writer.flush()?;
-            self.sources_bytes = 0;
-        }
-        self.sources_bytes += bytes;
+    fn write_rows(&mut self, points: &[&PromptPoint]) -> Result<(), ParquetError> {
         self.writer.write(&to_batch(points, self.info.clip_dim)?)?;
         self.info.points += points.len() as u64;
         Ok(())
@@ -158,11 +160,14 @@ fn properties() -> WriterPropertiesBuilder {
 
 /// The prompts of a snapshot in batches, in row order. It needs no index.
 ///
-/// Whatever the file holds, reading takes at most about 200 MB.
+/// Whatever the file holds, reading takes at most about 400 MB and some times its metadata, which
+/// may have a thousandth of the file.
 pub struct SnapshotReader {
     path: PathBuf,
     info: SnapshotInfo,
     rows: ParquetRecordBatchReader,
+    /// Decoded rows that have not been returned.
+    decoded: Option<RecordBatch>,
 }
 
 impl SnapshotReader {
@@ -178,7 +183,7 @@ impl SnapshotReader {
         let batch = batch.map_err(|error| damaged(path, &error))?;
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
         let rows = builder.with_batch_size(batch).build().map_err(|error| damaged(path, &error))?;
-        Ok(Self { path: path.to_owned(), info, rows })
+        Ok(Self { path: path.to_owned(), info, rows, decoded: None })
     }
 
     /// The origin and contents of the snapshot.
@@ -197,10 +202,19 @@ impl Iterator for SnapshotReader {
     type Item = Result<Vec<PromptPoint>, IndexError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let points = self.rows.next()?.map_err(|error| damaged(&self.path, &error)).and_then(|batch| {
-            from_batch(&batch).ok_or_else(|| damaged(&self.path, &"a column is not as it should be"))
+        let batch = match self.decoded.take() {
+            Some(batch) => batch,
+            None => match self.rows.next()? {
+                Ok(batch) => batch,
+                Err(error) => return Some(Err(damaged(&self.path, &error))),
+            },
+        };
+        let points = first_rows(&batch).and_then(|count| {
+            let rest = batch.num_rows() - count;
+            self.decoded = (rest > 0).then(|| batch.slice(count, rest));
+            from_batch(&batch.slice(0, count))
         });
-        Some(points)
+        Some(points.ok_or_else(|| damaged(&self.path, &"a column is not as it should be")))
     }
 }
 
@@ -208,9 +222,10 @@ impl Iterator for SnapshotReader {
 /// tells.
 fn open(path: &Path) -> Result<(File, SnapshotInfo, ArrowReaderMetadata), IndexError> {
     let refuse = |reason: String| IndexError::Snapshot { path: path.to_owned(), reason };
-    let file = File::open(path).map_err(|error| {
+    let mut file = File::open(path).map_err(|error| {
         refuse(format!("cannot be read: {error}; give the file that `index snapshot` wrote"))
     })?;
+    check_metadata_size(&mut file).map_err(|error| damaged(path, &error))?;
     let metadata = ParquetMetaDataReader::new().parse_and_finish(&file);
     let metadata = Arc::new(metadata.map_err(|error| damaged(path, &error))?);
     let entries = metadata.file_metadata().key_value_metadata();
@@ -231,6 +246,19 @@ fn open(path: &Path) -> Result<(File, SnapshotInfo, ArrowReaderMetadata), IndexE
     let metadata = ArrowReaderMetadata::try_new(metadata, options)
         .map_err(|_| damaged(path, &"its columns are not those of a snapshot"))?;
     Ok((file, info, metadata))
+}
+
+/// Checks the size of the metadata, which is parsed to several times as much. The last bytes of a
+/// file are that size and a mark.
+fn check_metadata_size(file: &mut File) -> io::Result<()> {
+    let (bytes, mut end) = (file.metadata()?.len(), [0; 8]);
+    file.seek(SeekFrom::Start(bytes.saturating_sub(8)))?;
+    file.read_exact(&mut end)?;
+    let metadata = u64::from(u32::from_le_bytes([end[0], end[1], end[2], end[3]]));
+    if metadata > METADATA_MAX_BYTES + bytes / 1000 {
+        return Err(io::Error::other(format!("its metadata has {metadata} bytes")));
+    }
+    Ok(())
 }
 
 fn verify(path: &Path, info: &SnapshotInfo) -> Result<(), IndexError> {
@@ -308,7 +336,7 @@ mod tests {
                 text: format!("a fish, no. {n}, {}", "in water ".repeat(n.into())),
                 sources: (0..n % 3).map(|at| format!("source {at}")).collect(),
                 created_at_ms: 1_700_000_000_000 + i64::from(n),
-                updated_at_ms: 0,
+                version: None,
                 attributes: BTreeMap::from([("n".to_owned(), n.to_string())]),
                 minilm: (0..MINILM_DIM).map(|at| f32::from(n) - at as f32 / 64.0).collect(),
                 clip: (0..DIM).map(|at| f32::from(n) + at as f32 / 64.0).collect(),
@@ -363,7 +391,7 @@ mod tests {
             text,
             sources: Vec::new(),
             created_at_ms: 0,
-            updated_at_ms: 0,
+            version: None,
             attributes: BTreeMap::new(),
             minilm: vec![0.5; MINILM_DIM],
             clip: vec![0.5; clip_dim],
@@ -400,6 +428,58 @@ mod tests {
     }
 
     #[test]
+    fn short_rows_before_long_ones_do_not_make_pages_too_long() {
+        let attributes = |n: u128| match n {
+            0..=40 => BTreeMap::new(),
+            _ => BTreeMap::from([("k".to_owned(), "\n".repeat(ATTRIBUTES_MAX_BYTES))]),
+        };
+        let text = |n: u128| if n < 60 { "short".to_owned() } else { "x".repeat(PROMPT_MAX_BYTES) };
+        let points: Vec<_> =
+            (0..100).map(|n| PromptPoint { attributes: attributes(n), ..prompt(n, text(n), DIM) }).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("uneven.parquet");
+        write(&path, &points, DIM);
+        assert!(read(&path).unwrap() == points);
+    }
+
+    #[test]
+    fn long_pages_of_an_earlier_version_are_read() {
+        // It wrote up to a thousand rows at once, and any number of sources into a row group.
+        let points: Vec<_> = (0..600)
+            .map(|n| PromptPoint {
+                sources: (0..MAX_SOURCES).map(|at| format!("{at:0200}")).collect(),
+                ..prompt(n, if n < 300 { "short".to_owned() } else { "x".repeat(PROMPT_MAX_BYTES) }, DIM)
+            })
+            .collect();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("earlier.parquet");
+        let info = SnapshotInfo::new(&Layout::new("encoder@1", DIM, "minilm@1"));
+        let mut writer = SnapshotWriter::create(&path, info).unwrap();
+        writer.write_rows(&points.iter().collect::<Vec<_>>()).unwrap();
+        writer.finish().unwrap();
+        assert!(read(&path).unwrap() == points);
+    }
+
+    #[test]
+    fn sizes_that_a_page_or_the_metadata_only_announces_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("announced.parquet");
+        let golden = std::fs::read(golden()).unwrap();
+        let mut metadata = golden.clone();
+        let at = metadata.len() - 8;
+        metadata[at..at + 4].copy_from_slice(&(3u32 << 20).to_le_bytes());
+        std::fs::write(&path, metadata).unwrap();
+        assert!(SnapshotReader::open(&path).unwrap_err().to_string().contains("metadata has 3145728"));
+        // A header with a compressed size of 2 GB in place of the first page's.
+        let huge = [
+            0x15, 0, 0x15, 8, 0x15, 0xfe, 0xff, 0xff, 0xff, 0x0f, 0x2c, 0x15, 2, 0x15, 0, 0x15, 6, 0x15, 6,
+            0, 0,
+        ];
+        let error = pages::page(&mut &huge[..], 4 << 20).unwrap_err();
+        assert!(error.contains("2147483647 when compressed"), "{error}");
+    }
+
+    #[test]
     fn texts_that_expand_are_read_a_few_at_a_time() {
         let points: Vec<_> = (0..1000).map(|n| prompt(n, "x".repeat(PROMPT_MAX_BYTES), DIM)).collect();
         let folder = tempfile::tempdir().unwrap();
@@ -412,19 +492,23 @@ mod tests {
 
     #[test]
     fn what_a_snapshot_does_not_have_is_refused_before_it_is_decoded() {
-        let points: Vec<_> = (0..90).map(|n| prompt(n, "x".repeat(PROMPT_MAX_BYTES), DIM)).collect();
+        let points: Vec<_> = (0..1100).map(|n| prompt(n, "x".repeat(PROMPT_MAX_BYTES), DIM)).collect();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("other.parquet");
+        // A page as large as a column.
+        write_with(&path, &points, DIM, properties().set_data_page_size_limit(1 << 30));
+        let mut refused = None;
+        let held = allocation_counter::measure(|| refused = read(&path).err());
+        assert!(refused.unwrap().to_string().contains("are the most"));
+        assert!(held.bytes_max < 2 << 20, "it held {} KiB", held.bytes_max >> 10);
         let others = [
             properties().set_dictionary_enabled(true),
             properties().set_compression(Compression::SNAPPY),
             properties().set_writer_version(WriterVersion::PARQUET_2_0),
-            // Pages as large as a column.
-            properties().set_data_page_size_limit(1 << 30),
             properties().set_column_encoding("text".into(), Encoding::DELTA_LENGTH_BYTE_ARRAY),
         ];
         for other in others {
-            write_with(&path, &points, DIM, other);
+            write_with(&path, &points[..90], DIM, other);
             let mut refused = None;
             let held = allocation_counter::measure(|| refused = read(&path).err());
             assert!(matches!(refused, Some(IndexError::Snapshot { .. })), "{refused:?}");

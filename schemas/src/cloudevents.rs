@@ -34,6 +34,8 @@ pub mod names {
     /// The time of the first record of a chain, such as the picture of a prediction: milliseconds
     /// since the Unix epoch, in decimal digits. Every service writes it into what it writes.
     pub const SOURCE_TIME: &str = "unprompt-source-time";
+    /// The partition of prompts.v1 that a prompt, or its deletion, was published in.
+    pub const SOURCE_PARTITION: &str = "unprompt-source-partition";
     /// The consumer group of the service that wrote the record.
     pub const WRITER: &str = "unprompt-writer";
 

@@ -24,7 +24,7 @@ fn prompt(number: u64) -> PromptPoint {
         text: format!("a painting of {number} boats"),
         sources: vec![if number.is_multiple_of(4) { "harbour" } else { "sea" }.to_owned()],
         created_at_ms: 1000,
-        updated_at_ms: 0,
+        version: None,
         attributes: [("style".to_owned(), "oil".to_owned())].into(),
         minilm: vector(384, 0),
         clip: vector(16, 500),

@@ -78,7 +78,7 @@ fn points(world: &mut World) -> Vec<PromptPoint> {
         text: pair.prompt_id.to_string(),
         sources: vec!["test".into()],
         created_at_ms: 0,
-        updated_at_ms: 0,
+        version: None,
         attributes: BTreeMap::new(),
         minilm: pair.prompt,
         clip: pair.image,

@@ -123,7 +123,7 @@ fn prompts(dims: usize) -> Vec<PromptPoint> {
         text: format!("prompt {number}"),
         sources: vec!["test".into()],
         created_at_ms: 0,
-        updated_at_ms: 0,
+        version: None,
         attributes: BTreeMap::new(),
         minilm: vector(MINILM_DIM, number),
         clip: vector(dims, number),

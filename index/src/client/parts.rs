@@ -36,25 +36,6 @@ impl<'a, T> RequestParts<'a, T> {
     }
 }
 
-/// Divides items into runs of at most `count` and at most `bytes` together, or one that is larger.
-pub(super) fn chunks<T>(
-    items: impl IntoIterator<Item = T>,
-    (count, bytes): (usize, usize),
-    size: impl Fn(&T) -> usize,
-) -> impl Iterator<Item = Vec<T>> {
-    let mut items = items.into_iter().peekable();
-    std::iter::from_fn(move || {
-        let (mut chunk, mut total) = (Vec::new(), 0);
-        while let Some(next) = items.next_if(|next| {
-            total += size(next);
-            chunk.is_empty() || (chunk.len() < count && total <= bytes)
-        }) {
-            chunk.push(next);
-        }
-        (!chunk.is_empty()).then_some(chunk)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use tonic::Code;
@@ -88,13 +69,5 @@ mod tests {
         assert!(parts.halve(&[1], too_large()).unwrap_err().is_too_large());
         let other = IndexError::NotAcknowledged { status: "asked once".into() };
         assert!(matches!(parts.halve(&[1, 2], other), Err(IndexError::NotAcknowledged { .. })));
-    }
-
-    #[test]
-    fn chunks_have_a_number_and_a_size() {
-        let of = |items: &[usize], limits| chunks(items.to_vec(), limits, |item| *item).collect::<Vec<_>>();
-        assert_eq!(of(&[1, 1, 1, 1, 1], (2, 100)), [vec![1, 1], vec![1, 1], vec![1]]);
-        assert_eq!(of(&[5, 5, 11, 3, 4, 3], (9, 10)), [vec![5, 5], vec![11], vec![3, 4, 3]]);
-        assert!(of(&[], (9, 10)).is_empty());
     }
 }

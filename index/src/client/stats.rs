@@ -57,11 +57,12 @@ impl PromptIndex {
     /// deletions with the collection behind the alias. Returns false if there was none.
     pub async fn drop_collection(&self) -> Result<bool, IndexError> {
         let collection = self.collection().await?;
+        let deleted = self.client.delete_collection(&collection).await;
+        let deleted = deleted.map_err(|e| self.error("delete the collection", e))?.result;
         if *self.target == self.options.alias {
             self.drop_deletions().await?;
         }
-        let deleted = self.client.delete_collection(&collection).await;
-        Ok(deleted.map_err(|e| self.error("delete the collection", e))?.result)
+        Ok(deleted)
     }
 
     async fn count_sources(&self, collection: &str) -> Result<Vec<SourceCount>, IndexError> {

@@ -12,7 +12,8 @@ use qdrant_client::qdrant::{
 use uuid::Uuid;
 
 use super::PromptIndex;
-use super::parts::{RequestParts, chunks};
+use super::parts::RequestParts;
+use crate::chunks::chunks;
 use crate::point::{Known, merge_repeats};
 use crate::{IndexError, PromptPoint, payload};
 
@@ -23,8 +24,8 @@ const CHUNK_BYTES: usize = 16 << 20;
 
 impl PromptIndex {
     /// Writes prompts, merged with their known state: sources are united, and the earliest
-    /// created_at and the latest updated_at stay. It does not look for deletions; see
-    /// [`Self::without_deleted`].
+    /// created_at and the later version stay. It does not look for deletions; see
+    /// [`Self::upsert_unless_deleted`].
     ///
     /// On return, all of them are durable on the server. On an error some may be written; writing
     /// all of them again is harmless.
@@ -42,8 +43,8 @@ impl PromptIndex {
             .await
     }
 
-    /// Deletes prompts, whenever they were written; missing ones are no error.
-    pub async fn delete(&self, ids: &[Uuid]) -> Result<(), IndexError> {
+    /// Deletes prompts, whenever they were written, and remembers nothing; missing ones are no error.
+    pub(super) async fn delete(&self, ids: &[Uuid]) -> Result<(), IndexError> {
         for chunk in ids.chunks(self.options.chunk_points.max(1)) {
             let ids = chunk.iter().copied().map(payload::point_id).collect();
             let points = PointsSelectorOneOf::Points(PointsIdsList { ids });
@@ -117,6 +118,7 @@ impl PromptIndex {
             payload::SOURCES,
             payload::CREATED_AT,
             payload::UPDATED_AT,
+            payload::UPDATED_IN,
             payload::ATTRIBUTES,
             payload::LENGTH,
         ]

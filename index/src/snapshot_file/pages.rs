@@ -9,18 +9,20 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use parquet::basic::Compression;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
 
-use super::{ROW_GROUP, SOURCES_MAX_BYTES, SnapshotInfo};
+use super::{ROW_GROUP, SnapshotInfo};
 use crate::MINILM_DIM;
 use crate::point::MAX_SOURCES;
 
-/// The largest page, uncompressed. A writer ends a page at 1 MiB, or soon after.
+/// The largest page, uncompressed. [`super::SnapshotWriter`] ends a page at 1 MiB or soon after.
 const PAGE_MAX_BYTES: u64 = 4 << 20;
-/// The most values of a page, of four bytes each or empty.
+/// The largest page of texts. Earlier versions put up to a thousand texts into one page, whatever
+/// their length.
+const TEXT_PAGE_MAX_BYTES: u64 = 64 << 20;
+/// The most values of a page. Values may be empty, so their bytes do not bound their number.
 const PAGE_MAX_VALUES: u64 = 1 << 20;
-/// The largest text of a row: attributes of 64 KiB, each byte of which is escaped in JSON.
-const TEXT_MAX_BYTES: u64 = 512 << 10;
-/// The bytes of a row group's rows that are decoded together, by the mean of each page.
-const BATCH_BYTES: u64 = 16 << 20;
+/// The bytes that are decoded together. The size of a row is estimated by the pages with the largest
+/// values, in the mean of each page.
+const BATCH_BYTES: u64 = 4 << 20;
 /// The rows that are decoded together at most.
 const BATCH_ROWS: u64 = 1000;
 /// A decoded value of a vector, with its two levels.
@@ -29,17 +31,28 @@ const VALUE_BYTES: u64 = 8;
 /// The values of a column's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Column {
-    /// One text or number in each row.
+    /// An id or a number in each row.
     Single,
+    /// A text in each row.
+    Text,
     /// The list of sources.
     Sources,
     /// A vector of this many values.
     Vector(u64),
 }
 
+impl Column {
+    fn page_max_bytes(self) -> u64 {
+        match self {
+            Self::Single | Self::Vector(_) => PAGE_MAX_BYTES,
+            Self::Text | Self::Sources => TEXT_PAGE_MAX_BYTES,
+        }
+    }
+}
+
 /// A page by its header.
 #[derive(Debug, Default)]
-struct Page {
+pub(super) struct Page {
     compressed_bytes: u64,
     bytes: u64,
     values: u64,
@@ -51,9 +64,9 @@ pub(super) fn check(
     metadata: &ParquetMetaData,
     info: &SnapshotInfo,
 ) -> Result<usize, String> {
-    use Column::{Single, Sources, Vector};
+    use Column::{Single, Sources, Text, Vector};
     let vectors = [Vector(MINILM_DIM as u64), Vector(info.clip_dim as u64)];
-    let columns = [&[Single, Single, Sources, Single, Single], &vectors[..]].concat();
+    let columns = [&[Single, Text, Sources, Single, Text], &vectors[..]].concat();
     let mut walk = Walk { file: BufReader::new(file), at: 0, rows: 0 };
     let mut row_bytes = 1;
     for group in metadata.row_groups() {
@@ -74,7 +87,7 @@ struct Walk<R> {
 }
 
 impl<R: Read + Seek> Walk<R> {
-    /// Returns the mean bytes of a row, by the pages with the largest.
+    /// Returns the estimated bytes of a row.
     fn group(&mut self, group: &RowGroupMetaData, columns: &[Column]) -> Result<u64, String> {
         let rows = unsigned(group.num_rows())?;
         if rows > ROW_GROUP as u64 || group.columns().len() != columns.len() {
@@ -85,29 +98,30 @@ impl<R: Read + Seek> Walk<R> {
         chunks.map(|(chunk, column)| self.chunk(chunk, *column, rows)).sum()
     }
 
-    /// Returns the mean bytes of a row, by the page with the largest; 0 for sources, which are
-    /// bounded by row group, since their pages do not tell how many rows they have.
+    /// Returns the estimated bytes of a row.
     fn chunk(&mut self, chunk: &ColumnChunkMetaData, column: Column, rows: u64) -> Result<u64, String> {
         if !matches!(chunk.compression(), Compression::ZSTD(_)) || chunk.dictionary_page_offset().is_some() {
             return Err("a column is not encoded as in a snapshot".to_owned());
         }
-        let whole = self.pages(unsigned(chunk.data_page_offset())?, unsigned(chunk.compressed_size())?)?;
-        let (values, bytes) = (whole.values, whole.bytes);
+        let (begin, length) = (unsigned(chunk.data_page_offset())?, unsigned(chunk.compressed_size())?);
+        let whole = self.pages(begin, length, column.page_max_bytes())?;
+        let values = whole.values;
         let (least, most, row_bytes) = match column {
-            Column::Single => (rows, rows, whole.value_bytes),
+            Column::Single | Column::Text => (rows, rows, whole.value_bytes),
             Column::Vector(dim) => (rows * dim, rows * dim, dim * VALUE_BYTES),
-            Column::Sources => (rows, rows * MAX_SOURCES as u64, 0),
+            // Pages do not tell how many sources a row has.
+            Column::Sources => {
+                let most = MAX_SOURCES as u64;
+                (rows, rows * most, most * whole.value_bytes)
+            }
         };
-        if column == Column::Sources && bytes > SOURCES_MAX_BYTES {
-            return Err(format!("the sources of {rows} rows have {bytes} bytes"));
-        }
         match (least..=most).contains(&values) && unsigned(chunk.num_values()) == Ok(values) {
             true => Ok(row_bytes),
             false => Err(format!("a column has {values} values for {rows} rows")),
         }
     }
 
-    fn pages(&mut self, begin: u64, length: u64) -> Result<Pages, String> {
+    fn pages(&mut self, begin: u64, length: u64, max_bytes: u64) -> Result<Pages, String> {
         let end = begin.saturating_add(length);
         if begin < self.at {
             return Err("a column begins before the end of another".to_owned());
@@ -116,7 +130,7 @@ impl<R: Read + Seek> Walk<R> {
         self.at = begin;
         let mut all = Pages::default();
         while self.at < end {
-            let (page, header_bytes) = page(&mut self.file)?;
+            let (page, header_bytes) = page(&mut self.file, max_bytes)?;
             self.at += header_bytes + page.compressed_bytes;
             self.file.seek_relative(page.compressed_bytes as i64).map_err(|error| error.to_string())?;
             all.add(&page);
@@ -131,7 +145,6 @@ impl<R: Read + Seek> Walk<R> {
 /// The pages of a column.
 #[derive(Debug, Default)]
 struct Pages {
-    bytes: u64,
     values: u64,
     /// The mean bytes of a value, in the page with the largest.
     value_bytes: u64,
@@ -139,14 +152,13 @@ struct Pages {
 
 impl Pages {
     fn add(&mut self, page: &Page) {
-        self.bytes += page.bytes;
         self.values += page.values;
         self.value_bytes = self.value_bytes.max(page.bytes.div_ceil(page.values));
     }
 }
 
 /// Reads a page's header. Returns the page and the header's length.
-fn page(file: &mut impl Read) -> Result<(Page, u64), String> {
+pub(super) fn page(file: &mut impl Read, max_bytes: u64) -> Result<(Page, u64), String> {
     let mut header = Compact { file, bytes: 0 };
     let mut page = Page::default();
     let (mut is_data, mut is_plain) = (false, false);
@@ -168,10 +180,17 @@ fn page(file: &mut impl Read) -> Result<(Page, u64), String> {
         Ok(())
     })?;
     let (bytes, values) = (page.bytes, page.values);
-    let sizes_fit = bytes <= PAGE_MAX_BYTES && bytes <= values.saturating_mul(TEXT_MAX_BYTES);
-    // A value that is null takes no bytes, so that bytes do not bound the values.
-    if !is_data || !is_plain || !sizes_fit || !(1..=PAGE_MAX_VALUES).contains(&values) {
-        return Err(format!("a page of {bytes} bytes and {values} values is no snapshot's"));
+    if !is_data || !is_plain {
+        return Err("a page is not encoded as in a snapshot".to_owned());
+    }
+    if bytes > max_bytes || !(1..=PAGE_MAX_VALUES).contains(&values) {
+        return Err(format!(
+            "a page has {bytes} bytes and {values} values, and {max_bytes} and {PAGE_MAX_VALUES} are the most"
+        ));
+    }
+    // A decoder allocates both sizes. What zstd cannot compress becomes a little longer.
+    if page.compressed_bytes > bytes + bytes / 128 + 1024 {
+        return Err(format!("a page of {bytes} bytes has {} when compressed", page.compressed_bytes));
     }
     Ok((page, header.bytes))
 }

@@ -31,7 +31,7 @@ pub(super) fn schema(clip_dim: usize) -> Arc<Schema> {
     ]))
 }
 
-pub(super) fn to_batch(points: &[PromptPoint], clip_dim: usize) -> Result<RecordBatch, ParquetError> {
+pub(super) fn to_batch(points: &[&PromptPoint], clip_dim: usize) -> Result<RecordBatch, ParquetError> {
     let (mut ids, mut texts, mut attributes) =
         (StringBuilder::new(), StringBuilder::new(), StringBuilder::new());
     let (mut sources, mut created) = (ListBuilder::new(StringBuilder::new()), Int64Builder::new());
@@ -75,6 +75,31 @@ fn external(error: &dyn std::fmt::Display) -> ParquetError {
     ParquetError::General(error.to_string())
 }
 
+/// The bytes of texts and attributes that are converted together.
+const TEXT_BYTES: usize = 4 << 20;
+/// The longest attributes, in JSON. Parsed, they take several times as much.
+const ATTRIBUTES_MAX_BYTES: usize = 8 << 20;
+
+/// Returns the number of first rows to convert together: one at least; `None` if a column does not
+/// have its type, or attributes are too long.
+pub(super) fn first_rows(batch: &RecordBatch) -> Option<usize> {
+    let column = |name: &str| batch.column_by_name(name)?.as_string_opt::<i32>();
+    let (texts, attributes) = (column("text")?, column("attributes")?);
+    let (mut rows, mut bytes) = (0, 0);
+    while rows < batch.num_rows() {
+        let length = attributes.value_length(rows) as usize;
+        bytes += length + texts.value_length(rows) as usize;
+        if length > ATTRIBUTES_MAX_BYTES {
+            return None;
+        }
+        if rows > 0 && bytes > TEXT_BYTES {
+            break;
+        }
+        rows += 1;
+    }
+    Some(rows)
+}
+
 /// Converts a batch to prompts; `None` if a column does not have the type in the schema.
 pub(super) fn from_batch(batch: &RecordBatch) -> Option<Vec<PromptPoint>> {
     let column = |name: &str| batch.column_by_name(name);
@@ -93,7 +118,7 @@ pub(super) fn from_batch(batch: &RecordBatch) -> Option<Vec<PromptPoint>> {
             text: texts.value(row).to_owned(),
             sources: of_row.as_string_opt::<i32>()?.iter().flatten().map(str::to_owned).collect(),
             created_at_ms: created.value(row),
-            updated_at_ms: 0,
+            version: None,
             attributes,
             minilm: minilm.value(row).as_primitive_opt::<Float32Type>()?.values().to_vec(),
             clip: clip.value(row).as_primitive_opt::<Float32Type>()?.values().to_vec(),

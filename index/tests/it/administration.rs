@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use unprompt_index::{
     Filter, IndexError, IndexState, Profile, PromptIndex, PromptPoint, Query, RecallOptions, SnapshotInfo,
-    Space,
+    Space, Version,
 };
 use unprompt_test_qdrant::{Cloud, TestEndpoint};
 
@@ -155,7 +155,8 @@ async fn a_restore_that_was_cut_off_goes_on() {
     let index = filled(&endpoint, 2500).await;
     index.snapshot(&file, |_| {}).await.unwrap();
     let before = everything(&index).await;
-    index.delete(&before[1500..].iter().map(|point| point.prompt_id).collect::<Vec<_>>()).await.unwrap();
+    let deleted = before[1500..].iter().map(|point| (point.prompt_id, Version { at_ms: 1, partition: None }));
+    index.delete_as_of(&deleted.collect::<Vec<_>>()).await.unwrap();
     let restored = index.restore(&file, None, |_, _| {}).await.unwrap();
     assert_eq!((restored.points, restored.already_there), (2500, 1500));
     assert!(same(&before, &everything(&index).await));

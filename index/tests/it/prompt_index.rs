@@ -27,7 +27,7 @@ pub fn prompt(number: u64, source: &str, created_at_ms: i64) -> PromptPoint {
         text: format!("a painting of {number} boats"),
         sources: vec![source.to_owned()],
         created_at_ms,
-        updated_at_ms: 0,
+        version: None,
         attributes: BTreeMap::from([("style".to_owned(), format!("style {}", number % 3))]),
         minilm: unit((0..384).map(|_| rng.random_range(-1.0..1.0)).collect()),
         clip: unit((0..CLIP_DIM).map(|_| rng.random_range(-1.0..1.0)).collect()),

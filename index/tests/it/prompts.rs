@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use unprompt_index::{Filter, IndexError, IndexState, Layout, Query, Space, Uuid};
+use unprompt_index::{Filter, IndexError, IndexState, Layout, PromptPoint, Query, Space, Uuid, Version};
 use unprompt_test_qdrant::TestEndpoint;
 
 use crate::prompt_index::{CLIP_DIM, connect, layout, prompt};
@@ -111,7 +111,8 @@ async fn many_chunks_arrive_whole() {
     assert_eq!(index.count(&Filter::default()).await.unwrap(), 1500);
     let ids: Vec<_> = (0..1500).map(id).collect();
     assert_eq!(index.get(&ids, false).await.unwrap().len(), 1500);
-    index.delete(&ids[..700]).await.unwrap();
+    let deleted = ids[..700].iter().map(|id| (*id, Version { at_ms: 1, partition: None }));
+    index.delete_as_of(&deleted.collect::<Vec<_>>()).await.unwrap();
     assert_eq!(index.count(&Filter::default()).await.unwrap(), 800);
     endpoint.stop().await;
 }
@@ -262,10 +263,7 @@ async fn nobody_there_is_transient_and_names_the_address() {
 /// The longest prompts that the contract allows: a thousand of them are more than a message.
 fn long_prompts(count: u64) -> Vec<unprompt_index::PromptPoint> {
     (0..count)
-        .map(|number| unprompt_index::PromptPoint {
-            text: format!("{number:05}").repeat(13_000),
-            ..prompt(number, "a", 0)
-        })
+        .map(|number| PromptPoint { text: format!("{number:05}").repeat(13_000), ..prompt(number, "a", 0) })
         .collect()
 }
 
@@ -343,34 +341,32 @@ async fn old_deletions_are_forgotten_and_all_of_them_with_the_collection() {
     index.ensure(&layout()).await.unwrap();
     // Nothing to forget yet.
     index.forget_deletions(i64::MAX).await.unwrap();
-    let timed = |number: u64, updated_at_ms: i64| unprompt_index::PromptPoint {
-        updated_at_ms,
-        ..prompt(number, "a", 0)
-    };
+    let at = |at_ms: i64| Version { at_ms, partition: None };
+    let timed = |number: u64, at_ms: i64| PromptPoint { version: Some(at(at_ms)), ..prompt(number, "a", 0) };
     let ids: Vec<_> = (0..600).map(|number| prompt(number, "a", 0).prompt_id).collect();
     index.upsert(vec![timed(0, 50), timed(1, 5), prompt(2, "a", 0)]).await.unwrap();
-    // The later time of two counts.
-    let deletions: Vec<_> = ids.iter().flat_map(|id| [(*id, 7), (*id, 20)]).chain([(ids[599], 30)]).collect();
-    index.delete_as_of(&deletions).await.unwrap();
-    index.delete_as_of(&[(ids[0], 3)]).await.unwrap();
+    // The later one of two counts.
+    let twice = ids.iter().flat_map(|id| [(*id, at(20)), (*id, at(7))]);
+    index.delete_as_of(&twice.chain([(ids[599], at(30))]).collect::<Vec<_>>()).await.unwrap();
+    index.delete_as_of(&[(ids[0], at(3))]).await.unwrap();
     let present = index.get(&ids, false).await.unwrap();
     assert_eq!(present.iter().map(|point| point.prompt_id).collect::<Vec<_>>(), [ids[0]]);
-    let left = async |number: u64, updated_at_ms: i64| {
-        !index.without_deleted(vec![timed(number, updated_at_ms)]).await.unwrap().is_empty()
-    };
-    // Of unknown time, of the same time, later, earlier.
-    assert_eq!(
-        (left(5, 0).await, left(5, 20).await, left(5, 21).await, left(5, 19).await),
-        (true, true, true, false)
-    );
+    let left_out = async |point: PromptPoint| index.upsert_unless_deleted(vec![point]).await.unwrap();
+    assert_eq!(left_out(timed(5, 19)).await, 1);
+    assert!(index.get(&ids[5..6], false).await.unwrap().is_empty());
+    // Not from a topic, of the same time, and later.
+    for (written, point) in [prompt(6, "a", 0), timed(7, 20), timed(8, 21)].into_iter().enumerate() {
+        assert_eq!(left_out(point).await, 0);
+        assert_eq!(index.get(&ids[6..9], false).await.unwrap().len(), written + 1);
+    }
     // They were remembered just now, whatever their times.
     index.forget_deletions(25).await.unwrap();
-    assert!(!left(5, 19).await);
+    assert_eq!(left_out(timed(9, 19)).await, 1);
     index.forget_deletions(i64::MAX).await.unwrap();
-    assert!(left(5, 19).await);
-    index.delete_as_of(&[(ids[599], 30)]).await.unwrap();
-    assert!(!left(599, 29).await);
+    assert_eq!(left_out(timed(9, 19)).await, 0);
+    index.delete_as_of(&[(ids[599], at(30))]).await.unwrap();
     assert!(index.drop_collection().await.unwrap());
-    assert!(left(599, 29).await);
+    index.ensure(&layout()).await.unwrap();
+    assert_eq!(left_out(timed(599, 29)).await, 0);
     endpoint.stop().await;
 }

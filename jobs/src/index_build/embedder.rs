@@ -88,7 +88,7 @@ impl Embedder {
             text: row.text,
             sources: vec![row.source],
             created_at_ms: row.created_at_ms.unwrap_or(input_ms),
-            updated_at_ms: 0,
+            version: None,
             attributes: row.attributes,
             minilm,
             clip,

@@ -8,8 +8,9 @@ mod settings;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use unprompt_index::{Code, Endpoint, IndexError, Layout, MINILM_DIM, PromptIndex, PromptPoint};
+use unprompt_index::{Code, Endpoint, IndexError, Layout, MINILM_DIM, PromptIndex, PromptPoint, Version};
 use unprompt_schemas::Uuid;
+use unprompt_schemas::cloudevents::names;
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::records::{NamedVector, PromptEmbedding};
 use unprompt_schemas::topics::Topic;
@@ -47,27 +48,28 @@ pub fn build(layout: &Layout, index: &Endpoint, wiring: &StageWiring) -> Result<
 const DELETIONS_KEPT: Duration = Duration::from_hours(30 * 24);
 /// How often older deletions are forgotten.
 const FORGETTING: Duration = Duration::from_hours(1);
-/// A record from further ahead counts as one of now; otherwise it would outdo all later ones. Kafka
-/// refuses such records by default.
+/// How far the time of a prompt may be ahead of the time at which its embedding was written. That
+/// time counts instead of one further ahead, which would be the latest for ever.
 const AHEAD: Duration = Duration::from_hours(1);
+/// How far an embedding may be ahead of this machine's clock, which may be wrong itself.
+const CLOCK_SLACK: Duration = Duration::from_hours(48);
 
-/// Writes prompts into the collection of one encoder revision. Of a write and a deletion of a
-/// prompt the later one wins, by the time of its record in prompts.v1.
+/// Writes prompts into the collection of one encoder revision. If a prompt is published and deleted,
+/// the later of the two wins ([`Version::supersedes`]).
 #[derive(Debug)]
 pub struct Indexer {
     index: PromptIndex,
     layout: Layout,
     codec: Codec,
     runtime: Handle,
-    /// When older deletions were last forgotten.
+    /// When older deletions were last forgotten, or that failed.
     forgotten: Option<Instant>,
 }
 
 /// The change to the index that a record requests.
 enum Change {
     Upsert(PromptPoint),
-    /// As of a time in milliseconds since the epoch.
-    Delete(Uuid, i64),
+    Delete(Uuid, Version),
 }
 
 impl Indexer {
@@ -85,12 +87,12 @@ impl Indexer {
 
     fn parse(&self, record: &InputRecord) -> Result<Parsed<Change>, Refusal> {
         let Some(value) = record.value.as_deref() else {
-            return deleted(record).map(|id| Parsed::Input(Change::Delete(id, time_of(record))));
+            return deleted(record).map(|id| Parsed::Input(Change::Delete(id, version_of(record))));
         };
         let embedding: PromptEmbedding = self.codec.decode(value)?;
         embedding.check_limits()?;
         self.check(&embedding)?;
-        Ok(Parsed::Input(Change::Upsert(point(embedding, time_of(record)))))
+        Ok(Parsed::Input(Change::Upsert(point(embedding, version_of(record)))))
     }
 
     /// Refuses vectors of another model, which must never be compared with this collection's.
@@ -134,11 +136,11 @@ impl Indexer {
     }
 
     /// Writes runs of upserts and of deletes in record order, so that a prompt deleted and
-    /// published again in the same millisecond is present.
+    /// published again is present.
     async fn write(&self, changes: &[Change]) -> Result<(), IndexError> {
         for run in changes.chunk_by(|a, b| a.upsert().is_some() == b.upsert().is_some()) {
             let upserts: Vec<PromptPoint> = run.iter().filter_map(Change::upsert).cloned().collect();
-            let deletes: Vec<(Uuid, i64)> = run.iter().filter_map(Change::delete).collect();
+            let deletes: Vec<(Uuid, Version)> = run.iter().filter_map(Change::delete).collect();
             if !upserts.is_empty() {
                 self.upsert(upserts).await?;
             }
@@ -150,24 +152,23 @@ impl Indexer {
     }
 
     async fn upsert(&self, points: Vec<PromptPoint>) -> Result<(), IndexError> {
-        let count = points.len();
-        let points = self.index.without_deleted(points).await?;
-        if points.len() < count {
-            let prompts = count - points.len();
-            tracing::info!(prompts, "prompts were deleted after these writes, which are left out");
+        let left_out = self.index.upsert_unless_deleted(points).await?;
+        if left_out > 0 {
+            metrics::counter!("unprompt_deleted_prompts_total").increment(left_out as u64);
+            tracing::info!(prompts = left_out, "left out prompts that were deleted later");
         }
-        self.index.upsert(points).await
+        Ok(())
     }
 
-    /// Forgets old deletions now and then. If that fails, the next batch tries again.
+    /// Forgets old deletions now and then.
     fn forget_deletions(&mut self) {
         if self.forgotten.is_some_and(|last| last.elapsed() < FORGETTING) {
             return;
         }
+        self.forgotten = Some(Instant::now());
         let before = now_ms().saturating_sub_unsigned(millis(DELETIONS_KEPT));
-        match self.runtime.block_on(self.index.forget_deletions(before)) {
-            Ok(()) => self.forgotten = Some(Instant::now()),
-            Err(error) => tracing::debug!(%error, "old deletions were not forgotten"),
+        if let Err(error) = self.runtime.block_on(self.index.forget_deletions(before)) {
+            tracing::warn!(%error, "deletions of more than 30 days ago were not forgotten; this is tried again in an hour");
         }
     }
 }
@@ -180,10 +181,10 @@ impl Change {
         }
     }
 
-    fn delete(&self) -> Option<(Uuid, i64)> {
+    fn delete(&self) -> Option<(Uuid, Version)> {
         match self {
             Self::Upsert(_) => None,
-            Self::Delete(id, at_ms) => Some((*id, *at_ms)),
+            Self::Delete(id, version) => Some((*id, *version)),
         }
     }
 }
@@ -206,24 +207,27 @@ fn deleted(record: &InputRecord) -> Result<Uuid, Refusal> {
     })
 }
 
-/// The time of the record in prompts.v1; that of now if it has none, or one far ahead.
-fn time_of(record: &InputRecord) -> i64 {
-    let now = now_ms();
-    let latest = now.saturating_add_unsigned(millis(AHEAD));
-    record.source_time_ms().filter(|time| *time <= latest).unwrap_or(now)
+/// When and where the prompt was published or deleted.
+fn version_of(record: &InputRecord) -> Version {
+    let after = |time: i64, duration: Duration| time.saturating_add_unsigned(millis(duration));
+    let written = record.timestamp_ms.min(after(now_ms(), CLOCK_SLACK));
+    let source = record.source_time_ms().filter(|time| *time <= after(written, AHEAD));
+    let header = record.headers.iter().rev().find(|(name, _)| name == names::SOURCE_PARTITION);
+    let partition = header.and_then(|(_, value)| str::from_utf8(value).ok()?.parse().ok());
+    Version { at_ms: source.unwrap_or(written), partition }
 }
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn point(embedding: PromptEmbedding, updated_at_ms: i64) -> PromptPoint {
+fn point(embedding: PromptEmbedding, version: Version) -> PromptPoint {
     PromptPoint {
         prompt_id: embedding.prompt_id,
         text: embedding.text,
         sources: vec![embedding.source],
         created_at_ms: embedding.created_at_ms,
-        updated_at_ms,
+        version: Some(version),
         attributes: embedding.attributes,
         minilm: embedding.minilm.values,
         clip: embedding.clip.values,

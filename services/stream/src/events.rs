@@ -320,7 +320,6 @@ impl TopicChanged<'_> {
     }
 }
 
-/// Returns the milliseconds since the epoch by this machine's clock.
 /// The time in milliseconds since the epoch, by the clock of this machine.
 pub fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)

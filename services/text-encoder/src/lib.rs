@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use unprompt_models::ModelError;
 use unprompt_models::encoder::TextTower;
 use unprompt_models::minilm::{Engine, MiniLm};
+use unprompt_schemas::cloudevents::names;
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::identity::prompt_id;
 use unprompt_schemas::records::{NamedVector, Prompt, PromptEmbedding};
@@ -117,16 +118,14 @@ fn deleted(record: &InputRecord) -> Result<Uuid, Refusal> {
 }
 
 fn keyed(id: Uuid, value: Option<Vec<u8>>, record: &InputRecord) -> OutputRecord {
-    OutputRecord {
-        topic: Topic::PromptEmbeddings,
-        key: Some(id.to_string().into_bytes()),
-        value,
-        headers: cloudevents::forwarded(&record.headers),
-    }
+    let mut headers = cloudevents::forwarded(&record.headers);
+    headers.retain(|(name, _)| name != names::SOURCE_PARTITION);
+    headers.push((names::SOURCE_PARTITION.to_owned(), record.partition.to_string().into_bytes()));
+    OutputRecord { topic: Topic::PromptEmbeddings, key: Some(id.to_string().into_bytes()), value, headers }
 }
 
-/// The bytes of the records that are encoded before their outputs are published. Of usual prompts
-/// these are whole batches; a batch of the longest ones would take a minute or more.
+/// The bytes of the records that are encoded before their outputs are published. A batch of usual
+/// prompts has less. A batch of the longest ones would take a minute or more.
 const SLICE_BYTES: usize = 2 << 20;
 
 /// The first records, of at most [`SLICE_BYTES`] together, or one.

@@ -14,6 +14,7 @@ mod fleet;
 mod patience;
 mod picture;
 mod poison;
+mod provenance;
 pub mod schedule;
 mod small_disk;
 pub mod soak;
@@ -42,6 +43,7 @@ use feeder::Feeder;
 use fleet::{Instance, Recipe};
 use patience::PATIENCE;
 use poison::VectorSpace;
+pub use provenance::Provenance;
 use schedule::{Event, EventKind, schedule};
 use strike::{Striker, Struck};
 use supervisor::Supervisor;
@@ -107,6 +109,8 @@ pub struct Options {
 /// The results of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct ChaosReport {
+    #[serde(flatten)]
+    pub provenance: Provenance,
     pub broker: Broker,
     pub seed: u64,
     pub instances_of_each: usize,
@@ -282,6 +286,7 @@ async fn report(
     let missing = |wanted: &BTreeSet<usize>, seen: &BTreeSet<usize>| wanted.difference(seen).count();
     let count = |kinds: &[EventKind]| events.iter().filter(|struck| kinds.contains(&struck.kind)).count();
     Ok(ChaosReport {
+        provenance: Provenance::of(&options.binary)?,
         broker: options.broker,
         seed: options.seed,
         instances_of_each: options.instances,

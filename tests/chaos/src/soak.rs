@@ -22,11 +22,11 @@ use unprompt_schemas::records::{NamedVector, Prompt, PromptEmbedding};
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::read_records;
 
-use crate::Broker;
 use crate::feed::Feed;
 use crate::feeder::send;
 use crate::patience::PATIENCE;
 use crate::poison::VectorSpace;
+use crate::{Broker, Provenance};
 use arrivals::{Arrivals, Latency};
 use stack::Stack;
 use usage::{Usage, UsageReport};
@@ -61,10 +61,9 @@ pub struct SoakOptions {
 /// The results of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct SoakReport {
+    #[serde(flatten)]
+    pub provenance: Provenance,
     pub broker: Broker,
-    /// The version of the binary, with its commit.
-    pub version: String,
-    pub processors: usize,
     pub seconds: f64,
     pub warm_up_seconds: f64,
     pub records_per_second: f64,
@@ -121,9 +120,8 @@ pub async fn run(options: SoakOptions) -> anyhow::Result<SoakReport> {
     let reports = |usages: &[Usage]| usages.iter().map(|usage| usage.report(options.warm_up)).collect();
     let part = (options.duration - options.warm_up) / LATENCY_PART;
     let report = SoakReport {
+        provenance: Provenance::of(&options.binary)?,
         broker: options.broker,
-        version: version(&options.binary)?,
-        processors: std::thread::available_parallelism()?.get(),
         seconds: options.duration.as_secs_f64(),
         warm_up_seconds: options.warm_up.as_secs_f64(),
         records_per_second: options.rate,
@@ -141,11 +139,6 @@ pub async fn run(options: SoakOptions) -> anyhow::Result<SoakReport> {
     };
     stack.stop().await?;
     Ok(report)
-}
-
-fn version(binary: &Path) -> anyhow::Result<String> {
-    let asked = Command::new(binary).arg("--version").output()?;
-    Ok(String::from_utf8(asked.stdout)?.trim().to_owned())
 }
 
 /// Samples memory and disk until the end of the run.

@@ -75,7 +75,7 @@ pub fn slab(on: &On, first: usize, texts: Vec<String>) -> anyhow::Result<Vec<Pro
         text,
         sources: vec!["grammar".into()],
         created_at_ms: (first + at) as i64,
-        updated_at_ms: 0,
+        version: None,
         attributes: Default::default(),
         minilm,
         clip,

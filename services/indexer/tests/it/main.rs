@@ -83,10 +83,16 @@ fn delete(text: &str) -> InputRecord {
     record(prompt_id(text), None)
 }
 
-/// The same record with a source of another time, in milliseconds after `record`'s.
+/// The same record from a prompt, or a deletion, of another time, in milliseconds after `record`'s.
 fn later(record: InputRecord, by_ms: i64) -> InputRecord {
     let time = (record.timestamp_ms + by_ms).to_string().into_bytes();
     InputRecord { headers: vec![(names::SOURCE_TIME.to_owned(), time)], ..record }
+}
+
+/// The same record from a partition of prompts.v1.
+fn from(partition: i32, mut record: InputRecord) -> InputRecord {
+    record.headers.push((names::SOURCE_PARTITION.to_owned(), partition.to_string().into_bytes()));
+    record
 }
 
 /// The code of each rejection; `None` for an accepted record.
@@ -144,7 +150,7 @@ fn of_a_write_and_a_deletion_the_later_one_wins_whatever_their_order() {
             assert!(codes(&fixture.process(batch)).iter().all(Option::is_none));
         }
         assert_eq!(fixture.prompt("red"), None, "it came back");
-        assert_eq!(fixture.prompt("blue").unwrap().updated_at_ms, 503);
+        assert_eq!(fixture.prompt("blue").unwrap().version.unwrap().at_ms, 503);
         assert_eq!(fixture.prompt("green").unwrap().sources, ["test"], "what was deleted is forgotten");
         // All of it again, as after a lost commit.
         fixture.process(&batch);
@@ -169,14 +175,36 @@ fn a_deletion_survives_a_restart_of_the_index() {
 }
 
 #[test]
+fn records_of_one_partition_take_effect_in_their_order_whatever_their_times() {
+    let mut fixture = Fixture::start();
+    let (red, blue) = (embedding("red"), embedding("blue"));
+    fixture.process(&[
+        // The clock of who deleted it is ahead.
+        from(3, later(delete("red"), 9)),
+        from(3, later(upsert(&red), 1)),
+        from(3, later(upsert(&blue), 9)),
+        from(3, later(delete("blue"), 1)),
+    ]);
+    assert_eq!((fixture.prompt("red").is_some(), fixture.prompt("blue")), (true, None));
+    fixture.process(&[from(4, later(upsert(&blue), 0))]);
+    assert_eq!(fixture.prompt("blue"), None, "between partitions the times decide");
+}
+
+#[test]
 fn a_record_dated_in_the_future_does_not_outdo_those_that_follow() {
     let mut fixture = Fixture::start();
-    let future = InputRecord { timestamp_ms: i64::MAX, ..delete("red") };
-    fixture.process(&[future, InputRecord { timestamp_ms: i64::MAX, ..upsert(&embedding("blue")) }]);
-    let now = |record: InputRecord| InputRecord { timestamp_ms: now_ms() + 1, ..record };
-    fixture.process(&[now(upsert(&embedding("red"))), now(delete("blue"))]);
+    // In prompts.v1, and in prompt-embeddings.v1 itself, which strangers may write to.
+    let far = |record: InputRecord| later(record, i64::MAX / 2);
+    let further = |record: InputRecord| InputRecord { timestamp_ms: i64::MAX, ..record };
+    let written = |record: InputRecord, at_ms: i64| InputRecord { timestamp_ms: at_ms, ..record };
+    fixture.process(&[far(delete("red")), far(upsert(&embedding("blue"))), further(delete("green"))]);
+    let soon = now_ms() + 3 * 24 * 3_600_000;
+    let next = [upsert(&embedding("red")), delete("blue")].map(|record| written(record, 600));
+    fixture.process(&next);
+    fixture.process(&[written(upsert(&embedding("green")), soon)]);
     assert!(fixture.prompt("red").is_some(), "the deletion was later");
     assert_eq!(fixture.prompt("blue"), None, "the write was later");
+    assert!(fixture.prompt("green").is_some(), "the deletion was later");
 }
 
 #[test]

@@ -49,7 +49,7 @@ impl Fixture {
             text: format!("prompt {axis}"),
             sources: vec!["test".into()],
             created_at_ms: 0,
-            updated_at_ms: 0,
+            version: None,
             attributes: BTreeMap::new(),
             minilm: unit(MINILM_DIM, 10 + axis),
             clip: unit(CLIP_DIM, axis),

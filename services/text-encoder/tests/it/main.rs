@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use unprompt_models::minilm::Engine;
+use unprompt_schemas::cloudevents::names;
 use unprompt_schemas::codec::Codec;
 use unprompt_schemas::identity::prompt_id;
 use unprompt_schemas::records::{Prompt, PromptEmbedding};
@@ -79,12 +80,14 @@ fn many_long_prompts_are_encoded_in_slices_and_usual_ones_at_once() {
 #[test]
 fn a_null_value_deletes_by_id_and_needs_one() {
     let id = prompt_id("gone").to_string();
-    let outcomes = encoder()
-        .process(&[record(Some(&id), None), record(Some("not an id"), None), record(None, None)])
-        .unwrap();
+    let header = |partition: &str| (names::SOURCE_PARTITION.to_owned(), partition.as_bytes().to_vec());
+    let deletion = InputRecord { partition: 7, headers: vec![header("1")], ..record(Some(&id), None) };
+    let outcomes =
+        encoder().process(&[deletion, record(Some("not an id"), None), record(None, None)]).unwrap();
     match &outcomes[0] {
         Outcome::Outputs(outputs) => {
             assert_eq!((outputs[0].key.as_deref(), outputs[0].value.as_deref()), (Some(id.as_bytes()), None));
+            assert_eq!(outputs[0].headers, [header("7")], "its own partition, not what a stranger says");
         }
         rejected => panic!("{rejected:?}"),
     }

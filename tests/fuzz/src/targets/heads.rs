@@ -17,7 +17,11 @@ pub const HEAD: Target = Target {
         let predicted = head.predict(&vec![0.5; inputs]).expect("a vector of its size fits");
         assert_eq!(predicted.len(), targets);
         let written = head.to_bytes(head.encoder(), head.minilm()).expect("what was read fits");
-        assert_eq!(RidgeHead::from_bytes(&written).ok(), Some(head), "it is read otherwise than written");
+        assert_eq!(
+            RidgeHead::from_bytes(&written).ok(),
+            Some(head),
+            "reading it gives another head than was written"
+        );
     },
     seeds: || vec![fitted(3), fitted(16)],
     memory_bytes: |length| BASE_BYTES + FACTOR * length as u64,

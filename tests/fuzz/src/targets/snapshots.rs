@@ -8,7 +8,7 @@ use unprompt_index::SnapshotReader;
 use crate::Target;
 
 /// The limit that the reader promises, whatever the file holds.
-const BASE_BYTES: u64 = 192 << 20;
+const BASE_BYTES: u64 = 400 << 20;
 /// The footer is parsed to a tree.
 const FACTOR: u64 = 256;
 
@@ -47,7 +47,7 @@ fn signed(input: &[u8]) -> Vec<u8> {
     signed
 }
 
-/// The place of the checksum in the file, and the number of bytes of which it is.
+/// The place of the checksum in the file, and the number of bytes that it covers.
 fn checksum(input: &[u8]) -> Option<(Range<usize>, usize)> {
     let after = |bytes: &[u8], from: usize| {
         let found = input.get(from..)?.windows(bytes.len()).rposition(|window| window == bytes)?;

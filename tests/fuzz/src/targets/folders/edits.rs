@@ -58,7 +58,7 @@ impl Edit {
         Self { file, place: u16::from_le_bytes([low, high]), kind, number: u64::from_le_bytes(number) }
     }
 
-    /// The number of the file, of so many.
+    /// The number of the file that it changes, out of `count`.
     pub(super) fn file(&self, count: usize) -> usize {
         usize::from(self.file) % count
     }
