@@ -246,7 +246,7 @@ impl<R: Read> Compact<'_, R> {
             let byte = self.byte()?;
             zigzag |= u64::from(byte & 0x7f) << shift;
             if byte < 0x80 {
-                let number = (zigzag % 2 == 0).then_some(zigzag / 2);
+                let number = zigzag.is_multiple_of(2).then_some(zigzag / 2);
                 return number.filter(|number| *number <= i32::MAX as u64).ok_or(UNKNOWN.to_owned());
             }
         }
