@@ -222,9 +222,14 @@ impl Iterator for SnapshotReader {
 /// tells.
 fn open(path: &Path) -> Result<(File, SnapshotInfo, ArrowReaderMetadata), IndexError> {
     let refuse = |reason: String| IndexError::Snapshot { path: path.to_owned(), reason };
-    let mut file = File::open(path).map_err(|error| {
+    let unreadable = |error: &dyn fmt::Display| {
         refuse(format!("cannot be read: {error}; give the file that `index snapshot` wrote"))
-    })?;
+    };
+    // Opening a pipe would wait for its other end.
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Err(unreadable(&"it is not a regular file"));
+    }
+    let mut file = File::open(path).map_err(|error| unreadable(&error))?;
     check_metadata_size(&mut file).map_err(|error| damaged(path, &error))?;
     let metadata = ParquetMetaDataReader::new().parse_and_finish(&file);
     let metadata = Arc::new(metadata.map_err(|error| damaged(path, &error))?);
@@ -477,6 +482,14 @@ mod tests {
         ];
         let error = pages::page(&mut &huge[..], 4 << 20).unwrap_err();
         assert!(error.contains("2147483647 when compressed"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_and_a_device_are_refused() {
+        for path in ["/tmp", "/dev/zero"] {
+            let error = SnapshotReader::open(Path::new(path)).unwrap_err().to_string();
+            assert!(error.contains("not a regular file"), "{error}");
+        }
     }
 
     #[test]

@@ -135,15 +135,18 @@ impl ImageEvent {
 /// Returns the headers that a prediction copies from its picture.
 ///
 /// These are all but those that describe the picture itself (`ce_*`, `content-type`), those of a
-/// dead letter, and a malformed trace context.
+/// dead letter, and a malformed trace context; at most [`FORWARDED_MAX`].
 pub fn forwarded(headers: &Headers) -> Headers {
     let trace = trace_context(headers);
     let is_copied = |name: &str| match name {
         names::TRACEPARENT | names::TRACESTATE => trace.is_some(),
         _ => !name.starts_with(names::CE_PREFIX) && !is_content_type(name) && !dead_letter::is_name(name),
     };
-    headers.iter().filter(|(name, _)| is_copied(name)).cloned().collect()
+    headers.iter().filter(|(name, _)| is_copied(name)).take(FORWARDED_MAX).cloned().collect()
 }
+
+/// The most headers that an output or a dead letter copies from its record.
+pub const FORWARDED_MAX: usize = 500;
 
 /// Returns the `traceparent` of the headers if there is exactly one and it is well-formed.
 pub fn trace_context(headers: &Headers) -> Option<&str> {

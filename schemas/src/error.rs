@@ -49,7 +49,7 @@ pub enum SchemaError {
     PromptNotUtf8 { position: usize },
     #[error("the prompt is {length} bytes long, and {limit} is the limit: shorten it")]
     PromptTooLong { length: usize, limit: usize },
-    #[error("the prompt's {what} take {length} bytes, and {limit} is the limit: shorten them")]
+    #[error("the prompt has {length} bytes of {what}, and {limit} is the limit: shorten the {what}")]
     TooLong { what: &'static str, length: usize, limit: usize },
     #[error(
         "the topic prefix {prefix:?} is not usable ({reason}): use at most {limit} of the characters a-z A-Z 0-9 . _ -"

@@ -16,7 +16,7 @@ use nisshi_sans_io::describe_topic_partitions_response::DescribeTopicPartitionsR
 use nisshi_sans_io::fetch_response::AbortedTransaction;
 use nisshi_sans_io::incremental_alter_configs_request::AlterConfigsResource;
 use nisshi_sans_io::incremental_alter_configs_response::AlterConfigsResourceResponse;
-use nisshi_sans_io::record::deflated;
+use nisshi_sans_io::record::{deflated, inflated};
 use nisshi_sans_io::txn_offset_commit_response::TxnOffsetCommitResponseTopic;
 use nisshi_sans_io::{ConfigResource, ErrorCode, IsolationLevel, ListOffset, ScramMechanism};
 use nisshi_storage::{
@@ -94,6 +94,24 @@ fn not_stored(error: Error) -> Error {
     }
 }
 
+/// The most headers of a record. The storage writes a row for each, and nothing else meanwhile.
+const RECORD_MAX_HEADERS: usize = 1_000;
+/// The most headers of a batch: these, and so many for each record.
+const BATCH_MAX_HEADERS: (usize, usize) = (10_000, 20);
+
+/// Refuses records that would hold up the broker for minutes.
+fn check_headers(batch: &deflated::Batch) -> Result<()> {
+    let inflated = inflated::Batch::try_from(batch)?;
+    let counts = inflated.records.iter().map(|record| record.headers.len());
+    let (most, all) = counts.fold((0, 0), |(most, all), count| (count.max(most), all + count));
+    let (base, each) = BATCH_MAX_HEADERS;
+    if most > RECORD_MAX_HEADERS || all > base + each * inflated.records.len() {
+        tracing::warn!(most, all, "a batch was refused: a record may have {RECORD_MAX_HEADERS} headers");
+        return Err(Error::Api(ErrorCode::InvalidRecord));
+    }
+    Ok(())
+}
+
 /// Implements `Storage`: the `own` methods as given, the `inner` methods by calling nisshi.
 macro_rules! delegate {
     (
@@ -119,6 +137,7 @@ delegate! {
             topition: &Topition,
             batch: deflated::Batch,
         ) -> Result<i64> {
+            check_headers(&batch)?;
             let records = i64::from(batch.last_offset_delta) + 1;
             let base = self.inner.produce(transaction_id, topition, batch).await.map_err(not_stored)?;
             self.durable().await?;

@@ -94,6 +94,27 @@ async fn records_outlive_the_broker_and_its_log_is_written_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_record_of_too_many_headers_is_refused_and_the_others_pass() {
+    let dir = TempDir::new().unwrap();
+    with_broker(dir.path(), async |client| {
+        create_topic(&client, "delete").await;
+        let producer: FutureProducer = client.create().unwrap();
+        let send = async |count: usize| {
+            let header = || Header { key: "", value: Some("") };
+            let headers = (0..count).fold(OwnedHeaders::new(), |headers, _| headers.insert(header()));
+            let record = FutureRecord::<str, str>::to(TOPIC).payload("x").headers(headers);
+            producer.send_result(record).unwrap().await.unwrap().map_err(|(error, _)| error.to_string())
+        };
+        assert!(send(1_000).await.is_ok());
+        let refused = send(1_001).await.unwrap_err();
+        assert!(refused.contains("InvalidRecord"), "{refused}");
+        assert!(send(300_000).await.is_err());
+        assert!(send(0).await.is_ok());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn maintenance_keeps_the_newest_record_of_each_key_and_reading_goes_on_over_the_gaps() {
     let dir = TempDir::new().unwrap();
     let written = pairs(&[("a", "1"), ("b", "1"), ("a", "2"), ("a", "3")]);

@@ -264,7 +264,7 @@ fn to_rgb(picture: DynamicImage) -> RgbImage {
 }
 
 fn failed(format: &'static str, error: &ImageError) -> PictureError {
-    let reason = error.to_string();
+    let reason = error.to_string().trim_end().replace('\n', " ");
     let ends_early =
         |text: &str| ["unexpected end", "eof", "truncat", "exhausted"].iter().any(|t| text.contains(t));
     match error {

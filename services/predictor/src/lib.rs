@@ -13,7 +13,9 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use unprompt_index::{Endpoint, Hit, IndexError, MINILM_DIM, PromptIndex, Query, Space, Uuid};
+use unprompt_index::{
+    Endpoint, Hit, IndexError, IndexInfo, Layout, MINILM_DIM, PromptIndex, Query, Space, Uuid,
+};
 use unprompt_models::ModelError;
 use unprompt_models::recipe::{BLEND_NAME, Neighbour, Predicted, Recipe, SearchVector};
 use unprompt_schemas::cloudevents;
@@ -51,13 +53,14 @@ pub fn build(
     settings: &Settings,
     encoder: Encoder,
     heads: HeadStore,
-    index: &Endpoint,
+    (index, layout): (&Endpoint, Layout),
     wiring: &StageWiring,
 ) -> Result<Predictor, IndexError> {
     let StageWiring { codec, runtime, stop } = wiring;
     let connect = || runtime.block_on(index.connect());
     let index = until_opened(SERVICE.name, "the index", runtime, stop, IndexError::is_transient, connect)?;
-    Ok(Predictor::new(index, heads, encoder, settings.clone(), codec.clone(), runtime.clone()))
+    let predictor = Predictor::new(index, heads, encoder, settings.clone(), codec.clone(), runtime.clone());
+    Ok(predictor.ensuring(layout))
 }
 
 /// Predicts prompts; see [`Predictor::new`].
@@ -66,6 +69,8 @@ pub struct Predictor {
     index: PromptIndex,
     /// The collection behind the alias, known to belong to `encoder`.
     collection: Option<Collection>,
+    /// The layout of a collection to create where there is none.
+    layout: Option<Layout>,
     heads: HeadStore,
     encoder: Encoder,
     settings: Settings,
@@ -117,7 +122,25 @@ impl Predictor {
         codec: Codec,
         runtime: Handle,
     ) -> Self {
-        Self { index, collection: None, heads, encoder, settings, codec, runtime }
+        Self { index, collection: None, layout: None, heads, encoder, settings, codec, runtime }
+    }
+
+    /// Creates an empty collection of this layout where there is none behind the alias, such as after
+    /// `index drop`: the indexer would do so only with its next prompt.
+    #[must_use]
+    pub fn ensuring(self, layout: Layout) -> Self {
+        Self { layout: Some(layout), ..self }
+    }
+
+    /// Reads the state of the collection, which is created first if there is none.
+    async fn info_or_ensure(&self) -> Result<IndexInfo, IndexError> {
+        match (self.index.info().await, &self.layout) {
+            (Err(IndexError::NoCollection { .. }), Some(layout)) => {
+                self.index.ensure(layout).await?;
+                self.index.info().await
+            }
+            (info, _) => info,
+        }
     }
 
     /// Checks the models of the collection behind the alias: with another encoder's vectors the
@@ -126,7 +149,7 @@ impl Predictor {
         if self.collection.as_ref().is_some_and(|known| known.checked.elapsed() < ALIAS_CHECK) {
             return Ok(());
         }
-        let info = self.runtime.block_on(self.index.info()).map_err(as_batch_error)?;
+        let info = self.runtime.block_on(self.info_or_ensure()).map_err(as_batch_error)?;
         let other = |models: &str, found: &str, wanted: &str, key: &str| {
             Err(BatchError::Fatal(format!(
                 "the index {} behind the alias holds {models} of {found}, this predictor reads {wanted}; configure the same [models] {key} for \

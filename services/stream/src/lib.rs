@@ -23,6 +23,7 @@ mod offsets;
 mod parsed_batch;
 pub mod pass_through;
 mod pauses;
+pub mod printable;
 mod producer;
 pub mod properties;
 mod publisher;

@@ -4,13 +4,22 @@
 //! there. How long a picture took from its publishing to its prediction is seen from this header.
 
 use unprompt_schemas::cloudevents::names::SOURCE_TIME;
+use unprompt_schemas::dead_letter;
+use unprompt_schemas::topics::Topic;
 
 use crate::{InputRecord, OutputRecord};
 
 /// Returns the time of the first record of the chain, in milliseconds since the epoch: from the
 /// header, or of the record itself. `None` if neither is after 1970.
+///
+/// Pictures and prompts are first records, whatever header somebody has copied to them. A dead letter
+/// that was published again has the time of the record that was rejected.
 pub(crate) fn of(record: &InputRecord) -> Option<i64> {
-    let header = record.headers.iter().rev().find(|(name, _)| name == SOURCE_TIME);
+    let name = match record.topic {
+        Topic::Images | Topic::Prompts => dead_letter::names::TIMESTAMP,
+        _ => SOURCE_TIME,
+    };
+    let header = record.headers.iter().rev().find(|(header, _)| header == name);
     let travelled = header.and_then(|(_, value)| str::from_utf8(value).ok()?.parse().ok());
     travelled.or(Some(record.timestamp_ms)).filter(|time| *time > 0)
 }
@@ -23,8 +32,6 @@ pub(crate) fn stamp(output: &mut OutputRecord, time: Option<i64>) {
 
 #[cfg(test)]
 mod tests {
-    use unprompt_schemas::topics::Topic;
-
     use super::*;
 
     fn record(timestamp_ms: i64, header: Option<&str>) -> InputRecord {
@@ -32,7 +39,7 @@ mod tests {
         InputRecord {
             timestamp_ms,
             headers: headers.into_iter().collect(),
-            ..InputRecord::new(Topic::Images)
+            ..InputRecord::new(Topic::ImageEmbeddings)
         }
     }
 
@@ -43,6 +50,16 @@ mod tests {
         assert_eq!(of(&record(9, Some("yesterday"))), Some(9));
         assert_eq!(of(&record(i64::MIN, None)), None);
         assert_eq!(of(&record(9, Some("-5"))), None);
+    }
+
+    #[test]
+    fn pictures_and_prompts_begin_a_chain_unless_they_were_rejected_before() {
+        for topic in [Topic::Images, Topic::Prompts] {
+            let copied = InputRecord { topic, ..record(9, Some("7")) };
+            assert_eq!(of(&copied), Some(9));
+            let header = (dead_letter::names::TIMESTAMP.to_owned(), b"5".to_vec());
+            assert_eq!(of(&InputRecord { headers: vec![header], ..copied }), Some(5));
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use unprompt_schemas::codec::Codec;
 use unprompt_schemas::identity::prompt_id;
 use unprompt_schemas::records::{NamedVector, Prompt, PromptEmbedding};
 use unprompt_schemas::topics::Topic;
-use unprompt_schemas::{Uuid, cloudevents};
+use unprompt_schemas::{Uuid, cloudevents, dead_letter};
 use unprompt_stream::service::prepare_schema;
 use unprompt_stream::{
     BatchError, InputRecord, Needs, Outcome, OutputRecord, Parsed, ParsedBatch, Refusal, Service, Stage,
@@ -120,7 +120,10 @@ fn deleted(record: &InputRecord) -> Result<Uuid, Refusal> {
 fn keyed(id: Uuid, value: Option<Vec<u8>>, record: &InputRecord) -> OutputRecord {
     let mut headers = cloudevents::forwarded(&record.headers);
     headers.retain(|(name, _)| name != names::SOURCE_PARTITION);
-    headers.push((names::SOURCE_PARTITION.to_owned(), record.partition.to_string().into_bytes()));
+    // A dead letter that was published again is not at its place in the order of its partition.
+    if !record.headers.iter().any(|(name, _)| name == dead_letter::names::TIMESTAMP) {
+        headers.push((names::SOURCE_PARTITION.to_owned(), record.partition.to_string().into_bytes()));
+    }
     OutputRecord { topic: Topic::PromptEmbeddings, key: Some(id.to_string().into_bytes()), value, headers }
 }
 

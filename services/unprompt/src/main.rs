@@ -10,7 +10,6 @@ mod hosted;
 mod image_result;
 mod index_access;
 mod output;
-mod printable;
 mod registry;
 mod service_table;
 mod services;
@@ -35,7 +34,7 @@ fn main() -> ExitCode {
     match commands::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", printable::printable(&format!("{error:#}")));
+            eprintln!("error: {}", unprompt_stream::printable::printable(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

@@ -9,8 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 use serde_json::Value;
-
-use crate::printable::{printable, printable_json};
+use unprompt_stream::printable::{printable, printable_json};
 
 /// Prints a line of data; on a terminal without what would command it. Ignores a reader that has
 /// gone away.

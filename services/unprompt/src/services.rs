@@ -142,7 +142,8 @@ fn build(
         ServiceName::Predictor => {
             let heads = heads.context("the predictor has no head store")?;
             let settings = &context.config.predictor;
-            Box::new(predictor::build(settings, encoder_names(context)?, heads, &wiring.index, stage)?)
+            let index = (&wiring.index, layout(context)?);
+            Box::new(predictor::build(settings, encoder_names(context)?, heads, index, stage)?)
         }
     })
 }

@@ -207,6 +207,29 @@ fn an_alias_that_moves_to_another_encoder_stops_the_predictor_and_no_batch_mixes
 }
 
 #[test]
+fn a_collection_that_is_dropped_is_made_again_with_the_next_picture() {
+    let fixture = Fixture::start().with_prompts().with_head();
+    let layout = Layout::new(ENCODER, CLIP_DIM, MINILM);
+    let mut fixture = Fixture { predictor: fixture.predictor.ensuring(layout), ..fixture };
+    assert_eq!(fixture.prediction().neighbours.len(), 1);
+    fixture.runtime.block_on(fixture.index.drop_collection()).unwrap();
+    // Once it looks for the collection again, it predicts by the head alone.
+    let begun = Instant::now();
+    let outcome = loop {
+        match fixture.outcome() {
+            Ok(outcome) => break outcome,
+            Err(BatchError::Transient(_)) if begun.elapsed() < Duration::from_secs(20) => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    };
+    assert!(prediction(&outcome).neighbours.is_empty());
+    assert!(fixture.runtime.block_on(fixture.index.info()).is_ok());
+    fixture.stop();
+}
+
+#[test]
 fn a_collection_that_is_dropped_and_made_again_is_found_again() {
     let mut fixture = Fixture::start().with_prompts();
     fixture.prediction();

@@ -93,4 +93,8 @@ fn a_null_value_deletes_by_id_and_needs_one() {
     }
     assert!(matches!(&outcomes[1], Outcome::Rejected(rejection) if rejection.code == "delete-without-id"));
     assert!(matches!(outcomes[2], Outcome::Rejected(_)));
+    let rejected_before = ("unprompt-dead-letter-timestamp".to_owned(), b"5".to_vec());
+    let again = InputRecord { headers: vec![rejected_before], ..record(Some(&id), None) };
+    let Outcome::Outputs(outputs) = &encoder().process(&[again]).unwrap()[0] else { panic!("rejected") };
+    assert_eq!(outputs[0].headers, [], "it is not at its place in the order");
 }

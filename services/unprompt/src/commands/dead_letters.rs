@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use unprompt_jobs::Progress;
+use unprompt_schemas::dead_letter::names::TIMESTAMP;
 use unprompt_schemas::dead_letter::{DeadLetter, own_headers};
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::{
@@ -320,7 +321,9 @@ fn again(kafka: &KafkaConfig, said: &DeadLetter, record: InputRecord) -> Result<
     let topic = kafka.prefix.parse(&said.topic).ok_or_else(|| {
         format!("{position}: it came from {:?}, which is not a topic of this prefix", said.topic)
     })?;
-    let headers = own_headers(&record.headers);
+    let mut headers = own_headers(&record.headers);
+    // A prompt that was deleted meanwhile stays deleted.
+    headers.push((TIMESTAMP.to_owned(), said.timestamp_ms.to_string().into_bytes()));
     Ok(OutputRecord { topic, key: record.key, value: record.value, headers })
 }
 
