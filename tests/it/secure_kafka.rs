@@ -41,7 +41,8 @@ fn commands_reach_it_by_their_configuration_and_say_what_is_wrong_with_a_passwor
     assert!(published.status.success(), "{said}");
     for command in [&["topics", "list"][..], &["dead-letters", "list"]] {
         let output = run(command);
-        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{command:?}: {}: {said}", output.status);
     }
     let tail = run(&["topics", "tail", "images.v1", "--from-beginning", "-n", "1"]);
     assert!(tail.status.success() && !tail.stdout.is_empty(), "{}", String::from_utf8_lossy(&tail.stderr));
