@@ -113,8 +113,8 @@ pub struct Version {
 }
 
 impl Version {
-    /// Returns whether this one is the later of two, of which `other` was processed first. Records of
-    /// one partition are processed in their order; between partitions the times decide.
+    /// Returns whether this one is the later of two; `other` was processed first. Records of one
+    /// partition are processed in their order; between partitions the times decide.
     pub fn supersedes(self, other: Self) -> bool {
         self.at_ms >= other.at_ms || (self.partition.is_some() && self.partition == other.partition)
     }

@@ -145,8 +145,8 @@ pub fn forwarded(headers: &Headers) -> Headers {
     headers.iter().filter(|(name, _)| is_copied(name)).take(FORWARDED_MAX).cloned().collect()
 }
 
-/// The most headers that an output or a dead letter copies from its record.
-pub const FORWARDED_MAX: usize = 500;
+/// The most headers that an output copies from its record, and that a dead letter has from it.
+pub const FORWARDED_MAX: usize = 100;
 
 /// Returns the `traceparent` of the headers if there is exactly one and it is well-formed.
 pub fn trace_context(headers: &Headers) -> Option<&str> {

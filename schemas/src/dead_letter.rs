@@ -2,7 +2,6 @@
 //! key, value and own headers stay unchanged.
 
 use crate::SchemaError;
-use crate::cloudevents::FORWARDED_MAX;
 use crate::headers::Headers;
 
 /// The names of the headers.
@@ -23,7 +22,8 @@ pub mod names {
     /// The fault and its remedy, in words for people.
     pub const ERROR: &str = "unprompt-dead-letter-error";
     /// Optional: marks a dead letter without the record's key, value and headers. With them it was
-    /// too large for the topic.
+    /// too large for the topic, or had more than
+    /// [`FORWARDED_MAX`](crate::cloudevents::FORWARDED_MAX) headers.
     pub const VALUE_OMITTED: &str = "unprompt-dead-letter-value-omitted";
 }
 
@@ -43,7 +43,7 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
-    /// Returns the record's own headers, at most [`FORWARDED_MAX`], then these. Drops the headers of an earlier rejection,
+    /// Returns the record's own headers, then these. Drops the headers of an earlier rejection,
     /// which a record has if it was published again.
     pub fn to_headers(&self, own: &Headers) -> Headers {
         let described = [
@@ -56,7 +56,7 @@ impl DeadLetter {
             (names::ERROR, shortened(&self.error).to_owned()),
         ];
         let described = described.map(|(name, text)| (name.to_owned(), text.into_bytes()));
-        own_headers(own).into_iter().take(FORWARDED_MAX).chain(described).collect()
+        own_headers(own).into_iter().chain(described).collect()
     }
 
     /// Reads the headers of a dead letter.

@@ -8,9 +8,11 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use unprompt_schemas::Uuid;
+use unprompt_schemas::records::Prompt;
 use unprompt_schemas::topics::Topic;
+use unprompt_stream::OutputRecord;
 
-use crate::stack::{Up, answer, picture_record, publish, read_until, talk, unprompt};
+use crate::stack::{Up, answer, picture_record, prompt_record, publish, read_until, talk, unprompt};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_are_listed_shown_published_again_and_purged() {
@@ -60,6 +62,40 @@ async fn dead_letters_are_listed_shown_published_again_and_purged() {
     assert_eq!(rejected_again[0]["code"], "not-an-image");
     answer(&data, &["dead-letters", "purge", "--yes"]);
     assert_eq!(listed(&[]).len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prompt_that_was_deleted_stays_deleted_when_its_dead_letter_is_replayed() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let up = Up::start(&data);
+    let prompt = |text: &str, seeds: i64| Prompt {
+        text: text.into(),
+        source: "test".into(),
+        seeds: (0..seeds).collect(),
+        ..Prompt::default()
+    };
+    // Too many pictures: it is indexed, and a dead letter of the generator.
+    let greedy = prompt_record(&prompt("a greedy fish", 70));
+    publish(&up.kafka, vec![greedy.clone()]).await;
+    read_until(&up.kafka, Topic::DeadLetters, "a dead letter", |records| records.len() == 1).await;
+    publish(&up.kafka, vec![OutputRecord { value: None, ..greedy }]).await;
+    read_until(&up.kafka, Topic::PromptEmbeddings, "its deletion", |records| records.len() == 2).await;
+    let replayed: Value =
+        serde_json::from_str(&answer(&data, &["--json", "dead-letters", "replay", "--all"])).unwrap();
+    assert_eq!(replayed["published"], 1);
+    read_until(&up.kafka, Topic::PromptEmbeddings, "the replayed one", |records| records.len() == 3).await;
+    publish(&up.kafka, vec![prompt_record(&prompt("a modest fish", 0))]).await;
+    let found = || answer(&data, &["--json", "query", "--text", "a fish"]);
+    let begun = std::time::Instant::now();
+    while !found().contains("a modest fish") {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60), "{}", found());
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    // Partitions of prompt-embeddings.v1 are indexed in any order; all of them are through here.
+    read_until(&up.kafka, Topic::DeadLetters, "it is rejected again", |records| records.len() == 2).await;
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    assert!(!found().contains("a greedy fish"), "it came back");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,5 @@
-//! The records of somebody who owes us nothing: it is predicted or a dead letter, the service goes on,
-//! and it starts again with all of it in its topics.
+//! The records of somebody who owes us nothing: it is predicted or a dead letter, the service goes
+//! on, and it starts again with all of it in its topics.
 
 use std::collections::HashSet;
 use std::io::Cursor;
@@ -47,6 +47,24 @@ async fn predicted(up: &Up, pictures: Vec<(Vec<u8>, u128)>) {
     let records = pictures.into_iter().map(|(bytes, id)| picture_record(bytes, Uuid::from_u128(id)));
     publish(&up.kafka, records.collect()).await;
     read_until(&up.kafka, Topic::Predictions, "its prediction", |records| all_predicted(records, &ids)).await;
+}
+
+/// Pictures whose outputs would have too many headers for the broker together, if all were copied.
+async fn publish_many_headers(up: &Up) {
+    let header = |number: usize| (format!("header {number}"), b"x".to_vec());
+    let picture = |id: u128| {
+        let mut record = picture_record(png(9, 9, id as u8), Uuid::from_u128(id));
+        record.headers.extend((0..400).map(header));
+        record
+    };
+    let ids: HashSet<Uuid> = (100..135).map(Uuid::from_u128).collect();
+    publish(&up.kafka, (100..135).map(picture).collect()).await;
+    let records =
+        read_until(&up.kafka, Topic::Predictions, "predictions", |records| all_predicted(records, &ids))
+            .await;
+    let copied =
+        |record: &InputRecord| record.headers.iter().filter(|(name, _)| name.starts_with("header")).count();
+    assert_eq!(records.iter().map(copied).max(), Some(100));
 }
 
 /// Vectors that are well formed Avro and cannot be used.
@@ -113,6 +131,7 @@ async fn nothing_that_a_stranger_sends_stops_the_services() {
         read_until(&up.kafka, Topic::DeadLetters, "four dead letters", |records| records.len() >= 4).await;
     assert_eq!(codes(&letters), ["dimension", "no-direction", "not-finite", "too-many-seeds"]);
 
+    publish_many_headers(&up).await;
     predicted(&up, vec![(png(30, 200, 40), 5)]).await;
     assert!(up.terminate(), "it stops when it is asked to");
     let up = Up::start(folder.path());

@@ -96,17 +96,24 @@ fn not_stored(error: Error) -> Error {
 
 /// The most headers of a record. The storage writes a row for each, and nothing else meanwhile.
 const RECORD_MAX_HEADERS: usize = 1_000;
-/// The most headers of a batch: these, and so many for each record.
-const BATCH_MAX_HEADERS: (usize, usize) = (10_000, 20);
+/// The most headers of a batch, besides [`RECORD_MEAN_HEADERS`] for each record.
+const BATCH_MAX_HEADERS: usize = 10_000;
+/// A batch of many records may have this many headers for each. The services copy fewer headers to
+/// their outputs, so that no batch of theirs is refused.
+const RECORD_MEAN_HEADERS: usize = 128;
 
-/// Refuses records that would hold up the broker for minutes.
+/// Refuses a batch whose headers would hold up the broker.
 fn check_headers(batch: &deflated::Batch) -> Result<()> {
     let inflated = inflated::Batch::try_from(batch)?;
     let counts = inflated.records.iter().map(|record| record.headers.len());
     let (most, all) = counts.fold((0, 0), |(most, all), count| (count.max(most), all + count));
-    let (base, each) = BATCH_MAX_HEADERS;
-    if most > RECORD_MAX_HEADERS || all > base + each * inflated.records.len() {
-        tracing::warn!(most, all, "a batch was refused: a record may have {RECORD_MAX_HEADERS} headers");
+    let max = BATCH_MAX_HEADERS + RECORD_MEAN_HEADERS * inflated.records.len();
+    if most > RECORD_MAX_HEADERS || all > max {
+        tracing::warn!(
+            most,
+            all,
+            "refused a batch: a record may have {RECORD_MAX_HEADERS} headers, and this batch {max}"
+        );
         return Err(Error::Api(ErrorCode::InvalidRecord));
     }
     Ok(())

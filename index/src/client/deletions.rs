@@ -1,9 +1,9 @@
-//! Deletions that are remembered: the later one of a write and a deletion of a prompt wins, whichever
-//! is processed first.
+//! Remembers deletions: the later one of a write and a deletion of a prompt wins, whichever is
+//! processed first.
 //!
-//! A prompt holds the [`Version`] of its latest write. That of a deletion is kept in a collection
-//! beside the prompts, which is made with the first one and has no vectors. What a later write has
-//! merged from an earlier one stays when a deletion between the two comes late.
+//! A prompt holds the [`Version`] of its latest write. A collection beside the prompts holds those
+//! of deletions; it has no vectors, and the first deletion creates it. A write merges the earlier
+//! ones. A deletion from between them that comes late does not undo that.
 
 use std::collections::HashMap;
 
@@ -112,7 +112,7 @@ impl PromptIndex {
         }
     }
 
-    /// Writes the deletions, except those that are earlier than the ones that are there. The same one
+    /// Writes the deletions, except those that are earlier than the remembered ones. The same one
     /// is written again, so that it is remembered from now on.
     async fn remember_deletions(
         &self,

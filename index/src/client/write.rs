@@ -43,7 +43,8 @@ impl PromptIndex {
             .await
     }
 
-    /// Deletes prompts, whenever they were written, and remembers nothing; missing ones are no error.
+    /// Deletes prompts, whenever they were written. It remembers nothing, and missing prompts are
+    /// no error.
     pub(super) async fn delete(&self, ids: &[Uuid]) -> Result<(), IndexError> {
         for chunk in ids.chunks(self.options.chunk_points.max(1)) {
             let ids = chunk.iter().copied().map(payload::point_id).collect();

@@ -1,8 +1,8 @@
-//! The pages of a snapshot's columns, checked before they are decoded. A page of a few hundred bytes
+//! Checks the pages of a snapshot's columns before they are decoded. A page of a few hundred bytes
 //! may announce gigabytes, and the decoder allocates what is announced.
 //!
 //! It reads only the pages' headers: Thrift's compact protocol, as in the parquet format's
-//! parquet.thrift. Whatever [`super::SnapshotWriter`] does not write is refused.
+//! parquet.thrift. It refuses pages that [`super::SnapshotWriter`] does not write.
 
 use std::io::{BufReader, Read, Seek, SeekFrom};
 
@@ -20,8 +20,8 @@ const PAGE_MAX_BYTES: u64 = 4 << 20;
 const TEXT_PAGE_MAX_BYTES: u64 = 64 << 20;
 /// The most values of a page. Values may be empty, so their bytes do not bound their number.
 const PAGE_MAX_VALUES: u64 = 1 << 20;
-/// The bytes that are decoded together. The size of a row is estimated by the pages with the largest
-/// values, in the mean of each page.
+/// The bytes that are decoded together. The size of a row is estimated from the page whose values
+/// are largest in the mean.
 const BATCH_BYTES: u64 = 4 << 20;
 /// The rows that are decoded together at most.
 const BATCH_ROWS: u64 = 1000;

@@ -23,7 +23,8 @@ const FOLDERS: [&str; 4] = ["blip2-retrieval", "clip", "convnext", "eva02-l"];
 /// The limit for a folder of less than 200 kB and one picture.
 const MEMORY: u64 = 256 << 20;
 
-/// The values that stand in for one of a settings file. 2^31, 2^32 and 2^53 are where arithmetic overflows.
+/// The values that stand in for one of a settings file. 2^31, 2^32 and 2^53 are where arithmetic
+/// overflows.
 fn replacements() -> Vec<Value> {
     let numbers = [0u64, 1, 3, 100_000, 1 << 31, 1 << 32, 1 << 53, u64::MAX];
     let others = [json!(-1), json!(0.5), json!(1e308), json!(-1e-300), json!(null), json!(""), json!([])];

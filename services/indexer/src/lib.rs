@@ -43,19 +43,19 @@ pub fn build(layout: &Layout, index: &Endpoint, wiring: &StageWiring) -> Result<
     })
 }
 
-/// How long a deletion is remembered. A prompt from before it that comes later than that is indexed
+/// The time for which a deletion is remembered. An older prompt that comes after that is indexed
 /// again.
 const DELETIONS_KEPT: Duration = Duration::from_hours(30 * 24);
-/// How often older deletions are forgotten.
+/// The interval at which older deletions are forgotten.
 const FORGETTING: Duration = Duration::from_hours(1);
-/// How far the time of a prompt may be ahead of the time at which its embedding was written. That
-/// time counts instead of one further ahead, which would be the latest for ever.
+/// The time of a prompt may be ahead of the time at which its embedding was written by this much.
+/// The latter counts instead of a time further ahead, which would be the latest for ever.
 const AHEAD: Duration = Duration::from_hours(1);
-/// How far an embedding may be ahead of this machine's clock, which may be wrong itself.
+/// An embedding may be ahead of this machine's clock, which may be wrong itself, by this much.
 const CLOCK_SLACK: Duration = Duration::from_hours(48);
 
-/// Writes prompts into the collection of one encoder revision. If a prompt is published and deleted,
-/// the later of the two wins ([`Version::supersedes`]).
+/// Writes prompts into the collection of one encoder revision. Of a prompt's publication and its
+/// deletion, the later one wins ([`Version::supersedes`]).
 #[derive(Debug)]
 pub struct Indexer {
     index: PromptIndex,

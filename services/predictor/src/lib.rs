@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use unprompt_index::{
-    Endpoint, Hit, IndexError, IndexInfo, Layout, MINILM_DIM, PromptIndex, Query, Space, Uuid,
+    Endpoint, Ensured, Hit, IndexError, IndexInfo, Layout, MINILM_DIM, PromptIndex, Query, Space, Uuid,
 };
 use unprompt_models::ModelError;
 use unprompt_models::recipe::{BLEND_NAME, Neighbour, Predicted, Recipe, SearchVector};
@@ -53,7 +53,8 @@ pub fn build(
     settings: &Settings,
     encoder: Encoder,
     heads: HeadStore,
-    (index, layout): (&Endpoint, Layout),
+    index: &Endpoint,
+    layout: Layout,
     wiring: &StageWiring,
 ) -> Result<Predictor, IndexError> {
     let StageWiring { codec, runtime, stop } = wiring;
@@ -125,8 +126,9 @@ impl Predictor {
         Self { index, collection: None, layout: None, heads, encoder, settings, codec, runtime }
     }
 
-    /// Creates an empty collection of this layout where there is none behind the alias, such as after
-    /// `index drop`: the indexer would do so only with its next prompt.
+    /// Creates an empty collection of this layout if there is none behind the alias, such as after
+    /// `index drop`: the indexer would do so only with its next prompt. If that is refused, batches
+    /// wait for the indexer.
     #[must_use]
     pub fn ensuring(self, layout: Layout) -> Self {
         Self { layout: Some(layout), ..self }
@@ -135,9 +137,17 @@ impl Predictor {
     /// Reads the state of the collection, which is created first if there is none.
     async fn info_or_ensure(&self) -> Result<IndexInfo, IndexError> {
         match (self.index.info().await, &self.layout) {
-            (Err(IndexError::NoCollection { .. }), Some(layout)) => {
-                self.index.ensure(layout).await?;
-                self.index.info().await
+            (Err(error @ IndexError::NoCollection { .. }), Some(layout)) => {
+                match self.index.ensure(layout).await {
+                    Ok(Ensured { collection, .. }) => {
+                        tracing::warn!(collection, "there was no collection; it was created");
+                        self.index.info().await
+                    }
+                    Err(refused) => {
+                        tracing::warn!(%refused, "there is no collection, and it cannot be created here");
+                        Err(error)
+                    }
+                }
             }
             (info, _) => info,
         }

@@ -1,6 +1,7 @@
 //! Makes dead letters: the rejected record unchanged, with headers that say where it came from and
 //! why it was rejected.
 
+use unprompt_schemas::cloudevents::FORWARDED_MAX;
 use unprompt_schemas::dead_letter::{DeadLetter, names};
 use unprompt_schemas::topics::Topic;
 
@@ -9,8 +10,16 @@ use crate::{InputRecord, OutputRecord, Rejection};
 /// Marks a dead letter without its value: with the value, it was too large for the topic.
 pub const VALUE_OMITTED_HEADER: &str = names::VALUE_OMITTED;
 
-/// Makes the dead letter of `record`, rejected by `service`.
+/// Makes the dead letter of `record`, rejected by `service`. A record of more headers than a dead
+/// letter may have is left out of it.
 pub(crate) fn dead_letter(service: &str, record: &InputRecord, rejection: &Rejection) -> OutputRecord {
+    match record.headers.len() > FORWARDED_MAX {
+        true => slim_dead_letter(service, record, rejection),
+        false => whole_dead_letter(service, record, rejection),
+    }
+}
+
+fn whole_dead_letter(service: &str, record: &InputRecord, rejection: &Rejection) -> OutputRecord {
     let described = DeadLetter {
         topic: record.topic_name.clone(),
         partition: record.partition,
@@ -33,7 +42,7 @@ pub(crate) fn dead_letter(service: &str, record: &InputRecord, rejection: &Rejec
 /// retention deletes it.
 pub(crate) fn slim_dead_letter(service: &str, record: &InputRecord, rejection: &Rejection) -> OutputRecord {
     let bare = InputRecord { key: None, value: None, headers: Vec::new(), ..record.clone() };
-    let mut letter = dead_letter(service, &bare, rejection);
+    let mut letter = whole_dead_letter(service, &bare, rejection);
     letter.headers.push((VALUE_OMITTED_HEADER.to_owned(), b"true".to_vec()));
     letter
 }

@@ -68,8 +68,8 @@ pub struct RunSummary {
 /// # Errors
 ///
 /// [`StreamError::StageLoad`] and [`StreamError::StageFatal`] from the stage,
-/// [`StreamError::Client`] for settings that librdkafka refuses, [`StreamError::TopicNotCreated`] for
-/// a topic that is missing and may not be created, [`StreamError::NoTransactions`] if
+/// [`StreamError::Client`] for settings that librdkafka refuses, [`StreamError::TopicNotCreated`]
+/// for a topic that is missing and may not be created, [`StreamError::NoTransactions`] if
 /// transactions are required and the broker has none, [`StreamError::Fenced`] if another process
 /// uses the same instance name, [`StreamError::DeadLetterFlood`] if too many records are rejected,
 /// [`StreamError::Consumer`] and [`StreamError::Delivery`] for errors that no retry can fix, such

@@ -12,16 +12,17 @@ use crate::{InputRecord, OutputRecord};
 /// Returns the time of the first record of the chain, in milliseconds since the epoch: from the
 /// header, or of the record itself. `None` if neither is after 1970.
 ///
-/// Pictures and prompts are first records, whatever header somebody has copied to them. A dead letter
-/// that was published again has the time of the record that was rejected.
+/// Pictures and prompts are first records, and a header that somebody copied to one is ignored. A
+/// dead letter that was published again has the earlier time of the record that was rejected.
 pub(crate) fn of(record: &InputRecord) -> Option<i64> {
-    let name = match record.topic {
-        Topic::Images | Topic::Prompts => dead_letter::names::TIMESTAMP,
-        _ => SOURCE_TIME,
+    let own = record.timestamp_ms;
+    let (name, latest) = match record.topic {
+        Topic::Images | Topic::Prompts => (dead_letter::names::TIMESTAMP, own),
+        _ => (SOURCE_TIME, i64::MAX),
     };
     let header = record.headers.iter().rev().find(|(header, _)| header == name);
-    let travelled = header.and_then(|(_, value)| str::from_utf8(value).ok()?.parse().ok());
-    travelled.or(Some(record.timestamp_ms)).filter(|time| *time > 0)
+    let travelled: Option<i64> = header.and_then(|(_, value)| str::from_utf8(value).ok()?.parse().ok());
+    travelled.filter(|time| *time <= latest).or(Some(own)).filter(|time| *time > 0)
 }
 
 /// Writes the time into an output, in place of any that a stage has copied.
@@ -57,8 +58,10 @@ mod tests {
         for topic in [Topic::Images, Topic::Prompts] {
             let copied = InputRecord { topic, ..record(9, Some("7")) };
             assert_eq!(of(&copied), Some(9));
-            let header = (dead_letter::names::TIMESTAMP.to_owned(), b"5".to_vec());
-            assert_eq!(of(&InputRecord { headers: vec![header], ..copied }), Some(5));
+            for (rejected, time) in [("5", 5), ("90", 9)] {
+                let header = (dead_letter::names::TIMESTAMP.to_owned(), rejected.as_bytes().to_vec());
+                assert_eq!(of(&InputRecord { headers: vec![header], ..copied.clone() }), Some(time));
+            }
         }
     }
 

@@ -41,8 +41,8 @@ pub fn init(log: &Log) -> Result<(), StreamError> {
     set.map_err(|e| StreamError::Telemetry(e.to_string()))
 }
 
-/// Writes fields as the default format does, but for strangers' texts in them: what would command a
-/// terminal is escaped.
+/// Writes fields as the default format does, and escapes the characters that command a terminal:
+/// strangers' texts are among the fields.
 fn fields() -> impl for<'writer> FormatFields<'writer> + Send + Sync + 'static {
     let field = |writer: &mut Writer<'_>, field: &Field, value: &dyn Debug| {
         let text = format!("{value:?}");
@@ -95,7 +95,7 @@ mod tests {
 
     use super::*;
 
-    /// What a log has written.
+    /// The bytes that a log has written.
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);
 

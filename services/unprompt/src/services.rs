@@ -142,8 +142,8 @@ fn build(
         ServiceName::Predictor => {
             let heads = heads.context("the predictor has no head store")?;
             let settings = &context.config.predictor;
-            let index = (&wiring.index, layout(context)?);
-            Box::new(predictor::build(settings, encoder_names(context)?, heads, index, stage)?)
+            let (names, layout) = (encoder_names(context)?, layout(context)?);
+            Box::new(predictor::build(settings, names, heads, &wiring.index, layout, stage)?)
         }
     })
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::Context as _;
 use serde::Serialize;
 
-/// Where the figures of a report come from.
+/// The origin of a report's figures.
 #[derive(Clone, Debug, Serialize)]
 pub struct Provenance {
     /// Such as `2 cores of Intel(R) Xeon(R) Processor`.

@@ -1,7 +1,9 @@
-//! An hour of steady load: the memory of each process and the bytes on disk must not grow with time.
+//! An hour of steady load: the memory of each process and the bytes on disk must not grow with
+//! time.
 //!
-//! Pictures, poison and prompts that ask for a picture arrive at a constant rate, far below what the
-//! services can do. Topics keep their records for five minutes, so that the disk reaches its bound.
+//! Pictures, poison and prompts that ask for a picture arrive at a constant rate, far below what
+//! the services can do. Topics keep their records for five minutes, so that the disk reaches its
+//! bound.
 
 mod arrivals;
 mod stack;
@@ -224,7 +226,8 @@ impl Load {
         Ok(load)
     }
 
-    /// Publishes records and prompts at their rates until the end of the run; returns their numbers.
+    /// Publishes records and prompts at their rates until the end of the run; returns their
+    /// numbers.
     async fn publish(
         &self,
         options: &SoakOptions,

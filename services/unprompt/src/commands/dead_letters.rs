@@ -314,7 +314,7 @@ fn again(kafka: &KafkaConfig, said: &DeadLetter, record: InputRecord) -> Result<
     let position = position(record.partition, record.offset);
     if record.headers.iter().any(|(name, _)| name == VALUE_OMITTED_HEADER) {
         return Err(format!(
-            "{position}: its value was too large for a dead letter; read it at {} {}:{}, while that topic keeps it",
+            "{position}: it was too large for a dead letter; read it at {} {}:{}, while that topic keeps it",
             said.topic, said.partition, said.offset
         ));
     }

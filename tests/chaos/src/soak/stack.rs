@@ -23,8 +23,8 @@ use crate::fleet::{Instance, Recipe};
 const RETENTION: Duration = Duration::from_secs(300);
 /// Kafka deletes whole segments only.
 const SEGMENT: Duration = Duration::from_secs(60);
-/// Kafka looks for old segments at this interval, ours every five minutes. It compacts whole segments
-/// of its own topics, which would not be full in an hour.
+/// Kafka looks for old segments at this interval, ours every five minutes. It compacts only full
+/// segments of its own topics, and larger ones would not be full in an hour.
 const KAFKA_PROPERTIES: &str = "log.retention.check.interval.ms=20000\n\
                                 offsets.topic.segment.bytes=1048576\n\
                                 transaction.state.log.segment.bytes=1048576\n";
