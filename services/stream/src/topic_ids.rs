@@ -74,8 +74,10 @@ pub(crate) struct TopicIds {
 #[derive(Debug, Default)]
 struct Known {
     ids: BTreeMap<Topic, TopicId>,
-    /// Topics that were created again and are not assigned since.
-    renewed: BTreeSet<Topic>,
+    /// Topics that were created again, and their partitions that were assigned since. A partition
+    /// that comes later may still have the offset of a member that noticed it later, and not every
+    /// broker returns the ids that offsets were committed with: the embedded one does not.
+    renewed: BTreeMap<Topic, BTreeSet<i32>>,
 }
 
 impl TopicIds {
@@ -143,16 +145,18 @@ impl TopicIds {
         let mut known = self.known.lock();
         for TopicChange { topic, .. } in changes {
             known.ids.remove(topic);
-            known.renewed.insert(*topic);
+            known.renewed.insert(*topic, BTreeSet::new());
         }
     }
 
-    /// Notes that the partitions of these topics which were assigned start where they should.
-    pub fn settled(&self, topics: impl IntoIterator<Item = Topic>) {
+    /// Notes that these partitions, which were assigned, start where they should.
+    pub fn settled(&self, partitions: impl IntoIterator<Item = TopicPartition>) {
         let mut known = self.known.lock();
-        topics.into_iter().for_each(|topic| {
-            known.renewed.remove(&topic);
-        });
+        for TopicPartition { topic, partition } in partitions {
+            if let Some(settled) = known.renewed.get_mut(&topic) {
+                settled.insert(partition);
+            }
+        }
     }
 
     /// Returns the id of a topic, if it is known.
@@ -173,7 +177,7 @@ impl TopicIds {
         let known = self.known.lock();
         match (stamp, known.ids.get(&topic)) {
             (Some(stamp), Some(id)) => stamp != id.0,
-            _ => known.renewed.contains(&topic),
+            _ => known.renewed.get(&topic).is_some_and(|settled| !settled.contains(&committed.partition)),
         }
     }
 
@@ -324,14 +328,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_committed_without_an_id_before_a_renewal_is_outdated_once() {
+    fn what_is_committed_without_an_id_before_a_renewal_is_outdated_once_in_each_partition() {
         let ids = ids();
         let change = TopicChange { topic: Topic::Images, was: None, now: None };
         ids.renew(&[change]);
         ids.changes(seen("now")).unwrap();
         assert!(ids.is_outdated(&committed(Some(4), "")) && ids.is_outdated(&committed(None, "")));
         assert!(!ids.is_outdated(&committed(Some(4), "topic-id=now")), "another member goes before us");
-        ids.settled([Topic::Images]);
+        ids.settled([TopicPartition { topic: Topic::Images, partition: 0 }]);
         assert!(!ids.is_outdated(&committed(Some(4), "")));
+        let later = Committed { partition: 1, ..committed(Some(4), "") };
+        assert!(ids.is_outdated(&later), "another partition is assigned later");
     }
 }

@@ -66,7 +66,9 @@ fn try_to_settle<C: ConsumerContext>(
         start_at_first(assigned, &outdated)?;
         set_floors(floors, ids, &before, &outdated);
         match commit_starts(consumer, ids, &outdated) {
-            Ok(()) => ids.settled(assigned.elements().iter().filter_map(|at| ids.topic(at.topic()))),
+            Ok(()) => ids.settled(assigned.elements().iter().filter_map(|at| {
+                Some(TopicPartition { topic: ids.topic(at.topic())?, partition: at.partition() })
+            })),
             // Where the broker gives ids, the next owner recognises the old offset, too.
             Err(error) => tracing::warn!(%error, "the start of a new topic was not committed"),
         }
