@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn towers_lie_apart_and_a_picture_is_nearest_to_its_own_text() {
+    fn cosines_are_like_those_of_clip_and_a_picture_is_nearest_to_its_text() {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let said: Vec<Vec<f32>> =
             (0..200).map(|_| noise(&mut rng)[..MiniLm::DIMS].to_vec()).map(unit).collect();

@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mixture_is_nearest_to_its_first_vector_and_goes_on_where_it_ended() {
+    fn a_mixture_is_near_its_first_vector_and_a_partial_file_is_continued() {
         let (from, whole, parts) =
             (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let three = embedded(from.path()).minilm.read(0, 3).unwrap();

@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn duplicates_are_told_by_the_identity_that_all_else_uses() {
+    fn the_duplicate_key_is_the_lower_half_of_the_prompt_id() {
         let text = normal::normalise(" a  cafe\u{301}\n");
         let id = unprompt_schemas::identity::prompt_id(" a  cafe\u{301}\n");
         assert_eq!(half_of_id(&text), id.as_u64_pair().1);
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_on_characters_and_tokens_include_their_ends() {
+    fn bounds_on_characters_and_tokens_are_inclusive() {
         let mut cleaner = cleaner(Cleaning {
             min_chars: Some(3),
             max_chars: Some(12),
@@ -264,14 +264,14 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_no_topic_takes_is_dropped() {
+    fn a_text_longer_than_prompt_max_bytes_is_dropped() {
         let mut cleaner = cleaner(Cleaning::default());
         assert_eq!(reason(&mut cleaner, &"x".repeat(PROMPT_MAX_BYTES)), None);
         assert_eq!(reason(&mut cleaner, &"y".repeat(PROMPT_MAX_BYTES + 1)), Some(Reason::TooLong));
     }
 
     #[test]
-    fn a_source_or_attributes_that_no_topic_takes_are_dropped() {
+    fn a_row_with_an_oversized_source_or_attributes_is_dropped() {
         let mut cleaner = cleaner(Cleaning::default());
         let attributes = |bytes: usize| BTreeMap::from([("k".to_owned(), "v".repeat(bytes - 1))]);
         let rows = [
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn languages_are_kept_where_they_cannot_be_told() {
+    fn a_text_in_another_language_is_dropped_and_an_undetected_one_is_kept() {
         let mut cleaner = cleaner(Cleaning { languages: vec!["en".into()], ..Cleaning::default() });
         let russian = "рыжий кот спит на подоконнике старого дома у моря";
         assert_eq!(reason(&mut cleaner, russian), Some(Reason::Language));
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_that_nothing_meets_are_refused() {
+    fn a_minimum_above_the_maximum_is_refused() {
         let none = Cleaning { min_chars: Some(9), max_chars: Some(3), ..Cleaning::default() };
         assert!(Cleaner::new(none, None).unwrap_err().to_string().contains("at least 9"));
     }

@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chunks_have_a_number_and_a_size() {
+    fn chunks_are_bounded_by_count_and_size() {
         let of = |items: &[usize], limits| chunks(items.to_vec(), limits, |item| *item).collect::<Vec<_>>();
         assert_eq!(of(&[1, 1, 1, 1, 1], (2, 100)), [vec![1, 1], vec![1, 1], vec![1]]);
         assert_eq!(of(&[5, 5, 11, 3, 4, 3], (9, 10)), [vec![5, 5], vec![11], vec![3, 4, 3]]);

@@ -24,8 +24,21 @@ const SEGMENTS: u64 = 2;
 pub(crate) const INDEXING_THRESHOLD_KB: u64 = 10_000;
 
 /// A named vector of the collection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantNames,
+)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Space {
     /// The image encoder's text tower, whose vectors are comparable with image vectors.
     Clip,
@@ -36,10 +49,7 @@ pub enum Space {
 impl Space {
     /// The vector's name in the collection.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Clip => "clip",
-            Self::MiniLm => "minilm",
-        }
+        self.into()
     }
 }
 

@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn repeats_unite_sources_and_keep_the_earliest_time_and_the_latest_text() {
+    fn merged_repeats_have_all_sources_the_earliest_time_and_the_latest_text() {
         let merged = merge_repeats(vec![point(1, "b", 5), point(2, "c", 9), point(1, "a", 7)]);
         assert_eq!(merged.len(), 2);
         assert_eq!(merged[0].sources, ["a", "b"]);
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_that_is_written_again_and_again_does_not_grow_for_ever() {
+    fn a_prompt_written_many_times_stays_within_its_limits() {
         let mut known = point(1, "first", 9);
         for round in 0..MAX_SOURCES + 50 {
             let long = BTreeMap::from([(format!("{round:05}"), "x".repeat(1000))]);

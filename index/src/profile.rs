@@ -15,8 +15,20 @@ use qdrant_client::qdrant::{
 ///
 /// Every profile keeps the original f32 vectors, with which the best candidates are rescored. The
 /// README has the measured figures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+    strum::IntoStaticStr,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Profile {
     /// One byte per dimension and the graph in memory; originals and payload on disk.
     #[default]
@@ -34,11 +46,7 @@ impl Profile {
 
     /// The name in configuration and metadata.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Balanced => "balanced",
-            Self::SmallMemory => "small-memory",
-            Self::Fastest => "fastest",
-        }
+        self.into()
     }
 
     /// The number of candidates per answer that a search takes from the compressed vectors and
@@ -166,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_profile_reads_what_it_writes() {
+    fn a_profile_round_trips_through_its_name() {
         for profile in Profile::ALL {
             assert_eq!(profile.to_string().parse(), Ok(profile));
             assert_eq!(serde_json::to_value(profile).unwrap(), profile.name());
@@ -175,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_costs_at_most_1_2_bytes_a_dimension_and_the_small_one_a_third_of_that() {
+    fn the_default_takes_at_most_1_2_bytes_per_dimension_and_small_memory_0_4() {
         assert_eq!(Profile::default(), Profile::Balanced);
         assert!(Profile::Balanced.bytes_a_dimension() <= 1.2);
         assert!(Profile::SmallMemory.bytes_a_dimension() <= 0.4);

@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_a_bound_is_refused_with_the_bound() {
+    fn an_out_of_bounds_query_is_refused_with_the_bound() {
         let excluded = nearest().exclude((0..10_001).map(Uuid::from_u128));
         let cases = [
             (Query { limit: 0, ..nearest() }, "one answer at least"),
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn mmr_is_asked_from_the_first_answer_on() {
+    fn mmr_adds_the_offset_to_the_limit() {
         let diversity = Diversity::Mmr { lambda: 0.25, candidates: None };
         let query =
             nearest().offset(5).diversity(diversity).to_qdrant("prompts", Profile::default()).unwrap();

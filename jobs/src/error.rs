@@ -125,7 +125,7 @@ mod tests {
 
     /// Above this size clippy asks for a box.
     #[test]
-    fn results_stay_small() {
+    fn a_job_error_stays_below_128_bytes() {
         assert!(size_of::<JobError>() < 128, "{}", size_of::<JobError>());
     }
 }

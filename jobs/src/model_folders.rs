@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_name_the_tiny_world_is_meant_and_a_folder_is_taken_as_it_is() {
+    fn the_default_model_is_the_tiny_world_and_a_folder_is_used_as_given() {
         let tiny = models(|_| ()).clip().unwrap();
         assert!(tiny.ends_with("models/tiny-world/checkpoints/clip"), "{}", tiny.display());
         let folder = tempfile::tempdir().unwrap();
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_unknown_or_of_another_part_is_refused_with_its_key() {
+    fn an_unknown_or_misplaced_model_name_error_names_its_key() {
         let unknown = models(|settings| settings.sd2 = Some("no-such-model".into())).sd2().unwrap_err();
         assert!(unknown.to_string().starts_with("[models] sd2: there is no model"), "{unknown}");
         let other = models(|settings| settings.clip = Some(MINILM.into())).clip().unwrap_err();

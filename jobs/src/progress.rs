@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_leave_out_what_an_earlier_run_did() {
+    fn rates_exclude_the_items_of_an_earlier_run() {
         let progress = Progress::new("counting", Some(1_000)).going_on();
         assert_eq!(rate(&progress), 0.0, "nothing is known yet");
         progress.set_made(900, 50, "words");
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn counting_one_by_one_begins_the_rate_too() {
+    fn inc_starts_the_rate_of_a_resumed_job() {
         let progress = Progress::new("counting", None).going_on();
         progress.inc(900);
         assert_eq!(rate(&progress), 0.0);
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_begins_has_its_rate_from_its_beginning() {
+    fn the_rate_of_a_new_job_counts_from_its_start() {
         let progress = Progress::new("counting", Some(1_000));
         std::thread::sleep(Duration::from_millis(20));
         progress.set_made(10, 5, "words");

@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn no_texts_no_batches() {
+    fn no_texts_give_no_batches() {
         assert!(of_similar_length::<Vec<u32>>(&[], 2).is_empty());
     }
 }

@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_neighbours_share_and_the_mean_has_unit_norm() {
+    fn equal_neighbours_have_equal_weights_and_the_mean_has_unit_norm() {
         let (mean, weights) = knn_vector(&[(0.5, &[1.0, 0.0]), (0.5, &[0.0, 1.0])]);
         assert_eq!(weights, [0.5, 0.5]);
         assert!((mean[0] - 0.5f32.sqrt()).abs() < 1e-6 && mean[0] == mean[1]);
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_weight_goes_to_the_part_that_is_right() {
+    fn the_learned_weight_favours_the_correct_vector() {
         let truth = [vec![1.0, 0.0], vec![0.0, 1.0]];
         let wrong = [vec![0.0, 1.0], vec![1.0, 0.0]];
         assert_eq!(learn_weight(&wrong, &truth, &truth), 1.0);

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn evidence_is_what_it_says() {
+    fn evidence_features_have_known_values() {
         let evidence = Evidence::new(&[1.0, 0.0], &[0.0, 1.0], &[0.8, 0.4], &[0.5, 0.5]);
         let expected = [0.0, 0.8, 0.2, 1.0, 0.5];
         evidence.0.iter().zip(expected).for_each(|(a, b)| assert!((a - b).abs() < 1e-6, "{evidence:?}"));
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn noise_is_not_believed() {
+    fn a_calibration_fitted_on_noise_predicts_the_mean() {
         let mut rng = ChaCha8Rng::seed_from_u64(2);
         let evidence: Vec<_> = (0..60).map(|_| random_evidence(&mut rng)).collect();
         let reached: Vec<f32> = (0..60).map(|_| 0.6 + 0.2 * rng.random::<f32>()).collect();
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn values_make_it_again_and_others_are_refused() {
+    fn a_calibration_round_trips_and_invalid_values_are_refused() {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let evidence: Vec<_> = (0..40).map(|_| random_evidence(&mut rng)).collect();
         let reached: Vec<f32> = evidence.iter().map(|e| e.0[2] as f32).collect();
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn far_evidence_stays_a_cosine() {
+    fn the_expected_cosine_is_clamped_for_extreme_evidence() {
         let mut rng = ChaCha8Rng::seed_from_u64(4);
         let evidence: Vec<_> = (0..40).map(|_| random_evidence(&mut rng)).collect();
         let reached: Vec<f32> = evidence.iter().map(|e| e.0[2] as f32).collect();

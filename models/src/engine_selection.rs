@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn auto_takes_only_what_keeps_f32_and_ends_with_what_needs_no_library() {
+    fn auto_tries_f32_engines_in_order_and_falls_back_to_candle() {
         let mut tried = Vec::new();
         let failing = |engine| {
             tried.push(engine);
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn no_network_is_read_for_an_engine_whose_libraries_are_not_here() {
+    fn no_network_is_read_for_an_engine_with_missing_libraries() {
         let (mut read, tokenizer) = (Vec::new(), self_check::tests::tokenizer());
         let texts = self_check::Texts(&tokenizer);
         let absent = |engine| Err(ModelError::OnnxRuntime(format!("no library of {engine}")));
@@ -153,14 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn large_networks_go_where_they_take_least_room() {
+    fn large_networks_try_onnx_runtime_first_on_a_cpu() {
         assert_eq!(order(LARGE, true)[0], Engine::OpenVino);
         assert_eq!(order(LARGE + 1, true)[0], Engine::Onnx);
         assert_eq!(order(LARGE + 1, false)[0], Engine::Candle);
     }
 
     #[test]
-    fn auto_passes_over_what_does_not_load_or_is_wrong_and_says_why_and_a_wanted_engine_does_not() {
+    fn auto_skips_failing_engines_with_a_reason_and_a_configured_one_fails() {
         let network = |engine| match engine {
             Engine::Onnx => Err(ModelError::OnnxRuntime("no library".to_owned())),
             Engine::OpenVino => Ok(self_check::tests::rotated(0.5)),

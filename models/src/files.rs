@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_revision_names_the_content_and_not_the_place() {
+    fn a_revision_depends_on_the_content_and_not_on_the_folder() {
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         for folder in [&one, &two] {
             std::fs::create_dir(folder.path().join("unet")).unwrap();

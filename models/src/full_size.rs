@@ -103,7 +103,7 @@ impl SimpleBackend for Asking {
 }
 
 #[test]
-fn names_are_unfolded() {
+fn name_ranges_are_expanded() {
     assert_eq!(unfolded("a.{9-11}.b"), ["a.9.b", "a.10.b", "a.11.b"]);
     assert_eq!(unfolded("a.9.b"), ["a.9.b"]);
 }

@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn invalid_inputs_samples_and_head_files_are_refused() {
         let mut rng = ChaCha8Rng::seed_from_u64(8);
         let (inputs, targets) = (random(&mut rng, 20, 5), random(&mut rng, 20, 3));
         let head = RidgeHead::fit(&samples(&inputs, &targets), 0.1).unwrap();

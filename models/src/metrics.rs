@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn spearman_counts_order_only_and_shares_ties() {
+    fn spearman_depends_on_order_only_and_averages_tied_ranks() {
         assert!((spearman(&[1.0, 2.0, 3.0], &[1.0, 8.0, 27.0]) - 1.0).abs() < 1e-12);
         assert!((spearman(&[1.0, 2.0, 3.0], &[3.0, 2.0, 1.0]) + 1.0).abs() < 1e-12);
         // scipy.stats.spearmanr([1, 2, 2, 3], [1, 3, 2, 4]) = 0.9486832980505138

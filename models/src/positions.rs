@@ -89,7 +89,7 @@ mod tests {
     use crate::ops::testing::{close, random};
 
     #[test]
-    fn what_is_flat_stays_flat_and_the_class_token_keeps_its_own() {
+    fn flat_positions_stay_flat_and_the_class_token_is_unchanged() {
         let class = random(&[1, 5], 1);
         let flat = random(&[1, 5], 2).broadcast_as((16, 5)).unwrap().contiguous().unwrap();
         let positions = Tensor::cat(&[&class, &flat], 0).unwrap();

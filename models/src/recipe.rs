@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn both_are_blended_at_the_heads_weight() {
+    fn knn_and_head_are_blended_at_the_heads_weight() {
         let (image, neighbour) = ([1.0, 0.0, 0.0], Neighbour { similarity: 0.9, minilm: &[0.0, 1.0, 0.0] });
         for weight in [0.0, 0.3, 1.0] {
             let head = trained(weight, None);
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_gives_no_prediction() {
+    fn without_neighbours_or_a_head_there_is_no_prediction() {
         let recipe = Recipe { retrieval: Retrieval::Clip, head: None };
         assert_eq!(recipe.predict(&[1.0], &[]).unwrap(), None);
     }
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_learned_is_what_is_served() {
+    fn serving_predicts_with_the_learned_weight_and_calibration() {
         let (parts, truth) = held_out();
         let head = TrainedHead::learn(ridge(), &parts, &truth).unwrap();
         let recipe = Recipe { retrieval: Retrieval::Clip, head: Some(&head) };
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_without_a_neighbour_teach_neither_weight_nor_calibration() {
+    fn pictures_without_a_neighbour_change_neither_weight_nor_calibration() {
         let (mut parts, mut truth) = held_out();
         let from_all = TrainedHead::learn(ridge(), &parts, &truth).unwrap();
         parts.push(Parts::of(&[1.0, 0.0, 0.0], &[], Some(&ridge())).unwrap());

@@ -105,7 +105,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_engine_that_is_as_exact_as_it_can_be_is_trusted() {
+    fn an_engine_within_its_tolerance_passes_the_self_check() {
         check(Engine::Onnx, 0.0, 0).unwrap();
         // These angles give cosines of 0.99995, 0.9995 and 0.98.
         check(Engine::OpenVino, 0.01, 0).unwrap();
@@ -114,7 +114,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn one_that_is_wrong_for_one_length_of_text_is_not() {
+    fn an_engine_that_deviates_at_any_text_length_is_refused() {
         for (engine, by) in [(Engine::Onnx, 0.02), (Engine::OpenVinoBf16, 0.1), (Engine::Int8, 0.5)] {
             for from_length in [0, 5, 30] {
                 let error = check(engine, by, from_length).unwrap_err().to_string();

@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_parameters_text_is_golden() {
+    fn the_text_form_of_the_parameters_is_stable() {
         assert_eq!(
             GenerationParams::default().to_string(),
             "ddim steps=20 guidance_scale=7.5 height=default width=default"
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn sd_2_1_is_whole_at_full_size() {
+    fn sd_2_1_loads_every_published_tensor_except_the_vae_encoder() {
         use crate::clip::{TextConfig, TextTransformer};
         use crate::full_size::{Published, folder};
         let config = |part: &str| folder(part).join("config.json");

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_embedded_once_and_every_vector_is_where_its_text_is() {
+    fn each_distinct_text_is_embedded_once_and_vectors_keep_the_text_order() {
         let (tokenizer, texts) = (tokenizer(), texts(2 * FIRST + SLAB));
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let repeated = texts.iter().filter(|text| **text == texts[0]).count() - 1;
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn workers_work_at_the_same_time_on_a_few_texts_too() {
+    fn workers_run_in_parallel_even_on_a_few_texts() {
         let at_work = Arc::new(AtomicUsize::new(0));
         let mut workers: TextWorkers = (0..3).map(|_| Box::new(Waiting(at_work.clone())) as _).collect();
         let vectors = embed(&tokenizer(), &mut workers, &["a star", "a red star", "a ring"]).unwrap();
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_that_fails_in_the_middle_ends_the_call() {
+    fn a_network_error_ends_the_call_early() {
         let texts = texts(3 * SLAB);
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         for workers in [1, 3] {
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn no_texts_no_vectors() {
+    fn no_texts_give_no_vectors() {
         let (mut workers, _) = Counting::workers(2, 0);
         assert!(embed(&tokenizer(), &mut workers, &[]).unwrap().is_empty());
     }

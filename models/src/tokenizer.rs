@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_texts_are_tokenized_a_few_at_a_time_and_all_in_order() {
+    fn texts_are_tokenized_in_size_limited_groups_in_order() {
         let (short, long, longer) =
             ("a".to_owned(), "b".repeat(GROUP_BYTES / 2), "c".repeat(GROUP_BYTES + 1));
         let texts = [&short, &longer, &long, &long, &short, &long].map(String::as_str);

@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_are_read_when_they_are_asked_for() {
+    fn tensors_are_read_by_name_and_errors_name_the_tensor() {
         let folder = tempfile::tempdir().unwrap();
         write(&folder.path().join("model.safetensors"), &["a.weight", "a.bias"]);
         let vb = load(folder.path(), &Device::Cpu).unwrap();
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn shards_are_one_network_and_each_must_be_there_with_what_it_is_to_hold() {
+    fn shards_load_as_one_network_and_each_must_hold_its_tensors() {
         let folder = tempfile::tempdir().unwrap();
         let (one, two) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
         let index = serde_json::json!({"weight_map": {"a": one, "b": two}}).to_string();
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_cut_short_says_so_wherever_it_is_cut() {
+    fn truncated_overlong_and_foreign_weights_files_have_their_own_errors() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
         write(&path, &["a", "b"]);
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn pickled_weights_and_none_say_what_to_do() {
+    fn pickled_or_missing_weights_errors_say_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
         assert!(error(folder.path()).contains("fetch the model again"));
         std::fs::write(folder.path().join("pytorch_model.bin"), "").unwrap();

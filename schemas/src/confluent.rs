@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_entry_makes_room() {
+    fn a_full_map_evicts_its_oldest_entry() {
         let mut bounded = Bounded::new(2);
         for key in [1, 2, 2, 3] {
             bounded.insert(key, key * 10);
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_id_is_asked_for_again_after_a_while() {
+    fn an_unknown_id_is_requested_again_after_a_delay() {
         let (mut unknown, now) = (none_yet(), Instant::now());
         unknown.note(7, now);
         assert_eq!(unknown.delay(7, now + UNKNOWN_FOR / 2), Err(RegistryError::UnknownId { id: 7 }));
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_unknown_ids_is_asked_for_at_a_pace() {
+    fn requests_for_unknown_ids_are_rate_limited() {
         let (mut unknown, mut now) = (none_yet(), Instant::now());
         let started = now;
         for id in 0..120 {

@@ -57,7 +57,7 @@ async fn prompts_are_indexed_drawn_and_pictures_predicted_on_apache_kafka() {
 }
 
 #[test]
-fn a_kafka_that_was_named_and_is_not_there_is_an_error_that_names_it() {
+fn an_unreachable_kafka_is_an_error_that_names_its_address() {
     let folder = tempfile::tempdir().unwrap();
     let output = crate::stack::talk(folder.path(), &["--kafka", "127.0.0.1:1", "topics", "list"]);
     assert!(!output.status.success());

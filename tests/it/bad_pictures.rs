@@ -93,7 +93,7 @@ async fn bad_pictures_are_dead_letters_with_a_reason_and_good_ones_are_predicted
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_picture_before_the_first_prompt_waits_for_it_and_is_no_dead_letter() {
+async fn a_picture_before_the_first_prompt_waits_for_it_and_is_not_a_dead_letter() {
     let folder = tempfile::tempdir().unwrap();
     let up = Up::start(folder.path());
     let id = Uuid::from_u128(7);

@@ -46,13 +46,13 @@ async fn short(broker: Broker, seed: u64) -> ChaosReport {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_apache_kafka_nothing_is_lost_and_nothing_is_there_twice() {
+async fn chaos_on_apache_kafka_loses_and_duplicates_nothing() {
     let report = short(Broker::Apache, 11).await;
     report.verdict().expect("exactly once");
     assert_eq!(report.predicted_distinct + report.dead_letters, report.published);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_the_embedded_broker_nothing_is_lost_and_what_is_there_twice_is_the_same() {
+async fn chaos_on_the_embedded_broker_loses_nothing_and_duplicates_are_equal() {
     short(Broker::Embedded, 12).await.verdict().expect("at least once, of equal content");
 }

@@ -35,7 +35,7 @@ async fn stack(root: &Path) -> Up {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_uri_becomes_the_prediction_of_its_picture_and_one_outside_the_list_a_dead_letter() {
+async fn an_allowed_uri_is_predicted_and_a_refused_one_becomes_a_dead_letter() {
     let root = tempfile::tempdir().unwrap();
     fs::create_dir(root.path().join("pictures")).unwrap();
     fs::write(root.path().join("pictures/red.png"), png(200, 40, 30)).unwrap();
@@ -107,7 +107,7 @@ async fn pictures_of_a_folder_that_is_not_mounted_yet_wait_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn publish_uri_publishes_where_pictures_are() {
+async fn publish_uri_publishes_uris_and_hides_their_secrets() {
     let root = tempfile::tempdir().unwrap();
     fs::create_dir(root.path().join("pictures")).unwrap();
     fs::write(root.path().join("pictures/red.png"), png(200, 40, 30)).unwrap();

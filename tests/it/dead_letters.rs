@@ -15,7 +15,7 @@ use unprompt_stream::OutputRecord;
 use crate::stack::{Up, answer, picture_record, prompt_record, publish, read_until, talk, unprompt};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_letters_are_listed_shown_published_again_and_purged() {
+async fn dead_letters_are_listed_shown_replayed_and_purged() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let up = Up::start(&data);
@@ -99,7 +99,7 @@ async fn a_prompt_that_was_deleted_stays_deleted_when_its_dead_letter_is_replaye
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_dead_letters_than_a_chunk_holds_are_published_again_once_each() {
+async fn more_dead_letters_than_one_chunk_are_each_replayed_once() {
     // Few enough that even rejected twice they are not the flood that stops a service.
     const LETTERS: usize = 90;
     let folder = tempfile::tempdir().unwrap();

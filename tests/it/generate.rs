@@ -42,7 +42,7 @@ fn pictures(folder: &Path) -> (BTreeMap<String, Vec<u8>>, Vec<Value>) {
 }
 
 #[test]
-fn a_run_that_is_killed_and_goes_on_draws_every_picture_once() {
+fn a_killed_and_resumed_run_draws_every_picture_once() {
     let folder = tempfile::tempdir().unwrap();
     let table = table(folder.path());
     let (calm, struck) = (folder.path().join("calm"), folder.path().join("struck"));
@@ -74,7 +74,7 @@ fn a_run_that_is_killed_and_goes_on_draws_every_picture_once() {
 }
 
 #[test]
-fn workers_share_the_prompts_and_fresh_seeds_stay_the_runs() {
+fn workers_share_the_prompts_and_never_repeat_a_seed() {
     let folder = tempfile::tempdir().unwrap();
     let table = table(folder.path());
     let mut prompts = std::collections::BTreeSet::new();
@@ -93,7 +93,7 @@ fn workers_share_the_prompts_and_fresh_seeds_stay_the_runs() {
 }
 
 #[test]
-fn parquet_files_have_as_many_pictures_as_are_wanted_and_other_settings_do_not_mix() {
+fn a_resumed_parquet_run_is_complete_and_refuses_other_settings() {
     let folder = tempfile::tempdir().unwrap();
     let (table, out) = (table(folder.path()), folder.path().join("pictures"));
     let parquet = ["--parquet", "--rows", "25"];

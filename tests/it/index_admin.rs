@@ -57,7 +57,7 @@ fn refusal(data_dir: &Path, arguments: &[&str]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collection_is_described_measured_copied_dropped_and_brought_back() {
+async fn a_collection_is_described_measured_snapshotted_dropped_and_restored() {
     let folder = tempfile::tempdir().unwrap();
     let data_dir = folder.path().join("data");
     fill(&data_dir).await;
@@ -101,7 +101,7 @@ async fn a_collection_is_described_measured_copied_dropped_and_brought_back() {
 }
 
 #[test]
-fn a_damaged_snapshot_and_a_data_directory_in_use_are_refused_with_what_to_do() {
+fn a_damaged_snapshot_and_a_data_directory_in_use_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let data_dir = folder.path().join("data");
     let file = folder.path().join("prompts.parquet");

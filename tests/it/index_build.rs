@@ -68,7 +68,7 @@ fn exported(data_dir: &Path, folder: &Path) -> Vec<u8> {
 }
 
 #[test]
-fn a_build_that_is_killed_and_goes_on_gives_the_collection_of_one_that_was_not() {
+fn a_killed_and_resumed_build_gives_the_same_collection() {
     let folder = tempfile::tempdir().unwrap();
     let table = table(folder.path());
     let (calm, struck) = (folder.path().join("calm"), folder.path().join("struck"));
@@ -103,7 +103,7 @@ fn a_build_that_is_killed_and_goes_on_gives_the_collection_of_one_that_was_not()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_index_that_goes_away_is_waited_for_and_nothing_is_missing() {
+async fn a_build_waits_for_an_unavailable_index_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let (table, data_dir, index_dir) =
         (table(folder.path()), folder.path().join("data"), folder.path().join("index"));
@@ -130,7 +130,7 @@ async fn an_index_that_goes_away_is_waited_for_and_nothing_is_missing() {
 }
 
 #[test]
-fn a_build_of_other_options_is_not_gone_on_with() {
+fn a_build_with_other_options_is_not_resumed() {
     let folder = tempfile::tempdir().unwrap();
     let (table, data_dir) = (table(folder.path()), folder.path().join("data"));
     let child = build(&data_dir, &table, &[]).stdout(Stdio::null()).spawn().unwrap();

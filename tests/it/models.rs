@@ -82,7 +82,7 @@ pub fn minilm() -> PathBuf {
 }
 
 #[test]
-fn a_pull_that_is_stopped_and_killed_goes_on_and_what_it_brought_is_served_only_whole() {
+fn an_interrupted_pull_resumes_and_a_damaged_model_is_refused() {
     let setup = Setup::new();
     let (ok, said) = setup.says(&["models", "path", MODEL]);
     assert!(!ok && said.contains("model.safetensors") && said.contains("models pull clip-of-ours"), "{said}");

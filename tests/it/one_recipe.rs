@@ -139,7 +139,7 @@ fn prediction(codec: &Codec, outcome: &Outcome) -> Prediction {
 /// served, then the means of the served parts are the scores it was learned at, and every
 /// prediction has its expected cosine.
 #[test]
-fn the_predictor_reaches_the_scores_that_the_trainer_learned_at() {
+fn the_predictor_reproduces_the_trainers_validation_scores() {
     let (runtime, folder) = (Runtime::new().unwrap(), tempfile::tempdir().unwrap());
     let served = runtime.block_on(EmbeddedIndex::start(&folder.path().join("index"), 0)).unwrap();
     let connect =

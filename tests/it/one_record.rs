@@ -144,13 +144,13 @@ struct Tolerance {
 }
 
 #[test]
-fn whatever_its_batch_a_picture_has_the_same_vector_and_prediction() {
+fn a_picture_has_the_same_vector_and_prediction_in_any_batch() {
     let tolerance = Tolerance { vector: 1e-6, prediction: 1e-5, same_neighbours: true };
     groups_agree(VisionSettings::default(), &tolerance);
 }
 
 #[test]
-fn in_bf16_a_picture_has_nearly_the_same_vector_whatever_its_batch() {
+fn in_bf16_a_picture_has_nearly_the_same_vector_in_any_batch() {
     let vision =
         VisionSettings { precision: Precision::Bf16, engine: Engine::Candle, ..VisionSettings::default() };
     groups_agree(vision, &Tolerance { vector: 1e-3, prediction: 1e-3, same_neighbours: false });

@@ -26,7 +26,7 @@ pub fn must_succeed(command: &mut Command) -> String {
 }
 
 #[test]
-fn pythons_qdrant_client_lists_counts_searches_and_is_refused_as_by_a_server() {
+fn pythons_qdrant_client_gets_the_answers_of_a_qdrant_server() {
     let folder = tempfile::tempdir().unwrap();
     let up = Up::start(folder.path());
     let file = folder.path().join("animals.txt");

@@ -61,7 +61,7 @@ fn status(address: SocketAddr) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_predictor_waits_for_an_index_that_is_away_when_it_starts() {
+async fn a_predictor_waits_for_an_unavailable_index_at_startup() {
     let folder = tempfile::tempdir().unwrap();
     let broker = EmbeddedBroker::start(&folder.path().join("broker"), 0).await.unwrap();
     let (index_port, http) = (free_port(), SocketAddr::from(([127, 0, 0, 1], free_port())));
@@ -93,7 +93,7 @@ async fn a_predictor_waits_for_an_index_that_is_away_when_it_starts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_waits_for_a_kafka_that_is_away_when_it_starts() {
+async fn a_service_waits_for_an_unavailable_kafka_at_startup() {
     let folder = tempfile::tempdir().unwrap();
     let (kafka_port, http) = (free_port(), SocketAddr::from(([127, 0, 0, 1], free_port())));
     let data_dir = folder.path().join("data");
@@ -117,7 +117,7 @@ fn a_service_that_waits_for_kafka_stops_cleanly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn brokers_of_the_environment_are_waited_for_and_used_instead_of_an_own_broker() {
+async fn up_waits_for_brokers_from_the_environment_and_hosts_no_broker() {
     let folder = tempfile::tempdir().unwrap();
     let (kafka_port, data_dir) = (free_port(), folder.path().join("data"));
     let http = SocketAddr::from(([127, 0, 0, 1], free_port()));

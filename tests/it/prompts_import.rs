@@ -57,7 +57,7 @@ fn a_dry_run_reads_cleans_and_reports_without_any_server() {
 }
 
 #[test]
-fn what_cannot_be_read_is_refused_with_what_to_do() {
+fn unreadable_inputs_and_invalid_options_are_refused_with_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let csv = folder.path().join("t.csv");
     std::fs::write(&csv, "one,two\n1,2\n").unwrap();
@@ -80,7 +80,7 @@ fn what_cannot_be_read_is_refused_with_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_import_goes_on_where_it_was_and_nothing_is_lost() {
+async fn a_stopped_import_resumes_where_it_stopped_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let data_dir = folder.path().join("data");
     let table = folder.path().join("many.parquet");

@@ -11,7 +11,7 @@ use unprompt_schemas::records::{CurrentSchema, Prediction, Prompt, Record};
 use unprompt_schemas::registry::subject;
 use unprompt_schemas::topics::Topic;
 use unprompt_stream::{KafkaConfig, OutputRecord};
-use unprompt_test_registry::Registry;
+use unprompt_test_registry::TestRegistry;
 
 use crate::other_clients::{must_succeed, python};
 use crate::stack::{Up, get, png, publish, read, read_until, unprompt, wait_for};
@@ -32,7 +32,7 @@ fn answer(data_dir: &Path, environment: &[(&str, &str)], args: &[&str]) -> Strin
 }
 
 /// The registry's schema for the id of a value in Confluent framing.
-fn registered_schema(registry: &Registry, value: &[u8]) -> Value {
+fn registered_schema(registry: &TestRegistry, value: &[u8]) -> Value {
     let (header, _) = value.split_first_chunk::<5>().expect("a header");
     let [0, id @ ..] = *header else { panic!("not in Confluent framing: {header:?}") };
     let (url, id) = (registry.url(), u32::from_be_bytes(id));
@@ -47,7 +47,12 @@ fn registered_schema(registry: &Registry, value: &[u8]) -> Value {
 }
 
 /// A prompt published by Python's confluent-kafka, with a schema of one field more than ours.
-fn publish_evolved_prompt(folder: &Path, kafka: &KafkaConfig, registry: &Registry, text: &str) -> Vec<u8> {
+fn publish_evolved_prompt(
+    folder: &Path,
+    kafka: &KafkaConfig,
+    registry: &TestRegistry,
+    text: &str,
+) -> Vec<u8> {
     let mut schema: Value = serde_json::from_str(Prompt::SCHEMA_JSON).unwrap();
     let mood = json!({"name": "mood", "type": "string", "default": ""});
     schema["fields"].as_array_mut().unwrap().push(mood);
@@ -72,8 +77,8 @@ fn hex(text: &str) -> Vec<u8> {
 /// then all Avro on the topics is in Confluent framing with ids that the registry knows, and Python
 /// reads the prediction.
 #[tokio::test(flavor = "multi_thread")]
-async fn with_a_registry_everybody_reads_everybodys_records() {
-    let registry = tokio::task::block_in_place(Registry::start);
+async fn with_a_registry_python_and_the_services_read_each_others_records() {
+    let registry = tokio::task::block_in_place(TestRegistry::start);
     let url = registry.url();
     let environment = [("UNPROMPT__REGISTRY__URL", url.as_str())];
     let folder = tempfile::tempdir().unwrap();
@@ -176,8 +181,8 @@ async fn confluent_framing_without_a_registry_is_a_dead_letter() {
 /// Given a registry that services may not register with, then they end before they take a record,
 /// and say what to do; once it is done, they start.
 #[test]
-fn a_schema_that_nobody_registered_ends_the_start() {
-    let registry = Registry::start();
+fn services_do_not_start_with_unregistered_schemas() {
+    let registry = TestRegistry::start();
     let (url, folder) = (registry.url(), tempfile::tempdir().unwrap());
     let environment = [("UNPROMPT__REGISTRY__URL", url.as_str()), ("UNPROMPT__REGISTRY__REGISTER", "false")];
     let said = ends_saying(folder.path(), &environment);
@@ -190,8 +195,8 @@ fn a_schema_that_nobody_registered_ends_the_start() {
 /// Given a registry that is unavailable at the start, then the services are not ready and wait for
 /// it.
 #[test]
-fn a_registry_that_is_away_at_the_start_is_waited_for() {
-    let mut registry = Registry::start();
+fn services_wait_for_an_unavailable_registry_at_startup() {
+    let mut registry = TestRegistry::start();
     registry.kill();
     let (url, folder) = (registry.url(), tempfile::tempdir().unwrap());
     let mut up = Up::start_unready(folder.path(), &[("UNPROMPT__REGISTRY__URL", url.as_str())]);
@@ -207,7 +212,7 @@ fn a_registry_that_is_away_at_the_start_is_waited_for() {
 
 #[test]
 fn the_schemas_are_listed_shown_registered_and_checked() {
-    let registry = Registry::start();
+    let registry = TestRegistry::start();
     let (url, folder) = (registry.url(), tempfile::tempdir().unwrap());
     let environment = [("UNPROMPT__REGISTRY__URL", url.as_str()), ("UNPROMPT__KAFKA__PREFIX", "team.")];
     let answer = |args: &[&str]| answer(folder.path(), &environment, args);
@@ -233,7 +238,7 @@ fn the_schemas_are_listed_shown_registered_and_checked() {
 /// service would.
 #[test]
 fn an_incompatible_schema_fails_the_check_and_the_registration() {
-    let registry = Registry::start();
+    let registry = TestRegistry::start();
     let (url, folder) = (registry.url(), tempfile::tempdir().unwrap());
     let other = Prompt::SCHEMA_JSON.replace(r#""name": "text""#, r#""name": "words""#);
     curl("POST", &format!("{url}/subjects/prompts.v1-value/versions"), &json!({"schema": other}));

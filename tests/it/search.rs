@@ -41,7 +41,7 @@ fn texts(hits: &[Value]) -> BTreeSet<&str> {
 }
 
 #[test]
-fn searches_batches_and_tables_say_the_same_beside_a_stack_and_without_one() {
+fn searches_and_exports_agree_with_and_without_a_running_stack() {
     let folder = tempfile::tempdir().unwrap();
     let data_dir = folder.path().join("data");
     let up = Up::start(&data_dir);

@@ -27,7 +27,7 @@ fn check<'a>(checks: &'a Value, what: &str) -> &'a Value {
 }
 
 #[test]
-fn commands_reach_it_by_their_configuration_and_say_what_is_wrong_with_a_password() {
+fn commands_authenticate_as_configured_and_report_a_wrong_password() {
     let broker = SecureKafka::shared();
     let folder = tempfile::tempdir().unwrap();
     let config = configure(folder.path(), broker, SCRAM_USER.1);
@@ -84,7 +84,7 @@ fn commands_reach_it_by_their_configuration_and_say_what_is_wrong_with_a_passwor
 }
 
 #[test]
-fn a_password_in_a_file_that_is_not_there_is_named() {
+fn a_missing_password_file_is_named_in_the_error() {
     let folder = tempfile::tempdir().unwrap();
     let output = unprompt()
         .args(["--kafka", "127.0.0.1:1", "topics", "list"])

@@ -33,7 +33,7 @@ fn offsets(report: &Value, topic: &str) -> Option<i64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_counts_what_went_through_and_says_who_is_away() {
+async fn status_counts_processed_records_and_reports_an_unreachable_broker() {
     let folder = tempfile::tempdir().unwrap();
     let up = Up::start(folder.path());
     publish(&up.kafka, prompts(3, 20, false).iter().map(prompt_record).collect()).await;
@@ -86,7 +86,7 @@ async fn status_counts_what_went_through_and_says_who_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_of_an_apache_kafka_is_that_of_the_services_under_its_prefix() {
+async fn status_on_apache_kafka_covers_the_services_under_its_prefix() {
     let folder = tempfile::tempdir().unwrap();
     let embedded = KafkaConfig::embedded(Kafka::shared().brokers());
     let prefix = Prefix::new("status.").unwrap();
@@ -169,7 +169,7 @@ impl Drop for Watch {
 }
 
 #[test]
-fn a_watch_goes_on_while_the_broker_is_away_and_sees_it_come_back() {
+fn a_watch_continues_while_the_broker_is_unreachable_and_sees_it_return() {
     let folder = tempfile::tempdir().unwrap();
     let data_dir = folder.path().join("data");
     let up = Up::start(&data_dir);

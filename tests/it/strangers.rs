@@ -142,7 +142,7 @@ async fn nothing_that_a_stranger_sends_stops_the_services() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn prompts_of_the_longest_text_are_neighbours_of_many_pictures() {
+async fn the_longest_prompts_can_be_neighbours_of_many_pictures() {
     let folder = tempfile::tempdir().unwrap();
     let up = Up::start(folder.path());
     let long = |number: usize| Prompt {
@@ -161,7 +161,7 @@ async fn prompts_of_the_longest_text_are_neighbours_of_many_pictures() {
 }
 
 #[test]
-fn a_process_that_was_killed_does_not_lead_to_another_ones_index() {
+fn stale_endpoints_of_a_killed_process_do_not_lead_to_another_index() {
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let left = first.path().join("endpoints.json");
     let up = Up::start(first.path());

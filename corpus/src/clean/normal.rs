@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_seen_goes_and_what_shapes_stays() {
+    fn invisible_characters_are_removed_and_shaping_joiners_are_kept() {
         assert_eq!(normalise("\u{feff}a\u{200b} red\u{0}\t\r\n star\u{202e}\u{ad}"), "a red star");
         assert_eq!(normalise("👩\u{200d}🚀 flies"), "👩\u{200d}🚀 flies");
         assert_eq!(normalise("a\u{200d}b"), "ab");

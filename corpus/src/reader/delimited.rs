@@ -237,7 +237,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_the_csv_crate_writes_is_read_as_it_was(
+        fn output_of_the_csv_crate_is_read_back_unchanged(
             table in prop::collection::vec(prop::collection::vec("[a-z\",\n é]{0,6}", 3), 1..6)
         ) {
             let mut writer = csv::Writer::from_writer(Vec::new());
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_ends_at_a_line_feed_whatever_the_buffers_hold() {
+    fn a_record_ends_at_a_line_feed_regardless_of_buffer_boundaries() {
         let bytes = "\u{feff}a,b\r\n\n\r\n\"\"\n\"c\rd\",\"\"\"e\"\n,f\ng,".as_bytes();
         let wanted = [["a", "b\r"], ["c\rd", "\"e"], ["", "f"], ["g", ""]];
         assert_eq!(
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_the_longest_length_is_read_and_one_byte_more_is_not() {
+    fn a_row_of_the_maximum_length_is_read_and_a_longer_one_is_oversized() {
         let row = |length: usize| [vec![b'x'; length], b"\ny\n".to_vec()].concat();
         let found = |bytes: Vec<u8>| {
             let mut records = Records::new(Box::new(std::io::Cursor::new(bytes)), b',');

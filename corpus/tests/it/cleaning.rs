@@ -28,7 +28,7 @@ fn every_row_is_kept_or_dropped_for_one_reason() {
 }
 
 #[test]
-fn numbers_of_kept_rows_follow_each_other() {
+fn kept_rows_have_consecutive_sequence_numbers() {
     let folder = folder();
     let path = write(folder.path(), "p.txt", "a\nb\na\n\nc\n");
     let (kept, _) = run(options(&[&path, &path], Cleaning::default())).unwrap();
@@ -40,7 +40,7 @@ fn numbers_of_kept_rows_follow_each_other() {
 }
 
 #[test]
-fn a_report_survives_json_and_says_itself_in_words() {
+fn a_report_round_trips_through_json_and_prints_its_reasons() {
     let folder = folder();
     let path = write(folder.path(), "p.txt", "a\na\n");
     let (_, mut report) = run(options(&[&path], Cleaning::default())).unwrap();

@@ -21,7 +21,7 @@ fn damaged(path: &Path) -> String {
 }
 
 #[test]
-fn a_truncated_parquet_is_named() {
+fn a_truncated_parquet_file_is_named_in_the_error() {
     let folder = folder();
     let bytes = cut(&coyo(folder.path(), &prompts(200)), 0.7);
     let error = damaged(&write(folder.path(), "cut.parquet", bytes));
@@ -43,7 +43,7 @@ fn flipped_bytes_in_parquet_end_in_an_error_or_in_rows_and_never_in_a_panic() {
 }
 
 #[test]
-fn a_truncated_gzip_or_zstd_gives_what_came_before_and_then_its_name() {
+fn a_truncated_gzip_or_zstd_yields_rows_and_then_an_error_with_its_name() {
     let folder = folder();
     let text = prompts(20_000).join("\n");
     let packed =
@@ -69,7 +69,7 @@ fn a_truncated_gzip_or_zstd_gives_what_came_before_and_then_its_name() {
 }
 
 #[test]
-fn a_truncated_document_is_named_after_its_rows() {
+fn a_truncated_json_document_error_names_the_file_and_the_byte() {
     let folder = folder();
     let bytes = cut(&coco(folder.path(), &prompts(100)), 0.6);
     let error = damaged(&write(folder.path(), "cut.json", bytes));

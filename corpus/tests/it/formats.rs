@@ -15,7 +15,7 @@ fn mapped(pairs: &[&str]) -> Reading {
 }
 
 #[test]
-fn text_holds_a_prompt_a_line_and_the_files_name_is_its_source() {
+fn a_text_file_has_one_prompt_per_line_and_its_name_as_the_source() {
     let folder = folder();
     let rows = rows(&write(folder.path(), "some.txt", "\u{feff}a red star\r\n\n  a blue house  "));
     assert_eq!(texts_of(&rows), ["a red star", "a blue house"]);
@@ -23,7 +23,7 @@ fn text_holds_a_prompt_a_line_and_the_files_name_is_its_source() {
 }
 
 #[test]
-fn json_lines_carry_source_seeds_and_attributes_and_a_bad_one_does_not_stop_the_rest() {
+fn json_lines_carry_source_seeds_and_attributes_and_a_bad_line_is_one_bad_row() {
     let folder = folder();
     let lines = "{\"text\":\"a\",\"source\":\"s\",\"seeds\":[1,2],\"attributes\":{\"k\":\"v\"}}\nnonsense\n{\"text\":5}\n\n\
                  {\"created_at\":\"2026-11-25T10:00:00Z\",\"text\":\"b\"}\n[1]\n";
@@ -42,7 +42,7 @@ fn json_lines_carry_source_seeds_and_attributes_and_a_bad_one_does_not_stop_the_
 }
 
 #[test]
-fn csv_keeps_quotes_line_breaks_and_a_byte_order_mark_apart_from_the_text() {
+fn csv_with_quotes_line_breaks_and_a_byte_order_mark_is_read() {
     let folder = folder();
     let csv = "\u{feff}\"Prompt\",kind,score\r\n\"a \"\"red\"\" star,\nbig\",x,0.5\r\na blue house,y,1\r\nshort\r\n,z,2\r\n";
     let path = write(folder.path(), "t.csv", csv);
@@ -71,7 +71,7 @@ fn tsv_without_a_header_has_numbered_columns() {
 }
 
 #[test]
-fn a_missing_column_is_named_with_those_there_are() {
+fn a_missing_column_error_lists_the_existing_columns() {
     let folder = folder();
     let path = write(folder.path(), "t.csv", "one,two\n1,2\n");
     let error = entries(&path, &Reading::default()).unwrap_err().to_string();
@@ -121,7 +121,7 @@ fn gzip_of_many_members_and_zstd_of_many_frames_are_read_whole() {
 }
 
 #[test]
-fn the_beginning_tells_what_a_name_does_not() {
+fn content_decides_the_format_when_the_file_name_does_not() {
     let folder = folder();
     let kinds: [(&str, &[u8]); 4] = [
         ("lines", b"{\"prompt\":\"a\",\"attributes\":{}}\n{\"prompt\":\"b\"}\n"),
@@ -140,7 +140,7 @@ fn the_beginning_tells_what_a_name_does_not() {
 }
 
 #[test]
-fn a_line_without_end_is_one_bad_row_and_the_next_is_read() {
+fn an_oversized_row_is_one_bad_row_and_the_next_is_read() {
     let folder = folder();
     let long = "x".repeat(MAX_ROW_BYTES + 10);
     for name in ["p.txt", "p.csv", "p.jsonl"] {
@@ -161,7 +161,7 @@ fn a_line_without_end_is_one_bad_row_and_the_next_is_read() {
 }
 
 #[test]
-fn a_row_may_have_as_many_bytes_as_the_limit_without_its_line_end() {
+fn the_row_size_limit_excludes_the_line_end() {
     let folder = folder();
     let (longest, longer) = ("x".repeat(MAX_ROW_BYTES), "x".repeat(MAX_ROW_BYTES + 1));
     for (name, head) in [("p.txt", ""), ("p.csv", "text\n")] {
@@ -175,7 +175,7 @@ fn a_row_may_have_as_many_bytes_as_the_limit_without_its_line_end() {
 }
 
 #[test]
-fn what_is_not_utf8_is_a_bad_row() {
+fn invalid_utf8_is_a_bad_row() {
     let folder = folder();
     for (name, content) in [("p.txt", b"\xff\xfe\nb\n".to_vec()), ("p.csv", b"text\n\xff\nb\n".to_vec())] {
         let entries = entries(&write(folder.path(), name, content), &Reading::default()).unwrap();
@@ -185,7 +185,7 @@ fn what_is_not_utf8_is_a_bad_row() {
 }
 
 #[test]
-fn a_bomb_of_zeros_costs_no_memory() {
+fn a_decompression_bomb_is_one_oversized_row() {
     let folder = folder();
     let zeros = vec![b'0'; 64 << 20];
     let path = write(folder.path(), "bomb.txt.gz", gzip(&zeros));

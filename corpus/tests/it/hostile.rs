@@ -26,7 +26,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn no_bytes_break_a_reader(bytes in pieces()) {
+    fn readers_do_not_panic_on_arbitrary_bytes(bytes in pieces()) {
         let folder = folder();
         for name in ["x", "x.json", "x.csv", "x.parquet"] {
             let _ = entries(&write(folder.path(), name, &bytes), &Reading::default());
@@ -39,7 +39,7 @@ proptest! {
 }
 
 #[test]
-fn samples_cut_anywhere_break_no_reader() {
+fn readers_do_not_panic_on_truncated_samples() {
     let folder = folder();
     let prompts = prompts(6);
     let samples = [

@@ -66,7 +66,7 @@ fn cloud(count: usize, seed: u64) -> Vec<Vec<f32>> {
 }
 
 #[test]
-fn nearly_all_near_duplicates_are_found_and_none_is_made_up() {
+fn nearly_all_near_duplicates_are_found_without_false_positives() {
     let threshold = 0.95;
     let mut near = NearDuplicates::new(threshold, DIM).unwrap();
     let mut kept: Vec<Vec<f32>> = Vec::new();
@@ -92,7 +92,7 @@ fn nearly_all_near_duplicates_are_found_and_none_is_made_up() {
 }
 
 #[test]
-fn at_the_threshold_itself_nearly_all_are_found() {
+fn nearly_all_duplicates_just_above_the_threshold_are_found() {
     let mut noise = Noise::new(5);
     let mut near = NearDuplicates::new(0.95, DIM).unwrap();
     let centres: Vec<_> = (0..2_000).map(|_| noise.unit()).collect();
@@ -107,7 +107,7 @@ fn at_the_threshold_itself_nearly_all_are_found() {
 }
 
 #[test]
-fn a_run_that_goes_on_from_its_file_decides_as_one_that_never_stopped() {
+fn a_run_resumed_from_its_file_decides_like_an_uninterrupted_one() {
     let folder = folder();
     let path = folder.path().join("kept.f16");
     let vectors = cloud(1_200, 3);
@@ -130,7 +130,7 @@ fn a_run_that_goes_on_from_its_file_decides_as_one_that_never_stopped() {
 }
 
 #[test]
-fn a_file_that_lost_vectors_thresholds_and_dimensions_are_refused() {
+fn missing_vectors_bad_thresholds_and_wrong_dimensions_are_refused() {
     let folder = folder();
     let path = folder.path().join("kept.f16");
     let error = NearDuplicates::in_file(0.95, DIM, &path, 3).unwrap_err();

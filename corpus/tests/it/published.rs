@@ -11,7 +11,7 @@ use crate::samples::{
 };
 
 #[test]
-fn diffusiondb_gives_prompts_with_what_drew_them() {
+fn diffusiondb_gives_prompts_with_their_generation_settings() {
     let (folder, prompts) = (folder(), prompts(50));
     let rows = rows(&diffusion_db(folder.path(), &prompts));
     assert_eq!(texts_of(&rows), prompts);
@@ -32,7 +32,7 @@ fn diffusiondb_gives_prompts_with_what_drew_them() {
 }
 
 #[test]
-fn diffusiondbs_files_beside_its_pictures_are_read_too() {
+fn diffusiondb_json_files_next_to_the_pictures_are_read() {
     let folder = folder();
     let part = write(
         folder.path(),
@@ -71,7 +71,7 @@ fn coyo_is_filtered_by_its_own_scores() {
 }
 
 #[test]
-fn coco_gives_every_caption_and_none_of_its_pictures() {
+fn coco_gives_every_caption_with_its_image_id() {
     let (folder, prompts) = (folder(), prompts(30));
     let rows = rows(&coco(folder.path(), &prompts));
     assert_eq!(texts_of(&rows), prompts);
@@ -80,7 +80,7 @@ fn coco_gives_every_caption_and_none_of_its_pictures() {
 }
 
 #[test]
-fn vizwiz_leaves_out_what_it_rejects_itself() {
+fn vizwiz_captions_marked_as_rejected_are_bad_rows() {
     let (folder, prompts) = (folder(), prompts(30));
     let entries = entries(&vizwiz(folder.path(), &prompts), &Reading::default()).unwrap();
     let rejected = entries.iter().filter(|entry| entry.content == Err(BadRow::Rejected)).count();
@@ -90,7 +90,7 @@ fn vizwiz_leaves_out_what_it_rejects_itself() {
 }
 
 #[test]
-fn lexica_is_read_as_an_answer_and_as_a_bare_list() {
+fn lexica_is_read_from_an_api_response_and_from_a_bare_list() {
     let (folder, prompts) = (folder(), prompts(9));
     let path = lexica(folder.path(), &prompts);
     let rows = rows_as(&path, &Reading { format: Some(Format::Lexica), ..Reading::default() });

@@ -171,7 +171,7 @@ fn parquet_and_packed_text_are_read_from_a_web_server() {
 }
 
 #[test]
-fn what_is_not_there_is_said_without_the_password() {
+fn an_error_about_a_url_reveals_no_password_or_token() {
     let address = serve(folder().path().to_owned());
     let error = source::expand(&[format!("http://{address}/none.txt")]).unwrap_err().to_string();
     assert!(error.contains("none.txt") && error.contains("404"), "{error}");

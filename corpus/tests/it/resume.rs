@@ -11,7 +11,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn stopped_anywhere_it_goes_on_with_the_same_rows(stop in 0_usize..140, chunk in 1_usize..40) {
+    fn a_run_stopped_at_any_point_resumes_with_the_remaining_rows(stop in 0_usize..140, chunk in 1_usize..40) {
         let folder = folder();
         let texts = prompts(120);
         let (parquet, json) = (diffusion_db(folder.path(), &texts[..80]), coco(folder.path(), &texts[40..]));
@@ -38,7 +38,7 @@ proptest! {
 }
 
 #[test]
-fn a_checkpoint_keeps_how_far_a_run_is_and_forgets_it_when_told() {
+fn a_checkpoint_keeps_the_progress_until_a_restart_or_its_removal() {
     let folder = folder();
     let path = write(folder.path(), "p.txt", "a\nb\n");
     let corpus = Corpus::open(options(&[&path], Cleaning::default()), None).unwrap();
@@ -54,7 +54,7 @@ fn a_checkpoint_keeps_how_far_a_run_is_and_forgets_it_when_told() {
 }
 
 #[test]
-fn a_run_with_other_options_or_changed_files_is_not_gone_on_with() {
+fn a_run_with_other_options_or_changed_files_is_not_resumed() {
     let folder = folder();
     let kept = folder.path().join("imports");
     let path = write(folder.path(), "p.txt", "a\nb\n");

@@ -35,7 +35,7 @@ fn table(path: &Path, columns: Columns, rows: &[ExportRow]) -> u64 {
 }
 
 #[test]
-fn every_kind_of_table_is_read_again_as_it_was_written() {
+fn every_table_format_is_read_back_as_written() {
     let folder = folder();
     let mut texts = prompts(30);
     texts[3] = "\"quoted\", with\ta tab\nand two lines".into();
@@ -77,7 +77,7 @@ fn columns_that_were_not_asked_for_are_not_written() {
 }
 
 #[test]
-fn a_stopped_writer_leaves_what_was_there_before() {
+fn a_dropped_writer_leaves_the_existing_file_unchanged() {
     let folder = folder();
     for name in NAMES {
         let path = folder.path().join(name);
@@ -91,7 +91,7 @@ fn a_stopped_writer_leaves_what_was_there_before() {
 }
 
 #[test]
-fn an_empty_table_is_a_table() {
+fn a_table_without_rows_is_written_and_read_back() {
     let folder = folder();
     for name in NAMES {
         let path = folder.path().join(name);
@@ -101,7 +101,7 @@ fn an_empty_table_is_a_table() {
 }
 
 #[test]
-fn names_of_no_table_and_places_that_are_not_there_are_refused() {
+fn unknown_table_extensions_and_missing_folders_are_refused() {
     let folder = folder();
     for name in ["t.xlsx", "t", "t.parquet.gz", "t.gz"] {
         let path = folder.path().join(name);

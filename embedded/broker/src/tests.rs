@@ -75,7 +75,7 @@ fn numbered(numbers: std::ops::Range<u32>) -> Vec<(String, String)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_outlive_the_broker_and_its_log_is_written_back() {
+async fn records_survive_a_restart_and_the_write_ahead_log_is_checkpointed() {
     let dir = TempDir::new().unwrap();
     with_broker(dir.path(), async |client| {
         create_topic(&client, "delete").await;
@@ -94,7 +94,7 @@ async fn records_outlive_the_broker_and_its_log_is_written_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_of_too_many_headers_is_refused_and_the_others_pass() {
+async fn a_record_with_too_many_headers_is_refused_and_others_are_accepted() {
     let dir = TempDir::new().unwrap();
     with_broker(dir.path(), async |client| {
         create_topic(&client, "delete").await;
@@ -116,7 +116,7 @@ async fn a_record_of_too_many_headers_is_refused_and_the_others_pass() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn maintenance_keeps_the_newest_record_of_each_key_and_reading_goes_on_over_the_gaps() {
+async fn compaction_keeps_the_newest_record_of_each_key_and_reads_skip_the_gaps() {
     let dir = TempDir::new().unwrap();
     let written = pairs(&[("a", "1"), ("b", "1"), ("a", "2"), ("a", "3")]);
     with_broker(dir.path(), async |client| {

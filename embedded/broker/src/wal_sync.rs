@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn many_writes_share_a_sync_and_none_returns_before_its_own() {
+    async fn concurrent_writes_are_all_covered_by_a_sync() {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("db");
         let wal = WalSync::of(&database);
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_a_sync_that_has_failed_none_succeeds() {
+    async fn every_sync_after_a_failed_one_fails() {
         let folder = tempfile::tempdir().unwrap();
         let (wal, log) = (WalSync::of(&folder.path().join("db")), folder.path().join("db-wal"));
         // A device has nothing to sync.

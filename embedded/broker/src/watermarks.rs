@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_something_to_read_below_the_end_only() {
+    fn only_offsets_below_the_end_are_readable() {
         let (marks, orders) = (Watermarks::new(), Topition::new("orders", 0));
         assert_eq!(marks.has(&orders, 0), None, "nothing is known yet");
         marks.know(&orders, 0);
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_retention_took_is_not_waited_for() {
+    fn offsets_emptied_by_retention_are_unreadable_until_the_partition_grows() {
         let (marks, orders) = (Watermarks::new(), Topition::new("orders", 0));
         marks.grow(&orders, 5);
         marks.found_empty(&orders, 2, 5);

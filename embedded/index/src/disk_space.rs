@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_that_is_nearly_full_is_refused_with_what_to_do() {
+    fn a_write_to_a_nearly_full_disk_is_refused_with_what_to_do() {
         let folder = Path::new("/data/index");
         assert!(enough(folder, RESERVE_BYTES).is_ok());
         let status = enough(folder, RESERVE_BYTES - 1).unwrap_err();

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_thread_that_panics_is_noticed_and_one_that_is_asked_to_end_is_not() {
+    async fn a_panicking_thread_is_reported_and_one_that_ends_normally_is_not() {
         let faults = Faults::default();
         let (asked, panicking) = (faults.clone(), faults.clone());
         asked.spawn("first".into(), "the first thread".into(), || ()).unwrap().join().unwrap();

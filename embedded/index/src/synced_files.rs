@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_there_is_known_and_what_is_gone_is_forgotten() {
+    fn synced_lengths_are_updated_and_removed_files_are_forgotten() {
         let folder = tempfile::tempdir().unwrap();
         let (below, file) = (folder.path().join("below"), folder.path().join("below/file"));
         fs::create_dir(&below).unwrap();

@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_is_asked_for_in_halves_and_in_order() {
+    fn a_request_that_is_too_large_is_halved_in_order() {
         let items: Vec<u32> = (0..7).collect();
         let (mut parts, mut asked, mut answers) = (RequestParts::of(&items), Vec::new(), Vec::new());
         while let Some(part) = parts.next() {
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn one_item_that_is_too_large_and_any_other_error_is_returned() {
+    fn an_oversized_single_item_and_any_other_error_are_returned() {
         let mut parts = RequestParts::of(&[1, 2]);
         assert!(parts.halve(&[1], too_large()).unwrap_err().is_too_large());
         let other = IndexError::NotAcknowledged { status: "asked once".into() };

@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_of_the_sorted_times() {
+    fn percentiles_are_read_from_sorted_times() {
         let times: Vec<_> = (1..=100).map(Duration::from_millis).collect();
         assert_eq!((percentile_ms(&times, 0.5), percentile_ms(&times, 0.99)), (51.0, 99.0));
         assert_eq!(percentile_ms(&[], 0.5), 0.0);

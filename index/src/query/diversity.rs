@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn near_duplicates_stand_under_the_best_of_them() {
+    fn near_duplicates_are_listed_under_the_best_of_them() {
         let mut groups = Groups::new(0.9, 2);
         let candidates = [
             hit(1, [1.0, 0.0]),
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_told_apart_is_refused() {
+    fn invalid_diversity_settings_are_refused_with_the_bound() {
         let mmr = |lambda, candidates| Diversity::Mmr { lambda, candidates };
         for (diversity, reach, bound) in [
             (mmr(1.5, None), 10, "0 (differences alone)"),

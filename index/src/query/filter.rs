@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_reads_what_it_writes() {
+    fn a_filter_round_trips_through_json() {
         let read = filter(
             r#"{"sources": ["a"], "not_sources": ["b"], "created_from": "1970-01-02", "created_before": 90000000,
                 "min_length": 1, "max_length": 9, "attributes": {"style": "oil", "mood": ["calm", "dark"]}, "words": "red",
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_filter_says_what_to_write() {
+    fn an_invalid_filter_error_says_what_to_write() {
         for (json, hint) in [
             (r#"{"source": "a"}"#, "unknown field `source`"),
             (r#"{"created_from": "yesterday"}"#, "2026-11-23T22:50:00Z"),
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_prompt_can_pass_is_refused() {
+    fn an_invalid_or_oversized_filter_is_refused() {
         let attributes = |key: &str, values: Vec<String>| BTreeMap::from([(key.to_owned(), values)]);
         for (filter, hint) in [
             (Filter { attributes: attributes("a\"b", vec!["c".into()]), ..Filter::default() }, "a\\\"b"),
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn only_words_with_both_ends_inside_are_whole() {
+    fn only_words_delimited_on_both_sides_are_whole() {
         assert_eq!(whole_words("of 12 boats"), Some("12".into()));
         assert_eq!(whole_words(" 12 boats, "), Some("12 boats".into()));
         assert_eq!(whole_words("ed st"), None);

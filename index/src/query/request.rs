@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_reads_what_it_writes() {
+    fn a_request_round_trips_through_json() {
         let id = Uuid::from_u128(7);
         for json in [
             r#"{"text": "x", "using": "clip", "diversity": {"mmr": {"lambda": 0.5}}, "with_vectors": true}"#
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_says_why() {
+    fn an_invalid_request_error_says_why() {
         for (json, hint) in [
             ("{}", "exactly one of text, image, vector and like"),
             (r#"{"text": "a", "vector": [1]}"#, "exactly one"),
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn the_space_follows_from_what_is_asked_by_unless_it_is_said() {
+    fn the_search_space_follows_from_the_target_unless_it_is_given() {
         let space = |json: &str| request(json).space();
         assert_eq!(space(r#"{"text": "a"}"#), Space::MiniLm);
         assert_eq!(space(r#"{"text": "a", "using": "clip"}"#), Space::Clip);
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_of_a_space_are_embedded_in_one_call_and_a_bad_request_is_alone_with_its_error() {
+    fn texts_of_a_space_are_encoded_in_one_call_and_a_bad_request_fails_alone() {
         let requests = [
             request(r#"{"text": "abc"}"#),
             request(r#"{"text": "  "}"#),
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn an_encoder_that_fails_fails_the_texts_alone() {
+    fn an_encoder_error_fails_only_the_text_requests() {
         let requests = [request(r#"{"text": "abc"}"#), request(r#"{"vector": [1]}"#)];
         let mut encoder = Lengths { broken: true, ..Lengths::default() };
         let resolved = resolve_batch(&requests, &mut encoder);

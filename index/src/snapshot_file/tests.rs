@@ -84,7 +84,7 @@ fn prompt(n: u128, text: String, clip_dim: usize) -> PromptPoint {
 }
 
 #[test]
-fn a_number_of_rows_that_is_not_the_file_s_is_refused() {
+fn a_wrong_number_of_rows_in_the_metadata_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("other.parquet");
     let mut bytes = std::fs::read(golden()).unwrap();
@@ -96,7 +96,7 @@ fn a_number_of_rows_that_is_not_the_file_s_is_refused() {
 }
 
 #[test]
-fn the_largest_prompts_that_there_may_be_come_back() {
+fn the_largest_allowed_prompts_are_read_back_in_bounded_memory() {
     let largest = |n| PromptPoint {
         sources: (0..MAX_SOURCES).map(|at| format!("{at:01024}")).collect(),
         // A control character takes six bytes in JSON.
@@ -146,7 +146,7 @@ fn long_pages_of_an_earlier_version_are_read() {
 }
 
 #[test]
-fn sizes_that_a_page_or_the_metadata_only_announces_are_refused() {
+fn oversized_page_and_metadata_lengths_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("announced.parquet");
     let golden = std::fs::read(golden()).unwrap();
@@ -172,7 +172,7 @@ fn a_folder_and_a_device_are_refused() {
 }
 
 #[test]
-fn texts_that_expand_are_read_a_few_at_a_time() {
+fn highly_compressed_texts_are_read_in_bounded_memory() {
     let points: Vec<_> = (0..1000).map(|n| prompt(n, "x".repeat(PROMPT_MAX_BYTES), DIM)).collect();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("long.parquet");
@@ -183,7 +183,7 @@ fn texts_that_expand_are_read_a_few_at_a_time() {
 }
 
 #[test]
-fn what_a_snapshot_does_not_have_is_refused_before_it_is_decoded() {
+fn unsupported_parquet_features_are_refused_before_decoding() {
     let points: Vec<_> = (0..1100).map(|n| prompt(n, "x".repeat(PROMPT_MAX_BYTES), DIM)).collect();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("other.parquet");

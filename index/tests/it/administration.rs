@@ -60,7 +60,7 @@ async fn a_collection_remembers_its_profile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_profile_finds_what_is_near_once_its_graph_is_built() {
+async fn every_profile_has_high_recall_once_its_graph_is_built() {
     let endpoint = TestEndpoint::start().await;
     for profile in Profile::ALL {
         let index = connect(&endpoint).await;
@@ -110,7 +110,7 @@ async fn no_graph_is_built_before_a_bulk_load_is_finished() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_there_already_is_passed_over() {
+async fn upsert_missing_skips_unchanged_prompts() {
     let endpoint = TestEndpoint::start().await;
     let index = filled(&endpoint, 50).await;
     let mut points: Vec<_> = (40..60).map(|n| prompt(n, "a", 100)).collect();
@@ -125,7 +125,7 @@ async fn what_is_there_already_is_passed_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_brings_everything_back_elsewhere() {
+async fn a_snapshot_restores_every_prompt_into_another_collection() {
     let (endpoint, folder) = (TestEndpoint::start().await, tempfile::tempdir().unwrap());
     let file = folder.path().join("prompts.parquet");
     let index = filled(&endpoint, 2500).await;
@@ -149,7 +149,7 @@ async fn a_snapshot_brings_everything_back_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restore_that_was_cut_off_goes_on() {
+async fn a_repeated_restore_writes_only_the_missing_prompts() {
     let (endpoint, folder) = (TestEndpoint::start().await, tempfile::tempdir().unwrap());
     let file = folder.path().join("prompts.parquet");
     let index = filled(&endpoint, 2500).await;
@@ -172,7 +172,7 @@ async fn refusal(index: &PromptIndex, file: &Path) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_snapshot_is_refused_by_name_before_anything_is_written() {
+async fn a_damaged_snapshot_is_refused_with_its_path_before_anything_is_written() {
     let (endpoint, folder) = (TestEndpoint::start().await, tempfile::tempdir().unwrap());
     let file = folder.path().join("prompts.parquet");
     let index = filled(&endpoint, 300).await;
@@ -215,7 +215,7 @@ async fn a_snapshot_of_another_encoder_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_that_cannot_be_written_says_so_and_leaves_nothing() {
+async fn a_failed_snapshot_returns_an_error_and_leaves_no_file() {
     let (endpoint, folder) = (TestEndpoint::start().await, tempfile::tempdir().unwrap());
     let index = filled(&endpoint, 3).await;
     let error = index.snapshot(&folder.path().join("no/such/folder.parquet"), |_| {}).await.unwrap_err();

@@ -33,7 +33,7 @@ fn prompts(numbers: std::ops::Range<u64>) -> Vec<PromptPoint> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bulk_load_that_was_killed_goes_on_where_it_stood() {
+async fn a_bulk_load_resumes_after_the_server_is_killed() {
     const COUNT: u64 = 9_000;
     const BATCH: u64 = 500;
     let folder = tempfile::tempdir().unwrap();
@@ -70,7 +70,7 @@ async fn a_bulk_load_that_was_killed_goes_on_where_it_stood() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_graph_that_was_being_built_when_the_server_was_killed_is_built_after_it() {
+async fn a_graph_build_interrupted_by_a_kill_completes_after_the_restart() {
     const COUNT: u64 = 9_000;
     let folder = tempfile::tempdir().unwrap();
     let server = serve(folder.path());
@@ -117,7 +117,7 @@ fn are(quantised: &[String], kind: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_profile_is_that_of_the_segments_once_it_is_ready() {
+async fn a_profile_change_requantises_every_segment() {
     let folder = tempfile::tempdir().unwrap();
     let endpoint = EmbeddedIndex::start(folder.path(), 0).await.unwrap();
     let index = PromptIndex::connect(&endpoint.url(), ConnectOptions::default()).await.unwrap();

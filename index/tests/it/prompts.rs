@@ -13,7 +13,7 @@ fn id(number: u64) -> Uuid {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ensuring_makes_the_collection_behind_the_alias_once() {
+async fn ensure_creates_the_collection_once() {
     let endpoint = TestEndpoint::start().await;
     let index = connect(&endpoint).await;
     let first = index.ensure(&layout()).await.unwrap();
@@ -32,7 +32,7 @@ async fn ensuring_makes_the_collection_behind_the_alias_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_encoder_is_refused_with_what_to_do() {
+async fn another_encoder_is_a_permanent_error() {
     let endpoint = TestEndpoint::start().await;
     let index = connect(&endpoint).await;
     index.ensure(&layout()).await.unwrap();
@@ -60,7 +60,7 @@ async fn another_dimension_or_sentence_encoder_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_encoder_is_filled_beside_and_switched_to() {
+async fn a_new_encoders_collection_is_filled_before_the_alias_switches() {
     let endpoint = TestEndpoint::start().await;
     let index = connect(&endpoint).await;
     index.ensure(&layout()).await.unwrap();
@@ -76,7 +76,7 @@ async fn a_new_encoder_is_filled_beside_and_switched_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_collection_the_error_says_who_makes_it() {
+async fn a_missing_collection_has_its_own_error() {
     let endpoint = TestEndpoint::start().await;
     let index = connect(&endpoint).await;
     let error = index.count(&Filter::default()).await.unwrap_err();
@@ -85,7 +85,7 @@ async fn without_a_collection_the_error_says_who_makes_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn writing_a_prompt_again_unites_sources_and_keeps_the_earliest_time() {
+async fn rewriting_a_prompt_merges_sources_and_keeps_the_earliest_time() {
     let endpoint = TestEndpoint::start().await;
     let index = connect(&endpoint).await;
     index.ensure(&layout()).await.unwrap();
@@ -103,7 +103,7 @@ async fn writing_a_prompt_again_unites_sources_and_keeps_the_earliest_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_chunks_arrive_whole() {
+async fn upserts_reads_and_deletes_may_span_many_chunks() {
     let endpoint = TestEndpoint::start().await;
     let index = connect(&endpoint).await;
     index.ensure(&layout()).await.unwrap();
@@ -152,7 +152,7 @@ async fn a_search_finds_the_prompt_itself_first_in_either_space() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn excluded_prompts_and_the_prompt_asked_by_are_no_answers() {
+async fn a_search_omits_excluded_prompts_and_the_query_prompt() {
     let endpoint = TestEndpoint::start().await;
     let index = connect(&endpoint).await;
     index.ensure(&layout()).await.unwrap();
@@ -168,7 +168,7 @@ async fn excluded_prompts_and_the_prompt_asked_by_are_no_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_answers_each_query_in_its_place() {
+async fn batch_results_are_in_the_order_of_the_queries() {
     let endpoint = TestEndpoint::start().await;
     let index = connect(&endpoint).await;
     index.ensure(&layout()).await.unwrap();
@@ -219,7 +219,7 @@ async fn an_attribute_whose_name_looks_like_a_path_is_still_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_walk_through_everything_once() {
+async fn pages_return_every_prompt_exactly_once() {
     let endpoint = TestEndpoint::start().await;
     let index = connect(&endpoint).await;
     index.ensure(&layout()).await.unwrap();
@@ -250,7 +250,7 @@ async fn waiting_for_the_index_ends_when_it_is_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_there_is_transient_and_names_the_address() {
+async fn an_unreachable_server_is_a_transient_error_that_names_the_address() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let error = unprompt_index::PromptIndex::connect(&format!("http://{free}"), Default::default())
         .await
@@ -268,7 +268,7 @@ fn long_prompts(count: u64) -> Vec<unprompt_index::PromptPoint> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_larger_than_a_message_are_made_in_parts() {
+async fn requests_larger_than_a_message_are_split() {
     const COUNT: u64 = 1_200;
     let endpoint = TestEndpoint::start().await;
     let index = connect(&endpoint).await;
@@ -335,7 +335,7 @@ async fn a_client_of_a_collection_stays_with_it_when_the_alias_moves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn old_deletions_are_forgotten_and_all_of_them_with_the_collection() {
+async fn deletions_are_forgotten_by_age_and_with_their_collection() {
     let endpoint = TestEndpoint::start().await;
     let index = connect(&endpoint).await;
     index.ensure(&layout()).await.unwrap();

@@ -140,7 +140,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn filters_alone_and_together_answer_what_a_plain_predicate_says() {
+async fn filters_return_what_a_plain_predicate_accepts() {
     let endpoint = TestEndpoint::start().await;
     let points = varied(300);
     let index = filled(&endpoint, &points).await;
@@ -162,7 +162,7 @@ async fn filters_alone_and_together_answer_what_a_plain_predicate_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn words_phrase_and_contains_each_mean_their_own() {
+async fn words_phrase_and_contains_filters_match_differently() {
     let endpoint = TestEndpoint::start().await;
     let texts = ["A red star over the sea", "star, red and blue", "a red starfish", "A RED STAR"];
     let point = |(number, text): (usize, &&str)| PromptPoint {
@@ -188,7 +188,7 @@ async fn words_phrase_and_contains_each_mean_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_threshold_keeps_what_is_as_similar_and_nothing_else() {
+async fn a_threshold_keeps_exactly_the_hits_at_or_above_it() {
     let endpoint = TestEndpoint::start().await;
     let points: Vec<_> = (0..120).map(|number| prompt(number, "a", 0)).collect();
     let index = filled(&endpoint, &points).await;
@@ -231,7 +231,7 @@ fn likeness(hits: &[Hit]) -> f32 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mmr_answers_differ_more_the_lower_its_lambda() {
+async fn a_lower_mmr_lambda_gives_more_diverse_hits() {
     let endpoint = TestEndpoint::start().await;
     let points = clusters();
     let index = filled(&endpoint, &points).await;
@@ -249,7 +249,7 @@ async fn mmr_answers_differ_more_the_lower_its_lambda() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn near_duplicates_stand_under_the_best_of_them_in_either_space() {
+async fn near_duplicates_are_grouped_under_the_best_hit_in_either_space() {
     let endpoint = TestEndpoint::start().await;
     let points = clusters();
     let index = filled(&endpoint, &points).await;
@@ -299,7 +299,7 @@ async fn exact_pages_tile_without_gaps_and_repeats() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_of_any_queries_is_what_each_answers_alone() {
+async fn a_batch_returns_what_each_query_returns_alone() {
     let endpoint = TestEndpoint::start().await;
     let points = clusters();
     let index = filled(&endpoint, &points).await;
@@ -322,7 +322,7 @@ async fn a_batch_of_any_queries_is_what_each_answers_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_query_that_cannot_be_answered_is_alone_with_its_error() {
+async fn an_invalid_query_does_not_fail_the_rest_of_its_batch() {
     let endpoint = TestEndpoint::start().await;
     let points: Vec<_> = (0..20).map(|number| prompt(number, "a", 0)).collect();
     let index = filled(&endpoint, &points).await;
@@ -365,7 +365,7 @@ impl Encode for Numbers {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_in_json_finds_by_text_picture_vector_and_prompt() {
+async fn a_json_request_searches_by_text_picture_vector_or_prompt() {
     let endpoint = TestEndpoint::start().await;
     let points: Vec<_> = (0..40).map(|number| prompt(number, "a", number as i64)).collect();
     let index = filled(&endpoint, &points).await;

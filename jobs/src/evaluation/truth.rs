@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_that_is_none_is_named_with_what_it_should_be() {
+    fn an_invalid_truth_line_error_names_the_line_and_the_format() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let good = r#"{"image_id": "00000000-0000-0000-0000-000000000001", "text": "a star"}"#;
         std::fs::write(file.path(), format!("{good}\n\n")).unwrap();

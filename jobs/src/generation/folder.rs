@@ -142,7 +142,7 @@ pub mod tests {
     }
 
     #[test]
-    fn what_a_killed_run_left_unfinished_is_drawn_again() {
+    fn a_picture_with_incomplete_metadata_is_written_again() {
         let target = tempfile::tempdir().unwrap();
         let mut folder = Folder::open(target.path()).unwrap();
         (1..=3).for_each(|number| folder.write(&picture(number)).unwrap());

@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pictures_wait_until_a_file_is_full_and_none_is_twice_after_a_kill() {
+    fn pictures_wait_for_a_full_file_and_are_not_duplicated_after_a_kill() {
         let target = tempfile::tempdir().unwrap();
         let mut parquet = Parquet::open(target.path(), 3).unwrap();
         let pictures: Vec<Picture> = (1..=3).map(picture).collect();
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_something_else_is_refused_with_what_to_do() {
+    fn a_file_that_is_not_parquet_is_refused_and_says_what_to_do() {
         let target = tempfile::tempdir().unwrap();
         fs::write(file(target.path(), 0), "no parquet").unwrap();
         let refused = Parquet::open(target.path(), 3).unwrap_err().to_string();

@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fresh_seeds_are_the_runs_and_fixed_ones_are_everybodys() {
+    fn fresh_seeds_depend_on_the_run_and_fixed_seeds_do_not() {
         let (run, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let three = Seeds { count: Some(3), first: None };
         let fresh = three.of(run, "a star", &[7]);

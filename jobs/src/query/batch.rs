@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn every_line_keeps_its_number_and_a_bad_one_its_error() {
+    fn every_line_keeps_its_number_and_invalid_lines_are_errors() {
         let defaults = RequestDefaults::default();
         let chunk = lines(b"{\"text\": \"a\"}\n\n\xff\n{\"tex\": 1}\n{\"vector\": [1]}")
             .next_chunk(&defaults)

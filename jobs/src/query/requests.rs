@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_json_leaves_out_is_as_the_defaults_say() {
+    fn defaults_fill_in_the_fields_that_a_request_omits() {
         let defaults = defaults(json!({"limit": 3, "filter": {"sources": ["a"], "min_length": 5}}));
         let request = defaults.parse(r#"{"text": "x", "filter": {"min_length": 7}, "limit": 4}"#).unwrap();
         assert_eq!((request.limit, request.filter.min_length), (4, Some(7)));
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_search_is_refused_with_its_reason() {
+    fn an_invalid_search_request_is_refused_with_its_reason() {
         let defaults = defaults(json!({}));
         for (json, hint) in [
             ("nonsense", "JSON object"),
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_is_in_the_request_or_in_a_file_and_files_are_read_only_where_allowed() {
+    fn a_request_has_one_picture_and_reads_files_only_if_allowed() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), [1, 2, 3]).unwrap();
         let by_file = json!({"image_file": file.path()}).to_string();

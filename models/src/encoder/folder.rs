@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn clip_is_whole_at_full_size() {
+    fn full_size_clip_uses_every_published_tensor() {
         let names = [
             "clip-vit-base-patch32",
             "clip-vit-large-patch14",
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn open_clips_are_whole_at_full_size() {
+    fn full_size_open_clips_use_every_published_tensor() {
         for name in [
             "open-clip-vit-h-14",
             "convnext-xxlarge",
@@ -107,13 +107,13 @@ mod tests {
     }
 
     #[test]
-    fn blip_2_is_whole_at_full_size_but_for_its_language_model() {
+    fn full_size_blip_2_uses_every_tensor_but_its_head_or_language_model() {
         towers("blip2-itm-vit-g", &["itm_head"]);
         towers("blip2-opt-2.7b", &["language_model", "language_projection"]);
     }
 
     #[test]
-    fn other_networks_are_refused_by_name() {
+    fn an_unsupported_network_error_names_the_network_or_setting() {
         let folder = tempfile::tempdir().unwrap();
         let refused = |name: &str, content: &str| {
             std::fs::write(folder.path().join(name), content).unwrap();

@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_stands_for_its_arguments_and_a_config_beside_it_is_stronger() {
+    fn a_timm_name_sets_its_arguments_and_a_config_json_overrides_them() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("open_clip_config.json");
         let name = "eva02_large_patch14_clip_224";

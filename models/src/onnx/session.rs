@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn workers_are_alike_and_weights_are_not_copied_without_bound() {
+    fn workers_have_equal_threads_and_the_copies_of_weights_are_bounded() {
         assert_eq!(workers_and_threads(2, 90 << 20), (2, 1));
         assert_eq!(workers_and_threads(16, 90 << 20), (4, 4));
         assert_eq!(workers_and_threads(9, 90 << 20), (4, 2));

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_alone_and_together_are_what_the_weights_make_of_them() {
+    fn single_and_batched_pictures_give_the_exact_vectors() {
         let weights = weights();
         let pixels: Vec<f32> = random(&[11, SIDE * SIDE * 3], 3).flatten_all().unwrap().to_vec1().unwrap();
         let matrix = |name: &str, shape| weights.get(shape, name).unwrap().t().unwrap();

@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn many_keys_and_wide_heads_are_the_formula_too() {
+    fn many_keys_and_wide_heads_equal_the_formula() {
         // Enough keys that a task has fewer rows, in several blocks; heads larger than a panel; one
         // key.
         for (queries, keys, width, heads, causal) in
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn products_of_bf16_cost_a_hundredth_at_most() {
+    fn bf16_products_stay_within_a_hundredth_of_the_formula() {
         let weight = random(&[2, 2], 1).to_dtype(candle_core::DType::BF16).unwrap();
         let products = Packed::from_rows(&weight).unwrap().products();
         for (queries, keys, causal) in [(50, 700, false), (70, 11, false), (130, 130, true)] {
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_future_is_hidden() {
+    fn causal_attention_hides_later_positions() {
         let (q, k, v) = (random(&[2, 130, 16], 4), random(&[2, 130, 16], 5), random(&[2, 130, 16], 6));
         close(
             &attention(&q, &k, &v, 2, true, Products::F32).unwrap(),
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn slices_of_any_size_are_the_whole() {
+    fn slices_of_any_size_equal_unsliced_attention() {
         for (queries, keys, causal) in
             [(1, 7, false), (64, 64, false), (97, 13, false), (64, 64, true), (50, 61, true)]
         {
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn sixteen_bits_are_sliced_and_masked_in_sixteen_bits() {
+    fn sliced_attention_keeps_16_bit_types() {
         for dtype in [candle_core::DType::F16, candle_core::DType::BF16] {
             let [q, k, v] = [10, 11, 12].map(|seed| random(&[1, 9, 16], seed).to_dtype(dtype).unwrap());
             let found = composed(&q, &k, &v, 2, true, 100).unwrap();

@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_larger_than_a_task_is_whole() {
+    fn a_batch_larger_than_a_task_is_convolved_correctly() {
         let ((conv, kernel), x) = (conv(16, 4, (3, 1, 1)), random(&[9, 16, 16, 16], 4));
         let expected = conv.composed(&kernel, &x).unwrap();
         close(&conv.without_bias(&x).unwrap(), &expected, 1e-5);

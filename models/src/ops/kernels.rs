@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_finite_is_not_hidden() {
+    fn nan_and_infinity_propagate_through_activations() {
         assert!(exp(f32::NAN).is_nan() && silu(f32::NAN).is_nan() && gelu(f32::NAN).is_nan());
         assert!(silu(f32::INFINITY).is_infinite());
     }

@@ -398,7 +398,7 @@ mod tests {
         [(1, 1, 1), (12, 8, 32), (13, 7, 33), (5, 2500, 3), (40, 65, 100), (6, 16, 16), (40, 1100, 100)];
 
     #[test]
-    fn every_shape_on_every_processor_is_the_product() {
+    fn every_shape_is_multiplied_correctly_on_every_processor() {
         for (count, inputs, outputs) in SHAPES {
             let weight = random(&[outputs, inputs], 2);
             let packed = Packed::from_rows(&weight).unwrap();
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_of_16_bits_stay_what_they_are() {
+    fn weights_of_16_bits_keep_their_type_and_values() {
         for (count, inputs, outputs) in SHAPES {
             // f16 has subnormals below 6e-5.
             let weight = (random(&[outputs, inputs], 2) * 1e-4).unwrap();
@@ -428,7 +428,7 @@ mod tests {
 
     #[cfg(target_arch = "x86_64")]
     #[test]
-    fn products_of_bf16_are_those_of_the_rounded_sides() {
+    fn bf16_products_equal_those_of_the_rounded_factors() {
         if !pairs::here() {
             unprompt_test_skipped::skipped("this processor has no products of bf16 pairs");
             return;
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_finite_stays_so_in_bf16() {
+    fn bf16_products_propagate_nan_and_infinity() {
         let weight = random(&[40, 70], 1).to_dtype(DType::BF16).unwrap();
         let packed = Packed::from_rows(&weight).unwrap();
         for bad in [f32::NAN, f32::INFINITY] {

@@ -308,7 +308,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_decoder_that_panics_is_an_error_of_its_picture() {
+    fn a_decoder_panic_becomes_an_error() {
         let formatted = or_failed(|| panic!("row {} is missing", 7)).unwrap_err();
         assert_eq!(formatted.code(), "decoder-failed");
         assert!(formatted.to_string().contains("row 7 is missing"), "{formatted}");

@@ -35,7 +35,7 @@ fn held(bytes: &[u8], limits: &Limits) -> (u64, Option<&'static str>) {
 }
 
 #[test]
-fn a_picture_takes_at_most_what_is_charged_for_it() {
+fn a_picture_takes_at_most_the_memory_charged_for_it() {
     let noise = |width: u32, height: u32| {
         RgbImage::from_fn(width, height, |x, y| {
             image::Rgb([x as u8, (x.wrapping_mul(31) ^ y.wrapping_mul(17)) as u8, y as u8])
@@ -65,7 +65,7 @@ fn a_picture_takes_at_most_what_is_charged_for_it() {
 }
 
 #[test]
-fn a_webp_of_more_groups_than_the_limits_allow_is_refused_before_its_tables_are_built() {
+fn a_webp_with_too_many_groups_is_refused_before_its_tables_are_built() {
     let bytes = of_groups(65_536);
     let (held, code) = held(&bytes, &LIMITS);
     assert_eq!(code, Some("too-much-memory"));

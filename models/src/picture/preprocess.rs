@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thin_picture_costs_what_its_crop_keeps() {
+    fn a_thin_picture_is_cropped_without_resizing_all_of_it() {
         // Resized first, its longest side would have 64,000,000 pixels.
         let steps = preprocessor(r#"{"size": 64, "crop_size": 64}"#).unwrap();
         for (width, height) in [(1, 1_000_000), (1_000_000, 1)] {
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn torchvision_rounds_the_middle_to_even() {
+    fn torchvision_rounds_a_half_crop_offset_to_even() {
         let picture = RgbImage::from_fn(7, 1, |x, _| image::Rgb([x as u8; 3]));
         let first = |width, rounding| centre_crop(&picture, 1, width, rounding).get_pixel(0, 0).0[0];
         assert_eq!((first(6, Rounding::Down), first(6, Rounding::HalfEven)), (0, 0));
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn another_side_and_a_processor_without_a_crop() {
+    fn another_side_is_used_with_and_without_a_crop() {
         let picture = RgbImage::from_fn(50, 41, |x, y| image::Rgb([(x * 5) as u8, (y * 6) as u8, 7]));
         let blip = r#"{"image_processor_type": "BlipImageProcessor", "size": {"height": 300, "width": 280}}"#;
         let blip = preprocessor(blip).unwrap();

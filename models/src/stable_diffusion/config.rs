@@ -223,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_decoder_whose_pictures_have_no_size_is_refused() {
+    fn a_decoder_with_no_blocks_or_too_many_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.json");
         let of_blocks = |blocks: usize| {

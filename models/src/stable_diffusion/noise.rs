@@ -43,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_is_other_noise_and_always_the_same() {
+    fn later_noise_differs_but_is_reproducible() {
         let (mut one, mut two) = (Noise::new(7), Noise::new(7));
         let first = one.normal(64);
         assert_eq!(first, two.normal(64));
@@ -53,14 +53,14 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_is_its_noise() {
+    fn a_seed_determines_its_noise() {
         assert_eq!(normal(7, 64), normal(7, 64));
         assert_ne!(normal(7, 64), normal(8, 64));
         assert_eq!(normal(7, 63), normal(7, 64)[..63]);
     }
 
     #[test]
-    fn it_is_standard_normal() {
+    fn noise_is_standard_normal() {
         let values = normal(1, 100_000);
         let mean = values.iter().sum::<f32>() / 1e5;
         let variance = values.iter().map(|x| x * x).sum::<f32>() / 1e5;

@@ -302,7 +302,7 @@ mod tests {
     /// With a network that knows the picture, every deterministic scheduler ends at that picture,
     /// for every prediction type.
     #[test]
-    fn every_way_without_noise_ends_in_the_picture_the_network_sees() {
+    fn deterministic_schedulers_end_at_the_predicted_picture() {
         for kind in ["epsilon", "v_prediction", "sample"] {
             let schedule = schedule(&format!(r#"{{"prediction_type": "{kind}", {SD2}}}"#)).unwrap();
             for scheduler in [Scheduler::Ddim, Scheduler::Euler, Scheduler::DpmSolver, Scheduler::UniPc] {
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn other_schedules_are_refused_by_name() {
+    fn unsupported_scheduler_settings_are_named_in_the_error() {
         for (setting, value) in [("use_karras_sigmas", "true"), ("algorithm_type", "\"sde-dpmsolver++\"")] {
             let error = schedule(&format!("{{\"{setting}\": {value}}}")).unwrap_err().to_string();
             assert!(error.contains(setting), "{error}");
@@ -368,7 +368,7 @@ mod tests {
 
     /// Compares every spacing, prediction and kind of betas, with 1 to 20 steps.
     #[test]
-    fn every_way_is_diffusers() {
+    fn every_scheduler_matches_diffusers() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/samplers.safetensors");
         let bytes = std::fs::read(path).unwrap();
         let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();

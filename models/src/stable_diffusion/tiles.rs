@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn tiles_are_of_the_size_that_the_decoder_was_trained_with() {
+    fn a_tile_has_the_decoders_trained_size() {
         let tiling = sd_2_1();
         assert_eq!((tiling.side, tiling.stride, tiling.scale), (96, 72, 8));
         let vae = |sample_size: &str| {
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_comes_together_whatever_its_size_and_that_of_the_tiles() {
+    fn tiles_reassemble_the_picture_at_any_picture_and_tile_size() {
         for (side, stride) in [(1, 1), (2, 1), (3, 2), (4, 3), (5, 3), (8, 6)] {
             let tiling = Tiling { side, stride, scale: 2, pixel_bytes: 1 };
             for (height, width) in [(1, 9), (8, 8), (9, 7), (13, 20)] {

@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn words_fall_into_pieces_between_the_ends() {
+    fn words_are_split_into_pieces_between_cls_and_sep() {
         assert_eq!(ids(&[("vocab.txt", VOCABULARY)], "Red  foxes, bird"), [2, 5, 6, 7, 8, 1, 3]);
         assert_eq!(ids(&[("vocab.txt", VOCABULARY)], "Étude"), [2, 10, 3]);
         let cased = [("vocab.txt", VOCABULARY), ("tokenizer_config.json", r#"{"do_lower_case": false}"#)];
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn further_tokens_have_the_ids_they_are_given_or_none() {
+    fn added_tokens_have_their_given_ids_or_are_refused() {
         let added = |json| [("vocab.txt", VOCABULARY), ("added_tokens.json", json)];
         assert_eq!(ids(&added(r#"{"[DEC]": 11, "[ENC]": 12}"#), "[ENC] red [DEC]"), [2, 12, 5, 11, 3]);
         let refused = TextTokenizer::load(folder(&added(r#"{"[DEC]": 30}"#)).path(), 16).unwrap_err();
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vocabulary_of_something_else_is_refused() {
+    fn a_vocabulary_that_lacks_a_special_token_is_refused() {
         let refused =
             TextTokenizer::load(folder(&[("vocab.txt", "red\nfox\n[UNK]\n")]).path(), 16).unwrap_err();
         assert!(refused.to_string().contains("[SEP]"), "{refused}");

@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_cut_out_of_the_matrix_that_holds_them() {
+    fn a_projection_is_sliced_out_of_the_fused_matrix() {
         let values: Vec<f32> = (0..24).map(|value| value as f32).collect();
         let all = Tensor::from_vec(values, (6, 4), &Device::Cpu).unwrap();
         let named = [("visual.transformer.resblocks.0.attn.in_proj_weight".to_owned(), all.clone())];

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sum_is_read_as_it_is_written_and_anything_else_is_refused() {
+    fn a_checksum_round_trips_and_invalid_text_is_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "abc").unwrap();
         let sum = Sha256::of_file(file.path()).unwrap();

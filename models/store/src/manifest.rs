@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
-use strum::IntoStaticStr;
+use strum::{EnumString, IntoStaticStr, VariantNames};
 
 use crate::{Sha256, StoreError};
 
@@ -31,7 +31,9 @@ pub struct Model {
 }
 
 /// The key of `[models]` that a model belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, EnumString, IntoStaticStr, VariantNames,
+)]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum Part {
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_of_ones_own_comes_first_and_cannot_leave_its_folder() {
+    fn a_custom_manifest_takes_precedence_and_cannot_escape_its_folder() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let sum = "0".repeat(64);
         let write = |name: &str, path: &str| {

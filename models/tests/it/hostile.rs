@@ -38,7 +38,7 @@ fn picture(width: u32, height: u32) -> RgbaImage {
 }
 
 #[test]
-fn the_largest_pictures_take_no_more_than_is_promised() {
+fn decoding_the_largest_pictures_stays_within_the_memory_limit() {
     let rgb = DynamicImage::from(picture(1024, 1024)).to_rgb8();
     let wide = DynamicImage::from(picture(1024, 1024)).to_rgba16();
     let pictures = [
@@ -65,7 +65,7 @@ fn with_chunk(png: &[u8], name: &[u8; 4], data: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_colour_profile_that_unfolds_takes_no_more_than_is_promised() {
+fn a_colour_profile_bomb_stays_within_the_memory_limit() {
     // The data of a flat PNG is a deflated stream of zeros: 160 kB that expand to 160 MB. Here it
     // is used as a profile.
     let mut flat = Vec::new();

@@ -30,7 +30,7 @@ fn results_are_in_the_order_of_the_texts_and_of_unit_norm() {
 }
 
 #[test]
-fn nothing_empty_and_far_too_long_are_taken() {
+fn empty_and_overlong_inputs_are_accepted() {
     let long = "star ".repeat(2000);
     let longer = format!("{long} and a cat");
     for mut minilm in engines() {
@@ -59,7 +59,7 @@ fn a_repeated_text_has_one_vector() {
 }
 
 #[test]
-fn a_call_of_many_texts_gives_what_calls_of_few_give() {
+fn embedding_many_texts_at_once_matches_embedding_each_alone() {
     let texts: Vec<String> = (0..1_500).map(|at| format!("{} a fox", "very ".repeat(at % 7))).collect();
     let mut texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     texts.dedup();
@@ -98,7 +98,7 @@ fn without_onnx_runtime_auto_is_candle_and_onnx_says_what_to_do() {
 
 #[cfg(all(feature = "onnx", target_arch = "x86_64", target_os = "linux"))]
 #[test]
-fn auto_is_the_first_engine_that_loads_and_is_right() {
+fn auto_selects_the_first_working_engine() {
     let minilm = MiniLm::load(&common::minilm_folder(), Engine::Auto).unwrap();
     assert_eq!(minilm.engine_name(), "openvino");
     assert!(minilm.engine_reason().contains("first"), "{}", minilm.engine_reason());
@@ -120,7 +120,7 @@ fn int8_is_close_to_f32_but_not_equal() {
 /// If config.json contradicts the weights, the error names the folder.
 #[cfg(feature = "onnx")]
 #[test]
-fn a_configuration_that_does_not_fit_the_weights_is_named() {
+fn an_error_names_the_setting_that_does_not_fit_the_weights() {
     let (from, to) = (common::minilm_folder(), tempfile::tempdir().unwrap());
     for name in ["model.safetensors", "tokenizer.json", "sentence_bert_config.json"] {
         std::os::unix::fs::symlink(from.join(name), to.path().join(name)).unwrap();
@@ -138,7 +138,7 @@ fn a_configuration_that_does_not_fit_the_weights_is_named() {
 }
 
 #[test]
-fn a_folder_that_is_no_model_is_named() {
+fn a_missing_model_folder_is_named_in_the_error() {
     let error = MiniLm::load(std::path::Path::new("/nowhere"), Engine::Auto).unwrap_err().to_string();
     assert!(error.contains("/nowhere/sentence_bert_config.json"), "{error}");
 }

@@ -401,7 +401,7 @@ fn schedulers() -> Vec<Finding> {
 }
 
 #[test]
-fn our_networks_answer_as_the_reference_implementations_do() {
+fn our_networks_match_the_reference_implementations() {
     let mut findings: Vec<Finding> = common::engines().into_iter().map(minilm).collect();
     findings.extend(preprocessing());
     findings.extend(common::engines().into_iter().map(clip_text));
@@ -422,7 +422,7 @@ fn our_networks_answer_as_the_reference_implementations_do() {
 }
 
 #[test]
-fn normalised_pixels_are_the_processors() {
+fn normalised_pixels_match_clip_image_processor() {
     let (reference, small) = (Reference::read("preprocess"), preprocessor(64));
     for (name, picture) in [pictures("wide.png"), pictures("photo.webp")].concat() {
         let ours = small.run(&picture).values;

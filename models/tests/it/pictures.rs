@@ -46,7 +46,7 @@ fn the_memory_of_decoding_is_known_from_the_header_alone() {
 }
 
 #[test]
-fn what_is_cut_off_anywhere_is_refused() {
+fn a_truncated_picture_is_refused_wherever_it_is_cut() {
     for format in FORMATS {
         let whole = encoded(format);
         for share in [0.3, 0.6, 0.9] {
@@ -58,7 +58,7 @@ fn what_is_cut_off_anywhere_is_refused() {
 }
 
 #[test]
-fn what_is_no_picture_has_its_own_code() {
+fn each_kind_of_invalid_picture_has_its_own_error_code() {
     assert_eq!(code(b""), "empty-image");
     assert_eq!(code(b"a prompt sent to the wrong topic"), "not-an-image");
     assert_eq!(code(b"\x89PNG\r\n\x1a\n"), "truncated-image");
@@ -82,7 +82,7 @@ fn png_of(width: u32, height: u32) -> Vec<u8> {
 }
 
 #[test]
-fn a_size_is_refused_by_its_header_alone() {
+fn an_oversized_picture_is_refused_by_its_header_alone() {
     assert_eq!(code(&png_of(40_000, 40_000)), "too-many-pixels");
     assert_eq!(code(&png_of(u32::MAX, u32::MAX)), "too-many-pixels");
 }
@@ -98,7 +98,7 @@ fn a_decompression_bomb_is_refused() {
 }
 
 #[test]
-fn limits_are_the_callers() {
+fn the_callers_limits_apply() {
     let bytes = encoded(ImageFormat::Png);
     let refused = |limits| decode(&bytes, &limits).unwrap_err().code();
     assert_eq!(refused(Limits { max_bytes: 10, max_pixels: 1_000_000 }), "image-too-large");
@@ -154,7 +154,7 @@ fn the_exif_orientation_is_applied() {
 }
 
 #[test]
-fn sixteen_bits_keep_their_upper_eight() {
+fn sixteen_bit_channels_keep_their_upper_eight_bits() {
     let wide =
         image::ImageBuffer::<image::Rgb<u16>, _>::from_pixel(2, 2, image::Rgb([0x1234, 0xffff, 0x00ff]));
     let mut bytes = Cursor::new(Vec::new());

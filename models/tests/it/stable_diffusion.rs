@@ -39,7 +39,7 @@ fn a_picture_is_the_same_alone_and_in_any_batch_whatever_the_scheduler() {
 }
 
 #[test]
-fn matrices_of_16_bits_make_nearly_the_same_picture() {
+fn sixteen_bit_precision_gives_nearly_the_same_picture() {
     let folder = common::reference_folder().join("sd-epsilon");
     let requests = [request("a red circle", 3)];
     let exact = model().generate(&requests, &params()).unwrap().remove(0).unwrap();
@@ -54,7 +54,7 @@ fn matrices_of_16_bits_make_nearly_the_same_picture() {
 }
 
 #[test]
-fn a_finished_picture_is_brought_to_the_size_of_the_output() {
+fn a_finished_picture_is_resized_to_the_output_size() {
     let sized = GenerationParams { output: Some((20, 12)), ..params() };
     let picture = model().generate(&[request("a star", 1)], &sized).unwrap().remove(0).unwrap();
     assert_eq!(picture.dimensions(), (12, 20));
@@ -63,7 +63,7 @@ fn a_finished_picture_is_brought_to_the_size_of_the_output() {
 }
 
 #[test]
-fn a_picture_in_tiles_is_the_same_alone_and_in_any_batch_and_says_so() {
+fn a_tiled_picture_does_not_depend_on_its_batch_and_is_identified_as_tiled() {
     let model = model();
     let tiled =
         GenerationParams { height: Some(40), width: Some(56), vae_tiles: VaeTiles::Always, ..params() };
@@ -85,7 +85,7 @@ fn a_picture_in_tiles_is_the_same_alone_and_in_any_batch_and_says_so() {
 /// Memory is counted on the decoding thread. The other threads hold only their patches of
 /// convolutions.
 #[test]
-fn tiles_bound_the_memory_and_a_whole_picture_takes_what_is_estimated() {
+fn tiles_bound_memory_and_a_whole_picture_uses_the_estimated_memory() {
     let model = StableDiffusion::load(&common::checkpoint("sd2")).unwrap();
     let held = |side: usize, tiles| {
         let latents = Tensor::zeros((1, 8, side, side), DType::F32, &Device::Cpu).unwrap();
@@ -116,7 +116,7 @@ fn seed_prompt_and_guidance_decide_the_picture() {
 }
 
 #[test]
-fn the_size_is_the_callers_where_it_can_be() {
+fn a_picture_has_the_requested_size_and_invalid_parameters_are_refused() {
     let model = model();
     let sized = GenerationParams { height: Some(56), width: Some(40), ..params() };
     let picture = model.generate(&[request("a star", 1)], &sized).unwrap().remove(0).unwrap();
@@ -130,7 +130,7 @@ fn the_size_is_the_callers_where_it_can_be() {
 }
 
 #[test]
-fn values_that_are_not_finite_fail_their_picture() {
+fn a_picture_with_non_finite_values_is_an_error() {
     let model = model();
     let absurd = GenerationParams { guidance_scale: 1e38, ..params() };
     let pictures = model.generate(&[request("a star", 1), request("a cube", 2)], &absurd).unwrap();
@@ -155,7 +155,7 @@ fn changed(file: &str, from: &str, to: &str) -> tempfile::TempDir {
 }
 
 #[test]
-fn what_the_network_lacks_is_refused_by_name() {
+fn unsupported_or_invalid_settings_are_named_in_the_error() {
     for (file, from, to, named) in [
         (
             "unet/config.json",

@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn splits_hold_nine_tenths_and_twice_a_twentieth() {
+    fn splits_hold_90_5_and_5_percent_of_the_scenes() {
         let mut rng = SplitMix64::new(5);
         let mut sizes: HashMap<Split, u32> = HashMap::new();
         (0..100_000).for_each(|_| *sizes.entry(Split::of(&draw(&mut rng))).or_default() += 1);
@@ -185,13 +185,13 @@ mod tests {
     }
 
     #[test]
-    fn single_object_leaves_nothing_else() {
+    fn single_object_yields_only_scenes_with_one_object() {
         let mut scenes = Grammar::new(1).scenes(Split::Train).single_object().take(1_000);
         assert!(scenes.all(|scene| scene.is_single_object()));
     }
 
     #[test]
-    fn a_seed_means_the_same_prompts_for_ever() {
+    fn a_seed_always_gives_the_same_prompts() {
         assert_eq!(prompts(1, Split::Train, 3), GOLDEN_TRAIN);
         assert_eq!(prompts(1, Split::HeldOut, 2), GOLDEN_HELD_OUT);
     }

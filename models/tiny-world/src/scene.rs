@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_says_every_slot() {
+    fn a_prompt_mentions_every_slot() {
         assert_eq!(
             fish().prompt(),
             "an oil painting in a gold frame of a large striped orange fish on the left in the deep ocean"
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_go_without_saying_and_articles_agree() {
+    fn default_values_are_omitted_and_articles_agree() {
         let scene = Scene {
             size: Size::Medium,
             texture: Texture::Plain,

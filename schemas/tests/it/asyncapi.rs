@@ -62,7 +62,7 @@ fn topic_of(channel: &Node<'_>) -> Topic {
 }
 
 #[test]
-fn channels_are_the_catalogue() {
+fn channels_match_the_topic_catalogue() {
     with_document(|document| {
         let channels = document.get("channels").entries();
         let mut topics: Vec<Topic> = channels.iter().map(|(_, channel)| topic_of(channel)).collect();
@@ -121,7 +121,7 @@ fn messages_refer_to_the_schemas_of_their_topics() {
 }
 
 #[test]
-fn every_reference_leads_somewhere() {
+fn every_reference_resolves() {
     fn follow(document: &Node<'_>, node: &Node<'_>) -> usize {
         if node.yaml.as_mapping().is_none() {
             return 0;
@@ -143,7 +143,7 @@ fn every_reference_leads_somewhere() {
 }
 
 #[test]
-fn headers_are_those_of_the_code() {
+fn documented_headers_match_the_code() {
     use cloudevents::names as event;
     use dead_letter::names as letter;
     let image = [
@@ -180,7 +180,7 @@ fn headers_are_those_of_the_code() {
 }
 
 #[test]
-fn limits_and_examples_are_those_of_the_code() {
+fn documented_limits_and_examples_match_the_code() {
     with_document(|document| {
         let messages = document.at("components/messages");
         assert_eq!(messages.at("image/payload/maxLength").number(), PICTURE_MAX_BYTES as i64);

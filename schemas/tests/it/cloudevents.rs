@@ -27,7 +27,7 @@ fn full() -> ImageEvent {
 }
 
 #[test]
-fn an_event_becomes_headers_and_back() {
+fn an_event_round_trips_through_headers() {
     assert_eq!(ImageEvent::parse(&full().to_headers()).unwrap(), full());
     let plain = full().to_headers();
     let expected = headers(&[
@@ -46,7 +46,7 @@ fn an_event_becomes_headers_and_back() {
 }
 
 #[test]
-fn a_picture_of_an_earlier_generator_is_read_as_one_of_this() {
+fn events_of_earlier_generators_are_read_like_current_ones() {
     let of_type = |event_type: &str| {
         let described = headers(&[("ce_id", "picture-1"), ("ce_type", event_type), ("ce_seed", "4")]);
         ImageEvent { event_type: None, ..ImageEvent::parse(&described).unwrap() }
@@ -63,7 +63,7 @@ fn a_bare_picture_needs_no_header() {
 }
 
 #[test]
-fn times_of_any_zone_are_read() {
+fn times_in_any_time_zone_are_read() {
     let event = ImageEvent::parse(&headers(&[
         ("ce_specversion", "1.0"),
         ("ce_time", "2026-11-23T23:50:00.123+01:00"),
@@ -72,7 +72,7 @@ fn times_of_any_zone_are_read() {
 }
 
 #[test]
-fn malformed_attributes_are_told() {
+fn malformed_attributes_are_named_in_the_error() {
     let bad = [
         ("ce_promptid", "seven"),
         ("ce_seed", "1.5"),
@@ -93,7 +93,7 @@ fn malformed_attributes_are_told() {
 }
 
 #[test]
-fn another_version_is_told_and_without_one_1_0_is_meant() {
+fn other_spec_versions_are_refused_and_a_missing_one_means_1_0() {
     let bare = ImageEvent::parse(&headers(&[("ce_id", "1")])).unwrap();
     assert_eq!(bare.id.as_deref(), Some("1"), "an id alone is enough");
     let error = ImageEvent::parse(&headers(&[("ce_specversion", "0.3"), ("ce_id", "1")])).unwrap_err();
@@ -101,7 +101,7 @@ fn another_version_is_told_and_without_one_1_0_is_meant() {
 }
 
 #[test]
-fn a_repeated_attribute_is_told() {
+fn a_repeated_attribute_is_named_in_the_error() {
     let error = ImageEvent::parse(&headers(&[("ce_specversion", "1.0"), ("ce_id", "1"), ("ce_id", "2")]))
         .unwrap_err();
     assert!(
@@ -111,7 +111,7 @@ fn a_repeated_attribute_is_told() {
 }
 
 #[test]
-fn a_pictures_identity_is_its_ce_id_or_its_place() {
+fn a_picture_is_identified_by_its_ce_id_or_its_offset() {
     let at = |event: &ImageEvent, offset| event.image_id("images.v1", 0, offset);
     assert_eq!(at(&full(), 1), at(&full(), 2), "published twice, the same picture");
     assert_ne!(at(&ImageEvent::default(), 1), at(&ImageEvent::default(), 2));
@@ -121,7 +121,7 @@ fn a_pictures_identity_is_its_ce_id_or_its_place() {
 }
 
 #[test]
-fn a_prediction_copies_what_does_not_describe_the_picture() {
+fn a_prediction_copies_headers_that_do_not_describe_the_picture() {
     let mut all = full().to_headers();
     let own = headers(&[
         ("x-order", "66"),
@@ -145,7 +145,7 @@ fn a_prediction_copies_what_does_not_describe_the_picture() {
 }
 
 #[test]
-fn a_malformed_trace_context_is_left_behind() {
+fn a_malformed_trace_context_is_not_forwarded() {
     let broken = headers(&[("traceparent", "00-xyz"), ("tracestate", "a=1"), ("x", "1")]);
     assert_eq!(forwarded(&broken), headers(&[("x", "1")]));
     let twice = headers(&[("traceparent", TRACEPARENT), ("traceparent", TRACEPARENT)]);
@@ -154,7 +154,7 @@ fn a_malformed_trace_context_is_left_behind() {
 }
 
 #[test]
-fn trace_parents_are_judged_by_the_standard() {
+fn traceparents_are_validated_by_the_w3c_standard() {
     assert!(is_traceparent(TRACEPARENT));
     assert!(is_traceparent("cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-what-the-future-holds"));
     let bad = [
@@ -174,7 +174,7 @@ fn trace_parents_are_judged_by_the_standard() {
 
 proptest! {
     #[test]
-    fn any_event_becomes_headers_and_back(
+    fn any_event_round_trips_through_headers(
         id in proptest::option::of("[!-~]{1,20}"),
         seed in proptest::option::of(any::<i64>()),
         prompt in proptest::option::of(any::<u128>()),

@@ -66,7 +66,7 @@ fn a_codec_with_a_registry_writes_confluent_framing_and_reads_both() {
 }
 
 #[test]
-fn a_registry_is_asked_each_question_once() {
+fn a_codec_makes_each_registry_request_once() {
     let registry = Arc::new(CountingRegistry::default());
     let codec = Codec::confluent(registry.clone());
     for _ in 0..3 {
@@ -77,7 +77,7 @@ fn a_registry_is_asked_each_question_once() {
 }
 
 #[test]
-fn an_unknown_id_is_asked_for_once_whoever_repeats_it() {
+fn a_repeated_unknown_id_is_requested_once() {
     let registry = Arc::new(CountingRegistry::default());
     let codec = Codec::confluent(registry.clone());
     for id in [7, 8, 7, 7, 8] {
@@ -88,7 +88,7 @@ fn an_unknown_id_is_asked_for_once_whoever_repeats_it() {
 }
 
 #[test]
-fn a_schema_that_cannot_be_used_is_asked_for_once() {
+fn an_unusable_schema_is_requested_once() {
     let registry = Arc::new(CountingRegistry::default());
     let id = registry.inner.id_of("any", r#""string""#).unwrap();
     let codec = Codec::confluent(registry.clone());
@@ -99,7 +99,7 @@ fn a_schema_that_cannot_be_used_is_asked_for_once() {
 }
 
 #[test]
-fn what_is_prepared_needs_no_registry_to_be_written() {
+fn a_prepared_record_type_is_encoded_without_another_request() {
     let registry = Arc::new(CountingRegistry::default());
     let codec = Codec::confluent(registry.clone());
     codec.prepare::<Prediction>("team.predictions.v1").unwrap();
@@ -109,7 +109,7 @@ fn what_is_prepared_needs_no_registry_to_be_written() {
 }
 
 #[test]
-fn only_a_registry_that_is_away_is_worth_another_try() {
+fn registry_errors_other_than_unreachable_are_not_transient() {
     let (subject, record, reason) = ("s".to_owned(), "Head".to_owned(), String::new());
     let fatal = [
         RegistryError::Refused { what: subject.clone(), reason: reason.clone() },
@@ -131,7 +131,7 @@ fn only_a_registry_that_is_away_is_worth_another_try() {
 }
 
 #[test]
-fn a_registry_out_of_reach_is_transient_and_not_remembered() {
+fn an_unreachable_registry_is_a_transient_error_and_not_cached() {
     let registry = Arc::new(CountingRegistry { is_down: true, ..CountingRegistry::default() });
     let codec = Codec::confluent(registry.clone());
     for _ in 0..2 {
@@ -142,7 +142,7 @@ fn a_registry_out_of_reach_is_transient_and_not_remembered() {
 }
 
 #[test]
-fn confluent_framing_without_a_registry_is_the_records_fault() {
+fn confluent_framing_without_a_registry_is_a_record_error() {
     let bytes = in_confluent_framing(&confluent(), &Head::sample());
     let error = decode::<Head>(&bytes).unwrap_err();
     assert!(matches!(error, SchemaError::RegistryNeeded { id: 1 }), "{error:?}");
@@ -154,7 +154,7 @@ fn confluent_framing_without_a_registry_is_the_records_fault() {
 }
 
 #[test]
-fn an_id_that_the_registry_does_not_know_is_the_records_fault() {
+fn an_unknown_schema_id_is_a_record_error() {
     let error = confluent().decode::<Head>(&[0, 0, 0, 0, 9, 1]).unwrap_err();
     assert_eq!(error.code(), "unknown-schema");
     assert!(!error.is_fatal() && !error.is_transient());
@@ -189,7 +189,7 @@ fn is_strict<R: Sample>() {
 }
 
 #[test]
-fn cut_and_trailing_bytes_are_told() {
+fn truncated_and_trailing_bytes_are_reported() {
     is_strict::<Prompt>();
     is_strict::<ImageEmbedding>();
     is_strict::<PromptEmbedding>();
@@ -198,14 +198,14 @@ fn cut_and_trailing_bytes_are_told() {
 }
 
 #[test]
-fn a_fault_names_its_field() {
+fn a_truncation_error_names_its_field() {
     let bytes = encode(&PromptEmbedding::sample()).unwrap();
     let error = decode::<PromptEmbedding>(&bytes[..bytes.len() - 2]).unwrap_err();
     assert!(error.to_string().contains("inside clip.values"), "{error}");
 }
 
 #[test]
-fn bytes_that_are_not_avro_are_told() {
+fn bytes_that_are_not_avro_are_reported() {
     for (bytes, start) in
         [(&b"{\"text\":1}"[..], "7B 22 74 65"), (&[0xC3, 0x02, 0x01], "C3 02 01"), (&[], "nothing")]
     {
@@ -216,7 +216,7 @@ fn bytes_that_are_not_avro_are_told() {
 }
 
 #[test]
-fn a_foreign_fingerprint_is_told() {
+fn an_unknown_fingerprint_is_named_in_the_error() {
     let mut bytes = encode(&Prompt::sample()).unwrap();
     bytes[9] ^= 0xFF;
     let error = decode::<Prompt>(&bytes).unwrap_err();
@@ -225,7 +225,7 @@ fn a_foreign_fingerprint_is_told() {
 }
 
 #[test]
-fn a_record_of_another_topic_is_told() {
+fn a_record_of_another_type_is_reported() {
     let error = decode::<Prompt>(&encode(&Head::sample()).unwrap()).unwrap_err();
     assert!(
         matches!(error, SchemaError::WrongRecord { expected: "Prompt", ref found } if found == "Head"),
@@ -238,7 +238,7 @@ fn a_record_of_another_topic_is_told() {
 }
 
 #[test]
-fn a_count_that_is_a_lie_reserves_no_memory() {
+fn a_false_item_count_is_reported_as_truncation() {
     let mut bytes = encode(&Prompt::default()).unwrap();
     bytes.truncate(10);
     // An empty text, an empty source, then a block of 2^40 seeds.
@@ -258,7 +258,7 @@ fn blocks_with_their_size_in_bytes_are_read() {
 }
 
 #[test]
-fn an_uuid_that_is_none_is_told() {
+fn an_invalid_uuid_is_reported_with_its_field() {
     let mut bytes = encode(&PromptEmbedding::sample()).unwrap();
     bytes[11] = b'x';
     let error = decode::<PromptEmbedding>(&bytes).unwrap_err();
@@ -275,7 +275,7 @@ fn a_record_beyond_its_topics_limit_is_not_encoded() {
 proptest! {
     /// Given any bytes after a header, then decoding them ends in a record or an error.
     #[test]
-    fn no_bytes_panic(datum in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn decoding_arbitrary_bytes_does_not_panic(datum in proptest::collection::vec(any::<u8>(), 0..200)) {
         let mut bytes = encode(&Prediction::sample()).unwrap();
         bytes.truncate(10);
         bytes.extend(datum);

@@ -45,7 +45,7 @@ fn a_long_reason_is_cut_between_characters() {
 }
 
 #[test]
-fn headers_that_are_none_of_a_dead_letter_are_told() {
+fn missing_or_malformed_dead_letter_headers_are_reported() {
     assert_eq!(DeadLetter::parse(&own()).unwrap_err().code(), "missing-header");
     let mut headers = letter().to_headers(&own());
     for header in headers.iter_mut().filter(|header| header.0 == names::OFFSET) {

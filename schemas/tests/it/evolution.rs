@@ -55,7 +55,7 @@ fn every_current_schema_is_in_the_history() {
 }
 
 #[test]
-fn every_schema_of_the_history_is_compatible_with_the_current_one_in_both_directions() {
+fn every_historic_schema_is_compatible_in_both_directions() {
     stays_compatible::<Prompt>();
     stays_compatible::<ImageEmbedding>();
     stays_compatible::<PromptEmbedding>();
@@ -64,7 +64,7 @@ fn every_schema_of_the_history_is_compatible_with_the_current_one_in_both_direct
 }
 
 #[test]
-fn the_history_is_complete_and_rightly_named() {
+fn the_history_is_complete_and_correctly_named() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("avro/history");
     let mut files = BTreeSet::new();
     for record in fs::read_dir(folder).unwrap().map(Result::unwrap) {
@@ -89,7 +89,7 @@ fn changed<R: Record>(from: &str, to: &str) -> Schema {
 }
 
 #[test]
-fn an_incompatible_change_would_be_noticed() {
+fn an_incompatible_change_is_detected() {
     let added = changed::<Prompt>("\"fields\": [", r#""fields": [{ "name": "more", "type": "string" },"#);
     assert!(
         SchemaCompatibility::can_read(Prompt::schema(), &added).is_err(),
@@ -133,7 +133,7 @@ fn survives_a_field_of_the_future<R: Sample>() {
 }
 
 #[test]
-fn fields_of_the_future_are_passed_over() {
+fn fields_added_later_are_ignored() {
     survives_a_field_of_the_future::<Prompt>();
     survives_a_field_of_the_future::<ImageEmbedding>();
     survives_a_field_of_the_future::<PromptEmbedding>();
@@ -142,7 +142,7 @@ fn fields_of_the_future_are_passed_over() {
 }
 
 #[test]
-fn a_writer_without_optional_fields_gets_their_defaults() {
+fn fields_absent_from_the_writers_schema_get_their_defaults() {
     let writer = Schema::parse_str(
         r#"{"type":"record","name":"Prompt","namespace":"unprompt","fields":[{"name":"text","type":"string"}]}"#,
     );
@@ -152,7 +152,7 @@ fn a_writer_without_optional_fields_gets_their_defaults() {
 }
 
 #[test]
-fn a_writer_with_an_incompatible_schema_is_told() {
+fn an_incompatible_writer_schema_is_reported() {
     let writer = changed::<Prompt>(r#""name": "text""#, r#""name": "words""#);
     let Value::Record(mut fields) = tree_of(&Prompt::sample()) else { panic!("not a record") };
     fields[0].0 = "words".to_owned();
@@ -162,7 +162,7 @@ fn a_writer_with_an_incompatible_schema_is_told() {
 }
 
 #[test]
-fn what_an_older_schema_wrote_is_read_as_strictly() {
+fn truncated_and_trailing_bytes_of_another_schema_are_reported() {
     let writer = changed::<Prediction>(
         "\"fields\": [",
         r#""fields": [{ "name": "future", "type": "int", "default": 0 },"#,
@@ -183,7 +183,7 @@ fn what_an_older_schema_wrote_is_read_as_strictly() {
 }
 
 #[test]
-fn a_block_of_items_without_bytes_does_not_keep_a_reader_busy() {
+fn a_huge_block_of_zero_byte_items_is_refused() {
     let nothings = r#""fields": [{ "name": "nothings", "type": { "type": "array", "items": "null" } },"#;
     let writer = changed::<Prompt>("\"fields\": [", nothings);
     let registry = Arc::new(MemoryRegistry::default());
@@ -199,7 +199,7 @@ fn a_block_of_items_without_bytes_does_not_keep_a_reader_busy() {
 /// Given a page of definitions, each naming the previous one twice, then it is refused before it
 /// fills the memory.
 #[test]
-fn a_schema_that_unfolds_without_end_is_refused() {
+fn an_exponentially_expanding_schema_is_refused() {
     let mut inner = r#"{"type":"record","name":"T0","fields":[{"name":"a","type":"int"}]}"#.to_owned();
     for depth in 1..=30 {
         inner = format!(

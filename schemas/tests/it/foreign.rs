@@ -30,7 +30,7 @@ fn is_refused(schema: &str) {
 }
 
 #[test]
-fn attributes_of_ones_own_are_passed_over() {
+fn custom_schema_attributes_are_ignored() {
     for attribute in [r#""precision":"high""#, r#""size":2.5"#, r#""values":5"#, r#""scale":[]"#] {
         let field = format!(r#"{{"name":"rank","type":"int",{attribute}}},"#);
         let prompt = read(&prompt_with(&field), &[2, 2, b'a']).unwrap();
@@ -39,7 +39,7 @@ fn attributes_of_ones_own_are_passed_over() {
 }
 
 #[test]
-fn what_no_reader_needs_is_passed_over() {
+fn invalid_schema_parts_that_no_reader_needs_are_ignored() {
     let fields = [
         r#"{"name":"rank","type":"int","default":"not a number","doc":7},"#,
         r#"{"name":"rank","type":{"type":"enum","name":"E","symbols":["A"],"aliases":["no name"]}},"#,
@@ -54,7 +54,7 @@ fn what_no_reader_needs_is_passed_over() {
 }
 
 #[test]
-fn names_that_are_none_are_refused() {
+fn invalid_schema_names_are_refused() {
     for name in ["no name", "1", "", "a..b", "\u{1f41f}"] {
         is_refused(&prompt_with("").replace(r#""Prompt""#, &format!("{name:?}")));
         let fixed = format!(r#"{{"name":"f","type":{{"type":"fixed","name":{name:?},"size":1}}}},"#);
@@ -63,13 +63,13 @@ fn names_that_are_none_are_refused() {
 }
 
 #[test]
-fn a_schema_that_has_no_canonical_form_is_another_record() {
+fn a_schema_without_a_canonical_form_is_refused_as_the_wrong_record() {
     let error = read(r#"["string",{"type":"string","logicalType":"uuid"}]"#, &[]).unwrap_err();
     assert_eq!(error.code(), "wrong-record", "{error}");
 }
 
 #[test]
-fn schemas_that_nest_without_end_are_refused() {
+fn excessively_nested_schemas_are_refused() {
     is_refused(&r#"{"type":"array","items":"#.repeat(100_000));
     is_refused(&"[".repeat(100_000));
     // Types that each nest the previous one: their text is not deep, but their unfolding is.
@@ -120,7 +120,7 @@ fn long(number: u64) -> Vec<u8> {
 /// Given items that take no bytes, then many of them are refused before they are built, and a few
 /// are read.
 #[test]
-fn items_without_bytes_are_counted_over_the_whole_record() {
+fn zero_byte_items_are_limited_over_the_whole_record() {
     let nothings = r#"{"name":"n","type":{"type":"array","items":{"type":"array","items":"null"}}},"#;
     let wide: Vec<String> = (0..1_000).map(|at| format!(r#"{{"name":"f{at}","type":"null"}}"#)).collect();
     let record = format!(r#"{{"type":"record","name":"R","fields":[{}]}}"#, wide.join(","));
@@ -149,7 +149,7 @@ fn items_without_bytes_are_counted_over_the_whole_record() {
 }
 
 #[test]
-fn names_are_not_copied_without_end() {
+fn many_items_of_a_long_enum_symbol_are_refused() {
     let symbol = "S".repeat(100_000);
     let long_enum = format!(r#"{{"type":"enum","name":"E","symbols":["{symbol}"]}}"#);
     let field = format!(r#"{{"name":"n","type":{{"type":"array","items":{long_enum}}}}},"#);

@@ -54,7 +54,7 @@ fn lies_take_no_memory<R: Sample>() {
 }
 
 #[test]
-fn lengths_and_counts_that_lie_take_no_memory() {
+fn false_lengths_and_counts_take_no_memory() {
     lies_take_no_memory::<Prompt>();
     lies_take_no_memory::<ImageEmbedding>();
     lies_take_no_memory::<PromptEmbedding>();
@@ -68,7 +68,7 @@ fn prompt_of(rest: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_record_of_the_least_items_is_refused_before_they_fill_the_memory() {
+fn too_many_minimal_items_are_refused_before_they_fill_memory() {
     let (seeds, end) = (vec![0; 4 << 20], [0, 0]);
     let many = prompt_of(&[&long(seeds.len() as i64), &seeds[..], &end].concat());
     // The same items in small blocks.
@@ -107,7 +107,7 @@ fn uuid_text() -> &'static [u8] {
 }
 
 #[test]
-fn what_would_not_be_read_again_is_not_written() {
+fn a_record_that_could_not_be_read_back_is_not_written() {
     let error = encode(&Prompt { seeds: vec![0; 65_537], ..Prompt::default() }).unwrap_err();
     assert!(matches!(&error, SchemaError::Malformed { field, .. } if field == "seeds"), "{error:?}");
     let most = Prompt { seeds: vec![7; 65_536], ..Prompt::default() };

@@ -25,7 +25,7 @@ fn id(case: &Json, name: &str) -> Uuid {
 }
 
 #[test]
-fn the_namespace_stays() {
+fn the_identity_namespace_never_changes() {
     assert_eq!(NAMESPACE, id(&golden(), "namespace"));
 }
 
@@ -38,13 +38,13 @@ fn prompts_keep_their_identity() {
 }
 
 #[test]
-fn composed_and_decomposed_text_are_one_prompt_and_case_makes_two() {
+fn composed_and_decomposed_text_is_one_prompt_but_case_matters() {
     assert_eq!(prompt_id("caf\u{e9}"), prompt_id(" cafe\u{301}\n"));
     assert_ne!(prompt_id("a fox"), prompt_id("A fox"));
 }
 
 #[test]
-fn places_keep_their_identity() {
+fn record_positions_keep_their_identity() {
     for case in cases("places") {
         let partition = i32::try_from(case["partition"].as_i64().unwrap()).unwrap();
         let found = image_id_at(text(&case, "topic"), partition, case["offset"].as_i64().unwrap());

@@ -18,7 +18,7 @@ fn plain(text: &str) -> Prompt {
 }
 
 #[test]
-fn a_line_of_kcat_is_a_prompt() {
+fn a_plain_text_line_from_kcat_is_a_prompt() {
     assert_eq!(read(b"a red fox").unwrap(), plain("a red fox"));
     assert_eq!(read("\u{feff} un café\tau lait\r\n".as_bytes()).unwrap(), plain("un café\tau lait"));
     assert_eq!(read(b"{\"text\": 1}").unwrap(), plain("{\"text\": 1}"), "JSON is text like any other");
@@ -35,7 +35,7 @@ fn avro_in_both_framings_is_a_prompt() {
 }
 
 #[test]
-fn a_prompt_without_text_is_told() {
+fn a_prompt_without_text_is_refused() {
     let blank = encode(&Prompt { text: "\u{3000}\n".to_owned(), ..Prompt::sample() }).unwrap();
     for value in [&b""[..], b" \t\r\n", "\u{feff}".as_bytes(), &blank] {
         let error = read(value).unwrap_err();
@@ -45,14 +45,14 @@ fn a_prompt_without_text_is_told() {
 }
 
 #[test]
-fn a_prompt_that_is_not_utf8_is_told() {
+fn a_prompt_that_is_not_utf8_is_refused() {
     let error = read(b"caf\xe9").unwrap_err();
     assert!(matches!(error, SchemaError::PromptNotUtf8 { position: 3 }), "{error:?}");
     assert_eq!(error.code(), "prompt-not-utf8");
 }
 
 #[test]
-fn a_prompt_beyond_the_limit_is_told_whatever_its_framing() {
+fn a_prompt_over_the_limit_is_refused_as_text_and_as_avro() {
     let longest = "x".repeat(PROMPT_MAX_BYTES);
     assert_eq!(read(longest.as_bytes()).unwrap().text.len(), PROMPT_MAX_BYTES);
     let text = longest + "x";
@@ -65,13 +65,13 @@ fn a_prompt_beyond_the_limit_is_told_whatever_its_framing() {
 }
 
 #[test]
-fn avro_of_another_record_is_no_text() {
+fn avro_of_another_record_is_not_read_as_text() {
     assert_eq!(read(&encode(&Head::sample()).unwrap()).unwrap_err().code(), "wrong-record");
     assert_eq!(read(&[0xC3, 0x01]).unwrap_err().code(), "truncated-record");
     assert_eq!(read(&[0]).unwrap_err().code(), "truncated-record");
 }
 
 #[test]
-fn the_key_of_a_prompt_is_its_identity() {
+fn extra_spaces_do_not_change_a_prompts_id() {
     assert_eq!(plain("a  fox").id(), plain("a fox").id());
 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use unprompt_schemas::topics::{NAME_MAX_CHARS, PICTURE_MAX_BYTES, Prefix, RECORD_MAX_BYTES, Topic};
 
 #[test]
-fn the_catalogue_is_that_of_the_design() {
+fn the_topic_catalogue_matches_the_design() {
     let names: Vec<&str> = Topic::ALL.iter().map(|topic| topic.base_name()).collect();
     let expected = [
         "prompts.v1",
@@ -34,7 +34,7 @@ fn limits_leave_room_for_the_largest_picture_and_its_dead_letter() {
 }
 
 #[test]
-fn a_name_and_its_topic_belong_together() {
+fn a_topic_name_parses_back_only_with_its_own_prefix() {
     let prefix = Prefix::new("team-a.").unwrap();
     let names: BTreeSet<String> = Topic::ALL.iter().map(|topic| prefix.name(*topic)).collect();
     assert_eq!(names.len(), Topic::ALL.len());
@@ -57,7 +57,7 @@ fn prefixes_that_kafka_refuses_are_refused() {
 }
 
 #[test]
-fn a_prefix_of_a_configuration_is_checked() {
+fn a_configured_prefix_is_checked() {
     let good: Prefix = serde_json::from_str("\"team.\"").unwrap();
     assert_eq!(good.to_string(), "team.");
     let error = serde_json::from_str::<Prefix>("\"a b\"").unwrap_err();
@@ -66,7 +66,7 @@ fn a_prefix_of_a_configuration_is_checked() {
 
 proptest! {
     #[test]
-    fn every_name_under_a_good_prefix_is_legal(prefix in "[a-zA-Z0-9._-]{0,229}") {
+    fn every_topic_name_under_a_valid_prefix_fits_the_length_limit(prefix in "[a-zA-Z0-9._-]{0,229}") {
         let prefix = Prefix::new(&prefix).unwrap();
         for topic in Topic::ALL {
             prop_assert!(prefix.name(topic).len() <= NAME_MAX_CHARS);

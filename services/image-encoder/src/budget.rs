@@ -58,7 +58,7 @@ mod tests {
     const THREADS: usize = 16;
 
     #[test]
-    fn as_many_are_at_work_as_fit_and_no_more() {
+    fn exactly_as_many_threads_as_fit_hold_the_budget_at_once() {
         let (budget, under_way, most) = (Budget::new(100), AtomicUsize::new(0), AtomicUsize::new(0));
         // Two must hold memory before either continues: with fewer at once the test would hang.
         // Both stay until all threads have asked: more at once would be counted.
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn who_wants_more_than_there_is_gets_all_of_it() {
+    fn a_request_above_the_total_gets_the_whole_budget() {
         let budget = Budget::new(100);
         let taken = budget.take(u64::MAX);
         assert_eq!(*budget.left.lock(), 0);

@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_weighs_by_its_pixels_and_not_by_its_bytes() {
+    fn a_pictures_memory_estimate_depends_on_its_pixels_not_its_bytes() {
         let (decoder, picture) = (decoder(), png(3000));
         let weight = decoder.limits.memory_bytes_of(&picture);
         assert!(weight > 9_000_000 * 16, "{weight} bytes for a PNG of {}", picture.len());

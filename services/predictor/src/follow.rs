@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_stop_before_the_heads_are_there_is_no_error() {
+    async fn a_stop_before_the_heads_are_loaded_is_not_an_error() {
         let kafka = KafkaConfig::embedded("127.0.0.1:1");
         let stop = CancellationToken::new();
         stop.cancel();
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_that_cannot_be_read_is_passed_over() {
+    fn an_unreadable_head_is_skipped() {
         taken(b"not avro").unwrap();
         // Confluent framing without a registry: anybody may write these five bytes.
         taken(&[0, 0, 0, 0, 1]).unwrap();

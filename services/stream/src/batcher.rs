@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_due_by_bytes_and_holds_no_more() {
+    fn a_batch_is_due_by_bytes_and_stays_within_the_limit() {
         let (mut batcher, now) = (batcher(), Instant::now());
         batcher.push(record(0, 60), now);
         assert!(!batcher.is_due(now));

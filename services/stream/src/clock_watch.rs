@@ -38,7 +38,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn a_clock_that_goes_on_or_ahead_is_no_reason_and_every_step_back_is() {
+    fn only_a_large_step_back_of_the_clock_is_reported() {
         let (wall, steady) = (SystemTime::now(), Instant::now());
         let mut watch = ClockWatch::new(wall, steady);
         let mut after = |seconds: u32, wall| watch.set_back(wall, steady + SECOND * seconds);

@@ -25,7 +25,7 @@ pub use kafka::{KafkaConfig, Profile};
 pub use layers::{LOCAL_FILE, Sections, load, load_with};
 pub use runner::{Delivery, LostOffsets, RunnerConfig, RunnerOverrides, RunnerSection};
 pub use secret::Secret;
-pub use sections::{Http, Log, LogFormat, Registry};
+pub use sections::{Http, Log, LogFormat, RegistryConfig};
 pub use security::{Mechanism, Protocol, Security};
 pub use telemetry::{OtlpProtocol, Telemetry};
 

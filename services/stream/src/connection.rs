@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_borne_for_a_while_and_given_up_where_they_last() {
+    fn refused_credentials_are_tolerated_briefly_and_final_if_they_persist() {
         let (start, mut refusals) = (Instant::now(), CredentialRefusals::default());
         let mut at = |seconds| refusals.note(start + Duration::from_secs(seconds));
         assert!(!at(0) && !at(1));

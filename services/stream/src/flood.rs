@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_left_the_window_does_not_count() {
+    fn outcomes_outside_the_window_do_not_count() {
         let mut flood = flood(20, 5, 0.5);
         assert_eq!(flood.note(some_of(4, 4)), None);
         assert_eq!(flood.note(some_of(0, 20)), None);

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn inputs_that_fill_the_bound_do_not_hold_up_the_stage_that_works_them_off() {
+    fn inputs_that_fill_the_limit_do_not_block_the_stage() {
         for limit in [0, 1, 1_000] {
             let in_flight = InFlight::new(limit);
             in_flight.add(&taken(1_000));

@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_committed_counts_from_the_first_offset_kept() {
+    fn lag_without_a_commit_counts_from_the_first_retained_offset() {
         let ends = ends(&[(0, (10, 30)), (1, (0, 5))]);
         assert_eq!(group(&[]).lag(&ends), 25);
         assert_eq!(group(&[(0, 30)]).lag(&ends), 5);
@@ -276,14 +276,14 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_before_the_first_offset_kept_does_not_count_what_is_gone() {
+    fn deleted_offsets_count_as_expired_and_not_as_lag() {
         assert_eq!(group(&[(0, 3)]).lag(&ends(&[(0, (10, 30))])), 20);
         assert_eq!(group(&[(0, 3)]).expired(&ends(&[(0, (10, 30)), (1, (5, 9))])), 7);
         assert_eq!(group(&[(0, 30)]).expired(&ends(&[(0, (10, 30))])), 0);
     }
 
     #[test]
-    fn a_topic_made_anew_is_not_read_backwards() {
+    fn a_commit_past_the_end_of_a_recreated_topic_has_no_lag() {
         assert_eq!(group(&[(0, 100)]).lag(&ends(&[(0, (0, 4))])), 0);
     }
 }

@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_takes_the_offsets_after_the_oldest_batches_only() {
+    fn a_transaction_commits_offsets_of_the_oldest_batches_only() {
         let mut offsets = tracking(&[A, B]);
         offsets.begin(1, &records(A, 0..5));
         offsets.begin(2, &[records(A, 5..8), records(B, 0..2)].concat());
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_commit_is_asked_for_again() {
+    fn a_failed_commit_is_requested_again() {
         let mut offsets = tracking(&[A]);
         offsets.begin(1, &records(A, 0..5));
         offsets.complete(1);
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revoked_partition_gives_what_is_done_and_forgets_what_is_not() {
+    fn a_revoked_partition_returns_its_done_offset_and_forgets_the_rest() {
         let mut offsets = tracking(&[A]);
         offsets.begin(1, &records(A, 0..5));
         offsets.begin(2, &records(A, 5..9));

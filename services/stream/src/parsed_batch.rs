@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn an_output_that_is_refused_is_its_records_dead_letter() {
+    fn a_refused_output_rejects_only_its_record() {
         let batch = [record(1), record(3)];
         let parsed = ParsedBatch::parse(&batch, parse).unwrap();
         let outcomes = parsed.outcomes([(), ()], |record, _, ()| match record.offset {
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_needs_the_registry_holds_the_whole_batch() {
+    fn a_transient_refusal_of_one_record_fails_the_whole_batch() {
         let batch = [record(1), record(3)];
         let away = || Refusal::Batch(BatchError::Transient("the registry is away".into()));
         let parsed = ParsedBatch::parse(&batch, |record| match record.offset {

@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_commands_a_terminal_is_shown() {
+    fn terminal_control_characters_are_escaped() {
         let text = "a\x1b]0;owned\x07 \u{9b}31m\tred\r\n\u{202e}";
         let shown = printable(text);
         assert_eq!(shown, "a\\u{1b}]0;owned\\u{7} \\u{9b}31m\tred\\u{d}\n\\u{202e}");
@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn json_stays_the_same_json() {
+    fn escaped_json_parses_to_the_same_value() {
         let value = serde_json::Value::from("a\u{9b}31m\u{7f}\u{202e}é");
         let text = value.to_string();
         let shown = printable_json(&text);

@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_ahead_is_bounded_by_its_bytes() {
+    fn read_ahead_is_bounded_by_bytes() {
         let (ahead, mut events) = Ahead::new();
         let tell = || ahead.record(record(20 << 20)).now_or_never();
         assert_eq!([tell(), tell(), tell()], [Some(true); 3]);
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_over_the_whole_bound_is_read_ahead_alone() {
+    fn a_record_larger_than_the_read_ahead_limit_passes_alone() {
         let (ahead, mut events) = Ahead::new();
         let tell = |bytes| ahead.record(record(bytes)).now_or_never();
         assert_eq!(tell((READ_AHEAD_KIB << 10) + 1), Some(true));

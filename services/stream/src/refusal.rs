@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_registry_that_refuses_us_stops_the_batch() {
+    fn a_registry_refusal_is_fatal_for_the_batch() {
         let refused = RegistryError::Refused { what: "schema id 1".into(), reason: "401".into() };
         let refused = Refusal::from(SchemaError::from(refused));
         assert!(matches!(refused, Refusal::Batch(BatchError::Fatal(_))), "{refused:?}");
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn an_output_that_waits_for_the_registry_holds_the_batch_and_one_too_large_is_rejected() {
+    fn an_unreachable_registry_is_transient_and_a_too_large_output_is_rejected() {
         let away = SchemaError::from(RegistryError::Unreachable { reason: "refused".into() });
         assert!(matches!(Refusal::outcome(Err(away.into())), Err(BatchError::Transient(_))));
         let too_large = SchemaError::TooLarge { record: "Prediction", length: 9, limit: 8 };

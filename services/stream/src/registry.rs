@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use unprompt_schemas::registry::{Registry, RegistryError};
 
 use crate::StreamError;
-use crate::config::Registry as Section;
+use crate::config::RegistryConfig;
 use http::{Http, Request, RequestFailure};
 
 /// A registry with one or several addresses.
@@ -71,7 +71,7 @@ impl SchemaRegistry {
     /// # Errors
     ///
     /// [`StreamError::Config`] for an address, credentials or a certificate that cannot be used.
-    pub fn new(section: &Section) -> Result<Option<Self>, StreamError> {
+    pub fn new(section: &RegistryConfig) -> Result<Option<Self>, StreamError> {
         if section.url.is_none() {
             return Ok(None);
         }

@@ -105,7 +105,7 @@ async fn run<E: Display>(
     shutdown: &CancellationToken,
     signals: &ServiceSignals,
 ) -> Result<RunSummary, StreamError> {
-    let mut backoff = backoff(runner);
+    let mut backoff = runner.backoff();
     let health = &signals.health;
     let exactly_once = runner.delivery.is_exactly_once(kafka.profile);
     let topics = async {
@@ -175,10 +175,6 @@ fn report_changes(kafka: &KafkaConfig, service: &Service, changes: &[TopicChange
         let topic = kafka.prefix.name(*topic);
         TopicChanged { service: service.name, topic, was: was.as_ref(), now: now.as_ref() }.emit();
     }
-}
-
-fn backoff(runner: &RunnerConfig) -> Backoff {
-    Backoff::new(Duration::from_millis(runner.retry_initial_ms), Duration::from_millis(runner.retry_max_ms))
 }
 
 /// Creates the missing topics. Waits for a broker that is away, but not for one that refuses.

@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_and_prompts_begin_a_chain_unless_they_were_rejected_before() {
+    fn pictures_and_prompts_start_a_chain_unless_they_were_rejected_before() {
         for topic in [Topic::Images, Topic::Prompts] {
             let copied = InputRecord { topic, ..record(9, Some("7")) };
             assert_eq!(of(&copied), Some(9));

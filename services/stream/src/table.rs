@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_table_whose_reading_fails_is_opened_again() {
+    async fn a_table_is_reopened_after_a_read_error() {
         let (_open, readers) = readers([unauthorized(), ReaderEvent::CaughtUp]);
         let refused = StreamError::Stopped("opening a topic");
         let [failing, following] = <[Reader; 2]>::try_from(readers).unwrap();
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_applied_is_not_applied_again_unless_the_topic_is_a_new_one() {
+    async fn a_reopened_table_skips_applied_records_unless_the_topic_is_new() {
         /// A reader of a topic that ends at `end`; it gives the records from the first, and fails.
         fn reader(end: i64) -> (mpsc::Sender<ReaderEvent>, Reader) {
             let (tell, events) = mpsc::channel(8);
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_table_that_may_not_be_opened_at_first_ends() {
+    async fn a_table_whose_first_open_is_refused_ends() {
         let refused = || StreamError::Credentials { brokers: "a:1".into(), reason: "no such user".into() };
         let (tell, _state) = watch::channel(TableState::Behind);
         let ended = follow(Topic::Heads, || ready(Err(refused())), drop, &tell).await;

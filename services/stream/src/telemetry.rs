@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_commands_a_terminal_is_escaped_in_every_field() {
+    fn terminal_control_characters_are_escaped_in_every_log_field() {
         let (written, hostile) = (Written::default(), "x\u{1b}[2J\u{7}");
         let writer = written.clone();
         let log = tracing_subscriber::fmt().with_ansi(false).fmt_fields(fields());

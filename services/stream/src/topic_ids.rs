@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_reads_as_kafkas_tools_print_it() {
+    fn a_topic_id_is_printed_as_in_kafkas_tools() {
         assert_eq!(id("ab+/Z9").to_string(), "ab-_Z9");
     }
 
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_committed_offset_counts_only_in_the_topic_that_it_is_of() {
+    fn a_committed_offset_is_outdated_in_a_topic_with_another_id() {
         let ids = ids();
         ids.changes(seen("now")).unwrap();
         let list = ids.commit_list(&[(TopicPartition { topic: Topic::Images, partition: 0 }, 4)]);
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_committed_without_an_id_before_a_renewal_is_outdated_once_in_each_partition() {
+    fn commits_without_an_id_are_outdated_once_per_partition_after_a_renewal() {
         let ids = ids();
         let change = TopicChange { topic: Topic::Images, was: None, now: None };
         ids.renew(&[change]);

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_away_while_a_stage_is_built_is_waited_for_until_the_stop() {
+    fn opening_is_retried_on_transient_errors_until_the_stop() {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let (stop, attempts) = (CancellationToken::new(), Cell::new(0));
         let opened = |open: &dyn Fn() -> Result<i32, &'static str>| {
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_is_waited_for_until_the_stop() {
+    async fn a_request_is_retried_on_transient_errors_until_the_stop() {
         let (stop, attempts) = (CancellationToken::new(), Cell::new(0));
         let ask = || {
             attempts.set(attempts.get() + 1);

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_split_keeps_its_share_and_never_parts_a_prompt() {
+    fn the_split_keeps_its_share_and_all_pairs_of_a_prompt_together() {
         let pairs: Vec<Pair> = (0..2000)
             .map(|i| Pair {
                 prompt_id: unprompt_schemas::identity::prompt_id(&format!("prompt {}", i / 2)),

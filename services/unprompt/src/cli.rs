@@ -7,11 +7,14 @@ mod prompts;
 mod search;
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use strum::VariantNames;
 
 pub use generate::Generate;
-pub use index::{Index, IndexBuild, IndexOptimize, IndexRecall, IndexRestore, SearchSpace};
+pub use index::{Index, IndexBuild, IndexOptimize, IndexRecall, IndexRestore};
 pub use models::{Models, Pin, PullModels};
 pub use prompts::{Import, Prompts, ReadCorpus, Sample};
 pub use search::{Export, Query};
@@ -359,6 +362,15 @@ pub struct Status {
     /// up` on the data directory)
     #[arg(long, value_name = "URL")]
     pub metrics_url: Vec<String>,
+}
+
+/// Parses a value of an enum by its name; help and errors list the names.
+fn named<T>() -> impl TypedValueParser<Value = T>
+where
+    T: VariantNames + FromStr + Clone + Send + Sync + 'static,
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(T::VARIANTS).try_map(|name| name.parse())
 }
 
 /// Parses PARTITION:OFFSET.

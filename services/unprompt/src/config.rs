@@ -9,7 +9,7 @@ use unprompt_indexer::IndexSection;
 use unprompt_models::picture::Limits;
 use unprompt_models::settings::ModelSettings;
 use unprompt_stream::KafkaConfig;
-use unprompt_stream::config::{Http, Invalid, Log, Registry, RunnerSection, Sections, Telemetry};
+use unprompt_stream::config::{Http, Invalid, Log, RegistryConfig, RunnerSection, Sections, Telemetry};
 
 use crate::service_table::ALL;
 
@@ -18,7 +18,7 @@ use crate::service_table::ALL;
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub kafka: KafkaConfig,
-    pub registry: Registry,
+    pub registry: RegistryConfig,
     pub index: IndexSection,
     pub models: ModelSettings,
     pub generator: GeneratorSection,
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_a_configuration_and_a_copy_of_them_changes_nothing() {
+    fn the_defaults_load_and_a_copy_of_them_changes_nothing() {
         let (plain, copied) = (load("", &[], json!({})).unwrap(), load(&defaults(), &[], json!({})).unwrap());
         assert_eq!(serde_json::to_value(&plain).unwrap(), serde_json::to_value(&copied).unwrap());
         assert_eq!(copied.kafka.profile, Profile::Embedded);
@@ -125,7 +125,7 @@ mod tests {
     /// Every start must report these errors. Before, only the service that used the value did,
     /// later or never.
     #[test]
-    fn a_wrong_value_of_any_section_is_named_with_its_key_and_its_layer() {
+    fn an_invalid_value_error_names_the_key_the_allowed_values_and_the_file() {
         for (section, key, value, wanted) in [
             ("generator", "scheduler", "\"dimm\"", "dpm-solver++"),
             ("generator", "precision", "\"f8\"", "bf16"),
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_value_of_the_environment_and_of_the_flags_is_named_with_its_layer() {
+    fn an_invalid_value_error_names_the_environment_or_the_flags() {
         let said = error("", &[("UNPROMPT__GENERATOR__SCHEDULER", "dimm")], json!({}));
         assert!(said.contains("generator.scheduler") && said.contains("the environment"), "{said}");
         let said = error("", &[("UNPROMPT__PREDICTOR__K", "0")], json!({}));
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bounds_of_a_service_that_is_not_there_are_an_error() {
+    fn bounds_for_an_unknown_service_are_an_error() {
         let said = error("[runner.services.predicter]\nbatch_records = 3", &[], json!({}));
         assert!(said.contains("runner.services.predicter") && said.contains("text-encoder"), "{said}");
     }

@@ -18,7 +18,7 @@ use unprompt_stream::{KafkaConfig, SchemaRegistry, Traces};
 use crate::cli::{From, Global, Up};
 use crate::config::{Config, defaults};
 use crate::endpoints::Endpoints;
-use crate::registry::Registry;
+use crate::registry::SharedRegistry;
 
 /// The configuration of this run, with the clients that share it.
 #[derive(Clone, Debug)]
@@ -28,7 +28,7 @@ pub struct Context {
     /// True if any layer names a Kafka, by its brokers or its profile. No embedded broker is then
     /// hosted or looked for.
     pub kafka_given: bool,
-    registry: Registry,
+    registry: SharedRegistry,
     models: ModelFolders,
 }
 
@@ -38,7 +38,7 @@ impl Context {
         let config: Config = load(&defaults(), global.config.as_deref(), flags(global, hosting))?;
         let kafka_given = config.kafka.is_elsewhere();
         let models = ModelFolders::new(config.models.clone());
-        Ok(Self { config, json: global.json, kafka_given, registry: Registry::default(), models })
+        Ok(Self { config, json: global.json, kafka_given, registry: SharedRegistry::default(), models })
     }
 
     pub fn data_dir(&self) -> &Path {

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_damaged_index_says_how_the_prompts_come_back() {
+    async fn a_damaged_index_error_says_how_to_restore_the_prompts() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("catalogue.json"), "{").unwrap();
         let error = start_index(folder.path(), 0).await.unwrap_err().to_string();

@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_shown_as_text_and_as_base64_where_it_is_none() {
+    fn a_key_is_shown_as_text_or_as_base64_if_it_is_not_utf8() {
         assert_eq!(shown(Some(b"camera 7"))["source_key"], "camera 7");
         assert_eq!(shown(None)["source_key"], Value::Null);
         let binary = shown(Some(&[0xff, 0x00]));

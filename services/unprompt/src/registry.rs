@@ -7,7 +7,7 @@ use unprompt_stream::{SchemaRegistry, StreamError, config};
 
 /// The client and the codec, created at first use. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Registry(Arc<OnceLock<Made>>);
+pub struct SharedRegistry(Arc<OnceLock<Made>>);
 
 #[derive(Clone, Debug)]
 struct Made {
@@ -15,18 +15,21 @@ struct Made {
     codec: Codec,
 }
 
-impl Registry {
+impl SharedRegistry {
     /// Returns the codec for records: Confluent framing if a registry is configured.
-    pub fn codec(&self, section: &config::Registry) -> Result<Codec, StreamError> {
+    pub fn codec(&self, section: &config::RegistryConfig) -> Result<Codec, StreamError> {
         Ok(self.made(section)?.codec.clone())
     }
 
     /// Returns the registry's client, if a registry is configured.
-    pub fn client(&self, section: &config::Registry) -> Result<Option<Arc<SchemaRegistry>>, StreamError> {
+    pub fn client(
+        &self,
+        section: &config::RegistryConfig,
+    ) -> Result<Option<Arc<SchemaRegistry>>, StreamError> {
         Ok(self.made(section)?.client.clone())
     }
 
-    fn made(&self, section: &config::Registry) -> Result<&Made, StreamError> {
+    fn made(&self, section: &config::RegistryConfig) -> Result<&Made, StreamError> {
         if let Some(made) = self.0.get() {
             return Ok(made);
         }

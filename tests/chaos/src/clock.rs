@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_sees_the_days_by_which_its_clock_jumps() {
+    fn a_process_sees_the_jumps_of_its_clock() {
         let folder = tempfile::tempdir().unwrap();
         let clock = match Clock::new(folder.path(), "clock") {
             Ok(clock) => clock,

@@ -164,25 +164,25 @@ mod tests {
     }
 
     #[test]
-    fn a_run_in_which_any_service_is_behind_goes_on_though_every_hand_is_empty() {
+    fn a_run_with_a_lagging_service_is_not_over_even_if_every_instance_is_idle() {
         assert_eq!(over_after_s(Some(&look(0, 15_352, 0))), None);
         assert_eq!(over_after_s(Some(&look(0, 15_352, LEAST_LAG - 1))), None);
         assert_eq!(over_after_s(Some(&look(1, 0, LEAST_LAG - 1))), None);
     }
 
     #[test]
-    fn a_lag_of_marks_is_the_end_only_after_open_transactions_have_ended() {
+    fn a_run_with_only_transaction_markers_left_is_over_after_a_longer_wait() {
         assert_eq!(over_after_s(Some(&look(0, 4, LEAST_LAG - 1))), Some(STILL_WITH_MARKS.as_secs()));
     }
 
     #[test]
-    fn a_run_with_a_busy_instance_or_without_a_broker_goes_on() {
+    fn a_run_with_a_busy_instance_or_an_unreachable_broker_is_not_over() {
         assert_eq!(over_after_s(Some(&Snapshot { idle: false, ..look(0, 0, 0) })), None);
         assert_eq!(over_after_s(None), None);
     }
 
     #[test]
-    fn a_topic_that_grows_begins_the_wait_anew() {
+    fn a_growing_topic_restarts_the_wait() {
         let (mut stillness, began) = (Stillness::default(), Instant::now());
         let grown = Snapshot { ends: vec![10], ..look(0, 0, 0) };
         let at = |s| began + Duration::from_secs(s);

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_has_every_kind_of_poison_and_of_time() {
+    fn a_feed_has_poisonous_pictures_and_wrong_timestamps() {
         let feed = feed();
         let poison = |topic| (0..5_000).filter(move |&n| feed.is_poison(n) && feed.record(n).topic == topic);
         assert!(poison(Topic::Images).count() > 20);

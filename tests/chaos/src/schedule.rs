@@ -90,13 +90,13 @@ mod tests {
     };
 
     #[test]
-    fn a_seed_replays_its_schedule_and_another_gives_another() {
+    fn the_same_seed_gives_the_same_schedule_and_another_seed_a_different_one() {
         assert_eq!(schedule(1, &COUNTS, 6), schedule(1, &COUNTS, 6));
         assert_ne!(schedule(1, &COUNTS, 6), schedule(2, &COUNTS, 6));
     }
 
     #[test]
-    fn everything_that_was_asked_for_is_in_it() {
+    fn a_schedule_contains_every_requested_event() {
         let events = schedule(7, &COUNTS, 6);
         let count = |kind| events.iter().filter(|event| event.kind == kind).count();
         assert_eq!((count(EventKind::Kill), count(EventKind::Term), count(EventKind::Freeze)), (15, 5, 2));

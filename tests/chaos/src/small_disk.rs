@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_disk_takes_nothing_until_it_has_space_again() {
+    fn a_full_disk_refuses_writes_until_space_is_freed() {
         let disk = match SmallDisk::mount() {
             Ok(disk) => disk,
             Err(error) => return unprompt_test_skipped::skipped(&format!("{error:#}")),

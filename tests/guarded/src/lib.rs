@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_differ_and_lie_below_the_ports_of_outgoing_connections() {
+    fn free_addresses_are_distinct_and_below_the_ephemeral_ports() {
         let ports: BTreeSet<u16> = (0..200).map(|_| free_address().port()).collect();
         assert_eq!(ports.len(), 200);
         assert!(ports.iter().all(|port| PORTS.contains(&u32::from(*port))));
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_and_its_data_are_gone_whatever_signal_ends_the_guard() {
+    fn a_signal_to_the_guard_ends_the_server_and_removes_its_data() {
         for signal in ["INT", "TERM", "HUP", "QUIT"] {
             let folder = TempDir::new().unwrap();
             let named = folder.path().join("pid");

@@ -18,12 +18,12 @@ const STORE_PASSWORD: &str = "changeit";
 
 /// A running registry, or one that was killed and can be started again on its data and port.
 #[derive(Debug)]
-pub struct Registry {
+pub struct TestRegistry {
     server: Guarded,
     is_encrypted: bool,
 }
 
-impl Registry {
+impl TestRegistry {
     /// Starts a registry and waits until it answers.
     pub fn start() -> Self {
         Self::started(prepared(plain), false)
@@ -36,7 +36,7 @@ impl Registry {
 
     /// The registry shared by the tests of one process; each test uses its own subjects.
     pub fn shared() -> &'static Self {
-        static SHARED: OnceLock<Registry> = OnceLock::new();
+        static SHARED: OnceLock<TestRegistry> = OnceLock::new();
         SHARED.get_or_init(|| Self::started(prepared(plain).throwing_away(), false))
     }
 

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_no_path_is_named() {
+    fn an_invalid_key_path_is_named_in_the_error() {
         let error = to_edge(Some(Filter::must([Condition::is_null("a[")]))).unwrap_err();
         assert_eq!(error.code(), tonic::Code::InvalidArgument);
         assert!(error.message().contains("a["), "{error}");

@@ -65,7 +65,7 @@ mod tests {
     use qdrant_client::qdrant::HnswConfigDiff;
 
     #[test]
-    fn a_configuration_survives_the_file() {
+    fn a_configuration_round_trips_through_json() {
         let hnsw_config = Some(HnswConfigDiff { m: Some(24), ..Default::default() });
         let config = CollectionConfig { hnsw_config, ..Default::default() };
         let entry = CatalogueEntry::new(Uuid::nil(), &config);
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_configuration_is_noticed() {
+    fn a_damaged_configuration_is_detected() {
         let mut entry = CatalogueEntry::new(Uuid::nil(), &CollectionConfig::default());
         entry.config = "zz".into();
         assert_eq!(entry.config(), None);

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_has_one_holder() {
+    fn an_open_folder_is_locked_until_it_is_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let held = DataFolder::open(dir.path()).unwrap();
         assert!(reason(DataFolder::open(dir.path()).unwrap_err()).contains("another process"));
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_catalogue_does_not_cost_the_collections() {
+    fn a_missing_catalogue_is_an_error_and_keeps_the_collections() {
         let dir = tempfile::tempdir().unwrap();
         let folder = DataFolder::open(dir.path()).unwrap();
         let kept = folder.collection(Uuid::nil());
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_catalogue_does_not_name_is_swept() {
+    fn folders_missing_from_the_catalogue_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let folder = DataFolder::open(dir.path()).unwrap();
         let left = folder.collection(Uuid::nil());

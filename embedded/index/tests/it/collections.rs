@@ -32,7 +32,7 @@ async fn a_collection_is_listed_described_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_description_tells_what_the_collection_was_made_with() {
+async fn collection_info_shows_the_settings_it_was_created_with() {
     let endpoint = TestEndpoint::start().await;
     let (client, name) = (endpoint.client(), unique("described"));
     let mut vectors = VectorsConfigBuilder::default();
@@ -61,7 +61,7 @@ async fn a_description_tells_what_the_collection_was_made_with() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_update_changes_what_the_description_tells() {
+async fn an_update_changes_the_settings_in_collection_info() {
     let endpoint = TestEndpoint::start().await;
     let (client, name) = endpoint.collection().await;
     let update = UpdateCollectionBuilder::new(&name)
@@ -77,7 +77,7 @@ async fn an_update_changes_what_the_description_tells() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_alias_serves_its_collection_and_can_move_on() {
+async fn an_alias_serves_its_collection_and_can_be_moved_renamed_and_deleted() {
     let endpoint = TestEndpoint::start().await;
     let (client, one) = endpoint.collection().await;
     let (_, two) = endpoint.collection().await;
@@ -103,7 +103,7 @@ async fn an_alias_serves_its_collection_and_can_move_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deleting_a_collection_takes_its_aliases_with_it() {
+async fn deleting_a_collection_deletes_its_aliases() {
     let endpoint = TestEndpoint::start().await;
     let (client, name) = endpoint.collection().await;
     let alias = unique("alias");
@@ -114,7 +114,7 @@ async fn deleting_a_collection_takes_its_aliases_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn payload_indexes_come_and_go_in_the_description() {
+async fn collection_info_lists_the_current_payload_indexes() {
     let endpoint = TestEndpoint::start().await;
     let (client, name) = endpoint.collection().await;
     let kinds = [

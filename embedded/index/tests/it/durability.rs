@@ -168,7 +168,7 @@ fn wal_bytes(folder: &Path) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_log_is_cut_as_it_grows() {
+async fn the_write_ahead_log_is_truncated_as_it_grows() {
     let folder = tempfile::tempdir().unwrap();
     let index = EmbeddedIndex::start(folder.path(), 0).await.unwrap();
     let client = client(&index.url());

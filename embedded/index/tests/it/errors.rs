@@ -74,7 +74,7 @@ async fn vectors_of_another_length_or_name_are_invalid_and_change_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn malformed_ids_filters_and_limits_are_invalid() {
+async fn malformed_ids_and_filters_are_invalid() {
     let endpoint = TestEndpoint::start().await;
     let (client, name) = endpoint.collection().await;
     let ids = vec![PointId::from("not-a-uuid")];
@@ -95,7 +95,7 @@ async fn malformed_ids_filters_and_limits_are_invalid() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_query_by_a_point_that_is_not_there_is_not_found() {
+async fn a_query_by_a_missing_point_is_not_found() {
     let endpoint = TestEndpoint::start().await;
     let (client, name) = endpoint.collection().await;
     let query = QueryPointsBuilder::new(&name).query(PointId::from(7u64));
@@ -105,7 +105,7 @@ async fn a_query_by_a_point_that_is_not_there_is_not_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_embedded_index_does_not_cover_is_named() {
+async fn unsupported_requests_are_unimplemented_and_named_in_the_error() {
     if std::env::var(SERVER).is_ok() {
         return skipped(&format!("{SERVER} names a server, which covers it"));
     }

@@ -47,7 +47,7 @@ impl Drop for SmallDisk {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_refuses_writes_loses_nothing_and_goes_on_when_there_is_room() {
+async fn writes_to_a_full_disk_are_refused_without_loss_until_there_is_room() {
     let Some(disk) = SmallDisk::mount() else {
         return skipped("a small disk cannot be mounted without root");
     };
@@ -131,7 +131,7 @@ fn flip(file: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_truncated_or_missing_file_is_refused_by_name_or_does_no_harm() {
+async fn a_damaged_or_missing_file_is_an_error_or_loses_no_points() {
     let whole = stopped().await;
     let names: Vec<_> =
         files(whole.path()).into_iter().filter(|file| file.starts_with(collection(whole.path()))).collect();

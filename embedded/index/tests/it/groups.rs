@@ -48,7 +48,7 @@ fn by_group(groups: Vec<qdrant_client::qdrant::PointGroup>) -> BTreeMap<String, 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_best_of_each_group_are_answered() {
+async fn the_best_points_of_each_group_are_returned() {
     let endpoint = TestEndpoint::start().await;
     let (client, name) = coloured(&endpoint).await;
     let east = vec![1.0, 0.0, 0.0, 0.0];
@@ -72,7 +72,7 @@ async fn mmr(client: &Qdrant, name: &str, diversity: f32) -> Result<Vec<u64>, Qd
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mmr_goes_from_the_nearest_to_the_most_different() {
+async fn mmr_diversity_ranges_from_the_nearest_to_the_most_different() {
     let endpoint = TestEndpoint::start().await;
     let (client, name) = coloured(&endpoint).await;
     assert_eq!(mmr(&client, &name, 0.0).await.unwrap(), [0, 1, 2]);

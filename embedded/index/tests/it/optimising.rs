@@ -71,7 +71,7 @@ async fn work_beside(client: &Qdrant, name: &str, cloud: &mut Cloud) -> (u64, u6
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_graph_is_built_beside_writes_and_reads_and_recalls_what_is_near() {
+async fn a_graph_is_built_alongside_writes_and_reads_and_has_high_recall() {
     let endpoint = TestEndpoint::start().await;
     let (client, name) = (endpoint.client(), unique("optimising"));
     let mut cloud = Cloud::new(DIM, 7);

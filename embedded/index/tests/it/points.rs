@@ -62,7 +62,7 @@ async fn a_point_comes_back_as_it_was_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn waiting_is_completed_and_not_waiting_only_acknowledged() {
+async fn writes_with_wait_are_completed_and_without_wait_acknowledged() {
     let endpoint = TestEndpoint::start().await;
     let (client, name) = endpoint.collection().await;
     let status = async |wait: bool| {
@@ -111,7 +111,7 @@ async fn points_are_deleted_by_ids_and_by_filter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn payloads_are_set_overwritten_thinned_and_cleared() {
+async fn payloads_are_set_overwritten_deleted_by_key_and_cleared() {
     let endpoint = TestEndpoint::start().await;
     let (client, name) = filled(&endpoint).await;
     let four = || PointsIdsList { ids: vec![4.into()] };
@@ -159,7 +159,7 @@ async fn a_batch_of_changes_is_applied_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_insert_only_upsert_leaves_what_is_there() {
+async fn an_insert_only_upsert_keeps_existing_points() {
     let endpoint = TestEndpoint::start().await;
     let (client, name) = filled(&endpoint).await;
     let point = |number: u64| {

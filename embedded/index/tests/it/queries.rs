@@ -99,7 +99,7 @@ async fn a_query_by_id_leaves_the_point_itself_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn batches_and_the_older_search_answer_alike() {
+async fn batches_and_the_legacy_search_return_the_same_points() {
     let endpoint = TestEndpoint::start().await;
     let (client, name) = circle(&endpoint).await;
     let north = vec![0.0, 1.0, 0.0, 0.0];

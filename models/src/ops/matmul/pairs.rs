@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rounding_is_halfs() {
+    fn rounding_to_bf16_equals_the_half_crate() {
         // Halfway between two values: once the lower one is even, once the upper one.
         let halfway = [0x3f80_8000, 0x3f81_8000].map(f32::from_bits);
         let some = [0.0f32, -0.0, 1.0, -1.5, 3.4e38, f32::MAX, 1e-40, f32::INFINITY, -1e-3];

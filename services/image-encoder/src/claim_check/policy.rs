@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_under_a_prefix_is_allowed() {
+    fn uris_under_an_allowed_prefix_are_allowed() {
         let policy = policy(&[
             "https://a.example/pictures/",
             "http://b.example:8080",
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_it_is_not() {
+    fn uris_that_only_resemble_an_allowed_prefix_are_refused() {
         let policy = policy(&[
             "https://a.example/pictures/",
             "https://c.example/pic",
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_no_prefix_is_an_error_that_names_it_but_no_credentials() {
+    fn an_invalid_prefix_error_names_the_entry_but_not_its_credentials() {
         let error = |entry: &str| Policy::new(&[entry.to_owned()]).unwrap_err().to_string();
         for entry in ["/pictures", "https://", "https://*.example/", "ftp://a.example/"] {
             assert!(error(entry).contains(&format!("{entry:?}")), "{}", error(entry));
@@ -210,7 +210,7 @@ mod tests {
         /// However the text is composed, an allowed URI leads the HTTP client to a path under the
         /// prefix.
         #[test]
-        fn whatever_is_allowed_leads_to_the_host_and_under_the_path(
+        fn every_allowed_uri_stays_on_the_host_and_under_the_path(
             parts in prop::collection::vec(
                 prop::sample::select(vec![
                     "https", "http", ":", "/", "//", "a.example", "A.example", "evil.example", "@", "pictures", "secret", "..", ".",

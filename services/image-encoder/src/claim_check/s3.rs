@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_key_says_is_not_taken_for_the_stores_answer() {
+    fn text_in_a_key_is_not_mistaken_for_the_stores_answer() {
         for path in
             ["<Code>InvalidToken<.png", "Server returned non-2xx status code: 403: <Code>InvalidToken<.png"]
         {
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_refused_by_answers_that_refuse_only() {
+    fn only_refusing_statuses_count_as_refused_credentials() {
         let generic = |answer| object_store::Error::Generic { store: "S3", source: source(answer) };
         for answer in
             ["400 Bad Request: <Code>ExpiredToken</Code>", "403 Forbidden: <Code>ExpiredToken</Code>"]
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn without_path_style_the_bucket_stands_before_the_endpoints_host() {
+    fn virtual_hosted_style_puts_the_bucket_before_the_endpoints_host() {
         assert_eq!(hosted("https://host:9000", "pictures"), "https://pictures.host:9000");
     }
 }

@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn comments_empty_lines_and_both_line_ends_are_left_aside() {
+    fn comments_empty_lines_and_line_endings_are_ignored() {
         for list in [
             "https://a.example/1.png",
             "https://a.example/1.png\n",
@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn no_uri_and_two_uris_are_refused_with_their_number() {
+    fn a_list_without_exactly_one_uri_is_refused() {
         let reason = |list: &[u8]| {
             let rejection = only_uri(list).unwrap_err();
             assert_eq!(rejection.code, "uri-list");

@@ -30,7 +30,7 @@ fn a_bad_picture_is_rejected_and_its_neighbours_are_encoded_as_if_alone() {
 }
 
 #[test]
-fn identity_position_and_the_producers_headers_travel_on() {
+fn identity_position_and_producer_headers_are_passed_on() {
     let mut encoder = encoder();
     let (id, prompt) = (Uuid::from_u128(7), Uuid::from_u128(8));
     let event = ImageEvent { id: Some(id.to_string()), prompt_id: Some(prompt), ..ImageEvent::default() };
@@ -61,7 +61,7 @@ fn a_picture_without_an_id_gets_one_from_its_position() {
 }
 
 #[test]
-fn without_a_list_of_allowed_prefixes_no_uri_is_fetched_and_the_reason_says_what_to_set() {
+fn without_allowed_prefixes_no_uri_is_fetched_and_the_reason_says_what_to_set() {
     let outcomes = encoder().process(&[claim(0, "https://example.org/cat.png")]).unwrap();
     let rejection = rejection(&outcomes[0]);
     assert_eq!(rejection.code, "uri-not-allowed");
@@ -69,7 +69,7 @@ fn without_a_list_of_allowed_prefixes_no_uri_is_fetched_and_the_reason_says_what
 }
 
 #[test]
-fn a_record_carries_a_vector_of_every_encoder_and_each_is_the_one_it_gives_alone() {
+fn a_record_carries_every_encoders_vector_unaffected_by_the_others() {
     let untrained = |name: &str| clip().join("../../../tests/reference/encoders").join(name);
     let encoders = [
         (clip(), None),
@@ -95,7 +95,7 @@ fn a_record_carries_a_vector_of_every_encoder_and_each_is_the_one_it_gives_alone
 }
 
 #[test]
-fn one_encoder_twice_and_a_side_its_patches_do_not_fill_are_refused() {
+fn a_duplicate_encoder_and_a_side_not_divisible_by_its_patches_are_refused() {
     let error = load(&[(clip(), None), (clip(), None)]).unwrap_err().to_string();
     assert!(error.contains("clip@") && error.contains("once"), "{error}");
     let error = load(&[(clip(), Some(1))]).unwrap_err().to_string();

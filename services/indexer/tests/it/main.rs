@@ -129,7 +129,7 @@ fn upserts_and_deletes_of_one_batch_take_effect_in_their_order() {
 }
 
 #[test]
-fn of_a_write_and_a_deletion_the_later_one_wins_whatever_their_order() {
+fn the_later_of_a_write_and_a_deletion_wins_in_any_arrival_order() {
     for one_by_one in [false, true] {
         let mut fixture = Fixture::start();
         let (red, blue, green) = (embedding("red"), embedding("blue"), embedding("green"));
@@ -191,7 +191,7 @@ fn records_of_one_partition_take_effect_in_their_order_whatever_their_times() {
 }
 
 #[test]
-fn a_record_dated_in_the_future_does_not_outdo_those_that_follow() {
+fn a_record_dated_in_the_future_does_not_override_later_records() {
     let mut fixture = Fixture::start();
     // In prompts.v1, and in prompt-embeddings.v1 itself, which strangers may write to.
     let far = |record: InputRecord| later(record, i64::MAX / 2);
@@ -208,7 +208,7 @@ fn a_record_dated_in_the_future_does_not_outdo_those_that_follow() {
 }
 
 #[test]
-fn a_prompt_that_is_twice_in_a_batch_is_one_point_with_the_last_vectors_and_both_sources() {
+fn duplicate_prompts_in_a_batch_become_one_point_with_both_sources() {
     let mut fixture = Fixture::start();
     let last = PromptEmbedding {
         source: "second".into(),
@@ -224,7 +224,7 @@ fn a_prompt_that_is_twice_in_a_batch_is_one_point_with_the_last_vectors_and_both
 }
 
 #[test]
-fn a_batch_that_is_done_again_changes_nothing() {
+fn reprocessing_a_batch_changes_nothing() {
     let mut fixture = Fixture::start();
     let batch = [upsert(&embedding("a red star")), delete("a blue house"), upsert(&embedding("a cat"))];
     fixture.process(&batch);
@@ -234,7 +234,7 @@ fn a_batch_that_is_done_again_changes_nothing() {
 }
 
 #[test]
-fn vectors_that_do_not_fit_the_collection_are_rejected_and_their_neighbours_are_indexed() {
+fn vectors_that_do_not_fit_the_collection_are_rejected_alone() {
     let mut fixture = Fixture::start();
     let batch = [
         upsert(&embedding("before")),
@@ -254,7 +254,7 @@ fn vectors_that_do_not_fit_the_collection_are_rejected_and_their_neighbours_are_
 }
 
 #[test]
-fn a_vector_with_a_value_that_is_no_number_is_rejected_and_does_not_stop_the_service() {
+fn a_vector_with_a_non_finite_value_is_rejected_alone() {
     let mut fixture = Fixture::start();
     let (mut minilm, mut clip) = (embedding("nan"), embedding("infinite"));
     minilm.minilm.values[3] = f32::NAN;
@@ -266,7 +266,7 @@ fn a_vector_with_a_value_that_is_no_number_is_rejected_and_does_not_stop_the_ser
 }
 
 #[test]
-fn what_is_too_long_or_has_no_direction_is_rejected_alone() {
+fn oversized_or_empty_prompts_and_zero_vectors_are_rejected_alone() {
     let mut fixture = Fixture::start();
     let zeros = NamedVector { model: ENCODER.into(), values: vec![0.0; CLIP_DIM] };
     let many = (0..9_000).map(|at| (format!("name {at}"), "value".to_owned())).collect();
@@ -288,7 +288,7 @@ fn what_is_too_long_or_has_no_direction_is_rejected_alone() {
 }
 
 #[test]
-fn a_value_that_is_no_avro_and_a_delete_without_an_id_are_rejected_alone() {
+fn a_value_that_is_not_avro_and_a_delete_without_an_id_are_rejected_alone() {
     let mut fixture = Fixture::start();
     let garbage = record(prompt_id("x"), Some(b"this is no Avro".to_vec()));
     let nameless = InputRecord { key: Some(b"not an id".to_vec()), ..delete("x") };
@@ -301,7 +301,7 @@ fn a_value_that_is_no_avro_and_a_delete_without_an_id_are_rejected_alone() {
 }
 
 #[test]
-fn a_collection_that_is_dropped_is_made_again() {
+fn a_dropped_collection_is_recreated_and_the_batch_retried() {
     let mut fixture = Fixture::start();
     fixture.process(&[upsert(&embedding("before"))]);
     fixture.runtime.block_on(fixture.index.drop_collection()).unwrap();
@@ -315,7 +315,7 @@ fn a_collection_that_is_dropped_is_made_again() {
 }
 
 #[test]
-fn a_batch_waits_for_an_index_that_is_away() {
+fn a_batch_waits_for_an_unavailable_index() {
     let Fixture { runtime, endpoint, mut indexer, _folder, .. } = Fixture::start();
     runtime.block_on(endpoint.stop()).unwrap();
     let outcome = indexer.process(&[upsert(&embedding("a red star"))]);

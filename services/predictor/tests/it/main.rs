@@ -49,7 +49,7 @@ fn head_in(folder: &Path, name: &str, created_at_ms: i64) -> Head {
 }
 
 #[test]
-fn the_last_announcement_counts_whatever_its_time() {
+fn the_last_announced_head_is_used_whatever_its_time() {
     let folder = tempfile::tempdir().unwrap();
     let heads = heads_in(folder.path());
     assert_eq!(heads.current_name(), None);
@@ -64,7 +64,7 @@ fn the_last_announcement_counts_whatever_its_time() {
 }
 
 #[test]
-fn a_head_for_another_encoder_or_with_other_content_is_refused_and_the_old_one_stays() {
+fn an_unusable_head_is_refused_and_the_current_one_stays() {
     let folder = tempfile::tempdir().unwrap();
     let heads = heads_in(folder.path());
     heads.announce(head_in(folder.path(), "good", 1)).unwrap();

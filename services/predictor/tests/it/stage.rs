@@ -139,7 +139,7 @@ fn a_head_alone_predicts_without_an_expected_cosine() {
 }
 
 #[test]
-fn both_are_blended() {
+fn neighbours_and_a_head_are_blended() {
     let mut fixture = Fixture::start().with_prompts().with_head();
     let predicted = fixture.prediction();
     let (knn, head) = (predicted.knn_vector.unwrap(), predicted.head_vector.unwrap());
@@ -159,7 +159,7 @@ fn a_picture_that_comes_before_prompts_and_heads_waits() {
 }
 
 #[test]
-fn a_record_that_cannot_be_predicted_from_is_a_dead_letter_and_its_neighbours_pass() {
+fn records_without_a_usable_embedding_are_rejected_alone() {
     let mut fixture = Fixture::start().with_prompts().with_head();
     let good = picture(unit(CLIP_DIM, 0));
     let batch = [
@@ -185,7 +185,7 @@ fn a_record_that_cannot_be_predicted_from_is_a_dead_letter_and_its_neighbours_pa
 }
 
 #[test]
-fn an_alias_that_moves_to_another_encoder_stops_the_predictor_and_no_batch_mixes_them() {
+fn an_alias_moved_to_another_encoder_stops_the_predictor() {
     let mut fixture = Fixture::start().with_prompts();
     let first = fixture.prediction();
     let other = Layout::new("other@1", CLIP_DIM, MINILM);
@@ -207,7 +207,7 @@ fn an_alias_that_moves_to_another_encoder_stops_the_predictor_and_no_batch_mixes
 }
 
 #[test]
-fn a_collection_that_is_dropped_is_made_again_with_the_next_picture() {
+fn a_dropped_collection_is_recreated_with_the_next_picture() {
     let fixture = Fixture::start().with_prompts().with_head();
     let layout = Layout::new(ENCODER, CLIP_DIM, MINILM);
     let mut fixture = Fixture { predictor: fixture.predictor.ensuring(layout), ..fixture };
@@ -230,7 +230,7 @@ fn a_collection_that_is_dropped_is_made_again_with_the_next_picture() {
 }
 
 #[test]
-fn a_collection_that_is_dropped_and_made_again_is_found_again() {
+fn a_dropped_and_recreated_collection_is_found_again() {
     let mut fixture = Fixture::start().with_prompts();
     fixture.prediction();
     fixture.runtime.block_on(fixture.index.drop_collection()).unwrap();

@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn what_runs_code_is_refused_however_it_is_written() {
+    fn properties_that_run_code_are_refused_in_every_notation() {
         for file in [
             "[kafka.properties]\n\"plugin.library.paths\" = \"/tmp/p.so\"",
             "[kafka.properties]\nplugin.library.paths = \"/tmp/p.so\"",
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn other_properties_are_taken() {
+    fn other_properties_are_accepted() {
         for file in
             ["", "[kafka]\nbrokers = \"a:1\"", "[kafka.properties]\n\"socket.keepalive.enable\" = \"true\""]
         {

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Invalid, Profile};
+use crate::retry::Backoff;
 
 /// The delivery guarantee of a run's outputs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,6 +152,13 @@ bounds! {
     dead_letter_ratio: f64 = 0.5, ratio;
 }
 
+impl RunnerConfig {
+    /// Returns the delays between attempts.
+    pub(crate) fn backoff(&self) -> Backoff {
+        Backoff::new(Duration::from_millis(self.retry_initial_ms), Duration::from_millis(self.retry_max_ms))
+    }
+}
+
 /// A day is as good as forever, and can still be added to the clock.
 const DAY_MS: u64 = 86_400_000;
 
@@ -215,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_services_own_bound_wins_over_the_shared_one_and_that_over_the_default() {
+    fn service_bounds_override_shared_bounds_which_override_defaults() {
         let section = RunnerSection {
             batch_records: Some(10),
             batch_bytes: Some(1000),

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_booleans_are_taken_as_written() {
+    fn numbers_and_booleans_are_read_as_written() {
         let read = |json: &str| serde_json::from_str::<Secret>(json).unwrap().expose().to_owned();
         assert_eq!(read("6000"), "6000");
         assert_eq!(read("true"), "true");

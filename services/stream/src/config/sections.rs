@@ -11,7 +11,7 @@ use super::{Invalid, Secret};
 /// `[registry]`: a Confluent-compatible schema registry, if there is one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Registry {
+pub struct RegistryConfig {
     /// Its address, or several separated by commas. Without it, records carry their
     /// schema's fingerprint.
     #[serde(default)]
@@ -33,7 +33,7 @@ pub struct Registry {
     pub timeout_ms: u64,
 }
 
-impl Registry {
+impl RegistryConfig {
     /// Finds a value that cannot be used.
     ///
     /// # Errors

@@ -231,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_are_exposed_where_a_host_is_elsewhere_and_nothing_is_encrypted() {
+    fn unencrypted_credentials_to_a_remote_host_count_as_exposed() {
         let sasl = Security { protocol: Protocol::SaslPlaintext, ..Security::default() };
         for here in ["127.0.0.1:9092", "localhost:9092", "[::1]:9092", "127.0.0.1:1, localhost:2"] {
             assert!(!sasl.is_exposed(here), "{here}");
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_configured_sets_no_property() {
+    fn default_security_settings_set_no_property() {
         assert_eq!(Security::default().properties(), []);
     }
 }

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_partition_that_starts_below_its_committed_offset_is_noticed_until_it_starts_well() {
+    fn a_start_below_the_committed_offset_is_detected_until_the_first_valid_record() {
         let (floors, at) = (Floors::default(), TopicPartition { topic: Topic::Images, partition: 2 });
         floors.set(at, Some(16_000));
         assert_eq!(floors.above(at, 0), Some(16_000));

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-use crate::config::{Registry as Section, Secret};
+use crate::config::{RegistryConfig, Secret};
 use crate::retry::Backoff;
 
 const MEDIA_TYPE: &str = "application/vnd.schemaregistry.v1+json";
@@ -98,7 +98,7 @@ impl<'a> Request<'a> {
 }
 
 impl Http {
-    pub fn new(section: &Section) -> Result<Self, String> {
+    pub fn new(section: &RegistryConfig) -> Result<Self, String> {
         let addresses = addresses(section.url.as_deref().unwrap_or_default())?;
         let credentials = credentials(section)?;
         let timeout = Duration::from_millis(section.timeout_ms);
@@ -199,7 +199,7 @@ fn address(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-fn credentials(section: &Section) -> Result<Credentials, String> {
+fn credentials(section: &RegistryConfig) -> Result<Credentials, String> {
     match (&section.username, &section.password, &section.token) {
         (None, None, None) => Ok(Credentials::None),
         (Some(username), Some(password), None) => Ok(Credentials::Basic(username.clone(), password.clone())),

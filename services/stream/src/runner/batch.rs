@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn dead_letters_of_a_batch_that_is_done_again_are_counted_once() {
+    fn dead_letters_of_a_reprocessed_batch_are_counted_once() {
         let count = counted(|| {
             // The first attempt loses its transaction, and the batch with it.
             drop(rejected());
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_letter_of_a_partition_that_has_gone_is_not_counted() {
+    fn a_dead_letter_of_a_revoked_partition_is_not_counted() {
         let count = counted(|| {
             let (mut batch, mut outgoing) = rejected();
             outgoing.records.retain(|(input, _)| *input == 1);

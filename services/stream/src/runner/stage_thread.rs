@@ -82,7 +82,7 @@ impl StageThread {
     ) -> Result<Self, StreamError> {
         let (work, inbox) = mpsc::channel(QUEUE);
         let (built, is_built) = oneshot::channel();
-        let backoff = backoff(config);
+        let backoff = config.backoff();
         let stop = shutdown.clone();
         let body = move || match build(load) {
             Ok(stage) => {
@@ -105,10 +105,6 @@ impl StageThread {
     pub fn traced(self, traces: Traces) -> Self {
         Self { traces, ..self }
     }
-}
-
-fn backoff(config: &RunnerConfig) -> Backoff {
-    Backoff::new(Duration::from_millis(config.retry_initial_ms), Duration::from_millis(config.retry_max_ms))
 }
 
 fn build<E: Display>(load: impl FnOnce() -> Result<Box<dyn Stage>, E>) -> Result<Box<dyn Stage>, String> {

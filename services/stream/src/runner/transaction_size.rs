@@ -57,14 +57,14 @@ mod tests {
     }
 
     #[test]
-    fn it_grows_to_its_limit_while_transactions_are_quick() {
+    fn the_size_grows_to_its_limit_while_transactions_are_quick() {
         let mut size = size(32 << 20);
         (0..10).for_each(|_| size.committed(QUICK));
         assert_eq!(size.bytes(), 32 << 20);
     }
 
     #[test]
-    fn what_does_not_fit_is_halved_until_it_does_and_stays() {
+    fn the_size_is_halved_after_each_late_transaction_down_to_a_minimum() {
         let mut size = size(32 << 20);
         size.late(9 << 20);
         assert_eq!(size.bytes(), 2 << 20);

@@ -126,7 +126,7 @@ impl Transactions {
         let named = std::thread::Builder::new().name("transactions".into());
         let thread = named.spawn(body).map_err(StreamError::Thread)?;
         ready.await.map_err(|_| StreamError::Stopped("the transactional producer was starting"))??;
-        let backoff = Backoff::new(ms(config.retry_initial_ms), ms(config.retry_max_ms));
+        let backoff = config.backoff();
         Ok(Self {
             ready: VecDeque::new(),
             work,
@@ -485,8 +485,4 @@ fn requires_abort(error: &KafkaError) -> bool {
 fn is_fenced(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode::{Fenced, InvalidProducerEpoch, ProducerFenced};
     matches!(code, Fenced | InvalidProducerEpoch | ProducerFenced)
-}
-
-fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
 }

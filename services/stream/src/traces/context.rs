@@ -92,20 +92,20 @@ mod tests {
     }
 
     #[test]
-    fn a_state_in_several_headers_is_one_list() {
+    fn a_trace_state_in_several_headers_is_joined() {
         let given = headers(&[("tracestate", "a=1"), ("traceparent", PARENT), ("tracestate", "b=2")]);
         assert_eq!(read(&given).unwrap().trace_state().header(), "a=1,b=2");
     }
 
     #[test]
-    fn no_context_a_malformed_one_and_two_at_once_are_none() {
+    fn a_missing_malformed_or_duplicate_context_is_read_as_none() {
         assert_eq!(read(&Headers::new()), None);
         assert_eq!(read(&headers(&[("traceparent", "00-zz-b7ad6b7169203331-01")])), None);
         assert_eq!(read(&headers(&[("traceparent", PARENT), ("traceparent", PARENT)])), None);
     }
 
     #[test]
-    fn a_malformed_state_is_left_behind_and_the_context_holds() {
+    fn a_malformed_trace_state_is_dropped_and_the_context_is_kept() {
         let given = headers(&[("traceparent", PARENT), ("tracestate", "no list")]);
         let mut written = Headers::new();
         write(&read(&given).unwrap(), &mut written);

@@ -168,21 +168,21 @@ mod tests {
     }
 
     #[test]
-    fn over_http_the_path_is_added_where_it_is_missing() {
+    fn the_http_endpoint_gets_the_traces_path_if_it_is_missing() {
         for endpoint in ["http://host:4318", "http://host:4318/", "http://host:4318/v1/traces"] {
             assert_eq!(with_traces_path(endpoint), "http://host:4318/v1/traces");
         }
     }
 
     #[tokio::test]
-    async fn settings_that_cannot_be_meant_are_errors_that_say_what_to_write() {
+    async fn invalid_settings_are_errors_that_say_what_to_write() {
         assert!(refusal(&to("host:4317")).contains("write http://host:4317"));
         let ratio = Telemetry { sample_ratio: Some(1.5), ..to("http://host:4317") };
         assert!(refusal(&ratio).contains("0 (none) to 1 (all)"));
     }
 
     #[tokio::test]
-    async fn a_header_that_cannot_be_one_is_named_and_its_value_never_printed() {
+    async fn an_invalid_header_is_named_in_the_error_without_its_value() {
         for protocol in [OtlpProtocol::Grpc, OtlpProtocol::HttpProtobuf] {
             let headers = [("x-key".to_owned(), Secret::new("hunter2\n"))].into();
             let telemetry = Telemetry { protocol: Some(protocol), headers, ..to("http://host:4317") };

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_while_a_collector_is_stuck_is_counted_and_nobody_waits() {
+    fn spans_that_do_not_fit_while_a_collector_is_stuck_are_dropped_and_counted() {
         let ((begun, batches), (go_on, gate)) = (channel(), channel());
         let queue = BoundedQueue::new(Stuck { begun, go_on: Mutex::new(gate) }, "tested", 10);
         let provider = SdkTracerProvider::builder().with_span_processor(queue).build();

@@ -10,7 +10,7 @@ use unprompt_stream::{KafkaConfig, Publisher, StreamError, ensure_topics, list_t
 use crate::support::*;
 
 #[test]
-fn a_second_process_is_told_who_has_the_data() {
+fn a_locked_data_directory_error_names_the_process_that_holds_it() {
     let dir = TempDir::new().unwrap();
     let mut held = DataDir::lock(dir.path(), "unprompt up").unwrap();
     held.announce(&[("kafka", "127.0.0.1:9092".into())]).unwrap();
@@ -38,7 +38,7 @@ fn addresses_count_only_while_their_process_holds_the_data() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn topics_are_made_as_the_catalogue_says_and_making_them_again_changes_nothing() {
+async fn topics_are_created_as_in_the_catalogue_and_creating_them_again_changes_nothing() {
     let fixture = Fixture::start().await;
     let kafka = fixture.kafka();
     publish(&kafka, 0..10).await;
@@ -52,7 +52,7 @@ async fn topics_are_made_as_the_catalogue_says_and_making_them_again_changes_not
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_is_away_is_an_error_that_names_it() {
+async fn an_unreachable_broker_is_named_in_the_error() {
     let nobody = KafkaConfig::embedded("127.0.0.1:1");
     let error = within("the answer", list_topics(&nobody)).await.unwrap_err();
     assert!(error.to_string().contains("127.0.0.1:1"), "{error}");

@@ -48,7 +48,7 @@ impl Layers {
 }
 
 #[test]
-fn each_layer_goes_over_the_one_before() {
+fn each_layer_overrides_the_one_before() {
     let brokers = |layers: &Layers| layers.load().unwrap().kafka.brokers;
     let layers = Layers::none();
     assert_eq!(brokers(&layers), "127.0.0.1:9092");
@@ -64,7 +64,7 @@ fn each_layer_goes_over_the_one_before() {
 }
 
 #[test]
-fn brokers_that_are_named_are_a_kafka_elsewhere_unless_their_layer_says_the_profile() {
+fn named_brokers_imply_the_kafka_profile_unless_their_layer_sets_the_profile() {
     let told = |layers: &Layers| {
         let kafka = layers.load().unwrap().kafka;
         (kafka.profile, kafka.is_elsewhere())
@@ -90,7 +90,7 @@ fn brokers_that_are_named_are_a_kafka_elsewhere_unless_their_layer_says_the_prof
 }
 
 #[test]
-fn bounds_of_a_runner_that_cannot_work_are_refused_with_key_layer_and_range() {
+fn invalid_runner_limits_are_refused_with_key_layer_and_range() {
     for (bound, range) in [
         ("batch_records = 0", "1 or more"),
         ("batch_bytes = 0", "1 or more"),
@@ -120,7 +120,7 @@ fn bounds_of_a_runner_that_cannot_work_are_refused_with_key_layer_and_range() {
 }
 
 #[test]
-fn a_services_own_bounds_come_from_any_layer() {
+fn a_service_can_override_runner_limits_in_any_layer() {
     let layers = Layers::none()
         .file("[runner]\nbatch_time_ms = 77\n[runner.services.generator]\nbatch_time_ms = 5")
         .variable("UNPROMPT__RUNNER__SERVICES__GENERATOR__BATCH_RECORDS", "3");

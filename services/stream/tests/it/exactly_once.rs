@@ -101,7 +101,7 @@ async fn runs_that_come_and_go_in_the_middle_lose_and_repeat_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_process_of_the_same_name_fences_the_first_which_says_so() {
+async fn a_second_process_with_the_same_instance_name_fences_the_first() {
     let fixture = Fixture::on_apache_kafka().await;
     let kafka = KafkaConfig { instance: Some("twice".into()), ..quick(fixture.kafka(), 10_000) };
     publish(&kafka, 0..RECORDS).await;
@@ -149,7 +149,7 @@ async fn a_broker_that_is_stopped_costs_nothing_but_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_without_transactions_is_refused_with_what_to_do() {
+async fn a_broker_without_transactions_is_refused_with_advice() {
     let fixture = Fixture::start().await;
     let config = RunnerConfig { delivery: Delivery::ExactlyOnce, ..RunnerConfig::default() };
     let error = RunningStage::start(&fixture.kafka(), config, |batch| Ok(copies(batch))).failure().await;

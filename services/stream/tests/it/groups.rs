@@ -232,7 +232,7 @@ async fn forget_offsets(kafka: &KafkaConfig) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_whose_offsets_are_gone_stops_or_starts_where_lost_offsets_says() {
+async fn a_group_that_lost_its_offsets_follows_the_lost_offsets_setting() {
     let kafka = Fixture::on_apache_kafka().await.kafka();
     publish(&kafka, 0..20).await;
     let run = RunningStage::copying(&kafka);
@@ -264,7 +264,7 @@ async fn a_group_whose_offsets_are_gone_stops_or_starts_where_lost_offsets_says(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_that_is_killed_before_its_first_commit_starts_again() {
+async fn a_group_killed_before_its_first_commit_reads_everything_again() {
     let kafka = Fixture::on_apache_kafka().await.kafka();
     publish(&kafka, 0..20).await;
     let config = RunnerConfig {

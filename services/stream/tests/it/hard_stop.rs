@@ -34,7 +34,7 @@ async fn the_process_that_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_kill_everything_comes_out_at_least_once_and_at_once() {
+async fn after_a_kill_the_next_run_joins_quickly_and_loses_nothing() {
     let dir = TempDir::new().unwrap();
     let mut child =
         this_binary("hard_stop::the_process_that_is_killed").env(DATA_DIR, dir.path()).spawn().unwrap();

@@ -45,7 +45,7 @@ async fn readiness_waits_for_every_condition_of_every_service() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn metrics_count_what_went_through() {
+async fn the_metrics_of_a_run_are_exposed() {
     let fixture = Fixture::start().await;
     let kafka = fixture.kafka();
     let (health, stop) = (Health::default(), CancellationToken::new());
@@ -97,7 +97,7 @@ async fn eventually_gauge(address: std::net::SocketAddr, name: &str, wanted: imp
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "is run by the tests below, in a process of its own: metrics are the process's"]
-async fn the_process_that_is_asked() {
+async fn the_process_whose_metrics_are_read() {
     let prefix = Prefix::new(&std::env::var("UNPROMPT_TEST_PREFIX").unwrap()).unwrap();
     let profile = if std::env::var("UNPROMPT_TEST_PROFILE").unwrap() == "Kafka" {
         Profile::Kafka
@@ -137,7 +137,7 @@ async fn the_process_that_is_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_its_group_has_given_up_is_not_ready_until_it_is_a_member_again() {
+async fn a_service_dropped_from_its_group_is_not_ready_until_it_rejoins() {
     let dir = tempfile::TempDir::new().unwrap();
     let broker = EmbeddedBroker::start(dir.path(), 0).await.unwrap();
     let (port, mut kafka) = (broker.address().port(), KafkaConfig::embedded(broker.brokers()));
@@ -160,7 +160,7 @@ async fn a_service_that_its_group_has_given_up_is_not_ready_until_it_is_a_member
 async fn lag_and_what_is_in_flight_are_told_as_they_are(fixture: Fixture) {
     let kafka = fixture.kafka();
     publish(&kafka, 0..300).await;
-    let asked = this_binary("health::the_process_that_is_asked")
+    let asked = this_binary("health::the_process_whose_metrics_are_read")
         .env("UNPROMPT_TEST_BROKERS", &kafka.brokers)
         .env("UNPROMPT_TEST_PREFIX", kafka.prefix.as_str())
         .env("UNPROMPT_TEST_PROFILE", format!("{:?}", kafka.profile))

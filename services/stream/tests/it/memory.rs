@@ -106,7 +106,7 @@ fn drawing(record: &InputRecord) -> Outcome {
 /// The inputs are a few bytes each. If only they counted, everything would be drawn while
 /// nothing can be written.
 #[tokio::test(flavor = "multi_thread")]
-async fn large_outputs_of_small_inputs_keep_to_the_bound_while_the_broker_is_away() {
+async fn large_outputs_of_small_inputs_stay_within_the_limit_while_the_broker_is_down() {
     const SERVICE: &str = "drawing";
     let dir = tempfile::TempDir::new().unwrap();
     let broker = EmbeddedBroker::start(dir.path(), 0).await.unwrap();

@@ -48,7 +48,7 @@ pub fn mock() -> (MockCluster<'static, DefaultProducerContext>, KafkaConfig) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn errors_and_dead_nodes_of_a_cluster_are_ridden_out() {
+async fn a_run_survives_produce_errors_and_a_broker_outage() {
     let (cluster, kafka) = mock();
     publish(&kafka, 0..200).await;
     let config = RunnerConfig { batch_records: 10, ..RunnerConfig::default() };

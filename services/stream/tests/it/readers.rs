@@ -21,7 +21,7 @@ fn head(name: &str, value: Option<&str>) -> OutputRecord {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_begins_with_what_is_there_and_follows_what_comes() {
+async fn a_table_reads_existing_records_and_follows_changes() {
     let fixture = Fixture::start().await;
     let kafka = fixture.kafka();
     let publisher = Publisher::new(&kafka).unwrap();
@@ -41,7 +41,7 @@ async fn a_table_begins_with_what_is_there_and_follows_what_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_table_is_caught_up_at_once_and_a_missing_one_is_waited_for() {
+async fn an_empty_table_is_caught_up_at_once_and_a_missing_one_after_its_creation() {
     let fixture = Fixture::start().await;
     let reader = TableReader::start(&fixture.kafka(), Topic::Heads, CancellationToken::new(), drop).unwrap();
     within("catching up", reader.caught_up()).await.unwrap();
@@ -68,7 +68,7 @@ async fn reading_to_the_end_reads_everything_once_and_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tail_from_the_end_sees_what_comes_after_it_was_opened_and_soon() {
+async fn a_tail_from_the_end_promptly_reads_only_new_records() {
     let fixture = Fixture::start().await;
     let kafka = fixture.kafka();
     publish(&kafka, 0..10).await;

@@ -18,12 +18,12 @@ use unprompt_stream::{
     Compatibility, InputRecord, Outcome, OutputRecord, Parsed, ParsedBatch, Registered, RunnerConfig,
     SchemaRegistry, Secret, StreamError, read_records,
 };
-use unprompt_test_registry::Registry;
+use unprompt_test_registry::TestRegistry;
 
 use crate::support::*;
 
-fn section(url: impl Into<String>) -> config::Registry {
-    config::Registry {
+fn section(url: impl Into<String>) -> config::RegistryConfig {
+    config::RegistryConfig {
         url: Some(url.into()),
         register: true,
         username: None,
@@ -34,14 +34,14 @@ fn section(url: impl Into<String>) -> config::Registry {
     }
 }
 
-fn client(section: &config::Registry) -> SchemaRegistry {
+fn client(section: &config::RegistryConfig) -> SchemaRegistry {
     SchemaRegistry::new(section).unwrap().unwrap()
 }
 
 /// A client of the registry that all tests share, and a prefix of the test's own for its subjects.
 fn shared() -> (SchemaRegistry, Prefix) {
     let prefix = Prefix::new(&format!("{}.", uuid::Uuid::new_v4().simple())).unwrap();
-    (client(&section(Registry::shared().url())), prefix)
+    (client(&section(TestRegistry::shared().url())), prefix)
 }
 
 fn subject_of(prefix: &Prefix, topic: Topic) -> String {
@@ -84,7 +84,7 @@ fn fields(schema: &str) -> Option<usize> {
 }
 
 #[test]
-fn what_one_process_writes_another_reads_through_the_registry() {
+fn records_of_one_process_are_read_by_another_through_the_registry() {
     let (registry, prefix) = shared();
     let writer = Codec::confluent(Arc::new(registry));
     let bytes = writer.encode(&prefix.name(Topic::Prompts), &prompt("a red fox")).unwrap();
@@ -94,7 +94,7 @@ fn what_one_process_writes_another_reads_through_the_registry() {
 }
 
 #[test]
-fn a_writer_with_an_added_a_removed_and_a_narrower_field_is_read() {
+fn a_writer_schema_with_added_removed_and_narrowed_fields_is_read() {
     let (registry, prefix) = shared();
     let evolved = changed::<Prompt>(|fields| {
         fields.retain(|field| field["name"] != "attributes");
@@ -110,7 +110,7 @@ fn a_writer_with_an_added_a_removed_and_a_narrower_field_is_read() {
 }
 
 #[test]
-fn an_incompatible_change_is_refused_where_the_subject_says_full() {
+fn an_incompatible_change_is_refused_under_full_transitive_compatibility() {
     let (registry, prefix) = shared();
     let subject = subject_of(&prefix, Topic::Prompts);
     registry.id_of(&subject, Prompt::SCHEMA_JSON).unwrap();
@@ -130,7 +130,7 @@ fn an_incompatible_change_is_refused_where_the_subject_says_full() {
 }
 
 #[test]
-fn what_cannot_be_read_is_the_records_fault_and_says_why() {
+fn an_unreadable_record_is_a_record_error_that_says_why() {
     let (registry, prefix) = shared();
     let renamed = changed::<Prompt>(|fields| fields[0]["name"] = json!("words"));
     let renamed = registry.id_of(&subject_of(&prefix, Topic::Prompts), &renamed).unwrap();
@@ -155,7 +155,7 @@ fn what_cannot_be_read_is_the_records_fault_and_says_why() {
 fn register_json_schema(subject: &str) -> u32 {
     let schema = json!({"$schema": "http://json-schema.org/draft-07/schema#", "type": "object"});
     let body = json!({"schemaType": "JSON", "schema": schema.to_string()});
-    let url = format!("{}/subjects/{subject}/versions", Registry::shared().url());
+    let url = format!("{}/subjects/{subject}/versions", TestRegistry::shared().url());
     let asked = reqwest::blocking::Client::new().post(url).header("content-type", "application/json");
     let answer = asked.body(body.to_string()).send().unwrap().text().unwrap();
     let id = serde_json::from_str::<Value>(&answer).unwrap()["id"].as_u64();
@@ -166,7 +166,7 @@ fn register_json_schema(subject: &str) -> u32 {
 fn a_service_that_may_not_register_says_which_schema_is_missing_and_where() {
     let (registry, prefix) = shared();
     let subject = subject_of(&prefix, Topic::Prompts);
-    let reader = client(&config::Registry { register: false, ..section(Registry::shared().url()) });
+    let reader = client(&config::RegistryConfig { register: false, ..section(TestRegistry::shared().url()) });
     let error = reader.id_of(&subject, Prompt::SCHEMA_JSON).unwrap_err();
     assert_eq!(error, RegistryError::NotRegistered { subject: subject.clone(), record: "Prompt".to_owned() });
     assert!(error.to_string().contains("unprompt schemas register"), "{error}");
@@ -179,7 +179,7 @@ fn a_service_that_may_not_register_says_which_schema_is_missing_and_where() {
 #[test]
 fn the_addresses_are_tried_in_turn() {
     let nobody = unused_address();
-    client(&section(format!("{nobody}, {}", Registry::shared().url()))).check().unwrap();
+    client(&section(format!("{nobody}, {}", TestRegistry::shared().url()))).check().unwrap();
     let error = client(&section(&nobody)).check().unwrap_err();
     assert!(matches!(&error, RegistryError::Unreachable { reason } if reason.contains(&nobody)), "{error:?}");
 }
@@ -190,8 +190,8 @@ fn unused_address() -> String {
 }
 
 #[test]
-fn an_address_without_a_schema_registry_is_told() {
-    let wrong = Registry::shared().url().replace("/apis/ccompat/v7", "");
+fn an_address_without_a_schema_registry_is_reported() {
+    let wrong = TestRegistry::shared().url().replace("/apis/ccompat/v7", "");
     let registry = client(&section(wrong));
     for error in [registry.check().unwrap_err(), registry.schema_of(1).unwrap_err()] {
         assert!(matches!(error, RegistryError::Unreachable { .. }), "{error:?}");
@@ -200,9 +200,10 @@ fn an_address_without_a_schema_registry_is_told() {
 }
 
 #[test]
-fn a_registry_behind_tls_is_believed_by_its_authority_alone() {
-    let registry = Registry::start_encrypted();
-    let trusting = config::Registry { ca_file: Some(registry.certificate()), ..section(registry.url()) };
+fn a_registry_over_tls_is_trusted_only_with_its_ca_certificate() {
+    let registry = TestRegistry::start_encrypted();
+    let trusting =
+        config::RegistryConfig { ca_file: Some(registry.certificate()), ..section(registry.url()) };
     client(&trusting).check().unwrap();
     let error = client(&section(registry.url())).check().unwrap_err();
     assert!(error.to_string().to_lowercase().contains("certificate"), "{error}");
@@ -228,15 +229,15 @@ fn admits(headers: HeaderMap) -> (StatusCode, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn credentials_are_sent_and_never_told() {
+async fn registry_credentials_are_sent_and_never_printed() {
     let url = server(admits).await;
-    let basic = |password: &str| config::Registry {
+    let basic = |password: &str| config::RegistryConfig {
         username: Some("unprompt".into()),
         password: Some(Secret::new(password)),
         ..section(&url)
     };
     client(&basic("open sesame")).check().unwrap();
-    client(&config::Registry { token: Some("open-sesame".into()), ..section(&url) }).check().unwrap();
+    client(&config::RegistryConfig { token: Some("open-sesame".into()), ..section(&url) }).check().unwrap();
     let stranger = client(&basic("hunter2"));
     let error = stranger.check().unwrap_err();
     assert!(matches!(&error, RegistryError::Refused { reason, .. } if reason.contains("who?")), "{error:?}");
@@ -260,7 +261,7 @@ fn overloaded(_: HeaderMap) -> (StatusCode, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registry_that_is_overloaded_is_worth_another_try() {
+async fn an_overloaded_registry_is_a_transient_error() {
     let registry = client(&section(server(overloaded).await));
     let error = SchemaError::from(registry.schema_of(5).unwrap_err());
     assert!(error.is_transient(), "{error}");
@@ -268,13 +269,13 @@ async fn a_registry_that_is_overloaded_is_worth_another_try() {
 
 /// Given a runtime of one thread, which must not be blocked, the client still answers.
 #[tokio::test]
-async fn it_answers_on_any_runtime() {
-    let url = tokio::task::spawn_blocking(|| Registry::shared().url()).await.unwrap();
+async fn the_client_works_on_a_single_threaded_runtime() {
+    let url = tokio::task::spawn_blocking(|| TestRegistry::shared().url()).await.unwrap();
     client(&section(url)).check().unwrap();
 }
 
 #[test]
-fn what_of_the_configuration_cannot_be_used_is_told() {
+fn invalid_registry_settings_are_reported_without_secrets() {
     let secret = || Some(Secret::new("hunter2"));
     let file = |name: &str| Some(PathBuf::from(name));
     let no_certificate = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
@@ -284,10 +285,10 @@ fn what_of_the_configuration_cannot_be_used_is_told() {
         (section("registry:8081"), "http and https"),
         (section("not an address"), "is not an address"),
         (section("http://unprompt:hunter2@registry"), "as username and password"),
-        (config::Registry { username: Some("unprompt".into()), ..plain() }, "write both"),
-        (config::Registry { password: secret(), token: secret(), ..plain() }, "keep what"),
-        (config::Registry { ca_file: file("/nowhere/ca.pem"), ..plain() }, "/nowhere/ca.pem"),
-        (config::Registry { ca_file: file(no_certificate), ..plain() }, "no certificate in it"),
+        (config::RegistryConfig { username: Some("unprompt".into()), ..plain() }, "write both"),
+        (config::RegistryConfig { password: secret(), token: secret(), ..plain() }, "keep what"),
+        (config::RegistryConfig { ca_file: file("/nowhere/ca.pem"), ..plain() }, "/nowhere/ca.pem"),
+        (config::RegistryConfig { ca_file: file(no_certificate), ..plain() }, "no certificate in it"),
     ];
     for (section, words) in cases {
         let error = SchemaRegistry::new(&section).unwrap_err();
@@ -295,7 +296,7 @@ fn what_of_the_configuration_cannot_be_used_is_told() {
         assert!(error.to_string().contains(words), "{error}");
         assert!(!error.to_string().contains("hunter2"), "{error}");
     }
-    assert!(SchemaRegistry::new(&config::Registry { url: None, ..plain() }).unwrap().is_none());
+    assert!(SchemaRegistry::new(&config::RegistryConfig { url: None, ..plain() }).unwrap().is_none());
 }
 
 #[test]
@@ -310,7 +311,7 @@ fn a_token_is_taken_letter_for_letter_and_never_printed() {
 /// Given an unreadable record beside a good one, a job gets the good one. Given a record that only
 /// a registry could explain, the job fails instead of getting fewer records.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_passes_over_bad_records_but_not_over_a_missing_registry() {
+async fn a_job_skips_bad_records_but_fails_without_a_needed_registry() {
     let kafka = Fixture::start().await;
     let (kafka, publisher) = (kafka.kafka(), unprompt_stream::Publisher::new(&kafka.kafka()).unwrap());
     let record =
@@ -341,8 +342,8 @@ fn copy_prompts(codec: &Codec, batch: &[InputRecord]) -> Result<Vec<Outcome>, un
 /// Given a registry that is killed, records whose schema only it knows wait, and are
 /// processed when it is back.
 #[tokio::test(flavor = "multi_thread")]
-async fn records_wait_while_the_registry_is_away() {
-    let mut registry = tokio::task::spawn_blocking(Registry::start).await.unwrap();
+async fn records_wait_while_the_registry_is_unreachable() {
+    let mut registry = tokio::task::spawn_blocking(TestRegistry::start).await.unwrap();
     let client = Arc::new(client(&section(registry.url())));
     let evolved =
         changed::<Prompt>(|fields| fields.push(json!({"name": "mood", "type": "string", "default": ""})));

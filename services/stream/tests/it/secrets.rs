@@ -42,7 +42,7 @@ fn password(config: Config) -> String {
 }
 
 #[test]
-fn a_secret_may_stand_in_a_file_whichever_layer_names_it() {
+fn a_secret_can_be_in_a_file_named_by_any_layer() {
     let folder = Folder::new();
     let (first, second) = (folder.write("first", "hunter2\n"), folder.write("second", " hunter3\r\n\n"));
     let named = format!("{SASL}password_file = {first:?}\n[registry]\ntoken_file = {second:?}");
@@ -71,7 +71,7 @@ fn a_file_without_a_secret_is_named_with_its_key() {
 }
 
 #[test]
-fn a_secret_of_the_environment_is_taken_letter_for_letter() {
+fn a_secret_from_the_environment_is_taken_letter_for_letter() {
     let folder = Folder::new();
     for written in ["0123", "1e5", "true", "[a]", "{b}", "\"c\"", " d "] {
         let variables = [
@@ -85,7 +85,7 @@ fn a_secret_of_the_environment_is_taken_letter_for_letter() {
 }
 
 #[test]
-fn contradictions_are_refused_with_what_to_do() {
+fn contradictory_security_settings_are_refused_with_advice() {
     let folder = Folder::new();
     let there = folder.write("there.pem", "a certificate");
     let there = there.display();
@@ -110,7 +110,7 @@ fn contradictions_are_refused_with_what_to_do() {
 }
 
 #[test]
-fn a_file_that_is_no_toml_is_told_by_place_without_its_lines() {
+fn a_toml_syntax_error_gives_the_position_without_the_line() {
     let folder = Folder::new();
     for file in [
         "[kafka.security]\npassword = hunter2",
@@ -128,7 +128,7 @@ fn a_file_that_is_no_toml_is_told_by_place_without_its_lines() {
 }
 
 #[test]
-fn a_secret_in_the_place_of_a_table_is_told_by_its_kind_alone() {
+fn a_value_of_the_wrong_type_is_reported_by_type_only() {
     let folder = Folder::new();
     for (name, value) in [
         ("UNPROMPT__TELEMETRY__HEADERS", "authorization=Bearer hunter2"),
@@ -157,7 +157,7 @@ async fn a_property_that_librdkafka_refuses_is_named_without_its_value() {
 }
 
 #[test]
-fn properties_may_say_what_the_section_leaves_out() {
+fn properties_can_supply_settings_missing_from_the_security_section() {
     let folder = Folder::new();
     let section = "[kafka.security]\nprotocol = \"sasl_ssl\"\nmechanism = \"PLAIN\"\n";
     let properties = "[kafka.properties]\n\"sasl.username\" = \"us\"\n\"sasl.password\" = \"hunter2\"";
@@ -165,7 +165,7 @@ fn properties_may_say_what_the_section_leaves_out() {
 }
 
 #[test]
-fn the_embedded_broker_takes_no_security() {
+fn the_embedded_broker_refuses_security_settings() {
     let folder = Folder::new();
     let path = folder.write("mine.toml", "[kafka.security]\nprotocol = \"ssl\"");
     let error = load_with(Some(&path), [], json!({})).unwrap_err().to_string();

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use unprompt_stream::config::{
-    self, DEFAULTS, Http, Invalid, Log, Registry, RunnerSection, Sections, Telemetry,
+    self, DEFAULTS, Http, Invalid, Log, RegistryConfig, RunnerSection, Sections, Telemetry,
 };
 use unprompt_stream::{KafkaConfig, StreamError};
 
@@ -13,7 +13,7 @@ use unprompt_stream::{KafkaConfig, StreamError};
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub kafka: KafkaConfig,
-    pub registry: Registry,
+    pub registry: RegistryConfig,
     pub runner: RunnerSection,
     pub http: Http,
     pub log: Log,

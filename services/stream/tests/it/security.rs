@@ -132,7 +132,7 @@ async fn records_pass_over_tls_with_plain() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_pass_where_both_sides_show_certificates() {
+async fn records_pass_with_mutual_tls() {
     let broker = broker().await;
     passes_records(&mutual_tls(broker)).await;
     let mut kafka = mutual_tls(broker);
@@ -142,19 +142,19 @@ async fn records_pass_where_both_sides_show_certificates() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_pass_with_tokens_that_nobody_signed() {
+async fn records_pass_with_unsigned_tokens() {
     let unsigned =
         [("enable.sasl.oauthbearer.unsecure.jwt", "true"), ("sasl.oauthbearer.config", "principal=carol")];
     passes_records(&bearer(broker().await.sasl_plaintext(), &unsigned)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_pass_with_tokens_of_an_issuer() {
+async fn records_pass_with_tokens_from_an_oidc_issuer() {
     passes_records(&token(broker().await, TOKEN_CLIENT.1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_password_is_told_soon_and_stops_a_service() {
+async fn a_wrong_password_is_reported_soon_and_stops_a_service() {
     let broker = broker().await;
     let is_it = |error: &StreamError| matches!(error, StreamError::Credentials { .. });
     refused(&scram(broker, (SCRAM_USER.0, WRONG)), is_it, "password in [kafka.security]").await;
@@ -165,7 +165,7 @@ async fn a_wrong_password_is_told_soon_and_stops_a_service() {
 
 /// librdkafka reports the same refusal every 30 seconds, so this takes a little longer.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_that_is_taken_away_stops_a_service_in_the_middle_of_its_run() {
+async fn a_running_service_stops_when_its_user_is_removed() {
     const USER: (&str, &str) = ("tom", "tom-knows-3e90");
     let broker = broker().await;
     tokio::task::spawn_blocking(|| broker.add_user(USER)).await.unwrap();
@@ -182,7 +182,7 @@ async fn a_user_that_is_taken_away_stops_a_service_in_the_middle_of_its_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mechanism_that_the_broker_lacks_is_told() {
+async fn a_mechanism_that_the_broker_lacks_is_reported() {
     let broker = broker().await;
     let mut kafka = scram(broker, SCRAM_USER);
     kafka.brokers = broker.bearer();
@@ -193,7 +193,7 @@ async fn a_mechanism_that_the_broker_lacks_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_is_not_given_is_told() {
+async fn a_denied_token_is_reported_without_the_secret() {
     let kafka = token(broker().await, WRONG);
     let error = within("the answer", list_topics(&kafka)).await.unwrap_err();
     assert!(matches!(error, StreamError::Credentials { .. }), "{error:?}");
@@ -202,7 +202,7 @@ async fn a_token_that_is_not_given_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_authority_that_did_not_sign_is_told() {
+async fn a_wrong_certificate_authority_is_reported() {
     let broker = broker().await;
     let mut kafka = scram(broker, SCRAM_USER);
     kafka.security.ca_file = Some(broker.stranger.file.clone());
@@ -210,7 +210,7 @@ async fn an_authority_that_did_not_sign_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_for_another_host_is_told_unless_names_are_not_verified() {
+async fn a_certificate_for_another_host_is_reported_unless_verify_hostname_is_off() {
     let broker = broker().await;
     let mut kafka = scram(broker, SCRAM_USER);
     kafka.brokers = kafka.brokers.replace("127.0.0.1", "localhost");
@@ -220,7 +220,7 @@ async fn a_certificate_for_another_host_is_told_unless_names_are_not_verified() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_certificate_is_told_where_the_broker_asks_for_one() {
+async fn a_missing_client_certificate_is_reported() {
     let mut kafka = mutual_tls(broker().await);
     (kafka.security.certificate_file, kafka.security.key_file) = (None, None);
     let error = within("the answer", list_topics(&kafka)).await.unwrap_err();
@@ -229,7 +229,7 @@ async fn a_missing_certificate_is_told_where_the_broker_asks_for_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listener_of_another_protocol_is_told() {
+async fn a_listener_with_another_protocol_is_reported() {
     let broker = broker().await;
     for (brokers, protocol) in [
         (broker.mutual_tls(), Protocol::Plaintext),
@@ -244,7 +244,7 @@ async fn a_listener_of_another_protocol_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_does_not_open_is_told_without_its_password() {
+async fn a_wrong_key_password_is_reported_without_the_password() {
     let broker = broker().await;
     let mut kafka = mutual_tls(broker);
     kafka.security.key_file = Some(broker.client.encrypted_key());
@@ -256,7 +256,7 @@ async fn a_key_that_does_not_open_is_told_without_its_password() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_right_to_write_that_is_missing_stops_the_service() {
+async fn a_missing_write_permission_stops_the_service() {
     let broker = broker().await;
     let kafka = scram(broker, SCRAM_USER);
     ensure_topics(&kafka).await.unwrap();
@@ -270,7 +270,7 @@ async fn a_right_to_write_that_is_missing_stops_the_service() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_topic_that_it_may_not_create_stops_a_service() {
+async fn a_deleted_topic_stops_a_service_that_may_not_create_it() {
     let broker = broker().await;
     let kafka = scram(broker, SCRAM_USER);
     ensure_topics(&kafka).await.unwrap();
@@ -288,7 +288,7 @@ async fn a_deleted_topic_that_it_may_not_create_stops_a_service() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "is run by the test below, in a process of its own"]
-async fn the_process_that_says_all_it_can() {
+async fn the_process_that_logs_everything() {
     telemetry::init(&Log { format: LogFormat::Text, filter: "trace".into() }).unwrap();
     let broker = broker().await;
     let mut plain = scram(broker, PLAIN_USER);
@@ -313,8 +313,8 @@ async fn the_process_that_says_all_it_can() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_that_is_printed_holds_a_secret() {
-    let process = this_binary("security::the_process_that_says_all_it_can").stderr(Stdio::piped()).output();
+async fn neither_output_nor_logs_contain_a_secret() {
+    let process = this_binary("security::the_process_that_logs_everything").stderr(Stdio::piped()).output();
     let output = process.unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (said, logged) = (text(&output.stdout), text(&output.stderr));

@@ -44,7 +44,7 @@ async fn a_new_member_need_not_wait_for_one_that_left(fixture: Fixture) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_before_kafka_answers_is_a_stop() {
+async fn a_runner_stops_cleanly_before_kafka_answers() {
     let nobody = unprompt_stream::KafkaConfig::embedded("127.0.0.1:1");
     let run = RunningStage::copying(&nobody);
     tokio::time::sleep(Duration::from_millis(200)).await;

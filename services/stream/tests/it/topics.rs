@@ -215,7 +215,7 @@ fn committed(kafka: &KafkaConfig) -> TopicPartitionList {
 }
 
 /// A service that is stopped for good finds the offsets gone with the topic (see
-/// `a_group_whose_offsets_are_gone_stops_or_starts_where_lost_offsets_says`). Here its last commit
+/// `a_group_that_lost_its_offsets_follows_the_lost_offsets_setting`). Here its last commit
 /// came after that.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_offset_committed_in_a_deleted_topic_does_not_count_in_the_new_one() {

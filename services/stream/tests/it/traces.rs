@@ -124,7 +124,7 @@ async fn pass(telemetry: &Telemetry, record: OutputRecord) -> (InputRecord, RunS
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_malformed_context_is_as_none_and_begins_a_trace() {
+async fn a_malformed_context_is_ignored_and_a_new_trace_starts() {
     let malformed: [&[(&str, &str)]; 3] = [
         &[("traceparent", "00-zz-b7ad6b7169203331-01")],
         &[("traceparent", SAMPLED), ("traceparent", SAMPLED)],
@@ -143,7 +143,7 @@ async fn a_malformed_context_is_as_none_and_begins_a_trace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unsampled_trace_passes_as_it_is_and_has_no_span() {
+async fn an_unsampled_trace_is_passed_on_unchanged_without_a_span() {
     let collector = Collector::start().await;
     let contexts = [("traceparent", UNSAMPLED), ("tracestate", "vendor=1")];
     let (output, _) = pass(&to(&collector), bearing(1, &contexts)).await;
@@ -153,7 +153,7 @@ async fn an_unsampled_trace_passes_as_it_is_and_has_no_span() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_ratio_decides_for_traces_that_begin_here_and_for_no_others() {
+async fn the_sample_ratio_applies_only_to_traces_that_start_here() {
     let collector = Collector::start().await;
     let none = Telemetry { sample_ratio: Some(0.0), ..to(&collector) };
     let (output, _) = pass(&none, numbered(1)).await;
@@ -174,7 +174,7 @@ async fn without_a_collector_contexts_are_passed_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_published_begins_the_trace_of_what_follows() {
+async fn a_published_record_starts_the_trace_of_its_processing() {
     let (fixture, collector) = (Fixture::start().await, Collector::start().await);
     let kafka = fixture.kafka();
     let telemetry = Telemetry {
@@ -202,7 +202,7 @@ async fn what_is_published_begins_the_trace_of_what_follows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_is_away_stops_nothing_and_what_it_does_not_take_is_counted() {
+async fn an_unreachable_collector_stops_nothing_and_its_dropped_spans_are_counted() {
     let fixture = Fixture::start().await;
     let kafka = fixture.kafka();
     let metrics = telemetry::metrics().unwrap();

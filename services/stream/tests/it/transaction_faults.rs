@@ -92,7 +92,7 @@ async fn ridden_out(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_coordinator_that_moves_while_offsets_are_added_is_looked_for() {
+async fn a_coordinator_that_moves_while_offsets_are_added_is_found_again() {
     use RDKafkaRespErr::{
         RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS as LOADING, RD_KAFKA_RESP_ERR_NOT_COORDINATOR as MOVED,
     };
@@ -101,7 +101,7 @@ async fn a_coordinator_that_moves_while_offsets_are_added_is_looked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_coordinator_that_moves_while_a_transaction_ends_is_looked_for() {
+async fn a_coordinator_that_moves_while_a_transaction_ends_is_found_again() {
     use RDKafkaRespErr::{
         RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE as AWAY, RD_KAFKA_RESP_ERR_NOT_COORDINATOR as MOVED,
     };
@@ -110,7 +110,7 @@ async fn a_coordinator_that_moves_while_a_transaction_ends_is_looked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_coordinator_that_moves_takes_the_offsets_in_the_end() {
+async fn offsets_are_committed_after_a_group_coordinator_moves() {
     use RDKafkaRespErr::{
         RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS as LOADING, RD_KAFKA_RESP_ERR_NOT_COORDINATOR as MOVED,
     };
@@ -119,13 +119,13 @@ async fn a_group_coordinator_that_moves_takes_the_offsets_in_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn offsets_of_an_old_generation_abort_the_transaction_which_is_tried_again() {
+async fn offsets_of_an_old_generation_abort_the_transaction_and_it_is_retried() {
     use RDKafkaRespErr::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION as OLD;
     ridden_out("old-generation", RDKafkaApiKey::TxnOffsetCommit, &[OLD], WayOut::Aborted).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_moves_takes_the_records_in_the_end() {
+async fn records_are_written_after_a_partition_leader_moves() {
     use RDKafkaRespErr::{
         RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION as MOVED, RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT as LATE,
     };
@@ -134,19 +134,19 @@ async fn a_leader_that_moves_takes_the_records_in_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_out_of_order_end_the_producer_and_a_new_one_goes_on() {
+async fn a_producer_is_replaced_after_an_out_of_order_sequence_error() {
     use RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER as DISORDER;
     ridden_out("out-of-order", RDKafkaApiKey::Produce, &[DISORDER], WayOut::StartedAgain).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_producer_that_the_broker_has_fenced_for_being_late_is_made_anew() {
+async fn a_producer_fenced_by_the_broker_is_recreated() {
     use RDKafkaRespErr::RD_KAFKA_RESP_ERR_PRODUCER_FENCED as FENCED;
     ridden_out("fenced", RDKafkaApiKey::EndTxn, &[FENCED], WayOut::StartedAgain).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_right_to_transactions_that_is_missing_ends_the_run_with_what_to_do() {
+async fn a_missing_transaction_permission_ends_the_run_with_advice() {
     use RDKafkaRespErr::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED as REFUSED;
     let (cluster, kafka) = mock();
     cluster.request_errors(RDKafkaApiKey::InitProducerId, &[REFUSED]);

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
+use unprompt_index::Space;
 
-use super::{Export, ReadCorpus};
+use super::{Export, ReadCorpus, named};
 
 #[derive(Debug, Subcommand)]
 pub enum Index {
@@ -57,24 +58,8 @@ pub struct IndexRecall {
     #[arg(long, value_delimiter = ',', value_name = "A,B,C")]
     pub ef: Vec<u64>,
     /// Vectors to compare
-    #[arg(long, value_enum, default_value_t = SearchSpace::Clip)]
-    pub space: SearchSpace,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum SearchSpace {
-    Clip,
-    Minilm,
-}
-
-impl SearchSpace {
-    /// Returns the name in the collection and in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Clip => "clip",
-            Self::Minilm => "minilm",
-        }
-    }
+    #[arg(long, default_value = Space::Clip.name(), value_parser = named::<Space>())]
+    pub space: Space,
 }
 
 #[derive(Args, Debug)]

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use unprompt_model_store::Part;
+
+use super::named;
 
 #[derive(Debug, Subcommand)]
 pub enum Models {
@@ -49,31 +51,14 @@ pub struct Pin {
     #[arg(long)]
     pub name: Option<String>,
     /// Key of [models] that the model is for
-    #[arg(long)]
-    pub part: PartName,
+    #[arg(long, value_parser = named::<Part>())]
+    pub part: Part,
     /// Licence, as the publisher names it
     #[arg(long)]
     pub licence: String,
     /// Location on the hub: OWNER/NAME@COMMIT
     #[arg(long, value_name = "REPOSITORY@COMMIT", value_parser = repository)]
     pub hub: Option<(String, String)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum PartName {
-    Minilm,
-    Clip,
-    Sd2,
-}
-
-impl From<PartName> for Part {
-    fn from(name: PartName) -> Self {
-        match name {
-            PartName::Minilm => Self::Minilm,
-            PartName::Clip => Self::Clip,
-            PartName::Sd2 => Self::Sd2,
-        }
-    }
 }
 
 fn repository(text: &str) -> Result<(String, String), String> {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
-use unprompt_index::{Diversity, Filter, time_ms};
+use unprompt_index::{Diversity, Filter, Space, time_ms};
 
-use super::SearchSpace;
+use super::named;
 
 #[derive(Args, Debug)]
 #[group(id = "what", required = true, multiple = false)]
@@ -51,8 +51,8 @@ pub struct Query {
     pub by: QueryBy,
     /// Vectors to compare (default: minilm for texts and prompts, clip for pictures, by length for
     /// vectors)
-    #[arg(long, value_enum)]
-    pub using: Option<SearchSpace>,
+    #[arg(long, value_parser = named::<Space>())]
+    pub using: Option<Space>,
     /// Number of prompts to show
     #[arg(long, short = 'n', default_value_t = 10)]
     pub limit: usize,

@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replay_of_some_says_that_the_purge_takes_the_others_too() {
+    fn a_partial_replay_says_that_a_purge_deletes_the_other_records_too() {
         let done = Replayed { read: 3, published: 1, left: 0, up_to: [(0, 5), (2, 1)].into() };
         let told = done.told("dead-letters.v1");
         assert!(told.contains("all 3 that were there by now, 2 of them not published again"), "{told}");
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_purge_deletes_what_was_asked_for_and_no_more() {
+    fn a_purge_deletes_only_the_requested_offsets() {
         let ends = [(0, (2, 9)), (1, (0, 4))].into();
         assert_eq!(cut(&ends, &[]).unwrap(), [(0, 9), (1, 4)].into());
         assert_eq!(cut(&ends, &[(0, 5)]).unwrap(), [(0, 5)].into(), "the other partition is left alone");
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_replay_that_is_told_to_stop_waits_for_no_broker() {
+    async fn a_stopped_replay_does_not_wait_for_the_broker() {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let kafka = KafkaConfig::embedded(silent.local_addr().unwrap().to_string());
         let (stop, mut done) = (CancellationToken::new(), Replayed::default());

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cost_of_a_million_is_told_at_the_rate_that_was_seen() {
+    fn the_summary_gives_device_days_per_million_pictures() {
         let summary = GenerationSummary {
             drawn: 20,
             drawn_before: 5,

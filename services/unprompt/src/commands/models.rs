@@ -149,7 +149,7 @@ fn pin(args: Pin) -> anyhow::Result<()> {
         args.name.or_else(|| named(&args.folder)).context("the folder has no name; give one by --name")?;
     let sources =
         args.hub.map(|(repository, revision)| Source::Hub { repository, revision }).into_iter().collect();
-    let model = Model::of_folder(&args.folder, name, args.part.into(), args.licence, sources)?;
+    let model = Model::of_folder(&args.folder, name, args.part, args.licence, sources)?;
     output::json_pretty(&Manifest { models: vec![model] })
 }
 

@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_answer_is_a_repetition_and_no_answer_waits() {
+    fn a_second_answer_counts_as_repeated_and_a_missing_one_as_waiting() {
         let mut counts = Counts::default();
         let second = Duration::from_secs;
         counts.waiting.extend([(1, second(1)), (2, second(2)), (3, second(3))]);

@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_has_its_slope_and_no_interval() {
+    fn a_straight_line_has_its_exact_slope_and_an_interval_of_zero_width() {
         let samples: Vec<_> = (0..60).map(|at| (f64::from(at) / 60.0, 100.0 + f64::from(at))).collect();
         let trend = Trend::of(&samples).unwrap();
         assert!((trend.per_hour - 60.0).abs() < 1e-9, "{trend:?}");

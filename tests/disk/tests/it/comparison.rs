@@ -95,7 +95,7 @@ fn random_operations_do_the_same_as_in_a_plain_folder() {
 }
 
 #[test]
-fn synced_contents_outlast_random_survivors_of_later_operations() {
+fn synced_files_are_unchanged_whichever_later_operations_survive() {
     for seed in 0..8 {
         let Some(mut disk) = disk() else { return };
         let mut rng = ChaCha8Rng::seed_from_u64(seed);

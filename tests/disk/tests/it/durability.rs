@@ -82,7 +82,7 @@ fn a_rename_to_another_directory_never_leaves_both_names_or_none() {
 }
 
 #[test]
-fn a_removed_file_is_back_until_its_directory_is_synced() {
+fn a_removal_is_lost_until_its_directory_is_synced() {
     let Some(mut disk) = disk() else { return };
     let path = disk.path().join("file");
     write_durably(&path, "data");
@@ -97,7 +97,7 @@ fn a_removed_file_is_back_until_its_directory_is_synced() {
 }
 
 #[test]
-fn a_directory_that_was_emptied_and_removed_is_back_with_its_files() {
+fn an_unsynced_directory_removal_is_undone_with_its_files() {
     let Some(mut disk) = disk() else { return };
     let folder = disk.path().join("folder");
     fs::create_dir(&folder).unwrap();
@@ -174,7 +174,7 @@ fn a_change_of_a_mapping_is_lost_until_it_is_synced() {
 }
 
 #[test]
-fn ignored_syncs_are_acknowledged_and_counted_and_keep_nothing() {
+fn ignored_syncs_succeed_and_are_counted_but_make_nothing_durable() {
     let Some(mut disk) = disk() else { return };
     let (log, data) = (disk.path().join("db-wal"), disk.path().join("db"));
     disk.ignore_syncs_of("-wal");
@@ -192,7 +192,7 @@ fn ignored_syncs_are_acknowledged_and_counted_and_keep_nothing() {
 }
 
 #[test]
-fn nothing_works_without_power_and_files_of_before_stay_dead() {
+fn operations_fail_without_power_and_old_handles_stay_invalid() {
     let Some(mut disk) = disk() else { return };
     let path = disk.path().join("file");
     write_durably(&path, "data");

@@ -23,7 +23,7 @@ fn an_unlinked_file_works_while_it_is_open() {
 }
 
 #[test]
-fn links_lead_to_their_file_over_a_power_cut() {
+fn synced_links_survive_a_power_cut() {
     let Some(mut disk) = disk() else { return };
     let [file, hard, soft] = ["file", "hard", "soft"].map(|name| disk.path().join(name));
     fs::write(&file, "data").unwrap();

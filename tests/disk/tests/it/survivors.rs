@@ -39,14 +39,14 @@ fn left(seed: u64) -> Option<BTreeMap<String, Vec<u8>>> {
 }
 
 #[test]
-fn the_same_seed_leaves_the_same_and_another_seed_something_else() {
+fn the_same_seed_gives_the_same_survivors_and_another_seed_different_ones() {
     let Some(first) = left(1) else { return };
     assert_eq!(Some(&first), left(1).as_ref());
     assert_ne!(Some(&first), left(2).as_ref());
 }
 
 #[test]
-fn a_write_of_many_pages_is_torn_at_pages() {
+fn a_large_write_is_torn_at_page_boundaries() {
     let Some(left) = left(3) else { return };
     let pages: Vec<&[u8]> = left["overwritten"].chunks(PAGE).collect();
     assert_eq!(pages.len(), 64);
@@ -55,7 +55,7 @@ fn a_write_of_many_pages_is_torn_at_pages() {
 }
 
 #[test]
-fn a_length_is_one_between_the_durable_and_the_lost() {
+fn a_surviving_length_is_between_the_durable_and_the_written_one() {
     let mut lengths = BTreeSet::new();
     for seed in 0..10 {
         let Some(left) = left(seed) else { return };
@@ -69,7 +69,7 @@ fn a_length_is_one_between_the_durable_and_the_lost() {
 }
 
 #[test]
-fn each_rename_happened_or_not() {
+fn each_rename_survives_completely_or_not_at_all() {
     let Some(left) = left(4) else { return };
     let survived = |name: u32| {
         let names = [format!("{name}.tmp"), format!("{name}.new")].map(|name| left.contains_key(&name));
@@ -81,7 +81,7 @@ fn each_rename_happened_or_not() {
 }
 
 #[test]
-fn a_file_is_not_lost_between_changes_that_build_on_each_other() {
+fn a_file_survives_a_chain_of_dependent_unsynced_changes() {
     for seed in 0..20 {
         let Some(mut disk) = disk() else { return };
         let folder = disk.path().join("folder");
@@ -104,7 +104,7 @@ fn a_file_is_not_lost_between_changes_that_build_on_each_other() {
 }
 
 #[test]
-fn a_truncated_file_that_is_written_anew_is_old_or_short_or_new() {
+fn an_overwritten_file_never_mixes_old_and_new_contents() {
     for seed in 0..20 {
         let Some(mut disk) = disk() else { return };
         let path = disk.path().join("file");
@@ -129,7 +129,7 @@ time.sleep(600)
 ";
 
 #[test]
-fn dirty_pages_of_a_mapping_survive_like_others() {
+fn some_dirty_pages_of_a_mapping_survive_and_some_are_lost() {
     let Some(mut disk) = disk() else { return };
     let path = disk.path().join("file");
     write_durably(&path, vec![1; 64 * PAGE]);

@@ -10,7 +10,7 @@ use crate::disk;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
-fn a_dropped_disk_is_unmounted_though_a_file_is_open_and_though_its_test_panics() {
+fn a_dropped_disk_is_unmounted_despite_an_open_file_and_a_panic() {
     let Some(disk) = disk() else { return };
     let path = disk.path().to_owned();
     let open = File::create(path.join("file")).unwrap();

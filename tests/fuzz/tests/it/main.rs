@@ -144,7 +144,7 @@ fn no_target_is_left_out() {
 }
 
 #[test]
-fn a_target_that_takes_too_much_or_panics_is_found() {
+fn a_target_that_exceeds_its_memory_or_panics_fails() {
     let greedy = Target {
         name: "greedy",
         run: |_| drop(std::hint::black_box(vec![0u8; 1 << 20])),

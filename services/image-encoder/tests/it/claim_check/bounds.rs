@@ -19,7 +19,7 @@ use crate::support::{Count, Fetching, claim, embedding, png};
 const CHUNK: usize = 64 << 10;
 
 #[test]
-fn a_picture_that_is_announced_as_too_large_is_not_read() {
+fn a_picture_with_a_too_large_content_length_is_not_read() {
     let (mut fetching, sent) = (Fetching::new(), Count::default());
     let app = Router::new().route(
         "/large.png",
@@ -48,7 +48,7 @@ fn a_picture_that_is_announced_as_too_large_is_not_read() {
 }
 
 #[test]
-fn a_picture_of_unannounced_length_is_cut_off_at_the_limit() {
+fn a_picture_without_a_content_length_is_cut_off_at_the_limit() {
     let (mut fetching, sent) = (Fetching::new(), Count::default());
     let app = Router::new().route(
         "/endless.png",
@@ -71,7 +71,7 @@ fn a_picture_of_unannounced_length_is_cut_off_at_the_limit() {
 }
 
 #[test]
-fn max_bytes_of_claim_checks_may_be_larger_than_that_of_records() {
+fn a_fetched_picture_may_have_exactly_max_bytes() {
     let (mut fetching, picture) = (Fetching::new(), png(1));
     let bytes = picture.len();
     let server = fetching.serve(Router::new().route("/1.png", get(move || async move { picture })));
@@ -117,7 +117,7 @@ fn answer(content_length: usize, body: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn lies_about_the_length_never_make_a_picture_of_half_a_one() {
+fn a_picture_with_a_wrong_content_length_is_rejected() {
     let (mut fetching, picture) = (Fetching::new(), png(1));
     let less = raw_server(&fetching, "/1.png", answer(picture.len() / 2, &picture), true);
     let more = raw_server(&fetching, "/1.png", answer(picture.len() * 2, &picture), true);
@@ -128,7 +128,7 @@ fn lies_about_the_length_never_make_a_picture_of_half_a_one() {
 }
 
 #[test]
-fn a_body_that_does_not_end_is_given_up_when_the_time_is_over() {
+fn a_body_that_does_not_end_is_abandoned_after_the_timeout() {
     let (mut fetching, picture) = (Fetching::new(), png(1));
     let server = raw_server(&fetching, "/slow.png", answer(picture.len(), &picture[..100]), false);
     fetching.configure(json!({"allow": [format!("http://{server}")], "timeout_ms": 300}));
@@ -171,7 +171,7 @@ fn no_more_pictures_are_fetched_at_once_than_configured() {
 }
 
 #[test]
-fn settings_that_cannot_be_meant_are_errors_that_name_them() {
+fn invalid_claim_check_settings_are_named_in_the_error() {
     let fetching = Fetching::new();
     let error = |settings| fetching.encoder_of(settings).unwrap_err().to_string();
     for (key, value) in [("concurrency", 0), ("attempts", 0), ("timeout_ms", 0), ("max_bytes", 0)] {

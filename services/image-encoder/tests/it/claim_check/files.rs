@@ -49,7 +49,7 @@ fn an_allowed_folder_may_itself_be_a_link() {
 }
 
 #[test]
-fn nothing_leads_out_of_the_folder() {
+fn links_and_paths_that_leave_the_folder_are_refused() {
     let (mut fetching, root) = folders();
     let pictures = root.path().join("pictures");
     symlink("../secret/1.png", pictures.join("relative.png")).unwrap();
@@ -72,7 +72,7 @@ fn nothing_leads_out_of_the_folder() {
 }
 
 #[test]
-fn what_is_no_file_is_not_found_and_never_waited_for() {
+fn missing_and_special_files_are_not_found_without_waiting() {
     let (mut fetching, root) = folders();
     let pictures = root.path().join("pictures");
     assert!(Command::new("mkfifo").arg(pictures.join("pipe")).status().unwrap().success());
@@ -84,7 +84,7 @@ fn what_is_no_file_is_not_found_and_never_waited_for() {
 }
 
 #[test]
-fn a_file_is_held_against_the_limit_of_bytes() {
+fn a_file_larger_than_max_bytes_is_refused() {
     let (mut fetching, root) = folders();
     let bytes = png(1).len();
     let picture = uri(&root.path().join("pictures/1.png"));

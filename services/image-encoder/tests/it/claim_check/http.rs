@@ -51,7 +51,7 @@ fn a_picture_behind_a_uri_becomes_the_same_embedding_as_the_picture_itself() {
 }
 
 #[test]
-fn pictures_and_uris_share_a_batch_in_their_order() {
+fn pictures_and_uris_in_one_batch_keep_their_order() {
     let (mut fetching, server, _) = with_one_picture();
     let uri = format!("http://{server}/pictures/1.png");
     let inline = |offset, shade| record(offset, Some(png(shade)), ImageEvent::default());
@@ -74,7 +74,7 @@ fn pictures_and_uris_share_a_batch_in_their_order() {
 }
 
 #[test]
-fn what_is_not_allowed_is_not_even_asked_for() {
+fn uris_that_are_not_allowed_are_never_requested() {
     let (mut fetching, server, asked) = with_one_picture();
     for uri in [
         format!("http://{server}/secret/1.png"),
@@ -130,7 +130,7 @@ fn private_addresses_are_refused_by_literal_by_name_and_behind_a_redirect() {
 }
 
 #[test]
-fn redirects_are_followed_to_what_is_allowed_and_nowhere_else() {
+fn redirects_are_followed_only_to_allowed_uris() {
     let (mut fetching, asked) = (Fetching::new(), Count::default());
     let elsewhere = fetching.serve(one_picture(&asked));
     let to = |uri: String| get(move || async move { Redirect::temporary(&uri) });
@@ -164,7 +164,7 @@ fn redirects_are_followed_to_what_is_allowed_and_nowhere_else() {
 }
 
 #[test]
-fn what_is_not_there_is_told_from_what_is_no_picture() {
+fn missing_pictures_and_files_that_are_not_images_have_different_codes() {
     let mut fetching = Fetching::new();
     let app = Router::new()
         .route("/gone", get(|| async { StatusCode::GONE }))
@@ -198,7 +198,7 @@ const GZIP: [u8; 29] = [
 ];
 
 #[test]
-fn nothing_is_decompressed_on_the_way() {
+fn compressed_responses_are_not_decompressed() {
     let mut fetching = Fetching::new();
     let answer = |headers: axum::http::HeaderMap| async move {
         assert_eq!(headers[header::ACCEPT_ENCODING], "identity");

@@ -53,7 +53,7 @@ fn nobody() -> (TcpSocket, SocketAddr) {
 }
 
 #[test]
-fn a_hiccup_is_not_even_noticed() {
+fn a_picture_is_fetched_after_transient_server_errors() {
     let (mut fetching, asked) = (Fetching::new(), Count::default());
     let flaky = {
         let asked = asked.clone();
@@ -122,7 +122,7 @@ fn a_store_that_fails_behind_a_web_server_that_answers_is_an_outage() {
 }
 
 #[test]
-fn what_was_fetched_before_an_outage_is_not_fetched_again_with_its_batch() {
+fn pictures_fetched_before_an_outage_are_not_fetched_again_on_retry() {
     let (mut fetching, down, asked) = (Fetching::new(), Switch::default(), Count::default());
     let well = fetching.serve(store(&Switch::default(), &asked));
     let ill = fetching.serve({
@@ -178,7 +178,7 @@ fn front(to: String) -> Router {
 }
 
 #[test]
-fn a_redirect_into_an_outage_waits_although_its_own_host_has_given_pictures() {
+fn a_redirect_into_an_outage_waits_although_its_own_host_has_served_pictures() {
     let mut fetching = Fetching::new();
     let (_held, nobody) = nobody();
     let front = fetching.serve(front(format!("http://{nobody}/")));
@@ -189,7 +189,7 @@ fn a_redirect_into_an_outage_waits_although_its_own_host_has_given_pictures() {
 }
 
 #[test]
-fn a_store_that_fails_behind_a_redirect_is_an_outage_although_its_web_server_answers() {
+fn a_store_failure_behind_a_redirect_is_an_outage_although_the_redirect_succeeds() {
     let (mut fetching, down) = (Fetching::new(), Switch::default());
     let back = fetching.serve(store(&down, &Count::default()));
     let front = fetching.serve(front(format!("http://{back}/pictures/")));

@@ -119,7 +119,7 @@ fn wrong_keys_stop_the_service_instead_of_emptying_the_topic() {
 }
 
 #[test]
-fn an_object_that_may_not_be_read_is_the_records_fault_and_an_overload_is_nobodys() {
+fn a_denied_object_is_rejected_and_an_overloaded_store_makes_the_batch_wait() {
     let mut fetching = Fetching::new();
     let denied = answering(&fetching, StatusCode::FORBIDDEN, "AccessDenied");
     fetching.configure(settings(&denied, &["s3://pictures"]));
@@ -132,7 +132,7 @@ fn an_object_that_may_not_be_read_is_the_records_fault_and_an_overload_is_nobody
 }
 
 #[test]
-fn an_object_that_alone_fails_is_given_up() {
+fn an_object_that_fails_alone_is_given_up() {
     let mut fetching = Fetching::new();
     let answer = |uri: Uri| async move {
         let status = if uri.path().ends_with("/broken.png") {
@@ -148,7 +148,7 @@ fn an_object_that_alone_fails_is_given_up() {
 }
 
 #[test]
-fn a_store_cannot_send_the_service_elsewhere() {
+fn redirects_from_an_s3_store_are_not_followed() {
     let (mut fetching, asked) = (Fetching::new(), Count::default());
     let elsewhere = {
         let asked = asked.clone();
@@ -166,7 +166,7 @@ fn a_store_cannot_send_the_service_elsewhere() {
 }
 
 #[test]
-fn without_keys_requests_are_not_signed_and_with_them_they_are() {
+fn requests_are_signed_only_when_keys_are_set() {
     let mut fetching = Fetching::new();
     let answer = |headers: HeaderMap| async move {
         match headers.contains_key("authorization") {

@@ -37,7 +37,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_removed_before_it_is_read_is_counted_once() {
+    fn records_removed_before_being_read_are_counted_once() {
         let mut expired = Expired::default();
         assert_eq!(expired.note(&end(10, Some(20), None)), 0);
         assert_eq!(expired.note(&end(25, Some(20), None)), 5);
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_and_a_start_without_a_commit_are_no_loss() {
+    fn taken_records_and_a_start_without_a_commit_are_not_counted_as_lost() {
         let mut expired = Expired::default();
         assert_eq!(expired.note(&end(50, None, None)), 0);
         assert_eq!(expired.note(&end(50, Some(20), Some(60))), 0, "taken, and not committed yet");

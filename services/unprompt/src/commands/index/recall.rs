@@ -3,10 +3,10 @@
 use anyhow::bail;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use unprompt_index::{RecallAt, RecallOptions, Space};
+use unprompt_index::{RecallAt, RecallOptions};
 use unprompt_jobs::Progress;
 
-use crate::cli::{IndexRecall, SearchSpace};
+use crate::cli::IndexRecall;
 use crate::context::Context;
 use crate::index_access::IndexAccess;
 use crate::output;
@@ -17,10 +17,7 @@ pub async fn run(
     args: IndexRecall,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let space = match args.space {
-        SearchSpace::Clip => Space::Clip,
-        SearchSpace::Minilm => Space::MiniLm,
-    };
+    let space = args.space;
     let efs = if args.ef.is_empty() { vec![None] } else { args.ef.iter().copied().map(Some).collect() };
     let options = RecallOptions { space, queries: args.queries as usize, k: args.k as usize, efs };
     let total = options.queries as u64 * (options.efs.len() as u64 + 1);

@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_become_the_request_they_say() {
+    fn flags_set_the_fields_of_the_request() {
         let flags = "--text star --using clip -n 5 --offset 10 --source a --not-source b --since 1970-01-02 \
                      --before 90000000 --min-length 3 --max-length 9 --attribute style=oil --attribute style=ink \
                      --words red --phrase star --contains ta --threshold -0.5 --exact --ef 77 --mmr 0.25 \
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_line_leaves_out_is_as_the_flags_say() {
+    fn a_batch_line_takes_missing_fields_from_the_flags() {
         let flags =
             query(&["--batch", "-", "-n", "3", "--source", "a", "--min-length", "5", "--group", "0.9"]);
         let request = defaults(&flags).unwrap().parse(r#"{"text": "x", "limit": 4}"#).unwrap();
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_of_a_file_is_its_bytes() {
+    fn an_image_file_is_read_into_the_request() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("p.png");
         std::fs::write(&path, [1, 2, 3]).unwrap();

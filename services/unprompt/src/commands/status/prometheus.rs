@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn samples_have_labels_or_none_and_perhaps_a_time() {
+    fn samples_parse_with_or_without_labels_and_timestamps() {
         let text = "# HELP a about\n# TYPE a counter\na{service=\"x\",code=\"y z\"} 12\n\nb 0.5\nc{} 1e3 1700000000000\n";
         let found = samples(text);
         assert_eq!(found[0].labels, labelled(&[("code", "y z"), ("service", "x")]));
@@ -84,13 +84,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_escaped_in_a_label_is_read_back() {
+    fn escaped_label_values_are_unescaped() {
         let found = samples(r#"a{path="C:\\x",said="\"}\" and\nmore"} 1"#);
         assert_eq!(found[0].labels, labelled(&[("path", r"C:\x"), ("said", "\"}\" and\nmore")]));
     }
 
     #[test]
-    fn a_line_that_is_no_sample_is_left_out() {
+    fn malformed_lines_are_skipped() {
         assert_eq!(samples("a{b=\"c} 1\nnothing\nd e\nf{g} 2\n"), []);
     }
 }

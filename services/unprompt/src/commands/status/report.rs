@@ -283,7 +283,7 @@ pub mod tests {
     }
 
     #[test]
-    fn rates_are_what_was_gained_between_two_looks() {
+    fn rates_are_computed_from_two_reports() {
         let report = second_look();
         assert_eq!(report.topics[0].offsets_per_s, Some(20.0));
         let service = &report.services[0];
@@ -292,7 +292,7 @@ pub mod tests {
     }
 
     #[test]
-    fn of_a_service_that_does_not_tell_the_commits_give_the_rate() {
+    fn without_metrics_the_input_rate_comes_from_committed_offsets() {
         let before = report(Ok(observed(10, 4)), &[]);
         let mut now = report(Ok(observed(10, 10)), &[]);
         now.taken = before.taken + Duration::from_secs(3);
@@ -302,7 +302,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_counter_that_began_anew_gives_no_rate_rather_than_a_wrong_one() {
+    fn a_reset_counter_has_no_rate() {
         let before = report(Ok(observed(10, 4)), &[scrape(&counted(500, 500))]);
         let mut now = report(Ok(observed(10, 4)), &[scrape(&counted(3, 3))]);
         now.taken = before.taken + Duration::from_secs(1);
@@ -312,7 +312,7 @@ pub mod tests {
     }
 
     #[test]
-    fn who_is_away_is_named_and_the_rest_is_unknown() {
+    fn an_unreachable_endpoint_has_an_error_and_its_values_are_unknown() {
         let report = while_all_is_away();
         assert!(report.kafka.error.is_some() && report.http[0].error.is_some());
         assert!(report.topics.is_empty());

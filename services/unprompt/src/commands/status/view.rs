@@ -145,7 +145,7 @@ mod tests {
     const WIDE: Option<u16> = Some(200);
 
     #[test]
-    fn a_second_look_shows_rates() {
+    fn a_second_report_shows_rates() {
         insta::assert_snapshot!(rendered(&second_look(), WIDE), @r"
         Kafka: a:9092
         health and metrics: http://a:1
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_away_is_shown_as_that() {
+    fn unreachable_endpoints_are_shown_with_their_errors() {
         insta::assert_snapshot!(rendered(&while_all_is_away(), WIDE), @r"
         Kafka: a:9092 is away (stopped while asking Kafka for its topics)
         health and metrics: http://a:1 is away (connection refused)
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_says_when_it_looked_last() {
+    fn a_watch_shows_the_time_of_its_last_report() {
         let report = StatusReport { at_ms: 1_700_000_000_500, ..second_look() };
         assert_eq!(footer(&report, Duration::from_millis(500)), "22:13:20 UTC, every 0.5 s; Ctrl-C ends it");
     }
