@@ -29,6 +29,9 @@ const LINGER_MS: u32 = 1;
 
 /// The settings that all clients share.
 pub(crate) fn client(kafka: &KafkaConfig) -> ClientConfig {
+    // Without OpenSSL's exit handler, which would free what librdkafka's threads still use:
+    // <https://github.com/openssl/openssl/issues/6214>.
+    openssl_sys::init();
     let mut config = ClientConfig::new();
     // A user who sets librdkafka's `debug` wants to read its output.
     let says_more = kafka.properties.contains_key("debug");
