@@ -99,8 +99,8 @@ impl Vectors {
         }
     }
 
-    /// Creates the missing ones of `count` vectors and the queries; `progress` receives the number
-    /// of rows so far.
+    /// Creates the missing vectors, up to `count`, and the missing queries; `progress` receives the
+    /// number of rows so far.
     pub fn fill(
         folder: &Path,
         count: usize,

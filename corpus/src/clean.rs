@@ -1,5 +1,5 @@
-//! Cleaning after the competition's winning solutions: each row is kept, or dropped for one reason.
-//! It knows nothing of files.
+//! Cleaning, modelled on the competition's winning solutions: each row is kept, or dropped for one
+//! reason. It knows nothing about files.
 
 mod language;
 mod normal;
@@ -80,7 +80,7 @@ impl Cleaner {
     /// Returns the row with its text normalised.
     ///
     /// # Errors
-    /// The reason for dropping the row, with its normalised text. This is no failure.
+    /// The reason for dropping the row, with its normalised text. This is not a failure.
     pub fn clean(&mut self, mut row: Row) -> Result<Row, (Reason, String)> {
         row.text = normal::normalise(&row.text);
         let reason = self.reason(&row);
@@ -260,7 +260,7 @@ mod tests {
             Some(Box::new(|text: &str| text.len())),
         )
         .unwrap();
-        assert_eq!(reason(&mut counted, "a b c"), Some(Reason::TooLong), "the caller's tokens count");
+        assert_eq!(reason(&mut counted, "a b c"), Some(Reason::TooLong), "the caller's counter is used");
     }
 
     #[test]
@@ -303,7 +303,7 @@ mod tests {
         assert_eq!(told("c", Some(0.3), Some(4.9), Some(0.0)), Some(Reason::Aesthetic));
         assert_eq!(told("d", Some(0.3), Some(5.1), Some(0.6)), Some(Reason::Nsfw));
         assert_eq!(told("e", None, None, Some(0.1)), None);
-        assert_eq!(told("d", Some(0.3), Some(5.1), Some(0.1)), None, "a dropped text may come again");
+        assert_eq!(told("d", Some(0.3), Some(5.1), Some(0.1)), None, "a dropped text may occur again");
         assert_eq!(cleaner.without_score(), [("similarity", 1), ("aesthetic", 1), ("nsfw", 0)]);
     }
 

@@ -26,7 +26,7 @@ use crate::CorpusError;
 use crate::row::{BadRow, Row};
 use crate::source::Input;
 
-/// The longest row of a text format, in bytes. A longer one is no prompt.
+/// The longest row of a text format, in bytes. A longer row is not a prompt.
 pub const MAX_ROW_BYTES: usize = 1 << 20;
 
 /// The settings for reading inputs.

@@ -1,6 +1,6 @@
 //! Runs of items that are bounded by number and size.
 
-/// Divides items into runs of at most `count` and at most `bytes` together, or one that is larger.
+/// Splits items into runs of at most `count` items and `bytes` bytes; a larger item is alone.
 pub(crate) fn chunks<T>(
     items: impl IntoIterator<Item = T>,
     (count, bytes): (usize, usize),

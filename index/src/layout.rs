@@ -147,8 +147,8 @@ impl Layout {
 pub(crate) const ENCODER: &str = "unprompt_encoder";
 /// The metadata key of a collection's sentence encoder.
 pub(crate) const MINILM: &str = "unprompt_minilm";
-/// The metadata key of a collection's profile. A collection without it is from before there were
-/// profiles, and is balanced.
+/// The metadata key of a collection's profile. A collection without it predates profiles and is
+/// balanced.
 pub(crate) const PROFILE: &str = "unprompt_profile";
 
 /// Reduces text to lower-case letters, digits and single hyphens.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{IndexError, Layout, NearDuplicate, Space};
 
-/// The sources that a prompt keeps, at most.
+/// The maximum number of sources that a prompt keeps.
 pub(crate) const MAX_SOURCES: usize = 256;
 
 /// One prompt of the collection. Vectors are unit norm.
@@ -59,7 +59,7 @@ impl PromptPoint {
                 std::mem::swap(&mut self.attributes, &mut further);
                 self.version = known.version;
             }
-            // A write from elsewhere than a topic changes nothing for deletions.
+            // A write that is not from a topic has no effect on deletions.
             (None, other) => self.version = other,
             _ => {}
         }
@@ -259,9 +259,9 @@ mod tests {
         };
         let (old, new) = (written(Some((5, 0)), "old"), written(Some((9, 1)), "new"));
         assert_eq!(merged(old.clone(), new.clone()), (9, "new".to_owned()));
-        assert_eq!(merged(new.clone(), old), (9, "new".to_owned()), "another partition's comes late");
+        assert_eq!(merged(new.clone(), old), (9, "new".to_owned()), "between partitions the later time wins");
         let next = written(Some((7, 1)), "next");
-        assert_eq!(merged(new.clone(), next), (7, "next".to_owned()), "of one partition, in its order");
+        assert_eq!(merged(new.clone(), next), (7, "next".to_owned()), "within a partition the order decides");
         assert_eq!(merged(new, written(None, "loaded")), (9, "loaded".to_owned()));
     }
 

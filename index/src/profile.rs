@@ -165,7 +165,7 @@ impl FromStr for Profile {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let known = Self::ALL.into_iter().find(|profile| profile.name() == text);
-        known.ok_or_else(|| format!("{text:?} is no profile; choose balanced, small-memory or fastest"))
+        known.ok_or_else(|| format!("{text:?} is not a profile; choose balanced, small-memory or fastest"))
     }
 }
 

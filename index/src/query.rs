@@ -162,7 +162,7 @@ impl Query {
 
     fn check_all_but_target(&self) -> Result<(), IndexError> {
         if self.limit == 0 {
-            return refuse("its limit is 0; ask for one answer at least");
+            return refuse("its limit is 0; request at least one answer");
         }
         let limit = if self.with_vectors.is_empty() { MAX_LIMIT } else { MAX_LIMIT_WITH_VECTORS };
         let reach = self.limit.saturating_add(self.offset);
@@ -171,7 +171,7 @@ impl Query {
         at_most(reach, MAX_REACH, "offset and limit together")?;
         at_most(self.exclude.len(), MAX_EXCLUDED, "number of excluded prompts")?;
         if self.threshold.is_some_and(|threshold| !(-1.0..=1.0).contains(&threshold)) {
-            return refuse("its threshold is not from -1 to 1, as similarities are");
+            return refuse("its threshold is outside the range of similarities, -1 to 1");
         }
         if self.ef.is_some_and(|ef| !(1..=MAX_EF).contains(&ef)) {
             return refuse(format!("its ef is not from 1 to {MAX_EF}"));
@@ -236,7 +236,7 @@ fn refuse<T>(reason: impl Into<String>) -> Result<T, IndexError> {
 }
 
 fn at_most(value: usize, bound: usize, what: &str) -> Result<(), IndexError> {
-    if value <= bound { Ok(()) } else { refuse(format!("its {what} is {value}, over the bound of {bound}")) }
+    if value <= bound { Ok(()) } else { refuse(format!("its {what} is {value}; the maximum is {bound}")) }
 }
 
 #[cfg(test)]
@@ -255,7 +255,7 @@ mod tests {
     fn an_out_of_bounds_query_is_refused_with_the_bound() {
         let excluded = nearest().exclude((0..10_001).map(Uuid::from_u128));
         let cases = [
-            (Query { limit: 0, ..nearest() }, "one answer at least"),
+            (Query { limit: 0, ..nearest() }, "at least one answer"),
             (Query { limit: 10_001, ..nearest() }, "10000"),
             (Query { limit: 2_001, with_vectors: vec![Space::Clip], ..nearest() }, "2000"),
             (nearest().offset(99_998), "100000"),

@@ -33,8 +33,8 @@ pub enum JobError {
     #[error("[models] {key}: {model} is for {fits}; name it there, or choose a model for {key}")]
     ModelPart { key: &'static str, model: String, fits: &'static str },
     #[error(
-        "no [models] {name} is configured, and the repository's tiny one is not found from {}; configure one, or start in the \
-         repository",
+        "no [models] {name} is configured, and the repository's tiny model was not found from {}; \
+         configure one, or run from the repository",
         from.display()
     )]
     NoTinyModel { name: &'static str, from: PathBuf },
@@ -55,7 +55,7 @@ pub enum JobError {
     #[error("{} cannot be removed: {reason}; remove it by hand", path.display())]
     NotRemoved { path: PathBuf, reason: io::Error },
 
-    #[error("stopped while the index did not take prompts ({reason}); {advice}")]
+    #[error("stopped while the index was not accepting prompts ({reason}); {advice}")]
     StoppedWaiting { reason: IndexError, advice: &'static str },
     #[error("stopped while the graph was built; {advice}")]
     GraphStopped { advice: &'static str },

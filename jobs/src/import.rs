@@ -19,7 +19,7 @@ const IMPORT: RunSettings =
     RunSettings { label: "importing (bytes)", unit: "prompts", chunk: CHUNK, folder: "imports" };
 const DRY_RUN: RunSettings = RunSettings { label: "reading (bytes)", ..IMPORT };
 
-/// An import in progress. Its checkpoint has no state beside the rows.
+/// An import in progress. Its checkpoint has no state besides the rows.
 #[derive(Debug)]
 pub struct Import {
     run: ResumableRun<()>,

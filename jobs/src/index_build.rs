@@ -199,8 +199,8 @@ impl IndexBuild {
         ended.unwrap_or(Ok(()))
     }
 
-    /// Opens the search for near duplicates, if there is to be one, in the state of the earlier
-    /// run.
+    /// Opens the search for near duplicates, if the settings ask for one, in the state of the
+    /// earlier run.
     async fn find_near_duplicates(&mut self) -> Result<(), JobError> {
         let (Some(threshold), Some(embedder)) = (self.settings.near_duplicate, &mut self.embedder) else {
             return Ok(());

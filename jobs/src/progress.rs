@@ -24,7 +24,7 @@ pub struct Progress {
     counted: Mutex<Counted>,
 }
 
-/// The start of the rates, and the note beside the position.
+/// The start of the rates, and the note next to the position.
 #[derive(Debug)]
 struct Counted {
     /// None while the items of an earlier run are skipped.
@@ -75,7 +75,7 @@ impl Progress {
         self
     }
 
-    /// Shows `note` beside the position.
+    /// Shows `note` next to the position.
     pub fn note(&self, note: String) {
         self.bar.set_message(format!("{}: {note}", self.label));
         self.counted().note = Some(note);

@@ -68,7 +68,7 @@ enum Read {
     End { report: CorpusReport, fault: Option<CorpusError> },
 }
 
-/// A run with the state `S`, which its checkpoint stores beside the rows.
+/// A run with the state `S`, which its checkpoint stores alongside the rows.
 #[derive(Debug)]
 pub struct ResumableRun<S> {
     settings: RunSettings,
@@ -333,7 +333,7 @@ mod tests {
     #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
     struct Count(u64);
 
-    /// A file of prompts, and a data directory beside it.
+    /// A file of prompts, and a data directory next to it.
     struct Setup {
         folder: tempfile::TempDir,
     }

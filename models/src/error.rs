@@ -18,8 +18,8 @@ pub enum ModelError {
     #[error("{what} holds 2 GiB of weights at most, not {bytes} bytes; choose the onnx or the candle engine")]
     GraphTooLarge { what: &'static str, bytes: usize },
     #[error(
-        "{engine} computes wrong vectors here: their cosine to candle's is {cosine}, where {least} is the least; choose another \
-         [models] engine, auto finds one"
+        "{engine} computes wrong vectors here: their cosine to candle's is {cosine}, below the minimum of \
+         {least}; choose another [models] engine, auto finds one"
     )]
     Deviates { engine: &'static str, cosine: f32, least: f32 },
     #[error("the text cannot be tokenized: {0}; check that the tokenizer belongs to the model")]

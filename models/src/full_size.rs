@@ -70,7 +70,7 @@ impl Published {
             left.iter().filter(|name| !unused.iter().any(|unused| name.starts_with(unused))).collect();
         assert!(unexpected.is_empty(), "{} tensors are not used: {unexpected:?}", unexpected.len());
         for unused in unused {
-            assert!(left.iter().any(|name| name.starts_with(unused)), "{unused} is used or is not there");
+            assert!(left.iter().any(|name| name.starts_with(unused)), "{unused} is used or absent");
         }
     }
 }

@@ -182,7 +182,7 @@ impl RidgeHead {
         let (weights, mean_input, bias) = (part("weights")?, part("mean_input")?, part("bias")?);
         check_shapes(weights.shape(), mean_input.shape(), bias.shape())?;
         let strength = entry("strength").parse().ok().filter(|strength: &f64| strength.is_finite());
-        let strength = strength.ok_or_else(|| ModelError::Head("it lacks its strength".to_owned()))?;
+        let strength = strength.ok_or_else(|| ModelError::Head("it has no finite strength".to_owned()))?;
         let weights = floats_of("weights", &weights)?;
         let (mean_input, bias) = (floats_of("mean_input", &mean_input)?, floats_of("bias", &bias)?);
         let mean_target = unit(&bias);
@@ -214,7 +214,7 @@ fn check_shapes(weights: &[usize], mean_input: &[usize], bias: &[usize]) -> Resu
         ([rows, columns], [inputs], [targets]) if rows == inputs && columns == targets && *targets > 0 => {
             Ok(())
         }
-        _ => Err(ModelError::Head("its tensors' shapes do not fit each other".to_owned())),
+        _ => Err(ModelError::Head("its tensors' shapes do not match".to_owned())),
     }
 }
 

@@ -16,8 +16,8 @@ pub(crate) trait TextNetwork: Send + std::fmt::Debug {
 
 /// One or more copies of a network. The workers run different batches at the same time.
 ///
-/// A network on several cores makes them wait for each other at every layer, and for anything else
-/// that runs on one of them. Workers with one core each do not wait.
+/// If a network runs on several cores, they wait for each other at every layer, and for any other
+/// work on one of them. Workers with one core each do not wait.
 pub(crate) type TextWorkers = Vec<Box<dyn TextNetwork>>;
 
 /// The token that pads rows of a causal network to the longest row. The end token does not see what
@@ -168,7 +168,7 @@ mod tests {
             self.0.fetch_add(1, Ordering::Relaxed);
             while self.0.load(Ordering::Relaxed) < 3 {
                 if began.elapsed() > Duration::from_secs(30) {
-                    return Err(ModelError::Parameters("it is left alone".to_owned()));
+                    return Err(ModelError::Parameters("the other workers did not start".to_owned()));
                 }
                 thread::yield_now();
             }
@@ -192,7 +192,7 @@ mod tests {
             let (mut workers, rows) = Counting::workers(workers, FIRST + 10);
             let error = embed(&tokenizer(), &mut workers, &texts).unwrap_err();
             assert!(error.to_string().contains("enough"), "{error}");
-            assert!(rows.load(Ordering::Relaxed) < FIRST + SLAB / 2, "the others went on");
+            assert!(rows.load(Ordering::Relaxed) < FIRST + SLAB / 2, "the other workers continued");
         }
     }
 

@@ -66,8 +66,8 @@ impl Special {
     }
 }
 
-/// Texts that are tokenized together. A tokenizer holds some 100 bytes for each token of a text,
-/// also of what it truncates, and the longest prompts have as many tokens as bytes.
+/// The maximum number of bytes of texts that are tokenized together. A tokenizer uses about 100
+/// bytes per token, even for truncated tokens, and the longest prompts have one token per byte.
 const GROUP_BYTES: usize = 256 << 10;
 
 const BEGIN: &str = "<|startoftext|>";

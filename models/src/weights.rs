@@ -126,7 +126,7 @@ impl Weights {
             return Err(broken(format!("it is cut short: it has {length} bytes of {announced}")));
         }
         if announced < length {
-            return Err(broken(format!("it has {length} bytes where its header tells of {announced}")));
+            return Err(broken(format!("it has {length} bytes, but its header announces {announced}")));
         }
         for (name, info) in header.tensors() {
             let dtype = DType::try_from(info.dtype).map_err(|error| broken(format!("{name}: {error}")))?;
@@ -150,7 +150,7 @@ impl Weights {
 
     fn read(&self, name: &str, dtype: DType, device: &Device) -> CandleResult<Tensor> {
         let Some(location) = self.tensors.get(name) else {
-            bail!("it lacks the tensor {name}; it may be of another network than its config.json says")
+            bail!("it lacks the tensor {name}; its config.json may describe another network")
         };
         let (path, file) = &self.files[location.file];
         let mut bytes = vec![0u8; location.bytes];
@@ -170,7 +170,7 @@ impl Weights {
 
 /// Returns the offset of the tensors and their header.
 fn header(file: &mut File, length: u64) -> Result<(u64, Metadata), String> {
-    let no_header = || "it is no safetensors file".to_owned();
+    let no_header = || "it is not a safetensors file".to_owned();
     let mut size = [0u8; 8];
     file.read_exact(&mut size).map_err(|_| no_header())?;
     let size = u64::from_le_bytes(size);
@@ -191,8 +191,8 @@ fn absent(folder: &Path, names: &[&str]) -> ModelError {
     match PICKLED.iter().map(|name| folder.join(name)).find(|path| path.is_file()) {
         Some(path) => ModelError::unsupported(
             path,
-            "reading pickled weights, which could run any program: convert them with safetensors' convert.py, or take the \
-             model's .safetensors file, and that",
+            "reading pickled weights, which can run arbitrary code (convert them with safetensors' \
+             convert.py, or use the model's .safetensors file)",
         ),
         None => files::missing(&folder.join(names[0])),
     }
@@ -224,7 +224,7 @@ impl SimpleBackend for Weights {
 /// Refuses a tensor whose shape differs from its layer's; the error names both shapes.
 pub(crate) fn expect(tensor: &Tensor, shape: &Shape, name: &str) -> CandleResult<()> {
     if tensor.shape() != shape {
-        bail!("{name} has the shape {:?} where config.json asks for {:?}", tensor.dims(), shape.dims());
+        bail!("{name} has the shape {:?}, but config.json requires {:?}", tensor.dims(), shape.dims());
     }
     Ok(())
 }
@@ -283,12 +283,12 @@ mod tests {
             assert!(error(folder.path()).contains("cut short"), "{kept}: {}", error(folder.path()));
         }
         std::fs::write(&path, [&whole[..], b"more"].concat()).unwrap();
-        assert!(error(folder.path()).contains("its header tells of"));
+        assert!(error(folder.path()).contains("its header announces"));
         for content in
             [b"".as_slice(), b"not weights at all", &[9, 0, 0, 0, 0, 0, 0, 0, b'{', 1, 2, 3, 4, 5, 6, 7, 8]]
         {
             std::fs::write(&path, content).unwrap();
-            assert!(error(folder.path()).contains("no safetensors file"), "{}", error(folder.path()));
+            assert!(error(folder.path()).contains("not a safetensors file"), "{}", error(folder.path()));
         }
     }
 

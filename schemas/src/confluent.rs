@@ -1,7 +1,7 @@
-//! A cache of a registry's answers: ids for good, schemas up to a bound, and unknown ids for a
-//! while.
+//! A cache of a registry's answers: ids are kept permanently, schemas up to a limit, and unknown
+//! ids temporarily.
 //!
-//! A record names its schema by four bytes that anybody may write, so requests to the registry are
+//! A record names its schema by four bytes that anyone may write, so requests to the registry are
 //! limited in number and rate.
 
 use parking_lot::{Mutex, RwLock};
@@ -144,7 +144,7 @@ struct Unknown {
 }
 
 impl Unknown {
-    /// Returns the delay before the registry may be asked for this id.
+    /// Returns the delay before this id may be requested from the registry.
     fn delay(&self, id: u32, now: Instant) -> Result<Duration, RegistryError> {
         if self.ids.get(&id).is_some_and(|until| now < *until) {
             return Err(RegistryError::UnknownId { id });
@@ -226,6 +226,6 @@ mod tests {
         let waited = now - started;
         assert_eq!(waited, UNKNOWN_PACE * 119 - UNKNOWN_BURST, "twenty at once, then twenty a second");
         let later = now + UNKNOWN_BURST * 2;
-        assert_eq!(unknown.delay(999, later), Ok(Duration::ZERO), "a pause is paid back");
+        assert_eq!(unknown.delay(999, later), Ok(Duration::ZERO), "a pause restores the burst");
     }
 }

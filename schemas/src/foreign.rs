@@ -76,7 +76,7 @@ fn is_of_the_layout(key: &str, value: &Value, attributes: &Map<String, Value>) -
 fn reduced_attribute(key: &str, value: &Value) -> Result<Value, String> {
     match (key, value) {
         ("type" | "fields" | "items" | "values", _) => reduced(value),
-        ("name", Value::String(name)) if !is_name(name) => Err(format!("{name:?} is no name")),
+        ("name", Value::String(name)) if !is_name(name) => Err(format!("{name:?} is not a name")),
         _ => Ok(value.clone()),
     }
 }

@@ -47,7 +47,7 @@ async fn prompts_are_indexed_drawn_and_pictures_predicted_on_apache_kafka() {
         let next = after.entry(record.partition).or_insert(0);
         *next = record.offset.max(*next - 1) + 1;
     }
-    assert_eq!(committed, after, "the group stands right after the last record of every partition");
+    assert_eq!(committed, after, "the group committed up to the last record of every partition");
     let groups = Kafka::tool(
         "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
         &["--bootstrap-server", &up_kafka.brokers, "--describe", "--group", "whole.unprompt-predictor"],

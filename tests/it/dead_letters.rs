@@ -58,7 +58,7 @@ async fn dead_letters_are_listed_shown_replayed_and_purged() {
     );
     assert!(answer(&data, &purge).contains(": 2"), "it says how many");
     let rejected_again = listed(&[]);
-    assert_eq!(rejected_again.len(), 1, "what came after the replay stays");
+    assert_eq!(rejected_again.len(), 1, "the rejection after the replay stays");
     assert_eq!(rejected_again[0]["code"], "not-an-image");
     answer(&data, &["dead-letters", "purge", "--yes"]);
     assert_eq!(listed(&[]).len(), 0);
@@ -92,7 +92,7 @@ async fn a_prompt_that_was_deleted_stays_deleted_when_its_dead_letter_is_replaye
         assert!(begun.elapsed() < std::time::Duration::from_secs(60), "{}", found());
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
-    // Partitions of prompt-embeddings.v1 are indexed in any order; all of them are through here.
+    // Partitions of prompt-embeddings.v1 are indexed in any order; wait until all are indexed.
     read_until(&up.kafka, Topic::DeadLetters, "it is rejected again", |records| records.len() == 2).await;
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     assert!(!found().contains("a greedy fish"), "it came back");
@@ -100,7 +100,7 @@ async fn a_prompt_that_was_deleted_stays_deleted_when_its_dead_letter_is_replaye
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_dead_letters_than_one_chunk_are_each_replayed_once() {
-    // Few enough that even rejected twice they are not the flood that stops a service.
+    // Few enough that, even rejected twice, they are not a flood, which would stop the service.
     const LETTERS: usize = 90;
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");

@@ -1,5 +1,5 @@
-//! An encoder at a non-default side, with other encoders beside it: embedded, trained on, predicted
-//! with.
+//! An encoder at a non-default side, alongside other encoders: its vectors, a head trained on them,
+//! and predictions with that head.
 
 use unprompt_schemas::Uuid;
 use unprompt_schemas::codec::Codec;

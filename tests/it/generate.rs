@@ -65,7 +65,7 @@ fn a_killed_and_resumed_run_draws_every_picture_once() {
     let rest: Value =
         serde_json::from_str(&succeeds(generate(&table, &struck, &fixed).output().unwrap())).unwrap();
     let left = 2 * PROMPTS as u64 - 60;
-    assert!(rest["drawn"].as_u64().unwrap() <= left, "what was there was drawn again: {rest}");
+    assert!(rest["drawn"].as_u64().unwrap() <= left, "existing pictures were drawn again: {rest}");
     let ((calm, lines), (struck, struck_lines)) = (pictures(&calm), pictures(&struck));
     assert_eq!(calm.len(), 2 * PROMPTS);
     assert!(calm == struck, "the pictures are not those of an undisturbed run");

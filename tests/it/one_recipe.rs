@@ -1,5 +1,5 @@
-//! Training and serving predict by one recipe: the predictor reproduces the scores that the trainer
-//! learned at.
+//! Training and serving predict by one recipe: the predictor reproduces the validation scores of
+//! the trainer.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -136,7 +136,7 @@ fn prediction(codec: &Codec, outcome: &Outcome) -> Prediction {
 }
 
 /// Given an index and held-out pictures, when a head is learned with either retrieval and then
-/// served, then the means of the served parts are the scores it was learned at, and every
+/// served, then the means of the served parts are the trainer's validation scores, and every
 /// prediction has its expected cosine.
 #[test]
 fn the_predictor_reproduces_the_trainers_validation_scores() {

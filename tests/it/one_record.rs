@@ -111,7 +111,7 @@ impl Chain {
     }
 }
 
-/// Prompts all around, few enough for a search that compares with all of them.
+/// Prompts in all directions, few enough for an exact search.
 fn prompts(dims: usize) -> Vec<PromptPoint> {
     let vector = |dims: usize, seed: usize| {
         let raw: Vec<f32> = (0..dims).map(|at| ((at * 37 + seed * 101 + 7) as f32).sin()).collect();
@@ -136,7 +136,7 @@ fn furthest(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-/// The most by which a value of a vector and of a prediction may differ.
+/// The largest allowed difference in a value of a vector, and of a prediction.
 struct Tolerance {
     vector: f32,
     prediction: f32,

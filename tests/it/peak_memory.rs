@@ -1,5 +1,5 @@
-//! The memory of each stage on the worst batches within the limits, weighed in a process of its own
-//! by the kernel's count. The decoders themselves are weighed in `models` and `tests/fuzz`.
+//! The peak memory of each stage on the worst batches within the limits, as the kernel measures it
+//! for a separate process. `models` and `tests/fuzz` measure the decoders themselves.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -41,7 +41,7 @@ const CLIP_DIM: usize = 64;
 const MINILM: &str = "minilm@1";
 
 #[test]
-#[ignore = "is run by the tests below, in a process of its own"]
+#[ignore = "the tests below run it in a separate process"]
 fn the_process_that_is_weighed() {
     let grown = match env::var(STAGE).unwrap().as_str() {
         "text-encoder" => text_encoder(),
@@ -54,7 +54,7 @@ fn the_process_that_is_weighed() {
     println!("grown by {grown}");
 }
 
-/// Returns by how many bytes the process of this stage has grown at its peak.
+/// Returns the growth of this stage's process at its peak, in bytes.
 fn weighed(stage: &str, index: Option<&str>) -> usize {
     let child = Command::new(env::current_exe().unwrap())
         .args(["--ignored", "--exact", "--nocapture", "peak_memory::the_process_that_is_weighed"])
@@ -65,7 +65,7 @@ fn weighed(stage: &str, index: Option<&str>) -> usize {
         .unwrap();
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "the process that was weighed failed: {said}");
+    assert!(output.status.success(), "the measured process failed: {said}");
     let grown = said.lines().find_map(|line| Some(line.split_once("grown by ")?.1)).expect(&said);
     grown.parse().unwrap()
 }
@@ -84,7 +84,7 @@ fn a_text_encoder_tokenizes_a_few_long_prompts_at_a_time() {
 
 #[test]
 fn an_image_encoder_decodes_as_many_pictures_at_once_as_its_limits_allow() {
-    // 16 bytes for each of four million pixels, the files, and what preprocessing gives.
+    // 16 bytes for each of four million pixels, the files, and the output of preprocessing.
     holds("image-encoder", None, 160 * MIB);
 }
 
@@ -108,7 +108,7 @@ fn a_predictor_reads_the_texts_of_few_neighbours() {
     for begin in (0..960).step_by(64) {
         runtime.block_on(index.upsert((begin..begin + 64).map(point).collect())).unwrap();
     }
-    // 64 predictions of ten neighbours of 64 KiB have 40 MiB.
+    // 64 predictions of ten neighbours of 64 KiB take 40 MiB.
     holds("predictor", Some(&served.url()), 192 * MIB);
     runtime.block_on(served.stop()).unwrap();
 }
@@ -121,7 +121,7 @@ fn resident(line: &str) -> usize {
 }
 
 /// Processes a batch as a runner does, in slices if the stage returns fewer outcomes, and returns
-/// the growth at the peak. A small batch before it fills what is filled once.
+/// the growth at the peak. A small batch before it does the allocations that happen only once.
 fn growth(stage: &mut impl Stage, small: &[InputRecord], batch: &[InputRecord]) -> usize {
     assert!(stage.process(small).unwrap().iter().all(|outcome| matches!(outcome, Outcome::Outputs(_))));
     // Resets the peak to what is resident now (proc(5)).
@@ -146,7 +146,7 @@ fn record(topic: Topic, number: usize, value: Vec<u8>) -> InputRecord {
     InputRecord { offset: number as i64, timestamp_ms: 1, value: Some(value), ..InputRecord::new(topic) }
 }
 
-/// The longest prompt that there may be, all punctuation: every character is a token.
+/// The longest prompt allowed, all punctuation: every character is a token.
 fn longest(number: usize) -> String {
     let mut text = format!("{number} ");
     text.extend(["!", "?", ".", ","].into_iter().cycle().take(PROMPT_MAX_BYTES - text.len()));

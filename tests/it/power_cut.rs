@@ -1,9 +1,9 @@
-//! Power cuts: the whole data directory is on a disk that forgets what was not synced. Whatever the
-//! broker has acknowledged is there afterwards, no checkpoint is ahead of it, and no committed
-//! offset is ahead of the index.
+//! Power cuts: the whole data directory is on a disk that loses everything that was not synced.
+//! Afterwards everything that the broker acknowledged is still there, no checkpoint is ahead of the
+//! broker, and no committed offset is ahead of the index.
 //!
-//! Each promise is also tried on a disk that ignores the syncs it depends on, where it must be
-//! broken: otherwise the test would prove nothing.
+//! Each guarantee is also tried on a disk that ignores the syncs it depends on. It must be broken
+//! there; otherwise the test would prove nothing.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -21,16 +21,16 @@ use unprompt_test_skipped::skipped;
 
 use crate::stack::{PATIENCE, Up, answer, prompt_record, prompts, publish, read, talk, unprompt, wait_for};
 
-/// What survives besides what was synced: nothing, and some of it, in two ways.
+/// The writes that survive besides the synced ones: none, or a random part, with two seeds.
 const CUTS: [Survivors; 3] =
     [Survivors::OnlySynced, Survivors::Some { seed: 1 }, Survivors::Some { seed: 2 }];
 /// The file whose syncs the broker's acknowledgements depend on.
 const BROKER_LOG: &str = "broker.db-wal";
 /// Files whose syncs the index's acknowledgements depend on.
 const INDEX_IDS: &str = "/mutable_id_tracker.mappings";
-/// The rows of an import that is cut.
+/// The rows of an import that a power cut interrupts.
 const ROWS: usize = 20_000;
-/// The prompts of an index that is cut, and how many are in it by then.
+/// The prompts to index, and the number in the index at which the power is cut.
 const PROMPTS: usize = 1_500;
 const INDEXED: u64 = 300;
 
@@ -60,8 +60,8 @@ fn import(data_dir: &Path, table: &Path) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs")
 }
 
-/// Cuts the power in the middle of an import, and lets it go on afterwards. Returns the number of
-/// rows that are in no record.
+/// Cuts the power in the middle of an import, and resumes it afterwards. Returns the number of rows
+/// that are missing from the topic.
 async fn lost_rows(mut disk: Disk, survivors: Survivors) -> usize {
     let folder = tempfile::tempdir().unwrap();
     let table = folder.path().join("rows.txt");
@@ -112,8 +112,8 @@ async fn is_indexed(up: &Up) -> bool {
     through("text-encoder", Topic::Prompts).await && through("indexer", Topic::PromptEmbeddings).await
 }
 
-/// Cuts the power while prompts are indexed. Returns the number of those that are not in the index
-/// when the services have read everything again that was not committed.
+/// Cuts the power while prompts are indexed. Returns the number of prompts missing from the index
+/// after the services have read all uncommitted records again.
 async fn lost_points(mut disk: Disk, survivors: Survivors) -> u64 {
     let data_dir = disk.path().join("data");
     let up = Up::start(&data_dir);
@@ -128,7 +128,7 @@ async fn lost_points(mut disk: Disk, survivors: Survivors) -> u64 {
     let up = Up::start(&data_dir);
     let asked = Instant::now();
     while !is_indexed(&up).await {
-        assert!(asked.elapsed() < PATIENCE, "not all is indexed within {PATIENCE:?}");
+        assert!(asked.elapsed() < PATIENCE, "not everything is indexed within {PATIENCE:?}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     ids.len() as u64 - points(&data_dir)

@@ -102,7 +102,7 @@ async fn a_stopped_import_resumes_where_it_stopped_and_loses_nothing() {
     assert!(!output.status.success() && said.contains("repeat the command"), "{said}");
 
     let other = import().args(["--min-chars", "9"]).output().unwrap();
-    assert!(stderr(&other).contains("--restart"), "other options are not gone on with: {}", stderr(&other));
+    assert!(stderr(&other).contains("--restart"), "other options resumed it: {}", stderr(&other));
 
     let second = import().output().unwrap();
     let told = json(&String::from_utf8(second.stdout.clone()).unwrap());
@@ -117,9 +117,9 @@ async fn a_stopped_import_resumes_where_it_stopped_and_loses_nothing() {
         .iter()
         .map(|record| codec.decode::<Prompt>(record.value.as_deref().unwrap()).unwrap().text)
         .collect();
-    // The grammar says some things twice.
+    // The grammar repeats some prompts.
     assert!(kept > count as u64 / 2);
     assert_eq!(texts.len() as u64, kept, "nothing is lost");
     assert_eq!(records.len() as u64, kept, "nothing that was acknowledged is published again");
-    assert!(std::fs::read_dir(&imports).unwrap().next().is_none(), "what is done is forgotten");
+    assert!(std::fs::read_dir(&imports).unwrap().next().is_none(), "the checkpoint is left behind");
 }

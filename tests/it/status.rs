@@ -78,7 +78,7 @@ async fn status_counts_processed_records_and_reports_an_unreachable_broker() {
 
     up.kill();
     let away = talk(folder.path(), &["--json", "status"]);
-    assert!(!away.status.success(), "a broker that is away is not a success");
+    assert!(!away.status.success(), "an unreachable broker is a failure");
     let report: Value = serde_json::from_slice(&away.stdout).unwrap();
     assert!(report["kafka"]["error"].is_string(), "{report}");
     assert_eq!(report["http"], serde_json::json!([]), "its addresses may be another process's by now");
@@ -101,7 +101,7 @@ async fn status_on_apache_kafka_covers_the_services_under_its_prefix() {
         let embedded = offsets(&report, "status.prompt-embeddings.v1")?;
         (embedded > 5 && service(&report, "text-encoder")["lag"] == 0).then_some(report)
     });
-    assert_eq!(offsets(&report, "status.prompts.v1"), Some(5), "what is not in a transaction has no marks");
+    assert_eq!(offsets(&report, "status.prompts.v1"), Some(5), "no markers without transactions");
     let embedded =
         read_until(&up.kafka, Topic::PromptEmbeddings, "five embeddings", |records| records.len() >= 5).await;
     assert_eq!(embedded.len(), 5, "the other offsets are no records");
@@ -176,7 +176,7 @@ fn a_watch_continues_while_the_broker_is_unreachable_and_sees_it_return() {
     let mut watch = Watch::start(&data_dir);
     watch.wait_to_see("images.v1");
     up.kill();
-    watch.wait_to_see("is away");
+    watch.wait_to_see("is unreachable");
     let up = Up::start(&data_dir);
     watch.wait_to_see("images.v1");
     let (status, drawn) = watch.interrupt();
@@ -190,5 +190,5 @@ fn a_watch_without_a_terminal_prints_once() {
     let output = talk(folder.path(), &["--kafka", "127.0.0.1:1", "status", "--watch"]);
     assert!(!output.status.success());
     let shown = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(shown.matches("Kafka: 127.0.0.1:1 is away").count(), 1, "{shown}");
+    assert_eq!(shown.matches("Kafka: 127.0.0.1:1 is unreachable").count(), 1, "{shown}");
 }

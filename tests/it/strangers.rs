@@ -1,5 +1,5 @@
-//! The records of somebody who owes us nothing: it is predicted or a dead letter, the service goes
-//! on, and it starts again with all of it in its topics.
+//! Untrusted records: each is predicted or becomes a dead letter, the services continue, and they
+//! restart with all of these records in their topics.
 
 use std::collections::HashSet;
 use std::io::Cursor;
@@ -49,7 +49,8 @@ async fn predicted(up: &Up, pictures: Vec<(Vec<u8>, u128)>) {
     read_until(&up.kafka, Topic::Predictions, "its prediction", |records| all_predicted(records, &ids)).await;
 }
 
-/// Pictures whose outputs would have too many headers for the broker together, if all were copied.
+/// Publishes pictures whose outputs together would exceed the broker's limit on headers if all were
+/// copied.
 async fn publish_many_headers(up: &Up) {
     let header = |number: usize| (format!("header {number}"), b"x".to_vec());
     let picture = |id: u128| {
@@ -86,7 +87,7 @@ async fn publish_bad_vectors(up: &Up) {
     publish(&up.kafka, records).await;
 }
 
-/// Announces heads whose files wait for ever, never end, or are not where heads may be.
+/// Announces heads whose path is an endless device, a FIFO that blocks, or a folder.
 async fn announce_bad_heads(up: &Up, data_dir: &Path) {
     let predicted = predictions(&read(&up.kafka, Topic::Predictions).await);
     let encoder = predicted.values().next().unwrap().encoder.clone();
@@ -118,7 +119,7 @@ async fn nothing_that_a_stranger_sends_stops_the_services() {
     publish(&up.kafka, prompts(5, 50, false).iter().map(prompt_record).collect()).await;
     predicted(&up, vec![(png(200, 40, 30), 1)]).await;
 
-    // Resized first, they would take from gigabytes to terabytes.
+    // Resizing them whole would take gigabytes to terabytes.
     predicted(&up, vec![(thin(1, 1_000_000), 2), (thin(1_000_000, 1), 3), (thin(20_000_000, 1), 4)]).await;
 
     publish_bad_vectors(&up).await;

@@ -53,7 +53,7 @@ async fn one_trace_follows_a_picture_from_its_publication_to_its_prediction() {
     let services: HashSet<&str> = publications.iter().map(|span| span.service.as_str()).collect();
     assert_eq!(services, HashSet::from(["unprompt-predict", "unprompt-publish"]));
     for published in publications {
-        assert_eq!(published.parent_span_id, "", "the trace begins with it");
+        assert_eq!(published.parent_span_id, "", "the trace starts with it");
         let encoded = child(&spans, "images.v1 process", published);
         let predicted = child(&spans, "image-embeddings.v1 process", encoded);
         assert_eq!(
@@ -65,7 +65,7 @@ async fn one_trace_follows_a_picture_from_its_publication_to_its_prediction() {
         let context = ("traceparent".to_owned(), predicted.traceparent().into_bytes());
         assert!(
             predictions.iter().any(|record| record.headers.contains(&context)),
-            "the prediction bears it"
+            "the prediction carries the trace context"
         );
     }
     let id = predicted["image_id"].as_str().unwrap();
@@ -74,7 +74,7 @@ async fn one_trace_follows_a_picture_from_its_publication_to_its_prediction() {
     assert_eq!(of_picture.count(), 2, "publication and encoding are found by the picture's id");
 
     let encoded = spans.iter().filter(|span| span.service == "unprompt-text-encoder").collect::<Vec<_>>();
-    assert_eq!(encoded.len(), 2, "a prompt without a context begins a trace where it is first read");
+    assert_eq!(encoded.len(), 2, "a prompt without a context starts a trace where it is first read");
     for prompt in encoded {
         assert_eq!(child(&spans, "prompt-embeddings.v1 process", prompt).service, "unprompt-indexer");
     }

@@ -103,7 +103,7 @@ fn language(code: &str) -> Result<Lang, CorpusError> {
     short.or_else(|| Lang::from_code(lower)).ok_or_else(|| {
         let known = TWO_LETTERS.map(|(two, _)| two).join(", ");
         CorpusError::Options(format!(
-            "the language {code:?} cannot be told; choose among {known} (or their ISO 639-3 codes)"
+            "the language {code:?} cannot be detected; choose among {known} (or their ISO 639-3 codes)"
         ))
     })
 }

@@ -287,6 +287,6 @@ mod tests {
         let [oversized, next] = found(row(MAX_ROW_BYTES + 1));
         assert_eq!((oversized.0, next), (NextRecord::Oversized, (NextRecord::Record, 1)));
         let line_feeds = [vec![b'\n'; 2 * MAX_ROW_BYTES], b"y".to_vec()].concat();
-        assert_eq!(found(line_feeds)[0], (NextRecord::Record, 1), "empty lines are no part of a row");
+        assert_eq!(found(line_feeds)[0], (NextRecord::Record, 1), "empty lines are not part of a row");
     }
 }

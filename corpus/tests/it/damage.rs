@@ -63,7 +63,7 @@ fn a_truncated_gzip_or_zstd_yields_rows_and_then_an_error_with_its_name() {
         };
         assert!(rows > 1_000, "{name}: {rows} rows");
         assert!(error.contains(name) && error.contains("cut off after row"), "{error}");
-        assert!(corpus.next_chunk(1).unwrap().is_empty(), "an error ends it");
+        assert!(corpus.next_chunk(1).unwrap().is_empty(), "no rows follow an error");
         assert!(corpus.report().adds_up());
     }
 }

@@ -58,7 +58,7 @@ fn csv_with_quotes_line_breaks_and_a_byte_order_mark_is_read() {
     assert_eq!(
         texts_of(&rows(&write(folder.path(), "u.csv", "n,Prompt\n1,a\n"))),
         ["a"],
-        "the case of names is free"
+        "column names are case-insensitive"
     );
 }
 
@@ -208,9 +208,9 @@ fn folders_and_globs_are_read_in_the_order_of_their_names() {
     assert_eq!(texts_of(&rows), ["a", "b", "c"]);
     assert_eq!(report.inputs.len(), 3);
     let (kept, _) = run(options(&[&folder.path().join("*.txt")], Default::default())).unwrap();
-    assert_eq!(kept.len(), 2, "a glob takes what it names");
+    assert_eq!(kept.len(), 2, "a glob reads only the files that it matches");
     let missing = source::expand(&[folder.path().join("none").to_str().unwrap().to_owned()]).unwrap_err();
     assert!(missing.to_string().contains("none"), "{missing}");
     assert!(source::expand(&[folder.path().join("*.nothing").to_str().unwrap().to_owned()]).is_err());
-    assert!(source::expand(&["-".into(), "-".into()]).is_err(), "standard input ends once");
+    assert!(source::expand(&["-".into(), "-".into()]).is_err(), "standard input is read only once");
 }

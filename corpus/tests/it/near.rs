@@ -76,7 +76,7 @@ fn nearly_all_near_duplicates_are_found_without_false_positives() {
         match near.check(&vector).unwrap() {
             Some(other) => {
                 let cosine = dot(&kept[other as usize], &vector);
-                assert!(cosine >= threshold - 1e-3, "{cosine} is no near duplicate");
+                assert!(cosine >= threshold - 1e-3, "{cosine} is not a near duplicate");
                 found += 1;
             }
             None => {

@@ -27,7 +27,7 @@ fn diffusiondb_gives_prompts_with_their_generation_settings() {
         ("step", "50"),
     ];
     assert_eq!(attributes, wanted);
-    assert!(row.seeds.is_empty(), "a seed that was drawn is no picture to draw");
+    assert!(row.seeds.is_empty(), "the seed of an existing picture is not a seed to generate");
     assert_eq!((row.scores.nsfw, rows[0].scores.nsfw), (Some(2.0), Some(f64::from(0.1_f32).min(0.1))));
 }
 

@@ -1,4 +1,4 @@
-//! Objects of stores: read by ranges from a local test server, and named without secrets.
+//! Objects in object stores are read by range from a local test server; errors show no secrets.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -111,7 +111,7 @@ fn listing(bucket: &Path, query: &str) -> String {
 const SOURCE: &str = "UNPROMPT_TEST_CORPUS_SOURCE";
 
 #[test]
-#[ignore = "run by the test below, in an environment of its own"]
+#[ignore = "run by the test below, with its own environment variables"]
 fn one_source_in_this_environment() {
     let inputs = source::expand(&[std::env::var(SOURCE).unwrap()]).unwrap();
     for input in inputs {
@@ -149,7 +149,7 @@ fn keys_prefixes_and_globs_of_s3_are_read_with_the_environments_credentials() {
             .collect::<Vec<_>>()
     };
     assert_eq!(read("data/b.txt"), ["b"]);
-    assert_eq!(read("data"), ["a", "b", "d"], "all that is known below a prefix, sorted");
+    assert_eq!(read("data"), ["a", "b", "d"], "all files of a known format below a prefix, sorted");
     assert_eq!(read("data/"), ["a", "b", "d"]);
     assert_eq!(read("data/*.txt"), ["b", "d"]);
 }

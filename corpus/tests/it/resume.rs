@@ -33,7 +33,7 @@ proptest! {
             rows.extend(more);
         }
         prop_assert_eq!(rows, whole);
-        prop_assert_eq!(corpus.report(), report, "the report of the second run is of the whole");
+        prop_assert_eq!(corpus.report(), report, "the second run's report covers all rows");
     }
 }
 

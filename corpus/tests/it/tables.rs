@@ -30,7 +30,7 @@ fn row(text: &str, number: usize) -> ExportRow {
 fn table(path: &Path, columns: Columns, rows: &[ExportRow]) -> u64 {
     let mut writer = TableWriter::create(path, columns).unwrap();
     rows.chunks(10).for_each(|rows| writer.write(rows).unwrap());
-    assert!(!path.exists(), "nothing stands under the name before the end");
+    assert!(!path.exists(), "no file has the final name before the end");
     writer.finish().unwrap()
 }
 

@@ -4,9 +4,9 @@
 //! log is on the disk only after the next checkpoint. So the log is synced here before a record is
 //! acknowledged. Requests that arrive during a sync share the next one.
 //!
-//! After a sync that has failed, a later one may succeed although the kernel has dropped the pages of
-//! the first. So nothing is acknowledged any more, and the broker ends: its next start reads what the
-//! log really holds.
+//! After a failed sync, a later one may succeed although the kernel has dropped the first one's
+//! pages. So nothing more is acknowledged and the broker stops; its next start reads what the log
+//! actually holds.
 
 use std::fs::File;
 use std::io;
@@ -68,14 +68,14 @@ impl WalSync {
         Ok(())
     }
 
-    /// Waits for a sync that fails.
+    /// Waits until a sync fails.
     pub async fn failed(&self) {
         self.failed.cancelled().await;
     }
 }
 
-/// Syncs the log. There is none after a checkpoint that has closed it: then its content is in the
-/// database, which the checkpoint has synced.
+/// Syncs the log. After a checkpoint has closed it, the log does not exist; its content is then in
+/// the database, which the checkpoint has synced.
 fn sync_file(path: &std::path::Path) -> io::Result<()> {
     match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -111,7 +111,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("db-wal")).unwrap();
         let database = folder.path().join("db");
-        // Opening a folder works, so it is its place that fails: a file as a folder.
+        // Opening a folder succeeds, so the failing case is a path below a regular file.
         std::fs::write(folder.path().join("file"), "").unwrap();
         assert!(WalSync::of(&folder.path().join("file/db")).sync().await.is_err());
         WalSync::of(&database).sync().await.unwrap();
@@ -121,7 +121,7 @@ mod tests {
     async fn every_sync_after_a_failed_one_fails() {
         let folder = tempfile::tempdir().unwrap();
         let (wal, log) = (WalSync::of(&folder.path().join("db")), folder.path().join("db-wal"));
-        // A device has nothing to sync.
+        // A device cannot be synced.
         std::os::unix::fs::symlink("/dev/null", &log).unwrap();
         assert!(wal.sync().await.is_err());
         std::fs::remove_file(&log).unwrap();

@@ -27,8 +27,8 @@ fn enough(folder: &Path, available: u64) -> Result<(), Status> {
         return Ok(());
     }
     Err(Status::resource_exhausted(format!(
-        "the disk of {} has {} MB free, and {} MB are needed to write; make room and write again. What was \
-         acknowledged is safe, and searches go on",
+        "the disk of {} has {} MB free, and {} MB are needed to write; make room and write again. \
+         Acknowledged writes are safe, and searches continue",
         folder.display(),
         available >> 20,
         RESERVE_BYTES >> 20,

@@ -1,5 +1,5 @@
-//! Notices that one of the endpoint's threads has ended unasked: writes would wait for ever, or no
-//! graph would be built, while everything looks well.
+//! Detects that one of the endpoint's threads has ended unexpectedly. Otherwise writes would wait
+//! for ever, or no graph would be built, while everything looks healthy.
 
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -7,7 +7,7 @@ use std::{io, thread};
 
 use tokio_util::sync::CancellationToken;
 
-/// The first thread that ended unasked. Clones share it.
+/// The first thread that ended unexpectedly. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Faults {
     first: Arc<OnceLock<String>>,
@@ -23,8 +23,8 @@ pub(crate) struct Watched {
 }
 
 impl Faults {
-    /// Starts a watched thread: every thread of a collection is started here. `what` says what it
-    /// does, for the fault.
+    /// Starts a watched thread: every thread of a collection is started here. `what` describes it
+    /// in the fault report.
     pub fn spawn(
         &self,
         name: String,

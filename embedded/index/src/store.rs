@@ -45,7 +45,7 @@ impl CollectionStore {
     /// Opens every collection in `path`. Creates the folder if it is missing. Blocks while logs are
     /// replayed.
     ///
-    /// Threads of collections that end unasked are reported to `faults`.
+    /// Threads of collections that end unexpectedly are reported to `faults`.
     pub fn open(path: &Path, faults: Faults) -> Result<Self, EmbeddedIndexError> {
         let folder = DataFolder::open(path)?;
         let catalogue = folder.read_catalogue()?;

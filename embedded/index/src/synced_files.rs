@@ -1,5 +1,5 @@
-//! Makes new files durable. Edge syncs what it changes in a segment, but not what it creates one
-//! with, so a power cut would leave empty files, which it cannot open.
+//! Makes new files durable. Edge syncs its changes to a segment, but not the files with which it
+//! creates one, so a power cut would leave empty files, which it cannot open.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 pub(crate) struct SyncedFiles(HashMap<PathBuf, u64>);
 
 impl SyncedFiles {
-    /// Syncs what is new below `at`, or has another length, since the last call.
+    /// Syncs everything below `at` that is new or has another length since the last call.
     ///
     /// # Errors
-    /// Those of the file system. What is removed meanwhile is no error.
+    /// Those of the file system. A file that is removed meanwhile is not an error.
     pub fn sync_new(&mut self, at: &Path) -> io::Result<()> {
         let mut found = HashMap::with_capacity(self.0.len());
         self.sync_folder(at, &mut found)?;
-        // Names that are gone may come again.
+        // A removed name may be used again.
         self.0 = found;
         Ok(())
     }

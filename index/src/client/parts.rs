@@ -1,14 +1,14 @@
-//! Requests that would need a larger message than gRPC's limit allows: they are made in parts.
+//! Requests that would need a larger message than gRPC's limit allows are split into parts.
 //!
 //! The size of an answer is known only when it has arrived: a prompt's text may have 64 KiB, and
 //! most have a hundred bytes.
 
 use crate::IndexError;
 
-/// The parts of a request for many items that are still to be made, first all of them in one.
+/// The parts of a request that are still to be sent; at first, one part holds all items.
 #[derive(Debug)]
 pub(super) struct RequestParts<'a, T> {
-    /// The next one is the last.
+    /// The last one is sent next.
     waiting: Vec<&'a [T]>,
 }
 

@@ -51,13 +51,13 @@ impl Diversity {
             }
             Self::Mmr { candidates: Some(candidates), .. } if candidates < reach => {
                 let text = format!("MMR cannot choose {reach} answers from {candidates} candidates");
-                refuse(format!("{text}; give as many at least"))
+                refuse(format!("{text}; give at least as many"))
             }
             Self::Mmr { candidates, .. } => {
                 at_most(candidates.unwrap_or(reach), MAX_CANDIDATES, "number of MMR candidates")
             }
             Self::Group { similarity } if !(similarity > 0.0 && similarity <= 1.0) => {
-                refuse("the similarity to group by is not above 0 and up to 1; 0.95 is usual")
+                refuse("the similarity to group by must be above 0 and at most 1; 0.95 is usual")
             }
             Self::Group { .. } => Ok(()),
         }

@@ -89,7 +89,7 @@ impl Filter {
         }
         for (name, text) in [("words", &self.words), ("phrase", &self.phrase)] {
             if text.as_ref().is_some_and(|text| !text.contains(char::is_alphanumeric)) {
-                return refuse(format!("there is no letter and no digit in its filter's {name}"));
+                return refuse(format!("its filter's {name:?} contains no letter or digit"));
             }
         }
         if self.contains.as_ref().is_some_and(String::is_empty) {
@@ -101,13 +101,13 @@ impl Filter {
     fn check_ranges(&self) -> Result<(), IndexError> {
         match (self.created_from_ms, self.created_before_ms) {
             (Some(from), Some(before)) if from >= before => {
-                return refuse("its filter's times end where they begin, or before");
+                return refuse("its filter's times need created_from before created_before");
             }
             _ => {}
         }
         match (self.min_length, self.max_length) {
             (Some(min), Some(max)) if min > max => {
-                refuse(format!("its filter's lengths begin at {min} and end at {max}"))
+                refuse(format!("its filter's min_length {min} is above its max_length {max}"))
             }
             _ => Ok(()),
         }
@@ -195,7 +195,8 @@ pub fn time_ms(text: &str) -> Result<i64, IndexError> {
     match midnight {
         Ok(midnight) => Ok(midnight.timestamp().as_millisecond()),
         Err(_) => refuse(format!(
-            "{text:?} is no time; give one such as 2026-11-23T22:50:00Z, a day such as 2026-11-23, or milliseconds"
+            "{text:?} is not a time; give one such as 2026-11-23T22:50:00Z, a day such as 2026-11-23, \
+             or milliseconds"
         )),
     }
 }
@@ -284,7 +285,7 @@ mod tests {
             (Filter { phrase: Some("!".into()), ..Filter::default() }, "phrase"),
             (Filter { contains: Some(String::new()), ..Filter::default() }, "empty"),
             (Filter { contains: Some("x".repeat(1_001)), ..Filter::default() }, "1000"),
-            (Filter { min_length: Some(3), max_length: Some(2), ..Filter::default() }, "begin at 3"),
+            (Filter { min_length: Some(3), max_length: Some(2), ..Filter::default() }, "min_length 3"),
             (Filter { created_from_ms: Some(3), created_before_ms: Some(3), ..Filter::default() }, "times"),
         ] {
             let refused = filter.to_qdrant().unwrap_err();

@@ -153,7 +153,7 @@ impl SearchRequest {
     /// [`IndexError::InvalidQuery`], and the errors of the encoder.
     pub fn resolve(&self, encoder: &mut dyn Encode) -> Result<Query, IndexError> {
         let resolved = resolve_batch(std::slice::from_ref(self), encoder).pop();
-        resolved.unwrap_or_else(|| refuse("there is none"))
+        resolved.unwrap_or_else(|| refuse("there is no request"))
     }
 
     fn query(&self, target: Target) -> Query {

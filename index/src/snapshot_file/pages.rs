@@ -91,7 +91,7 @@ impl<R: Read + Seek> Walk<R> {
     fn group(&mut self, group: &RowGroupMetaData, columns: &[Column]) -> Result<u64, String> {
         let rows = unsigned(group.num_rows())?;
         if rows > ROW_GROUP as u64 || group.columns().len() != columns.len() {
-            return Err(format!("a group of {rows} rows is no snapshot's"));
+            return Err(format!("a snapshot has no group of {rows} rows"));
         }
         self.rows += rows;
         let chunks = group.columns().iter().zip(columns);

@@ -93,7 +93,7 @@ async fn no_graph_is_built_before_a_bulk_load_is_finished() {
     let loading = index.optimize_wait(Duration::from_secs(60)).await.unwrap();
     assert!(loading.bulk && loading.state == IndexState::Ready, "{loading:?}");
     assert_eq!((loading.points, loading.indexed_vectors), (MANY, 0));
-    // Loaded prompts are found even so.
+    // Loaded prompts can be found before the graph is built.
     let wanted = prompt(77, "a", 0);
     let query = Query::new(Space::MiniLm, wanted.minilm.clone(), 1);
     assert_eq!(index.search(&query).await.unwrap()[0].prompt_id, wanted.prompt_id);

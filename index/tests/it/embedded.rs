@@ -59,7 +59,7 @@ async fn a_bulk_load_resumes_after_the_server_is_killed() {
     let server = serve(folder.path());
     let index = connect(&server.url).await;
     let info = index.info().await.unwrap();
-    assert!(info.bulk && info.indexed_vectors == 0, "the load is still one: {info:?}");
+    assert!(info.bulk && info.indexed_vectors == 0, "the load is still in progress: {info:?}");
     index.begin_bulk().await.unwrap();
     let there = index.upsert_missing(prompts(0..COUNT)).await.unwrap();
     assert!(there >= safe && there < COUNT, "{there} were there, {safe} had been acknowledged");

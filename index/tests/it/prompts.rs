@@ -345,7 +345,7 @@ async fn deletions_are_forgotten_by_age_and_with_their_collection() {
     let timed = |number: u64, at_ms: i64| PromptPoint { version: Some(at(at_ms)), ..prompt(number, "a", 0) };
     let ids: Vec<_> = (0..600).map(|number| prompt(number, "a", 0).prompt_id).collect();
     index.upsert(vec![timed(0, 50), timed(1, 5), prompt(2, "a", 0)]).await.unwrap();
-    // The later one of two counts.
+    // Of two deletions, the later one counts.
     let twice = ids.iter().flat_map(|id| [(*id, at(20)), (*id, at(7))]);
     index.delete_as_of(&twice.chain([(ids[599], at(30))]).collect::<Vec<_>>()).await.unwrap();
     index.delete_as_of(&[(ids[0], at(3))]).await.unwrap();
@@ -354,12 +354,12 @@ async fn deletions_are_forgotten_by_age_and_with_their_collection() {
     let left_out = async |point: PromptPoint| index.upsert_unless_deleted(vec![point]).await.unwrap();
     assert_eq!(left_out(timed(5, 19)).await, 1);
     assert!(index.get(&ids[5..6], false).await.unwrap().is_empty());
-    // Not from a topic, of the same time, and later.
+    // A prompt from no topic, one with the time of the deletion, and a later one.
     for (written, point) in [prompt(6, "a", 0), timed(7, 20), timed(8, 21)].into_iter().enumerate() {
         assert_eq!(left_out(point).await, 0);
         assert_eq!(index.get(&ids[6..9], false).await.unwrap().len(), written + 1);
     }
-    // They were remembered just now, whatever their times.
+    // The deletions were stored just now, regardless of their own times.
     index.forget_deletions(25).await.unwrap();
     assert_eq!(left_out(timed(9, 19)).await, 1);
     index.forget_deletions(i64::MAX).await.unwrap();

@@ -172,7 +172,7 @@ fn read_ids(path: &Path) -> Result<Vec<Uuid>, AnyError> {
     for batch in builder.with_projection(columns).build()? {
         let batch = batch?;
         let column = batch.column_by_name("image_id").and_then(|c| c.as_any().downcast_ref::<StringArray>());
-        let column = column.ok_or("it has no texts in a column image_id")?;
+        let column = column.ok_or("it has no text column image_id")?;
         ids.extend(column.iter().flatten().filter_map(|id| id.parse::<Uuid>().ok()));
     }
     Ok(ids)

@@ -50,7 +50,7 @@ impl FromStr for Part {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no part: write it like 2/8, from 1/8 to 8/8");
+        let wrong = || format!("{text:?} is not a part: write it like 2/8, from 1/8 to 8/8");
         let (number, of) = text.split_once('/').ok_or_else(wrong)?;
         let part =
             Self { number: number.parse().map_err(|_| wrong())?, of: of.parse().map_err(|_| wrong())? };

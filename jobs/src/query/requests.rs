@@ -86,7 +86,7 @@ fn invalid(error: serde_json::Error) -> JobError {
 
 fn read_picture(file: &Value) -> Result<Picture, JobError> {
     let path =
-        file.as_str().ok_or_else(|| JobError::Request("image_file is the path of a picture".into()))?;
+        file.as_str().ok_or_else(|| JobError::Request("image_file must be the path of a picture".into()))?;
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(MAX_REQUEST_BYTES).read_to_end(&mut bytes));
     read.map_err(|reason| JobError::Unreadable { path: Path::new(path).to_owned(), reason })?;
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     fn defaults(object: Value) -> RequestDefaults {
-        let Value::Object(object) = object else { panic!("{object} is no object") };
+        let Value::Object(object) = object else { panic!("{object} is not an object") };
         RequestDefaults::new(object).with_image_files()
     }
 

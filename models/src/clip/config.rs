@@ -36,7 +36,7 @@ impl ClipConfig {
 /// Refuses a width that is not a multiple of the number of attention heads.
 pub(crate) fn check_heads(path: &Path, tower: &str, width: usize, heads: usize) -> Result<(), ModelError> {
     if heads == 0 || !width.is_multiple_of(heads) {
-        let reason = format!("the {tower} tower's width of {width} does not fall into {heads} heads");
+        let reason = format!("the {tower} tower's width {width} is not a multiple of its {heads} heads");
         return Err(ModelError::broken(path, reason));
     }
     Ok(())

@@ -116,7 +116,7 @@ impl Blip2Config {
             (qformer.hidden_size, qformer.num_attention_heads),
         ];
         if heads.into_iter().any(|(width, heads)| heads == 0 || !width.is_multiple_of(heads)) {
-            return Err(ModelError::broken(path, "a width does not fall into heads"));
+            return Err(ModelError::broken(path, "a width is not a multiple of its heads"));
         }
         if qformer.cross_attention_frequency == 0 || vision.patch_size == 0 {
             return Err(ModelError::broken(path, "cross_attention_frequency or patch_size is 0"));

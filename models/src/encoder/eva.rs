@@ -68,7 +68,7 @@ impl EvaArgs {
     pub(super) fn check(&self, path: &Path) -> std::result::Result<(), ModelError> {
         let heads = self.num_heads;
         if heads == 0 || !self.embed_dim.is_multiple_of(heads) || self.patch_size == 0 {
-            return Err(ModelError::broken(path, "its vision tower's width does not fall into heads"));
+            return Err(ModelError::broken(path, "its vision tower's width is not a multiple of its heads"));
         }
         if self.use_rot_pos_emb && !(self.embed_dim / heads).is_multiple_of(4) {
             return Err(ModelError::broken(path, "its heads are of no size that rotary positions can turn"));

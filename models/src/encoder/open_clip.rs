@@ -281,7 +281,7 @@ fn transformer(path: &Path, cfg: &VisionCfg, activation: Activation) -> Result<V
         return Err(ModelError::unsupported(path, "a ResNet as its vision tower"));
     };
     if cfg.head_width == 0 || !cfg.width.is_multiple_of(cfg.head_width) || cfg.patch_size == 0 {
-        return Err(ModelError::broken(path, "its vision tower's width does not fall into heads"));
+        return Err(ModelError::broken(path, "its vision tower's width is not a multiple of head_width"));
     }
     Ok(VisionConfig {
         hidden_size: cfg.width,
@@ -320,7 +320,7 @@ fn trunk(path: &Path, name: &str, cfg: &VisionCfg) -> Result<(Visual, usize), Mo
 impl TextCfg {
     fn into_clip(self, path: &Path, activation: Activation) -> Result<TextConfig, ModelError> {
         if self.heads == 0 || !self.width.is_multiple_of(self.heads) {
-            return Err(ModelError::broken(path, "its text tower's width does not fall into heads"));
+            return Err(ModelError::broken(path, "its text tower's width is not a multiple of its heads"));
         }
         Ok(TextConfig {
             vocab_size: self.vocab_size,

@@ -43,7 +43,7 @@ pub(super) fn arguments(path: &Path, name: &str) -> Result<Map<String, Value>, M
             let known = names.join(", ");
             Err(ModelError::unsupported(
                 path,
-                format!("timm's {name} (known are {known}) as its vision tower"),
+                format!("timm's {name} (known names: {known}) as its vision tower"),
             ))
         }
         known => Ok(known.unwrap_or_default().into_iter().chain(model_args).collect()),

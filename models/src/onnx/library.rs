@@ -2,7 +2,7 @@
 //! folder and find each other there without a search path.
 //!
 //! A library's code runs as this user, so it is loaded only from where set-up puts it, and only if
-//! it is the file that set-up fetches. A folder of a model may come from anybody.
+//! it is the file that set-up fetches. A model folder may come from anyone.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -47,7 +47,7 @@ fn find() -> Result<PathBuf, ModelError> {
         }
     }
     Err(failed(
-        "no ONNX Runtime is there: run models/tools/fetch_minilm.sh, or name its library with ORT_DYLIB_PATH",
+        "ONNX Runtime was not found: run models/tools/fetch_minilm.sh, or set ORT_DYLIB_PATH to its library",
     ))
 }
 
@@ -80,7 +80,7 @@ fn check(path: &Path, name: &str) -> Result<(), ModelError> {
     }
     Err(failed(format!(
         "{} is not the file that set-up fetches (its SHA-256 is {sum}), so it is not loaded: remove its folder and run \
-         models/tools/fetch_minilm.sh, or name a library of your own with ORT_DYLIB_PATH",
+         models/tools/fetch_minilm.sh, or set ORT_DYLIB_PATH to your own library",
         path.display()
     )))
 }

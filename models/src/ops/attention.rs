@@ -159,7 +159,7 @@ fn flash(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Resu
     let ((batch, queries, width), keys) = (q.dims3()?, k.dim(1)?);
     let dims = width / heads;
     let small = matches!(q.dtype(), DType::F16 | DType::BF16) && dims.is_multiple_of(8) && dims <= FLASH_DIMS;
-    // With more keys than queries it hides other keys than ours does: its last query sees all keys.
+    // With more keys than queries it hides other keys than our code: its last query sees all keys.
     if !small || !q.device().is_cuda() || (causal && queries != keys) {
         return Ok(None);
     }
@@ -174,9 +174,9 @@ fn flash(_: &Tensor, _: &Tensor, _: &Tensor, _: usize, _: bool) -> Result<Option
     Ok(None)
 }
 
-/// The formula in candle's operations, for as many queries at a time as fit their scores in `bound`
-/// bytes, and at least one. Scores and their softmax are held at the same time, so the memory is
-/// twice the bound.
+/// The formula in candle's operations, for as many queries at a time as have scores that fit in
+/// `bound` bytes, and at least one. Scores and their softmax are held at the same time, so the
+/// memory is twice the bound.
 fn composed(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool, bound: usize) -> Result<Tensor> {
     let ((batch, queries, width), keys) = (q.dims3()?, k.dim(1)?);
     let split =

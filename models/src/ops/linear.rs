@@ -141,7 +141,7 @@ impl Linear {
 
     /// On the CPU, maps `x` [rows, in] to `out` [rows, out].
     pub(super) fn write(&self, x: &[f32], with_bias: bool, out: &mut [f32]) -> Result<()> {
-        let Weight::Packed(weight, bias) = &self.weight else { bail!("the weight is not on the processor") };
+        let Weight::Packed(weight, bias) = &self.weight else { bail!("the weight is not on the CPU") };
         weight.product(x, out);
         if with_bias {
             Activation::None.add_bias(out, bias);

@@ -141,7 +141,7 @@ impl Packed {
                 let rows = finite(rows.to_vec1()?, f16::is_finite)?;
                 Panels::F16(pack(rows.chunks_exact(inputs), f16::ZERO, inputs))
             }
-            other => bail!("a weight of {other:?} is not multiplied with"),
+            other => bail!("weights of type {other:?} are not supported"),
         };
         Ok(Self { panels, inputs, outputs })
     }

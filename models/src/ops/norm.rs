@@ -23,7 +23,7 @@ pub(crate) struct GroupNorm {
 impl GroupNorm {
     pub(crate) fn load(vb: VarBuilder, groups: usize, channels: usize, eps: f64) -> Result<Self> {
         if groups == 0 || !channels.is_multiple_of(groups) {
-            candle_core::bail!("{}: {channels} channels do not fall into {groups} groups", vb.prefix());
+            candle_core::bail!("{}: {channels} channels cannot be divided into {groups} groups", vb.prefix());
         }
         let tensor = |name| parameter(&vb, channels, name)?.to_dtype(DType::F32);
         let (weight, bias) = (tensor("weight")?, tensor("bias")?);

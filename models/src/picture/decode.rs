@@ -40,8 +40,8 @@ impl Limits {
         memory_bytes(self.max_pixels).saturating_add(self.max_bytes as u64)
     }
 
-    /// Returns the maximum memory of decoding `bytes`, by the picture's header; without a header
-    /// that is understood, the memory of the largest permitted picture.
+    /// Returns the maximum memory of decoding `bytes`, from the picture's header; if the header
+    /// cannot be read, the memory of the largest permitted picture.
     pub fn memory_bytes_of(&self, bytes: &[u8]) -> u64 {
         let most = self.memory_bytes();
         let Some((width, height)) = dimensions(bytes) else { return most };
@@ -78,7 +78,7 @@ pub enum PictureError {
         "the picture has {width} x {height} pixels where {max_pixels} in all are allowed: make it smaller"
     )]
     TooManyPixels { width: u32, height: u32, max_pixels: u64 },
-    #[error("the picture has {width} x {height} pixels: send one that has some")]
+    #[error("the picture has no pixels ({width} x {height}): send one with at least one pixel")]
     NoPixels { width: u32, height: u32 },
     #[error(
         "decoding the {format} takes at least {mib} MiB besides its pixels, and the limits allow {max_mib} MiB in all: save it again with another program"
@@ -119,8 +119,8 @@ impl PictureError {
     }
 }
 
-/// Returns width and height from the picture's header, without decoding; `None` if the header is
-/// not understood.
+/// Returns width and height from the picture's header, without decoding; `None` if the header
+/// cannot be read.
 fn dimensions(bytes: &[u8]) -> Option<(u32, u32)> {
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?;
     reader.limits(allocation(0));

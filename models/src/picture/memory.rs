@@ -8,7 +8,7 @@ use image::{DynamicImage, ImageFormat, RgbImage};
 use super::webp_of_groups::of_groups;
 use super::{Limits, Preprocessor, decode};
 
-/// Small limits, so that a test takes little: 32 MiB of pixels and tables.
+/// Small limits, so that a test needs little memory: 32 MiB of pixels and tables.
 const LIMITS: Limits = Limits { max_bytes: 16 << 20, max_pixels: 1 << 20 };
 
 fn preprocessor() -> Preprocessor {
@@ -51,7 +51,7 @@ fn a_picture_takes_at_most_the_memory_charged_for_it() {
             pictures.push((encoded(picture, ImageFormat::WebP), "webp"));
         }
     }
-    // Their names say how they look: a bit for a pixel, and a million pixels in a line.
+    // Extreme cases: blank pictures that compress well, with a million pixels in a column or row.
     pictures.push((encoded(DynamicImage::from(RgbImage::new(1, 1 << 20)), ImageFormat::Png), "tall"));
     pictures.push((encoded(DynamicImage::from(RgbImage::new(1 << 20, 1)), ImageFormat::Png), "thin"));
     pictures.push((of_groups(1_000), "webp of many groups"));

@@ -182,7 +182,7 @@ impl Preprocessor {
     }
 
     /// Runs the steps before the levels are changed. The result equals that of resizing first and
-    /// cropping then, but only what the crop keeps is computed.
+    /// then cropping, but only the pixels that the crop keeps are computed.
     pub fn resize_and_crop(&self, picture: &RgbImage) -> RgbImage {
         let from = (picture.height() as usize, picture.width() as usize);
         let to = self.resize.map_or(from, |(size, _)| target(size, from.0, from.1));

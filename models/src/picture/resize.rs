@@ -1,6 +1,6 @@
 //! Pillow's `Image.resize` for 8-bit pictures, bit for bit: antialiased, in fixed point, columns
-//! first, with both passes rounded to 8 bits (Pillow, src/libImaging/Resample.c). Of a result that
-//! is cropped, only what remains is computed.
+//! first, with both passes rounded to 8 bits (Pillow, src/libImaging/Resample.c). If the result is
+//! cropped, only the remaining part is computed.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -88,9 +88,8 @@ impl Side {
         Self { from, to, part: 0..to }
     }
 
-    /// Returns the source pixels, and how far they reach, of the target pixels in `part`. The
-    /// weights are computed when they are asked for: together they can take many times the memory
-    /// of the picture.
+    /// Returns the source pixels and weights of each target pixel in `part`. The weights are
+    /// computed lazily, because together they can take many times the memory of the picture.
     fn taps(&self, filter: Filter) -> impl Iterator<Item = Taps> {
         let (from, scale) = (self.from, self.from as f64 / self.to as f64);
         let stretch = scale.max(1.0);

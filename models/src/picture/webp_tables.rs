@@ -19,8 +19,8 @@ const LENGTH_ORDER: [usize; 19] = [17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10,
 /// The sizes of the alphabets: green with lengths, red, blue, alpha, distances.
 const ALPHABETS: [usize; 5] = [256 + 24, 256, 256, 256, 40];
 
-/// Returns the bytes that the tables of a WebP take, or more than `limit` as soon as they do;
-/// `None` if the bit stream is not understood, which then cannot be decoded either.
+/// Returns the bytes that the tables of a WebP take, or a partial sum once it exceeds `limit`;
+/// `None` if the bit stream cannot be parsed, in which case it cannot be decoded either.
 pub(super) fn table_bytes(webp: &[u8], limit: u64) -> Option<u64> {
     let mut bytes = 0;
     for (name, chunk) in Chunks(webp.get(12..)?) {
@@ -44,7 +44,7 @@ pub(super) fn table_bytes(webp: &[u8], limit: u64) -> Option<u64> {
     Some(bytes)
 }
 
-/// The chunks of a RIFF file after its header, the last one as far as it is there.
+/// The chunks of a RIFF file after its header; the last one may be cut short.
 struct Chunks<'a>(&'a [u8]);
 
 impl<'a> Iterator for Chunks<'a> {
@@ -60,8 +60,8 @@ impl<'a> Iterator for Chunks<'a> {
     }
 }
 
-/// The size of the canvas, from the extended header, which every WebP with alpha beside a lossy
-/// picture has.
+/// The size of the canvas, from the extended header, which every lossy WebP with an alpha channel
+/// has.
 fn lossy_size(webp: &[u8]) -> Option<(u32, u32)> {
     let (_, header) = Chunks(webp.get(12..)?).find(|(name, _)| *name == b"VP8X")?;
     let side =
@@ -250,7 +250,7 @@ impl Scan<'_> {
         Some(Code::of(&lengths))
     }
 
-    /// Decodes an image with one group of codes, as those of the transforms and of the groups are.
+    /// Decodes an image that has one group of codes, such as those of the transforms and groups.
     fn image(&mut self, width: u32, height: u32) -> Option<Vec<u32>> {
         let cache_bits = self.color_cache()?;
         let [green, red, blue, alpha, distance] = self.group(cache_bits)?;
@@ -307,7 +307,7 @@ fn plane_distance(code: usize, width: usize) -> usize {
     }
 }
 
-/// The pixels that the first 120 distance codes mean: columns to the left, rows up (RFC 9649,
+/// The pixels that the first 120 distance codes stand for: columns to the left, rows up (RFC 9649,
 /// section 5.2.2).
 #[rustfmt::skip]
 const NEARBY: [(i8, i8); 120] = [
@@ -336,7 +336,7 @@ mod tests {
         assert_eq!(tables(2), Some(2 * (GROUP_BYTES + 5 * 4096)));
         assert_eq!(tables(300), Some(300 * (GROUP_BYTES + 5 * 4096)));
         let picture = image::load_from_memory(&of_groups(300)).unwrap();
-        assert_eq!((picture.width(), picture.height()), (1, 1), "the decoder takes it");
+        assert_eq!((picture.width(), picture.height()), (1, 1), "the decoder accepts it");
     }
 
     #[test]

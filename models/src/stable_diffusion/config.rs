@@ -139,7 +139,7 @@ impl UnetConfig {
             if heads == 0 || !channels.is_multiple_of(heads) {
                 return Err(ModelError::broken(
                     path,
-                    format!("{channels} channels do not fall into {heads} heads"),
+                    format!("{channels} channels cannot be divided into {heads} heads"),
                 ));
             }
         }

@@ -40,7 +40,7 @@ impl FromStr for Sha256 {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no SHA-256, which is 64 hexadecimal digits");
+        let wrong = || format!("{text:?} is not a SHA-256 checksum (64 hexadecimal digits)");
         let digits = (text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(text);
         let digits = digits.ok_or_else(wrong)?;
         let mut bytes = [0u8; 32];

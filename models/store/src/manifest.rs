@@ -151,7 +151,7 @@ impl Model {
         };
         let is_name = |name: &str| within(name) && !name.contains('/') && !name.starts_with('.');
         if !is_name(&self.name) {
-            return Err(format!("{:?} is no name for a folder", self.name));
+            return Err(format!("{:?} is not a valid folder name", self.name));
         }
         if self.files.is_empty() {
             return Err(format!("{} has no files", self.name));
@@ -169,7 +169,7 @@ impl Model {
         };
         match self.sources.iter().find(|source| !is_sound(source)) {
             Some(source) => Err(format!(
-                "{} has no such source as {source}: say OWNER/NAME and a whole commit",
+                "{} has the invalid source {source}: use OWNER/NAME and a full commit hash",
                 self.name
             )),
             None => Ok(()),

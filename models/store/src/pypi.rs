@@ -97,7 +97,8 @@ impl<'a> Pypi<'a> {
         let failed =
             |what: String| StoreError::Download(format!("the package index of {}: {what}", self.package));
         let page = format!("{}/{}/", index.trim_end_matches('/'), self.package);
-        let page = Url::parse(&page).map_err(|error| failed(format!("PIP_INDEX_URL is no URL: {error}")))?;
+        let page =
+            Url::parse(&page).map_err(|error| failed(format!("PIP_INDEX_URL is not a URL: {error}")))?;
         let answer =
             client.get(page.clone()).header(ACCEPT, JSON).send().map_err(|error| failed(causes(&error)))?;
         if !answer.status().is_success() {

@@ -51,7 +51,7 @@ fn decoding_the_largest_pictures_stays_within_the_memory_limit() {
     for bytes in pictures {
         let (held, said) = held(&bytes, &limits);
         assert_eq!(said, "1024 x 1024");
-        assert!(held <= limits.memory_bytes(), "it held {held} bytes of {}", limits.memory_bytes());
+        assert!(held <= limits.memory_bytes(), "it used {held} bytes of {}", limits.memory_bytes());
     }
 }
 
@@ -74,7 +74,7 @@ fn a_colour_profile_bomb_stays_within_the_memory_limit() {
     let profile = [b"p\0\0".as_slice(), &idat(&flat)].concat();
     let bytes = with_chunk(&encoded(RgbImage::new(4, 4), ImageFormat::Png), b"iCCP", &profile);
     let (held, said) = held(&bytes, &LIMITS);
-    assert!(held <= LIMITS.memory_bytes(), "it held {held} bytes, and said {said}");
+    assert!(held <= LIMITS.memory_bytes(), "it used {held} bytes; outcome: {said}");
 }
 
 /// Returns the content of all IDAT chunks.
@@ -146,12 +146,12 @@ proptest! {
                 assert_eq!(vector.len(), head.dims().1);
             }
         });
-        prop_assert!(held.bytes_max < 1 << 20, "it held {} bytes", held.bytes_max);
+        prop_assert!(held.bytes_max < 1 << 20, "it used {} bytes", held.bytes_max);
     }
 
     #[test]
     fn arbitrary_bytes_are_a_picture_or_an_error(bytes in changed()) {
         let (held, said) = held(&bytes, &LIMITS);
-        prop_assert!(held <= LIMITS.memory_bytes(), "it held {held} bytes, and said {said}");
+        prop_assert!(held <= LIMITS.memory_bytes(), "it used {held} bytes; outcome: {said}");
     }
 }

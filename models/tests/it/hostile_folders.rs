@@ -23,8 +23,8 @@ const FOLDERS: [&str; 4] = ["blip2-retrieval", "clip", "convnext", "eva02-l"];
 /// The limit for a folder of less than 200 kB and one picture.
 const MEMORY: u64 = 256 << 20;
 
-/// The values that stand in for one of a settings file. 2^31, 2^32 and 2^53 are where arithmetic
-/// overflows.
+/// The values that replace one value of a settings file. Arithmetic overflows at 2^31, 2^32 and
+/// 2^53.
 fn replacements() -> Vec<Value> {
     let numbers = [0u64, 1, 3, 100_000, 1 << 31, 1 << 32, 1 << 53, u64::MAX];
     let others = [json!(-1), json!(0.5), json!(1e308), json!(-1e-300), json!(null), json!(""), json!([])];
@@ -47,7 +47,7 @@ fn pointers(value: &Value, at: &str) -> Vec<String> {
     [at.to_owned()].into_iter().chain(below).collect()
 }
 
-/// Copies a folder with its folders.
+/// Copies a folder recursively.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -95,7 +95,7 @@ fn fault(used: fn(&Path) -> Result<(), ModelError>, folder: &Path) -> Option<Str
         let said = panic.downcast_ref::<String>().cloned();
         return Some(said.unwrap_or_else(|| "it panicked".to_owned()));
     }
-    (held.bytes_max > MEMORY).then(|| format!("it held {} MiB", held.bytes_max >> 20))
+    (held.bytes_max > MEMORY).then(|| format!("it used {} MiB", held.bytes_max >> 20))
 }
 
 /// Uses the folder with every value of its settings in `files` replaced in turn.
@@ -161,7 +161,7 @@ fn weights_with_changed_headers_load_or_are_refused() {
     let path = folder.path().join("model.safetensors");
     let original = fs::read(&path).unwrap();
     let header = 8 + u64::from_le_bytes(original[..8].try_into().unwrap()) as usize;
-    // Digits are what sizes, offsets and types are made of.
+    // Sizes, offsets and types consist mostly of digits.
     let byte = prop_oneof![3 => b'0'..=b'9', 1 => any::<u8>()];
     let edits = proptest::collection::vec((any::<Index>(), byte), 1..4);
     let config = Config { cases: 300, failure_persistence: None, ..Config::default() };

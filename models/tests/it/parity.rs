@@ -113,7 +113,7 @@ fn towers_run_in_8_bits_or_are_refused() {
         let ours = tower.embed(&pixels.iter().collect::<Vec<_>>()).unwrap();
         let theirs = reference.rows(&format!("vision-{}", tower.side()));
         let finding = Finding::of(name, library, &ours, &theirs, Tolerance::Cosine(0.99));
-        assert!(finding.pass && finding.max_abs > 1e-3, "8 bits are near f32, and not f32: {finding:?}");
+        assert!(finding.pass && finding.max_abs > 1e-3, "int8 is near f32 but not equal: {finding:?}");
         if reference.has("text") {
             TextTower::load(&folder, Engine::Int8).unwrap_or_else(|error| panic!("{name}: {error}"));
         }

@@ -10,7 +10,7 @@ macro_rules! slot {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
-        pub enum $name { $(#[doc = concat!("Said as \"", $words, "\".")] $variant),+ }
+        pub enum $name { $(#[doc = concat!("In prompts: \"", $words, "\".")] $variant),+ }
 
         impl $name {
             /// All values, in index order.

@@ -27,20 +27,20 @@ impl<'a> Node<'a> {
     }
 
     fn text(&self) -> &'a str {
-        self.yaml.as_str().unwrap_or_else(|| panic!("{} is no text", self.path))
+        self.yaml.as_str().unwrap_or_else(|| panic!("no string at {}", self.path))
     }
 
     fn number(&self) -> i64 {
-        self.yaml.as_integer().unwrap_or_else(|| panic!("{} is no whole number", self.path))
+        self.yaml.as_integer().unwrap_or_else(|| panic!("no integer at {}", self.path))
     }
 
     fn entries(&self) -> Vec<(&'a str, Node<'a>)> {
-        let mapping = self.yaml.as_mapping().unwrap_or_else(|| panic!("{} is no mapping", self.path));
+        let mapping = self.yaml.as_mapping().unwrap_or_else(|| panic!("no mapping at {}", self.path));
         mapping.iter().map(|(name, _)| name.as_str().unwrap()).map(|name| (name, self.get(name))).collect()
     }
 
     fn items(&self) -> Vec<Node<'a>> {
-        let items = self.yaml.as_sequence().unwrap_or_else(|| panic!("{} is no list", self.path));
+        let items = self.yaml.as_sequence().unwrap_or_else(|| panic!("no list at {}", self.path));
         items.iter().enumerate().map(|(n, yaml)| Node { yaml, path: format!("{}/{n}", self.path) }).collect()
     }
 }
@@ -196,6 +196,6 @@ fn documented_limits_and_examples_match_the_code() {
         assert_eq!(letter.topic, Topic::Images.base_name());
         let text = example("prompt").at("payload/text").text().to_owned();
         let prompt_id = unprompt_schemas::identity::prompt_id(&text);
-        assert_eq!(event.prompt_id, Some(prompt_id), "the picture's example is of the prompt's example");
+        assert_eq!(event.prompt_id, Some(prompt_id), "the picture and prompt examples agree");
     });
 }

@@ -113,7 +113,7 @@ fn a_repeated_attribute_is_named_in_the_error() {
 #[test]
 fn a_picture_is_identified_by_its_ce_id_or_its_offset() {
     let at = |event: &ImageEvent, offset| event.image_id("images.v1", 0, offset);
-    assert_eq!(at(&full(), 1), at(&full(), 2), "published twice, the same picture");
+    assert_eq!(at(&full(), 1), at(&full(), 2), "a picture published twice keeps its id");
     assert_ne!(at(&ImageEvent::default(), 1), at(&ImageEvent::default(), 2));
     let uuid = Uuid::from_u128(0x1234_5678);
     let event = ImageEvent { id: Some(uuid.to_string().to_uppercase()), ..ImageEvent::default() };

@@ -146,11 +146,11 @@ fn confluent_framing_without_a_registry_is_a_record_error() {
     let bytes = in_confluent_framing(&confluent(), &Head::sample());
     let error = decode::<Head>(&bytes).unwrap_err();
     assert!(matches!(error, SchemaError::RegistryNeeded { id: 1 }), "{error:?}");
-    assert!(!error.is_fatal() && !error.is_transient(), "five bytes of anybody's must not stop a service");
+    assert!(!error.is_fatal() && !error.is_transient(), "five bytes from anyone must not stop a service");
     assert_eq!(error.code(), "registry-needed");
     assert!(error.to_string().contains("give the registry's address"), "{error}");
     let passed_over = Codec::single_object().decode_readable::<Head>(&bytes);
-    assert!(matches!(passed_over, Err(SchemaError::RegistryNeeded { id: 1 })), "a job is told");
+    assert!(matches!(passed_over, Err(SchemaError::RegistryNeeded { id: 1 })), "a job gets this error");
 }
 
 #[test]
@@ -160,8 +160,8 @@ fn an_unknown_schema_id_is_a_record_error() {
     assert!(!error.is_fatal() && !error.is_transient());
 }
 
-/// Given any prefix of a record, then decoding fails with a fitting error: apache-avro alone reads
-/// a truncated union as null.
+/// Decoding any prefix of a record fails with a fitting error: apache-avro alone reads a truncated
+/// union as null.
 fn no_beginning_is_a_record<R: Sample>(codec: &Codec, bytes: &[u8], header_bytes: usize) {
     for length in 1..bytes.len() {
         let error = codec.decode::<R>(&bytes[..length]).unwrap_err();
@@ -273,7 +273,7 @@ fn a_record_beyond_its_topics_limit_is_not_encoded() {
 }
 
 proptest! {
-    /// Given any bytes after a header, then decoding them ends in a record or an error.
+    /// Decoding any bytes after a header ends in a record or an error.
     #[test]
     fn decoding_arbitrary_bytes_does_not_panic(datum in proptest::collection::vec(any::<u8>(), 0..200)) {
         let mut bytes = encode(&Prediction::sample()).unwrap();

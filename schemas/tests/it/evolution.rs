@@ -122,7 +122,7 @@ fn tree_of<R: Record>(record: &R) -> Value {
     from_avro_datum_schemata(R::schema(), vec![R::schema()], &mut &bytes[10..], None).unwrap()
 }
 
-/// Given a writer whose schema has one more field, then all our fields are read: identities, keys,
+/// Given a writer whose schema has one more field, all our fields are still read: identities, keys,
 /// vectors, maps.
 fn survives_a_field_of_the_future<R: Sample>() {
     let writer =
@@ -196,8 +196,8 @@ fn a_huge_block_of_zero_byte_items_is_refused() {
     assert!(matches!(error, SchemaError::Truncated { ref field, .. } if field == "nothings"), "{error:?}");
 }
 
-/// Given a page of definitions, each naming the previous one twice, then it is refused before it
-/// fills the memory.
+/// A short schema whose definitions each name the previous one twice is refused before it fills the
+/// memory.
 #[test]
 fn an_exponentially_expanding_schema_is_refused() {
     let mut inner = r#"{"type":"record","name":"T0","fields":[{"name":"a","type":"int"}]}"#.to_owned();
@@ -218,7 +218,7 @@ fn an_exponentially_expanding_schema_is_refused() {
     assert!(error.to_string().contains("more than"), "{error}");
 }
 
-/// Given a writer of narrower numbers, then they are widened by Avro's rules of schema resolution.
+/// Given a writer of narrower numbers, they are widened by Avro's rules of schema resolution.
 #[test]
 fn promoted_types_are_read() {
     let writer = changed::<Prompt>(r#""items": "long""#, r#""items": "int""#);

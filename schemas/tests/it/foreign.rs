@@ -1,4 +1,4 @@
-//! Schemas from a registry, where anybody may register them: they are read or refused, and never
+//! Schemas from a registry, where anyone may register them: they are read or refused, and never
 //! crash the reader.
 
 use std::sync::Arc;
@@ -26,7 +26,7 @@ fn prompt_with(field: &str) -> String {
 fn is_refused(schema: &str) {
     let error = read(schema, &[]).unwrap_err();
     assert_eq!(error.code(), "incompatible-schema", "{schema}: {error}");
-    assert!(error.to_string().len() < 3_000, "{} bytes are said", error.to_string().len());
+    assert!(error.to_string().len() < 3_000, "the error has {} bytes", error.to_string().len());
 }
 
 #[test]
@@ -117,8 +117,8 @@ fn long(number: u64) -> Vec<u8> {
     bytes
 }
 
-/// Given items that take no bytes, then many of them are refused before they are built, and a few
-/// are read.
+/// Given items that take no bytes, many of them are refused before they are built, and a few are
+/// read.
 #[test]
 fn zero_byte_items_are_limited_over_the_whole_record() {
     let nothings = r#"{"name":"n","type":{"type":"array","items":{"type":"array","items":"null"}}},"#;
@@ -144,7 +144,7 @@ fn zero_byte_items_are_limited_over_the_whole_record() {
         let (read, held) = crate::hostile::measured(|| padded(field, &datum));
         let error = read.unwrap_err();
         assert!(error.to_string().contains("more values than a record of so few bytes"), "{error}");
-        assert!(held < 16 << 20, "it held {held} bytes");
+        assert!(held < 16 << 20, "it used {held} bytes");
     }
 }
 

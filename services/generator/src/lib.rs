@@ -50,12 +50,12 @@ pub struct Generator {
     params: GenerationParams,
     /// Pictures per pass of the network.
     batch: usize,
-    /// Pictures of one record, at most.
+    /// The maximum number of pictures of one record.
     max_seeds: usize,
     codec: Codec,
 }
 
-/// Pictures of one record, at most, unless [`Generator::max_seeds`] sets another number.
+/// The maximum number of pictures of one record, unless [`Generator::max_seeds`] sets another.
 const MAX_SEEDS: usize = 64;
 
 impl Generator {
@@ -129,8 +129,8 @@ impl Generator {
             (seeds, most) if seeds > most => Err(Refusal::record(
                 "too-many-seeds",
                 format!(
-                    "the prompt has {seeds} seeds, and {most} are the most of one record: publish it several times with other seeds, \
-                     or raise [generator] max_seeds"
+                    "the prompt has {seeds} seeds, and a record may have at most {most}: publish it several \
+                     times with other seeds, or raise [generator] max_seeds"
                 ),
             )),
             _ => Ok(Parsed::Input(prompt)),
@@ -164,7 +164,7 @@ impl Generator {
             true => Ok(pictures),
             // A prompt must never get another prompt's picture.
             false => Err(ModelError::Parameters(format!(
-                "{} pictures were drawn where {} were asked for",
+                "{} pictures were drawn, but {} were requested",
                 pictures.len(),
                 requests.len()
             ))),

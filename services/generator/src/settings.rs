@@ -85,7 +85,7 @@ fn side(key: &str, pixels: Option<usize>) -> Result<(), Invalid> {
     match pixels {
         Some(pixels) if pixels == 0 || pixels > MAX_SIDE || pixels % LATENT_PIXELS != 0 => Err(Invalid::new(
             key,
-            format!("{pixels} is no size of a picture, give a multiple of {LATENT_PIXELS} up to {MAX_SIDE},"),
+            format!("{pixels} is not a picture size; give a multiple of {LATENT_PIXELS} up to {MAX_SIDE},"),
         )),
         _ => Ok(()),
     }

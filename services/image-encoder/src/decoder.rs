@@ -79,6 +79,6 @@ mod tests {
         let weight = decoder.limits.memory_bytes_of(&picture);
         assert!(weight > 9_000_000 * 16, "{weight} bytes for a PNG of {}", picture.len());
         assert!(decoder.limits.memory_bytes_of(&png(50)) < weight / 5);
-        assert!(decoder.limits.memory_bytes_of(b"no picture") > weight, "what is not known weighs the most");
+        assert!(decoder.limits.memory_bytes_of(b"no picture") > weight, "unknown data counts most");
     }
 }

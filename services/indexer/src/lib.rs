@@ -102,15 +102,15 @@ impl Indexer {
         check_vector("minilm", &embedding.minilm, &layout.minilm, MINILM_DIM)
     }
 
-    /// Writes the changes. A collection that has been dropped under the running service is made
-    /// again; the batch is then tried again.
+    /// Writes the changes. A collection that was dropped while the service runs is recreated; the
+    /// batch is then retried.
     async fn write_or_ensure(&self, changes: &[Change]) -> Result<Vec<Result<(), Rejection>>, BatchError> {
         let written = self.write_each(changes).await;
         if let Err(BatchError::Fatal(_)) = &written
             && self.index.info().await.is_err_and(|error| matches!(error, IndexError::NoCollection { .. }))
         {
             let ensured = self.index.ensure(&self.layout).await.map_err(as_batch_error)?;
-            let reason = format!("the collection was dropped; {} was made again", ensured.collection);
+            let reason = format!("the collection was dropped; {} was recreated", ensured.collection);
             return Err(BatchError::Transient(reason));
         }
         written
@@ -168,7 +168,10 @@ impl Indexer {
         self.forgotten = Some(Instant::now());
         let before = now_ms().saturating_sub_unsigned(millis(DELETIONS_KEPT));
         if let Err(error) = self.runtime.block_on(self.index.forget_deletions(before)) {
-            tracing::warn!(%error, "deletions of more than 30 days ago were not forgotten; this is tried again in an hour");
+            tracing::warn!(
+                %error,
+                "records of deletions older than 30 days were not removed; retrying in an hour"
+            );
         }
     }
 }

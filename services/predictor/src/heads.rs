@@ -33,9 +33,9 @@ pub enum RefusedHead {
         listed(folders)
     )]
     OutsideFolders { name: String, path: PathBuf, folders: Vec<PathBuf> },
-    #[error("head {name}: {path} is no regular file; put the head's safetensors file there")]
+    #[error("head {name}: {path} is not a regular file; put the head's safetensors file there")]
     NoFile { name: String, path: PathBuf },
-    #[error("head {name}: {path} is larger than {} MiB, so it is no head", HEAD_MAX_BYTES >> 20)]
+    #[error("head {name}: {path} is larger than {} MiB, so it is not a head", HEAD_MAX_BYTES >> 20)]
     TooLarge { name: String, path: PathBuf },
     #[error(
         "head {name} predicts vectors of {head_minilm}, this predictor's are of {minilm}; train a head for it (unprompt train)"

@@ -1,8 +1,8 @@
-//! Notices that the system's clock was set back. A pure type.
+//! Detects that the system clock was set back. A pure type.
 //!
-//! librdkafka's threads wait until a time of that clock. When it is set back by a day, they wait for
-//! a day, heartbeats are not sent, and the group loses a member that looks healthy. Clients made
-//! afterwards are not affected.
+//! librdkafka's threads wait until a time of that clock. When it is set back by a day, they wait
+//! for a day, heartbeats are not sent, and the group loses a member that looks healthy. Clients
+//! made afterwards are not affected.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -45,7 +45,7 @@ mod tests {
         assert_eq!(after(1, wall + SECOND), None);
         assert_eq!(after(2, wall + SECOND * 2 + DAY), None, "a day ahead");
         assert_eq!(after(3, wall + SECOND * 3 + DAY), None);
-        assert_eq!(after(4, wall + SECOND * 4), Some(DAY), "and right again");
+        assert_eq!(after(4, wall + SECOND * 4), Some(DAY), "and correct again");
         assert_eq!(after(5, wall + SECOND * 5 - DAY), Some(DAY));
         assert_eq!(after(6, wall + SECOND * 4 - DAY), None, "a leap of two seconds");
     }

@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use crate::StreamError;
 use crate::config::KafkaConfig;
 
-/// This many refusals are no accident. A single one may be, for example from a broker that is still
-/// reading its users.
+/// The number of refusals that rule out an accident. A single one may be accidental, for example
+/// from a broker that is still loading its users.
 const REFUSALS: u32 = 2;
 /// A refusal this long after the last one starts a new count, and a refusal this old no longer
 /// counts. librdkafka reports a lasting refusal every 30 seconds.
@@ -75,7 +75,7 @@ impl Default for ConnectionWatch {
 impl ConnectionWatch {
     /// Notes an error of the client's connections.
     pub fn note(&self, error: &KafkaError, reason: &str) {
-        // That all brokers are down is a consequence, and says nothing about the cause.
+        // "All brokers down" is a consequence, and says nothing about the cause.
         let is_cause = error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown);
         let Some(kind) = kind_of(error).filter(|_| is_cause) else { return };
         // In TLS 1.3 a broker refuses our certificate after the handshake, which librdkafka sees as
@@ -273,7 +273,7 @@ mod tests {
         let (start, mut refusals) = (Instant::now(), CredentialRefusals::default());
         let mut at = |seconds| refusals.note(start + Duration::from_secs(seconds));
         assert!(!at(0) && !at(1));
-        assert!(at(31), "librdkafka tells of it again");
+        assert!(at(31), "librdkafka reports it again");
         assert!(!at(200), "that was long ago");
     }
 }

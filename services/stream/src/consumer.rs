@@ -256,7 +256,7 @@ impl Poller {
                     (self.tell)(ConsumerEvent::Failed(error));
                     break;
                 }
-                Some(Err(error)) => connection::log_error(&error, "the consumer goes on"),
+                Some(Err(error)) => connection::log_error(&error, "the consumer continues"),
             }
         }
     }

@@ -161,7 +161,7 @@ pub enum StreamError {
     Thread(#[source] std::io::Error),
 
     #[error(
-        "{what} of {service} has ended unasked; its log line says why. Nothing uncommitted is lost: start the service again, and report it"
+        "{what} of {service} has ended unexpectedly; its log line says why. Nothing uncommitted is lost: start the service again, and report it"
     )]
     Died { service: String, what: &'static str },
 

@@ -1,4 +1,4 @@
-//! Tells a flood of dead letters from a few bad records. A pure type.
+//! Distinguishes a flood of dead letters from a few bad records. A pure type.
 //!
 //! A wrong model or schema must not drain a topic into the dead letters.
 
@@ -28,8 +28,8 @@ impl Flood {
         }
     }
 
-    /// Notes further outcomes. Returns how many of how many recent records were rejected,
-    /// if that is a flood.
+    /// Records further outcomes. If the recent ones are a flood, returns how many records were
+    /// rejected and how many were considered.
     pub fn note(&mut self, rejected: impl IntoIterator<Item = bool>) -> Option<(usize, usize)> {
         for rejected in rejected {
             self.last.push_back(rejected);

@@ -47,8 +47,8 @@ impl InFlight {
     }
 
     /// Returns whether the stage must wait until something is written: the limit is reached, and
-    /// outputs take more than half of it. Inputs alone never hold the stage up, because only the
-    /// stage works them off; outputs are written without it.
+    /// outputs take more than half of it. Inputs alone never block the stage, because only the
+    /// stage processes them; outputs are written without it.
     pub fn is_full_of_outputs(&self) -> bool {
         self.is_full() && self.outputs.load(Ordering::Relaxed) > self.limit / 2
     }
@@ -100,7 +100,7 @@ mod tests {
         for limit in [0, 1, 1_000] {
             let in_flight = InFlight::new(limit);
             in_flight.add(&taken(1_000));
-            assert!(in_flight.is_full() && !in_flight.is_full_of_outputs(), "a bound of {limit}");
+            assert!(in_flight.is_full() && !in_flight.is_full_of_outputs(), "a limit of {limit}");
         }
     }
 }

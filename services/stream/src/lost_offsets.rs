@@ -2,7 +2,7 @@
 //! no member for `offsets.retention.minutes`.
 //!
 //! Such a group looks like a new one, which starts at the earliest record: everything would be
-//! processed and written again. What tells them apart is that its outputs are there. Every output
+//! processed and written again. What tells them apart is that its outputs exist. Every output
 //! bears the name of the group that wrote it.
 
 use std::time::Duration;

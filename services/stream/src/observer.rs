@@ -16,8 +16,8 @@ use crate::config::KafkaConfig;
 use crate::connection::{self, LoggingContext};
 use crate::{StreamError, kafka, topic_admin};
 
-/// The longest wait for one request. A caller that looks repeatedly would rather hear that
-/// the broker is away.
+/// The longest wait for one request. A caller that polls should learn soon that the broker is
+/// unreachable.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 type Client = BaseConsumer<LoggingContext>;
@@ -61,8 +61,8 @@ pub struct GroupState {
     pub service: String,
     /// The name on the broker, prefix included.
     pub group: String,
-    /// Kafka's name of the state, such as `Stable`; `None` if the broker knows no such
-    /// group or does not tell.
+    /// Kafka's name of the state, such as `Stable`; `None` if the broker knows no such group or
+    /// does not return its state.
     pub state: Option<String>,
     pub members: Vec<GroupMember>,
     /// The next offset of each partition of each of its topics, if one is committed.
@@ -207,7 +207,7 @@ impl Observer {
 
     fn client_of(&self, group: &str) -> Result<Client, StreamError> {
         let mut config = kafka::client(&self.kafka);
-        // A transaction in progress must not hold up the answer.
+        // A transaction in progress must not delay the answer.
         config.set("group.id", group).set("isolation.level", "read_uncommitted");
         config.create_with_context(LoggingContext::default()).map_err(StreamError::client)
     }

@@ -8,9 +8,9 @@ use crate::{BatchError, InputRecord, Outcome, OutputRecord, Refusal};
 /// The result of parsing one record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parsed<T> {
-    /// An input that the batch's work answers.
+    /// An input that still needs processing.
     Input(T),
-    /// The record's outputs, known without that work; there may be none.
+    /// The record's outputs, known without processing; may be empty.
     Outputs(Vec<OutputRecord>),
 }
 
@@ -104,8 +104,8 @@ impl<'a, T> ParsedBatch<'a, T> {
 
 fn mismatch(what: &str, answers: usize, wanted: usize) -> BatchError {
     BatchError::Fatal(format!(
-        "{answers} answers came where {wanted} were due, one for {what} each; a model or a server answers wrongly, so nothing of the \
-         batch is written"
+        "got {answers} answers but expected {wanted}, one for {what} each; a model or server \
+         answered incorrectly, so nothing in the batch is written"
     ))
 }
 
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn a_transient_refusal_of_one_record_fails_the_whole_batch() {
         let batch = [record(1), record(3)];
-        let away = || Refusal::Batch(BatchError::Transient("the registry is away".into()));
+        let away = || Refusal::Batch(BatchError::Transient("the registry is unreachable".into()));
         let parsed = ParsedBatch::parse(&batch, |record| match record.offset {
             1 => parse(record),
             _ => Err(away()),

@@ -1,5 +1,5 @@
-//! Texts of strangers on a terminal: what would move the cursor, change colours or titles, or turn
-//! the direction of writing is shown as an escape.
+//! Untrusted text on a terminal: characters that would move the cursor, change colours or titles,
+//! or reverse the writing direction are shown as escapes.
 
 use std::borrow::Cow;
 

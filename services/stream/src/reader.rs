@@ -27,7 +27,7 @@ const READ_AHEAD: usize = 1_000;
 /// Their total size, at most. A receiver that pauses or is slow must not fill the memory.
 const READ_AHEAD_KIB: usize = 64 << 10;
 
-/// The position at which a reader begins.
+/// The position at which a reader starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
     /// At the first record that the broker still has.
@@ -48,8 +48,8 @@ pub(crate) enum ReaderEvent {
     Failed(StreamError),
 }
 
-/// The channel from the threads to the receiver, bounded by record count and bytes.
-/// Clones share the bound.
+/// The channel from the threads to the receiver, bounded by record count and bytes. Clones share
+/// the limits.
 #[derive(Clone, Debug)]
 struct Ahead {
     events: mpsc::Sender<ReaderEvent>,
@@ -63,7 +63,7 @@ impl Ahead {
     }
 
     /// Waits for room and sends a record; false if the receiver is gone. A record larger than the
-    /// whole bound passes alone.
+    /// byte limit passes alone.
     async fn record(&self, record: InputRecord) -> bool {
         let kib = record.memory_bytes().div_ceil(1 << 10).clamp(1, READ_AHEAD_KIB);
         match self.room.clone().acquire_many_owned(kib as u32).await {
@@ -174,7 +174,7 @@ fn prepare(
     let mut list = TopicPartitionList::new();
     let (mut ends, mut highs) = (BTreeMap::new(), BTreeMap::new());
     let partitions = partitions(kafka, &consumer, &name, &stop)?;
-    // Before the ends are looked up: a topic that replaces this one in between is noticed.
+    // Before the ends are looked up: a topic that replaces this one in between is detected.
     let ids = TopicIds::new(&kafka.prefix, [topic]);
     ids.look(consumer.client()).map_err(|error| connection::explain(kafka, &consumer, error))?;
     for partition in partitions {
@@ -243,7 +243,7 @@ impl ReaderThread {
                 // event shows the end.
                 Some(Err(KafkaError::PartitionEOF(partition))) => self.reached(partition),
                 Some(Err(error)) if !refusals.are_final(&error) && connection::may_pass(&error) => {
-                    connection::log_error(&error, "the reader goes on");
+                    connection::log_error(&error, "the reader continues");
                     true
                 }
                 Some(Err(source)) => self.tell(ReaderEvent::Failed(self.failure(source))),
@@ -333,7 +333,7 @@ impl Present {
     ///
     /// # Errors
     ///
-    /// [`StreamError::Read`]. A broker that is away is no error: the reader waits for it.
+    /// [`StreamError::Read`]. An unreachable broker is not an error: the reader waits for it.
     pub async fn next(&mut self) -> Result<Option<InputRecord>, StreamError> {
         while !self.0.is_caught_up() {
             if let Some(record) = self.0.next().await? {
@@ -363,7 +363,7 @@ impl Tail {
     ///
     /// # Errors
     ///
-    /// [`StreamError::Read`]. A broker that is away is no error: the reader waits for it.
+    /// [`StreamError::Read`]. An unreachable broker is not an error: the reader waits for it.
     pub async fn next(&mut self) -> Result<InputRecord, StreamError> {
         loop {
             if let Some(record) = self.0.next().await? {

@@ -23,7 +23,7 @@ pub enum TableChange<R> {
 /// # Errors
 ///
 /// As [`read_to_end`]; [`StreamError::Schema`] if no record is to blame, for example if the
-/// schema registry is away.
+/// schema registry is unavailable.
 pub async fn read_records<R: Record>(
     kafka: &KafkaConfig,
     codec: &Codec,

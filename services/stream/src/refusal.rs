@@ -10,8 +10,8 @@ use crate::{BatchError, Outcome, OutputRecord, Rejection};
 pub enum Refusal {
     /// The record is at fault: it goes to the dead letters, and its neighbours are processed.
     Record(Rejection),
-    /// The service is at fault, for example because its schema registry refuses it. No
-    /// record may pay for that.
+    /// The service is at fault, for example because its schema registry refuses it. No record is
+    /// rejected for that.
     Batch(BatchError),
 }
 

@@ -5,7 +5,7 @@
 //!
 //! The library for this purpose, schema_registry_converter 6, would only help with the requests,
 //! which are few. Its errors contain the HTTP status only as part of a sentence, so that an unknown
-//! id (a dead letter), a refusal (the service stops) and a registry that is away (try again) look
+//! id (a dead letter), a refusal (the service stops) and an unavailable registry (try again) look
 //! the same. It also accepts responses of any length.
 
 mod http;
@@ -167,7 +167,7 @@ impl Registry for SchemaRegistry {
     }
 
     fn schema_of(&self, id: u32) -> Result<String, RegistryError> {
-        // Registries use positive 32-bit numbers: anything above is no id and need not be
+        // Registries use positive 32-bit numbers: anything above is not an id and need not be
         // requested.
         if i32::try_from(id).is_err() {
             return Err(RegistryError::UnknownId { id });

@@ -62,7 +62,7 @@ pub struct RunSummary {
 /// within each partition.
 ///
 /// `load` builds the stage on a thread of its own. Missing topics are created, also those that are
-/// deleted meanwhile; a new input is read from its first record. If the broker is away, the run
+/// deleted meanwhile; a new input is read from its first record. If the broker is unavailable, the run
 /// waits for it.
 ///
 /// # Errors
@@ -177,7 +177,7 @@ fn report_changes(kafka: &KafkaConfig, service: &Service, changes: &[TopicChange
     }
 }
 
-/// Creates the missing topics. Waits for a broker that is away, but not for one that refuses.
+/// Creates the missing topics. Waits for an unavailable broker, but not for one that refuses.
 async fn ensure_topics_patiently(
     kafka: &KafkaConfig,
     backoff: &mut Backoff,

@@ -1,7 +1,7 @@
 //! The time of a record's source, which travels with everything that follows from it.
 //!
-//! A record bears the time at which it was written, so that its topic's retention counts from
-//! there. How long a picture took from its publishing to its prediction is seen from this header.
+//! A record carries the time at which it was written, so that its topic's retention counts from
+//! there. This header shows how long a picture took from its publication to its prediction.
 
 use unprompt_schemas::cloudevents::names::SOURCE_TIME;
 use unprompt_schemas::dead_letter;

@@ -1,8 +1,8 @@
 //! Follows a compacted topic as a table: all its records from the beginning, then every change.
 //!
-//! If reading fails, it starts again from the beginning: a table that silently stands still is
-//! worse than one that is read twice. What was applied is not applied again, unless the topic was
-//! deleted and created again.
+//! If reading fails, it starts again from the beginning: a table that silently stops updating is
+//! worse than one that is read twice. Records that were applied are not applied again, unless the
+//! topic was deleted and recreated.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -36,10 +36,10 @@ pub struct TableReader {
 impl TableReader {
     /// Reads the topic from its first record, and follows it until `stop` or until this is dropped.
     ///
-    /// A record without a value deletes its key. If the broker or the topic is not there yet, the
-    /// reader waits. If reading fails, the topic is opened again; what was applied is passed over,
-    /// unless the topic is a new one of the same name: its id is another one, or it ends before what
-    /// was applied.
+    /// A record without a value deletes its key. If the broker is unreachable or the topic does not
+    /// exist yet, the reader waits. If reading fails, the topic is reopened and applied records are
+    /// skipped, unless the topic was replaced by one of the same name: its id differs, or it ends
+    /// before the last applied record.
     ///
     /// # Errors
     ///
@@ -57,7 +57,7 @@ impl TableReader {
         let stop = stop.child_token();
         let (kafka, stopped) = (kafka.clone(), stop.clone());
         tokio::spawn(async move {
-            // If `apply` panics, dropping the sender tells it.
+            // If `apply` panics, dropping the sender reports it.
             let follow = follow(topic, || open(&kafka, topic), apply, &tell);
             let followed = stopped.run_until_cancelled(follow).await;
             if let Some(Err(error)) = followed {
@@ -78,7 +78,7 @@ impl TableReader {
     pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut state = self.state.clone();
         async move {
-            // An error says that the task is gone.
+            // An error means that the task has ended.
             let _ = state.wait_for(|state| matches!(state, TableState::Ended)).await;
         }
     }
@@ -122,7 +122,7 @@ async fn follow<O: Future<Output = Result<Reader, StreamError>>>(
                 if is_another {
                     applied.clear();
                 }
-                // Without ids, an end before what was applied tells of a new topic.
+                // Without ids, an end before the last applied record means a new topic.
                 applied.retain(|partition, next| reader.ends.get(partition).is_some_and(|end| end >= next));
                 let apply = |record: InputRecord| {
                     backoff.reset();
@@ -136,7 +136,7 @@ async fn follow<O: Future<Output = Result<Reader, StreamError>>>(
             }
             Err(error) => error,
         };
-        tracing::warn!(topic = topic.base_name(), %error, "the table is opened again");
+        tracing::warn!(topic = topic.base_name(), %error, "reopening the table");
         tell.send_replace(TableState::Behind);
         tokio::time::sleep(backoff.next()).await;
         opened = open().await;

@@ -41,8 +41,8 @@ pub fn init(log: &Log) -> Result<(), StreamError> {
     set.map_err(|e| StreamError::Telemetry(e.to_string()))
 }
 
-/// Writes fields as the default format does, and escapes the characters that command a terminal:
-/// strangers' texts are among the fields.
+/// Writes fields as the default format does, and escapes terminal control characters: some fields
+/// hold untrusted text.
 fn fields() -> impl for<'writer> FormatFields<'writer> + Send + Sync + 'static {
     let field = |writer: &mut Writer<'_>, field: &Field, value: &dyn Debug| {
         let text = format!("{value:?}");

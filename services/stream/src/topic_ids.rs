@@ -1,12 +1,12 @@
 //! Tells a topic from an earlier one of the same name, by the id that the broker gives it.
 //!
-//! A topic that is deleted and created again begins at offset 0. librdkafka reads on at the offset
-//! that it had reached in the old one, and the group's committed offsets may come back after the
-//! broker has removed them: records of the new topic would be skipped. So the ids of a service's
-//! topics are looked at regularly, and every committed offset bears the id of its topic.
+//! A topic that is deleted and recreated starts at offset 0. librdkafka continues at the offset it
+//! had reached in the old one, and the group's committed offsets may come back after the broker has
+//! removed them: records of the new topic would be skipped. So the ids of a service's topics are
+//! checked regularly, and every committed offset carries the id of its topic.
 //!
-//! A broker that gives no ids leaves everything here unknown. Where such a topic ends before the
-//! old offset, `auto.offset.reset` lets the reading begin anew.
+//! A broker that gives no ids leaves them all unknown. If such a topic ends before the old offset,
+//! reading restarts as `auto.offset.reset` says.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display};
@@ -24,15 +24,15 @@ use unprompt_schemas::topics::{Prefix, Topic};
 use crate::admin_requests::{self, Committed, Described, Request, TopicStatus};
 use crate::offsets::TopicPartition;
 
-/// The pause between two looks at the ids.
+/// The pause between two checks of the ids.
 const INTERVAL: Duration = Duration::from_secs(2);
 /// A broker's time for an answer. After it, another broker is asked.
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// The time for finding another broker while records wait to be polled.
 const BRIEFLY: Duration = Duration::from_millis(100);
-/// Stands for no broker.
+/// No broker.
 const NONE: i32 = -1;
-/// Stands before the id in the metadata of a committed offset.
+/// The prefix of the id in the metadata of a committed offset.
 const STAMP: &str = "topic-id=";
 
 /// The id of a topic, as Kafka's tools print it.
@@ -52,7 +52,7 @@ impl Display for TopicId {
     }
 }
 
-/// A topic that was deleted, and created again if it has an id now.
+/// A topic that was deleted, and recreated if it has an id now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TopicChange {
     pub topic: Topic,
@@ -74,8 +74,8 @@ pub(crate) struct TopicIds {
 #[derive(Debug, Default)]
 struct Known {
     ids: BTreeMap<Topic, TopicId>,
-    /// Topics that were created again, and their partitions that were assigned since. A partition
-    /// that comes later may still have the offset of a member that noticed it later, and not every
+    /// Topics that were recreated, and their partitions that were assigned since. A partition
+    /// assigned later may still have the offset of a member that detected it later, and not every
     /// broker returns the ids that offsets were committed with: the embedded one does not.
     renewed: BTreeMap<Topic, BTreeSet<i32>>,
 }
@@ -139,8 +139,8 @@ impl TopicIds {
         (was != now).then_some(TopicChange { topic, was: Some(was), now: Some(now) })
     }
 
-    /// Takes the topics as new ones: their next id is the right one, and what is committed in them
-    /// without an id is of the old ones.
+    /// Treats the topics as new: the next id seen is accepted, and offsets committed without an id
+    /// belong to the old topics.
     pub fn renew(&self, changes: &[TopicChange]) {
         let mut known = self.known.lock();
         for TopicChange { topic, .. } in changes {
@@ -197,13 +197,14 @@ impl TopicIds {
     }
 }
 
-/// Looks at the ids of topics every few seconds, without waiting for the answer.
+/// Checks the ids of topics every few seconds, without waiting for the answer.
 pub(crate) struct TopicWatch<'c, C: ClientContext> {
     client: &'c Client<C>,
     ids: TopicIds,
     asked: Option<Request<'c, Described>>,
     next: Instant,
-    /// Topics that were missing at the last look. One look may hit a broker that has just started.
+    /// Topics that were missing at the last check. One check may hit a broker that has just
+    /// started.
     missing: BTreeSet<Topic>,
 }
 
@@ -255,12 +256,12 @@ impl<'c, C: ClientContext> TopicWatch<'c, C> {
         gone.map(|topic| TopicChange { topic: *topic, was: self.ids.id(*topic), now: None }).collect()
     }
 
-    /// A broker that is away is told of elsewhere.
+    /// An unreachable broker is reported elsewhere.
     fn failed(&mut self, error: &KafkaError) {
         // Without an answer here, the next failure tries again.
         let _ = self.ids.choose_broker(self.client, BRIEFLY);
         self.next = Instant::now() + INTERVAL;
-        tracing::debug!(%error, "the ids of topics are not known; they are asked for again");
+        tracing::debug!(%error, "the topic ids are unknown; asking again");
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! The context travels in the records' headers (W3C Trace Context), so that one trace follows a
 //! picture from its publication to its prediction. Without a collector no spans are made and
-//! nothing is paid: headers are only passed on. A collector that is away neither stops nor slows
+//! nothing is paid: headers are only passed on. An unavailable collector neither stops nor slows
 //! anything: spans that do not fit into a bounded queue are dropped and counted.
 
 mod context;

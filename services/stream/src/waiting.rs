@@ -1,5 +1,5 @@
-//! Waits for dependencies that are away when a service starts: an outage is no reason
-//! for a service to end.
+//! Waits for dependencies that are unavailable when a service starts: an outage is no reason for a
+//! service to end.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use crate::Backoff;
 /// Delays between two attempts: the first and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
-/// Asks until there is an answer, or an error that cannot pass (`may_pass` returns false). Returns
-/// false if `stop` came first.
+/// Asks until there is an answer or a permanent error (`may_pass` returns false). Returns false if
+/// `stop` came first.
 ///
 /// The log says that `who` waits for `what`.
 ///
 /// # Errors
-/// The first error that may not pass.
+/// The first permanent error.
 pub async fn until_answered<E: Display, Asking: Future<Output = Result<(), E>>>(
     who: &str,
     what: &str,

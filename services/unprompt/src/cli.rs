@@ -241,7 +241,7 @@ pub struct Up {
     /// Port of /livez, /readyz and /metrics (0: any free port)
     #[arg(long)]
     pub http_port: Option<u16>,
-    /// Start of services whose outputs are there, but whose offsets Kafka has forgotten
+    /// Start of services whose outputs exist, but whose offsets Kafka has forgotten
     #[arg(long, value_name = "WHERE")]
     pub from: Option<From>,
 }
@@ -286,7 +286,7 @@ pub struct Serve {
     /// Port of /livez, /readyz and /metrics (0: any free port)
     #[arg(long)]
     pub http_port: Option<u16>,
-    /// Start of the service if its outputs are there, but Kafka has forgotten its offsets
+    /// Start of the service if its outputs exist, but Kafka has forgotten its offsets
     #[arg(long, value_name = "WHERE")]
     pub from: Option<From>,
 }

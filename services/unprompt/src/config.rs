@@ -122,8 +122,7 @@ mod tests {
         assert_eq!(plain.runner.for_service("text-encoder").batch_records, 512);
     }
 
-    /// Every start must report these errors. Before, only the service that used the value did,
-    /// later or never.
+    /// Every start must report these errors, not only the service that uses the value.
     #[test]
     fn an_invalid_value_error_names_the_key_the_allowed_values_and_the_file() {
         for (section, key, value, wanted) in [

@@ -25,8 +25,7 @@ pub async fn start_index(folder: &Path, port: u16) -> anyhow::Result<EmbeddedInd
     })
 }
 
-/// Waits until a hosted server no longer works although nobody has stopped it, and returns its name
-/// and why.
+/// Waits until a hosted server has failed without being stopped. Returns its name and the reason.
 pub async fn failed(
     broker: Option<&EmbeddedBroker>,
     index: Option<&EmbeddedIndex>,

@@ -11,8 +11,8 @@ use serde::Serialize;
 use serde_json::Value;
 use unprompt_stream::printable::{printable, printable_json};
 
-/// Prints a line of data; on a terminal without what would command it. Ignores a reader that has
-/// gone away.
+/// Prints a line of data; on a terminal, control characters are escaped. Ignores a reader that has
+/// closed its end.
 pub fn line(text: impl Display) -> anyhow::Result<()> {
     let text = text.to_string();
     let mut out = io::stdout().lock();

@@ -43,7 +43,7 @@ impl Clock {
         command
             .env("LD_PRELOAD", &self.libraries)
             .env("FAKETIME_TIMESTAMP_FILE", &self.file)
-            // The seconds until a change of the file is noticed.
+            // The seconds until a change of the file is detected.
             .env("FAKETIME_CACHE_DURATION", "1")
             .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
     }

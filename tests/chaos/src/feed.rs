@@ -72,7 +72,7 @@ impl Feed {
         }
     }
 
-    /// The beginning of 1970, a time before it, or one in the future: brokers refuse what is more
+    /// The beginning of 1970, a time before it, or one in the future: brokers refuse times more
     /// than an hour ahead.
     fn odd_time(&self, number: usize) -> i64 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

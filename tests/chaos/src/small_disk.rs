@@ -1,4 +1,4 @@
-//! A disk that can be full: a tmpfs, shrunk to what it holds.
+//! A disk that can be full: a tmpfs, shrunk to the size of its contents.
 
 use std::path::Path;
 use std::process::Command;

@@ -187,10 +187,10 @@ pub fn installed(variable: &str, name: &str) -> PathBuf {
 /// server listens there.
 const PORTS: Range<u32> = 10_000..32_000;
 
-/// Returns an address whose port is free, and different from all that this process got before.
+/// Returns an address with a free port that this process did not get before.
 pub fn free_address() -> SocketAddr {
     static NEXT: OnceLock<AtomicU32> = OnceLock::new();
-    // Processes that run at the same time begin at different ports.
+    // Concurrent processes start at different ports.
     let next = NEXT.get_or_init(|| {
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
         AtomicU32::new(nanos.wrapping_add(std::process::id().wrapping_mul(7_919)))

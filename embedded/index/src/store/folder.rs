@@ -30,7 +30,7 @@ impl DataFolder {
     /// Locks the directory. Creates it if it is missing.
     pub fn open(path: &Path) -> Result<Self, EmbeddedIndexError> {
         let refuse = |reason: String| EmbeddedIndexError::Folder { path: path.to_owned(), reason };
-        let io = |error: io::Error| refuse(format!("{error}; give a folder that can be written to"));
+        let io = |error: io::Error| refuse(format!("{error}; give a writable folder"));
         refuse_foreign(path)?;
         fs::create_dir_all(path.join(COLLECTIONS)).map_err(io)?;
         let lock =
@@ -38,7 +38,7 @@ impl DataFolder {
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_owned(), lock: Mutex::new(Some(lock)) }),
             Err(TryLockError::WouldBlock) => Err(refuse(
-                "another process holds it; stop that one, or give this one a folder of its own".into(),
+                "another process uses it; stop that process or give this one another folder".into(),
             )),
             Err(TryLockError::Error(error)) => Err(io(error)),
         }
@@ -105,7 +105,8 @@ impl DataFolder {
     ) -> Result<CollectionConfig, EmbeddedIndexError> {
         let at = self.collection(entry.folder);
         if !at.is_dir() {
-            return Err(EmbeddedIndexError::damaged(&at, format!("the collection {name:?} should be there")));
+            let reason = format!("the folder of the collection {name:?} is missing");
+            return Err(EmbeddedIndexError::damaged(&at, reason));
         }
         let path = self.path.join(CATALOGUE);
         entry.config().ok_or_else(|| {
@@ -154,7 +155,8 @@ fn refuse_foreign(path: &Path) -> Result<(), EmbeddedIndexError> {
         Some(foreign) => Err(EmbeddedIndexError::Folder {
             path: path.to_owned(),
             reason: format!(
-                "it holds {foreign:?}, which is not of an index; give an empty folder or one of its own"
+                "it holds {foreign:?}, which does not belong to an index; give an empty folder or an \
+                 existing index"
             ),
         }),
         None => Ok(()),

@@ -62,7 +62,7 @@ async fn writes_to_a_full_disk_are_refused_without_loss_until_there_is_room() {
     let Err(QdrantError::ResourceExhaustedError { status, .. } | QdrantError::ResponseError { status }) =
         refused
     else {
-        panic!("a write to a full disk was taken: {refused:?}");
+        panic!("a write to a full disk was accepted: {refused:?}");
     };
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
     assert!(status.message().contains("make room") && status.message().contains("MB free"), "{status:?}");
@@ -117,7 +117,7 @@ async fn refused_or_whole(folder: &Path, damage: &str) -> bool {
         Ok(index) => {
             let found = count(&client(&index.url()), "damaged").await;
             index.stop().await.unwrap();
-            assert_eq!(found, 100, "{damage}: points are missing and nobody said so");
+            assert_eq!(found, 100, "{damage}: points are missing without an error");
             false
         }
     }
@@ -155,5 +155,5 @@ async fn a_damaged_or_missing_file_is_an_error_or_loses_no_points() {
             refused += usize::from(refused_or_whole(copy.path(), &damage).await);
         }
     }
-    assert!(refused > 0, "no damage to any of {} files was noticed", names.len());
+    assert!(refused > 0, "no damage to any of {} files was detected", names.len());
 }

@@ -79,7 +79,7 @@ async fn mmr_diversity_ranges_from_the_nearest_to_the_most_different() {
     let different = mmr(&client, &name, 1.0).await.unwrap();
     assert_eq!(different[..2], [0, 11], "the second is the farthest from the first");
     let Err(QdrantError::ResponseError { status }) = mmr(&client, &name, 1.5).await else {
-        panic!("a diversity of 1.5 was taken");
+        panic!("a diversity of 1.5 was accepted");
     };
     assert_eq!(status.code(), Code::InvalidArgument);
     client.delete_collection(&name).await.unwrap();

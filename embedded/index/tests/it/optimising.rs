@@ -82,7 +82,7 @@ async fn a_graph_is_built_alongside_writes_and_reads_and_has_high_recall() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let (written, searched, longest) = work_beside(&client, &name, &mut cloud).await;
-    println!("beside the optimisation: {written} writes, {searched} searches, the longest write {longest:?}");
+    println!("during the optimisation: {written} writes, {searched} searches, the longest write {longest:?}");
     assert!(written >= 5, "only {written} writes were acknowledged while the graph was built");
     assert!(longest < Duration::from_secs(5), "a write waited {longest:?}");
     let info = info(&client, &name).await;

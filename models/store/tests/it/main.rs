@@ -141,7 +141,7 @@ fn assert_is_whole(setup: &Setup, model: &Model) {
     let folder = setup.store.verify(model).unwrap();
     for (path, content) in files() {
         assert!(std::fs::read(folder.join(path)).unwrap() == content, "{path}");
-        assert!(!folder.join(path).is_symlink(), "{path} is the store's own");
+        assert!(!folder.join(path).is_symlink(), "{path} must not be a link");
     }
     assert_eq!(setup.leftovers(), Vec::<PathBuf>::new());
 }
@@ -353,7 +353,7 @@ fn a_damaged_file_is_found_and_only_it_is_fetched_again() {
     let mut other = weights();
     other[1_000] ^= 1;
     std::fs::write(&damaged, &other).unwrap();
-    // First the quick check, which still has the stamps of the right files.
+    // The quick check also detects the damage, since the file no longer matches its recorded stamp.
     for error in [setup.store.path(&model).unwrap_err(), setup.store.verify(&model).unwrap_err()] {
         let text = error.to_string();
         assert!(text.contains(&format!("wrong checksum: SHA-256 {}", sum(&other))), "{text}");

@@ -53,7 +53,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Request, String>
 }
 
 fn number(text: &str) -> Result<u64, String> {
-    text.parse().map_err(|_| format!("{text:?} is no number\n{USAGE}"))
+    text.parse().map_err(|_| format!("{text:?} is not a number\n{USAGE}"))
 }
 
 fn print(request: &Request) -> Result<(), String> {

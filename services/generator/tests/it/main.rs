@@ -93,7 +93,11 @@ fn a_record_with_too_many_seeds_is_rejected() {
     let outcomes = generator(2).max_seeds(3).process(&[greedy, record("a tree", &[1, 2, 3])]).unwrap();
     let Outcome::Rejected(rejection) = &outcomes[0] else { panic!("{:?}", outcomes[0]) };
     assert_eq!(rejection.code, "too-many-seeds");
-    assert!(rejection.reason.contains("65536 seeds, and 3 are the most"), "{}", rejection.reason);
+    assert!(
+        rejection.reason.contains("65536 seeds, and a record may have at most 3"),
+        "{}",
+        rejection.reason
+    );
     assert_eq!(outputs(&outcomes[1]).len(), 3);
 }
 

@@ -12,7 +12,7 @@ pub mod codes {
     pub const URI_LIST: &str = "uri-list";
     /// The URI is malformed, has credentials, or has an unsupported scheme.
     pub const BAD_URI: &str = "bad-uri";
-    /// The URI is under none of the allowed prefixes.
+    /// The URI is not under any allowed prefix.
     pub const NOT_ALLOWED: &str = "uri-not-allowed";
     /// The host's address is not public.
     pub const PRIVATE_ADDRESS: &str = "private-address";
@@ -62,7 +62,8 @@ impl FetchFailure {
         Self::refused(
             codes::NOT_FOUND,
             format!(
-                "{at} is not there or not for this service to read ({answer}); publish it again once it is"
+                "{at} is missing or not readable by this service ({answer}); publish it again once it is \
+                 available"
             ),
         )
     }

@@ -152,7 +152,8 @@ fn check_status(at: &Location, status: StatusCode) -> Result<(), FetchFailure> {
         _ => Err(FetchFailure::refused(
             codes::UNEXPECTED,
             format!(
-                "{at} answers {status} where a picture was asked for; publish a URI that answers a plain GET with it"
+                "{at} answers {status} instead of a picture; publish a URI that returns the picture for a \
+                 plain GET"
             ),
         )),
     }

@@ -23,7 +23,7 @@ pub enum BadUri {
     TooLong(usize),
     #[error("it has spaces, backslashes, control characters or letters beyond ASCII; percent-encode them")]
     Characters,
-    #[error("it is no absolute URI ({0}); begin with file:, http:, https: or s3:")]
+    #[error("it is not an absolute URI ({0}); start it with file:, http:, https: or s3:")]
     NotAbsolute(url::ParseError),
     #[error("{0}: is not fetched; use file:, http:, https: or s3:")]
     Scheme(String),
@@ -33,17 +33,17 @@ pub enum BadUri {
         "it holds a user name or a password; leave them out, and use a presigned URL or [claim_check.s3]"
     )]
     Userinfo,
-    #[error("its path climbs out of a folder (`..`, perhaps encoded); write the path itself")]
+    #[error("its path has `..`, a NUL byte or nested percent-encoding; write the path itself")]
     Climbs,
-    #[error("a query cannot stand there; leave it out")]
+    #[error("a query is not allowed here; leave it out")]
     Query,
-    #[error("wildcards are not read; write a prefix for each host")]
+    #[error("wildcards are not supported; write a prefix for each host")]
     Wildcard,
-    #[error("a file: URI names a path of this machine; write file:///folder/picture.png")]
+    #[error("a file: URI names a path on this machine; write file:///folder/picture.png")]
     File,
-    #[error("its bucket is no S3 bucket's name: 3 to 63 of a-z, 0-9, `.` and `-`")]
+    #[error("its bucket name is not valid in S3: use 3 to 63 of a-z, 0-9, `.` and `-`")]
     Bucket,
-    #[error("it names a bucket and no object; write s3://bucket/key")]
+    #[error("it names a bucket but no object; write s3://bucket/key")]
     NoKey,
 }
 
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn the_four_schemes_are_taken() {
+    fn supported_schemes_are_accepted() {
         assert_eq!(parsed("file:///data/a%20b.png").path(), PathBuf::from("/data/a b.png"));
         assert_eq!(parsed("file:/data/1.png").path(), PathBuf::from("/data/1.png"));
         assert_eq!(parsed("HTTPS://A.Example:443/1.png").url().as_str(), "https://a.example/1.png");
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_climb_in_any_disguise_are_refused() {
+    fn disguised_path_traversal_is_refused() {
         for path in [
             "..%2fsecret",
             "%2e%2e%2fsecret",
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_dot_segments_are_resolved_before_anything_is_compared() {
+    fn plain_dot_segments_are_resolved_when_parsed() {
         for text in ["https://a.example/pictures/../secret", "https://a.example/pictures/%2e%2E/secret"] {
             assert_eq!(parsed(text).url().as_str(), "https://a.example/secret", "{text}");
         }
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_parsers_disagree_about_is_refused() {
+    fn ambiguous_and_unsupported_uris_are_refused() {
         for text in [
             "https:\\\\a.example\\1.png",
             "https://a.example\\@evil.example/1.png",

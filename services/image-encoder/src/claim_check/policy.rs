@@ -40,7 +40,10 @@ impl Policy {
             true => nothing_allowed(),
             false => Rejection::new(
                 codes::NOT_ALLOWED,
-                format!("{location} is under none of the prefixes that [claim_check] allow lists; add one, or send the picture"),
+                format!(
+                    "{location} is not under any prefix of allow in [claim_check]; add one, or send the \
+                     picture itself"
+                ),
             ),
         })
     }
@@ -50,7 +53,7 @@ impl Policy {
 pub fn nothing_allowed() -> Rejection {
     Rejection::new(
         codes::NOT_ALLOWED,
-        "no URI is fetched here; set allow in [claim_check] to prefixes of those that may be, such as \
+        "no URI is fetched here; set allow in [claim_check] to the prefixes of permitted URIs, such as \
          [\"https://host/pictures/\"], or send the picture itself",
     )
 }
@@ -85,7 +88,7 @@ fn is_under(location: &Location, place: &Location) -> bool {
         }
 }
 
-/// Returns whether the path is under the prefix. A prefix ends at a segment: `/pictures` is no
+/// Returns whether the path is under the prefix. A prefix ends at a segment: `/pictures` is not a
 /// prefix of `/pictures-of-others/1.png`.
 fn path_is_under(path: &str, prefix: &str) -> bool {
     match path.strip_prefix(prefix) {

@@ -87,7 +87,7 @@ impl S3Source {
         let path = Path::parse(at.key()).map_err(|error| {
             FetchFailure::refused(
                 codes::BAD_URI,
-                format!("{at}: {error}; such a key cannot be asked for, store it under another"),
+                format!("{at}: {error}; such a key cannot be requested, store the object under another"),
             )
         })?;
         let found = store.get(&path).await.map_err(|error| failed(at, &error))?;

@@ -80,7 +80,7 @@ impl S3 {
         if self.access_key_id.is_some() != self.secret_access_key.is_some() {
             return Err(Invalid::new(
                 "claim_check.s3.access_key_id",
-                "it is set without secret_access_key, or the other way round; set both, or neither for buckets that anybody may read,",
+                "it and secret_access_key belong together; set both, or neither for public buckets,",
             ));
         }
         self.endpoint.as_deref().map_or(Ok(()), |endpoint| {

@@ -17,7 +17,8 @@ pub fn only_uri(list: &[u8]) -> Result<&str, Rejection> {
     let refused = |reason: &str| Err(Rejection::new(codes::URI_LIST, reason));
     let Ok(text) = str::from_utf8(list) else {
         return refused(
-            "the list of URIs is no text; publish one URI as text, or send the picture without text/uri-list",
+            "the list of URIs is not text; publish one URI as text, or send the picture without \
+             text/uri-list",
         );
     };
     let mut uris = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -56,7 +57,7 @@ mod tests {
         assert!(reason(b"# nothing here\r\n").contains("no URI"));
         assert!(reason(b"").contains("no URI"));
         assert!(reason(b"https://a.example/1\nhttps://a.example/2\nhttps://a.example/3").contains("3 URIs"));
-        assert!(reason(b"\x89PNG\r\n").contains("no text"));
+        assert!(reason(b"\x89PNG\r\n").contains("not text"));
     }
 
     #[test]

@@ -83,7 +83,7 @@ fn delete(text: &str) -> InputRecord {
     record(prompt_id(text), None)
 }
 
-/// The same record from a prompt, or a deletion, of another time, in milliseconds after `record`'s.
+/// The same record with a source time that is `by_ms` milliseconds later.
 fn later(record: InputRecord, by_ms: i64) -> InputRecord {
     let time = (record.timestamp_ms + by_ms).to_string().into_bytes();
     InputRecord { headers: vec![(names::SOURCE_TIME.to_owned(), time)], ..record }
@@ -110,21 +110,21 @@ fn codes(outcomes: &[Outcome]) -> Vec<Option<&str>> {
 #[test]
 fn upserts_and_deletes_of_one_batch_take_effect_in_their_order() {
     let mut fixture = Fixture::start();
-    let old = PromptEmbedding { source: "old".into(), ..embedding("made anew") };
+    let old = PromptEmbedding { source: "old".into(), ..embedding("recreated") };
     let batch = [
         upsert(&embedding("removed")),
         delete("made late"),
         delete("removed"),
         upsert(&embedding("made late")),
         upsert(&old),
-        delete("made anew"),
-        upsert(&embedding("made anew")),
+        delete("recreated"),
+        upsert(&embedding("recreated")),
         delete("never there"),
     ];
     assert_eq!(codes(&fixture.process(&batch)), [None; 8]);
     assert_eq!(fixture.prompt("removed"), None);
     assert!(fixture.prompt("made late").is_some());
-    assert_eq!(fixture.prompt("made anew").unwrap().sources, ["test"], "the delete forgot the old source");
+    assert_eq!(fixture.prompt("recreated").unwrap().sources, ["test"], "the delete forgot the old source");
     assert_eq!(fixture.prompt("never there"), None);
 }
 
@@ -179,7 +179,7 @@ fn records_of_one_partition_take_effect_in_their_order_whatever_their_times() {
     let mut fixture = Fixture::start();
     let (red, blue) = (embedding("red"), embedding("blue"));
     fixture.process(&[
-        // The clock of who deleted it is ahead.
+        // The clock of the client that deleted it is ahead.
         from(3, later(delete("red"), 9)),
         from(3, later(upsert(&red), 1)),
         from(3, later(upsert(&blue), 9)),
@@ -306,10 +306,8 @@ fn a_dropped_collection_is_recreated_and_the_batch_retried() {
     fixture.process(&[upsert(&embedding("before"))]);
     fixture.runtime.block_on(fixture.index.drop_collection()).unwrap();
     let batch = [upsert(&embedding("after"))];
-    let Err(BatchError::Transient(reason)) = fixture.indexer.process(&batch) else {
-        panic!("not tried again")
-    };
-    assert!(reason.contains("made again"), "{reason}");
+    let Err(BatchError::Transient(reason)) = fixture.indexer.process(&batch) else { panic!("not retried") };
+    assert!(reason.contains("recreated"), "{reason}");
     assert_eq!(codes(&fixture.process(&batch)), [None]);
     assert!(fixture.prompt("after").is_some() && fixture.prompt("before").is_none());
 }

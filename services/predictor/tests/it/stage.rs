@@ -191,14 +191,14 @@ fn an_alias_moved_to_another_encoder_stops_the_predictor() {
     let other = Layout::new("other@1", CLIP_DIM, MINILM);
     fixture.runtime.block_on(fixture.index.beside(&other)).unwrap();
     fixture.runtime.block_on(fixture.index.switch_to(&other)).unwrap();
-    // Until it looks behind the alias again, it searches the collection that it knows.
+    // Until it resolves the alias again, it searches the previous collection.
     let deadline = Instant::now() + Duration::from_secs(20);
     let error = loop {
         match fixture.outcome() {
             Ok(outcome) => assert_eq!(prediction(&outcome).neighbours, first.neighbours),
             Err(error) => break error,
         }
-        assert!(Instant::now() < deadline, "it does not notice");
+        assert!(Instant::now() < deadline, "the moved alias was not detected");
         std::thread::sleep(Duration::from_millis(200));
     };
     let BatchError::Fatal(reason) = error else { panic!("{error:?}") };

@@ -1,7 +1,7 @@
 //! Settings that make Kafka's client run code: a library, or a shell command.
 //!
-//! They are refused in the file of the current folder, which is read unasked: whoever can write to
-//! a folder in which somebody works must not run code as that person.
+//! They are refused in the file of the current folder, which is read automatically: whoever can
+//! write to a folder that another person works in must not run code as that person.
 
 use figment::value::{Dict, Value};
 use figment::{Error, Metadata};
@@ -23,7 +23,7 @@ pub(super) fn refuse_code(values: &mut Dict, layer: Metadata) -> Result<(), Box<
     let Some(Value::Dict(_, properties)) = kafka.get("properties") else { return Ok(()) };
     let Some(found) = found_in("", properties) else { return Ok(()) };
     let what = format!(
-        "it makes the client run code, and {LOCAL_FILE} is read unasked: name the file with --config"
+        "it makes the client run code, and {LOCAL_FILE} is read automatically: pass the file with --config"
     );
     let mut error = Error::from(what).with_path(&format!("kafka.properties.{found}"));
     error.metadata = Some(layer);

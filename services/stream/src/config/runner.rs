@@ -38,15 +38,15 @@ impl Delivery {
     }
 }
 
-/// The start of a group whose outputs are there, although the broker has forgotten its offsets.
+/// The policy for a group whose outputs exist although the broker has lost its offsets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum LostOffsets {
-    /// It stops: which records it has processed is not known.
+    /// It stops, because it is not known which records it has processed.
     #[default]
     Stop,
-    /// It processes all records that are kept, and writes their outputs again.
+    /// It processes all retained records, and writes their outputs again.
     Earliest,
     /// It processes only records that are published from now on.
     Latest,
@@ -109,9 +109,9 @@ macro_rules! bounds {
 }
 
 bounds! {
-    /// Records in a batch, at most.
+    /// The maximum number of records in a batch.
     batch_records: usize = 64, count;
-    /// Bytes in a batch, at most, unless one record alone is larger.
+    /// The maximum number of bytes in a batch, unless a single record is larger.
     batch_bytes: usize = 32 << 20, count;
     /// The longest time that a record waits for its batch to fill.
     batch_time_ms: u64 = 1, time_ms;
@@ -120,11 +120,11 @@ bounds! {
     /// it has, may exceed it. Kafka's client prefetches half as much, plus one more response of
     /// every broker, which is no larger than that or holds a single record.
     bytes_in_flight: usize = 96 << 20, count;
-    /// Time between commits, at least.
+    /// The minimum time between commits.
     commit_interval_ms: u64 = 200, time_ms;
     /// Delay before the first retry of a batch with a transient error; it doubles from there.
     retry_initial_ms: u64 = 100, delay_ms;
-    /// Delay between retries, at most.
+    /// The maximum delay between retries.
     retry_max_ms: u64 = 10_000, delay_ms;
     /// The time that revoked partitions have to finish their records in flight before these are
     /// dropped.
@@ -133,11 +133,11 @@ bounds! {
     stop_timeout_ms: u64 = 30_000, time_ms;
     /// The delivery guarantee of the outputs.
     delivery: Delivery = Delivery::Auto, any;
-    /// The start of a group whose outputs are there and whose offsets are gone.
+    /// The policy for a group whose outputs exist but whose offsets are lost.
     lost_offsets: LostOffsets = LostOffsets::Stop, any;
-    /// Records written in a transaction, at most, unless one batch alone gives more.
+    /// The maximum number of records written in a transaction, unless a single batch gives more.
     transaction_records: usize = 10_000, count;
-    /// Bytes written in a transaction, at most, unless one batch alone gives more.
+    /// The maximum number of bytes written in a transaction, unless a single batch gives more.
     transaction_bytes: usize = 32 << 20, count;
     /// The broker aborts a transaction after this time. A killed service may hold up readers of
     /// committed records for as long.
@@ -159,7 +159,7 @@ impl RunnerConfig {
     }
 }
 
-/// A day is as good as forever, and can still be added to the clock.
+/// The upper bound of every time: practically forever, and still safe to add to the clock.
 const DAY_MS: u64 = 86_400_000;
 
 fn any<T>(_: T) -> Result<(), String> {

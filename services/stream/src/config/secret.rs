@@ -59,8 +59,8 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// Accepts any scalar: `"session.timeout.ms" = 6000` is as good as `"6000"`, and an environment
-/// variable of digits arrives as a number.
+/// Accepts any scalar: `"session.timeout.ms" = 6000` is equivalent to `"6000"`, and an environment
+/// variable that consists of digits is parsed as a number.
 struct ScalarVisitor;
 
 impl de::Visitor<'_> for ScalarVisitor {

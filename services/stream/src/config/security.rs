@@ -154,14 +154,14 @@ impl Security {
         match self.mechanism {
             Some(Mechanism::OauthBearer) => none_of(
                 who,
-                "other mechanisms than OAUTHBEARER; say where its token comes from in [kafka.properties], \
-                 sasl.oauthbearer.*",
+                "mechanisms other than OAUTHBEARER; configure the source of its token in \
+                 [kafka.properties], sasl.oauthbearer.*",
             ),
             Some(mechanism) => both_of(who, mechanism, properties),
             None if properties.keys().any(|name| name.starts_with("sasl.mechanism")) => Ok(()),
             None => Err(format!(
-                "[kafka.security] protocol = {:?} needs a mechanism; set it to SCRAM-SHA-512, SCRAM-SHA-256, PLAIN or \
-                 OAUTHBEARER, as the broker has it",
+                "[kafka.security] protocol = {:?} needs a mechanism; set it to SCRAM-SHA-512, \
+                 SCRAM-SHA-256, PLAIN or OAUTHBEARER, whichever the broker uses",
                 self.protocol.name()
             )),
         }
@@ -198,7 +198,7 @@ fn both_of(
     let Some((key, _)) = who.into_iter().find(is_missing) else { return Ok(()) };
     let file = if key == "password" { ", or password_file," } else { "" };
     let name = mechanism.name();
-    Err(format!("[kafka.security] mechanism = {name:?} needs a {key}; set {key}{file} beside it"))
+    Err(format!("[kafka.security] mechanism = {name:?} needs a {key}; set {key}{file} as well"))
 }
 
 /// Refuses a given setting that has no use without `what`.

@@ -26,8 +26,8 @@ impl Floors {
         };
     }
 
-    /// Returns the bound that a record is below, if it is. From a record that is not, the partition
-    /// has started well, and is not checked any more.
+    /// Returns the bound if the record is below it. The first record that is not below it ends the
+    /// check of its partition, which has started correctly.
     pub fn above(&self, at: TopicPartition, offset: i64) -> Option<i64> {
         let mut floors = self.0.lock();
         let floor = *floors.get(&at)?;

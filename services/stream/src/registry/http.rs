@@ -36,11 +36,11 @@ pub(super) struct Request<'a> {
 /// Why there is no usable answer.
 #[derive(Debug)]
 pub(super) enum RequestFailure {
-    /// Nobody answers, or something that is no schema registry; that may pass.
+    /// Nobody answers, or something that is not a schema registry; that may pass.
     Away(String),
     /// The registry says that it has no such subject, version or schema.
     Missing(String),
-    /// The schema contradicts another, or is no schema.
+    /// The schema contradicts another, or is not a schema.
     Conflict(String),
     TooLong(String),
     /// Anything else that asking again does not fix.

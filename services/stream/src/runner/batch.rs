@@ -52,8 +52,8 @@ impl Batch {
         }
     }
 
-    /// Takes the first records with what is known of them: the stage has outcomes for them while it
-    /// works on the others, or they are written before the others. Nothing of them is held yet.
+    /// Splits off the first records with everything known about them: the stage has their outcomes
+    /// while it works on the others, or they are written before the others. They hold no bytes yet.
     pub fn split_first(&mut self, count: usize) -> Self {
         let (first, rest) = self.records.split_at(count);
         let mut first = Self::new(Arc::new(first.to_vec()), self.spans.split_first(count));

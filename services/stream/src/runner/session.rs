@@ -199,7 +199,7 @@ impl<'a> Session<'a> {
         end
     }
 
-    /// Returns the error of a thread or task that has ended unasked. The loop would otherwise wait
+    /// Returns the error of a thread or task that has ended unexpectedly. The loop would otherwise wait
     /// for it, apparently in good health.
     fn died(&self) -> Option<StreamError> {
         // The reason of the consumer's end may be among the events.

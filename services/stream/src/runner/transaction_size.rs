@@ -2,7 +2,7 @@
 //!
 //! A transaction that does not fit into its time is aborted, and would never fit if it were tried
 //! again as it is: on a slow link, or with a quota on the broker. So the next one is half as large.
-//! Transactions begin small and grow while they are quick.
+//! Transactions start small and grow while they are quick.
 
 use std::time::Duration;
 
@@ -31,14 +31,14 @@ impl TransactionSize {
         self.bytes
     }
 
-    /// Notes how long a transaction took that was committed.
+    /// Records the duration of a committed transaction.
     pub fn committed(&mut self, took: Duration) {
         if took < self.quick {
             self.bytes = self.bytes.saturating_mul(2).min(self.max_bytes);
         }
     }
 
-    /// Notes that a transaction of this many bytes did not fit into its time.
+    /// Records that a transaction of this many bytes did not fit into its time.
     pub fn late(&mut self, bytes: usize) {
         let least = LEAST_BYTES.min(self.max_bytes);
         self.bytes = (self.bytes.min(bytes) / 2).max(least);

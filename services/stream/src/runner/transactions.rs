@@ -225,7 +225,7 @@ struct Worker {
 type UnderWay = (BatchId, usize, Topic, Sending);
 
 impl Worker {
-    /// Initialises transactions. Waits for a broker that is away as long as the caller waits; only
+    /// Initialises transactions. Waits for an unavailable broker as long as the caller waits; only
     /// a refusal is an error.
     fn init(&self, abandoned: impl Fn() -> bool) -> Result<(), StreamError> {
         loop {

@@ -27,7 +27,7 @@ pub(super) fn write(span: &SpanContext, headers: &mut Headers) {
     TraceContextPropagator::new().inject_context(&context, &mut HeaderWriter(headers));
 }
 
-/// Returns the context to start a span of this parent in; without a parent, the span begins a
+/// Returns the context to start a span of this parent in; without a parent, the span starts a new
 /// trace.
 pub(super) fn under(parent: Option<SpanContext>) -> Context {
     match parent {

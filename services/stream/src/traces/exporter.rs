@@ -105,7 +105,7 @@ fn configured(telemetry: &Telemetry) -> Result<Option<&str>, StreamError> {
     };
     match endpoint.starts_with("http://") || endpoint.starts_with("https://") {
         true => Ok(Some(endpoint)),
-        false => Err(wrong(format!("otlp_endpoint {endpoint:?} is no URL; write http://{endpoint}"))),
+        false => Err(wrong(format!("otlp_endpoint {endpoint:?} is not a URL; write http://{endpoint}"))),
     }
 }
 
@@ -118,10 +118,9 @@ fn headers(given: &BTreeMap<String, Secret>) -> Result<HeaderMap, StreamError> {
     let mut headers = HeaderMap::new();
     for (name, value) in given {
         let key = HeaderName::try_from(name)
-            .map_err(|_| wrong(format!("headers: {name:?} cannot be the name of a header")))?;
-        let mut value = HeaderValue::from_str(value.expose()).map_err(|_| {
-            wrong(format!("headers: the value of {name} cannot be a header's; it is visible ASCII"))
-        })?;
+            .map_err(|_| wrong(format!("headers: {name:?} is not a valid header name")))?;
+        let mut value = HeaderValue::from_str(value.expose())
+            .map_err(|_| wrong(format!("headers: the value of {name} is not valid; use visible ASCII")))?;
         value.set_sensitive(true);
         headers.insert(key, value);
     }

@@ -17,8 +17,8 @@ use opentelemetry_sdk::trace::{
 const EXPORTED: &str = "unprompt_spans_exported_total";
 const DROPPED: &str = "unprompt_spans_dropped_total";
 
-/// OpenTelemetry's batching, which sends from a thread of its own, behind a bound that
-/// counts what it drops.
+/// OpenTelemetry's batching, which sends from its own thread, behind a limit that counts the spans
+/// it drops.
 #[derive(Debug)]
 pub(super) struct BoundedQueue {
     inner: BatchSpanProcessor,
@@ -76,7 +76,7 @@ impl SpanProcessor for BoundedQueue {
     }
 }
 
-/// An exporter that counts what becomes of the spans, and reports a collector that is away once.
+/// An exporter that counts exported and dropped spans, and reports an unreachable collector once.
 #[derive(Debug)]
 struct CountingExporter<E> {
     inner: E,
@@ -115,7 +115,7 @@ impl<E> CountingExporter<E> {
             Ok(()) => {
                 counter!(EXPORTED, "service" => service.clone()).increment(spans);
                 if failed_before {
-                    tracing::info!(service, "the collector takes traces again");
+                    tracing::info!(service, "the collector accepts traces again");
                 }
             }
             Err(error) => {
@@ -124,7 +124,8 @@ impl<E> CountingExporter<E> {
                     tracing::warn!(
                         service,
                         %error,
-                        "the collector does not take traces; they are left out, and counted, until it does: see [telemetry]"
+                        "the collector does not accept traces; they are dropped and counted until \
+                         it does: see [telemetry]"
                     );
                 }
             }

@@ -1,4 +1,4 @@
-//! The data directory's lock, the topics, and the errors when the broker is away.
+//! The data directory's lock, the topics, and the errors when the broker is unreachable.
 
 use std::os::unix::fs::PermissionsExt as _;
 

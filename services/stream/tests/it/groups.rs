@@ -46,7 +46,7 @@ fn watched(kafka: &KafkaConfig) -> (RunningStage, Partitions) {
     (run, seen)
 }
 
-async fn two_runners_share_the_partitions_and_a_leaver_hands_its_own_back(fixture: Fixture) {
+async fn two_runners_share_the_partitions_and_a_leaver_returns_its_own(fixture: Fixture) {
     let kafka = fixture.kafka();
     let (first, of_first) = watched(&kafka);
     first.ready().await;
@@ -104,14 +104,14 @@ fn gated(kafka: &KafkaConfig, revoke_drain_ms: u64) -> Gated {
     Gated { run, at_work, open }
 }
 
-async fn a_batch_longer_than_the_bound_does_not_hold_up_a_revoked_partition(fixture: Fixture) {
+async fn a_batch_longer_than_the_drain_limit_does_not_delay_a_revoked_partition(fixture: Fixture) {
     let kafka = fixture.kafka();
     publish(&kafka, 0..200).await;
     let first = gated(&kafka, 300);
     eventually("the first runner is at work", || first.at_work.load(Ordering::Relaxed)).await;
     let second = RunningStage::copying(&kafka);
     let early = take(&kafka, Topic::ImageEmbeddings, 50).await;
-    assert_eq!(counts(&early).len(), 50, "the second runner works on what the first one still has in hand");
+    assert_eq!(counts(&early).len(), 50, "the second runner takes over records that the first one still has");
     first.open.store(true, Ordering::Relaxed);
     take_until_complete(&kafka, Topic::ImageEmbeddings, 0..200).await;
     first.run.stop().await;
@@ -119,7 +119,7 @@ async fn a_batch_longer_than_the_bound_does_not_hold_up_a_revoked_partition(fixt
     fixture.assert_promise(&all(&kafka, Topic::ImageEmbeddings).await, 0..200);
 }
 
-async fn a_batch_within_the_bound_is_finished_before_its_partition_goes(fixture: Fixture) {
+async fn a_batch_within_the_drain_limit_is_finished_before_its_partition_is_revoked(fixture: Fixture) {
     let kafka = fixture.kafka();
     publish(&kafka, 0..200).await;
     let first = gated(&kafka, 20_000);
@@ -135,7 +135,7 @@ async fn a_batch_within_the_bound_is_finished_before_its_partition_goes(fixture:
 
 /// A pause ends when half of the bytes in flight are done. Partitions that are assigned before that
 /// must not end it for the earlier ones, which would then never be resumed.
-async fn partitions_that_come_in_a_pause_leave_none_behind(fixture: Fixture) {
+async fn partitions_assigned_during_a_pause_leave_no_partition_paused(fixture: Fixture) {
     let kafka = fixture.kafka();
     let (allowed, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (gate, batches) = (allowed.clone(), done.clone());
@@ -168,7 +168,7 @@ async fn partitions_that_come_in_a_pause_leave_none_behind(fixture: Fixture) {
 }
 
 /// librdkafka keeps a pause through a partition's loss and return.
-async fn partitions_lost_in_a_pause_are_read_again_when_they_come_back(fixture: Fixture) {
+async fn partitions_lost_during_a_pause_are_read_again_after_reassignment(fixture: Fixture) {
     let kafka = fixture.kafka();
     let open = Arc::new(AtomicBool::new(false));
     let gate = open.clone();
@@ -200,7 +200,7 @@ async fn partitions_lost_in_a_pause_are_read_again_when_they_come_back(fixture: 
     fixture.assert_promise(&all(&kafka, Topic::ImageEmbeddings).await, 0..1_400);
 }
 
-async fn prefixes_keep_worlds_apart(fixture: Fixture) {
+async fn services_with_different_prefixes_do_not_share_records(fixture: Fixture) {
     let plain = fixture.kafka();
     let mut other = plain.clone();
     other.prefix = unprompt_schemas::topics::Prefix::new("team-a.").unwrap();
@@ -257,7 +257,7 @@ async fn a_group_that_lost_its_offsets_follows_the_lost_offsets_setting() {
     let out = take(&kafka, Topic::ImageEmbeddings, 50).await;
     run.stop().await;
     assert!(counts(&out).values().all(|count| *count == 2), "everything was written again, once");
-    // With its offsets, it goes on as ever.
+    // With its offsets, it resumes as usual.
     let run = RunningStage::copying(&kafka);
     run.ready().await;
     assert_eq!(run.stop().await.records_in, 0);
@@ -283,10 +283,10 @@ async fn a_group_killed_before_its_first_commit_reads_everything_again() {
 
 on_both! {
     a_stage_slower_than_the_longest_poll_interval_keeps_its_group,
-    two_runners_share_the_partitions_and_a_leaver_hands_its_own_back,
-    a_batch_longer_than_the_bound_does_not_hold_up_a_revoked_partition,
-    a_batch_within_the_bound_is_finished_before_its_partition_goes,
-    partitions_that_come_in_a_pause_leave_none_behind,
-    partitions_lost_in_a_pause_are_read_again_when_they_come_back,
-    prefixes_keep_worlds_apart,
+    two_runners_share_the_partitions_and_a_leaver_returns_its_own,
+    a_batch_longer_than_the_drain_limit_does_not_delay_a_revoked_partition,
+    a_batch_within_the_drain_limit_is_finished_before_its_partition_is_revoked,
+    partitions_assigned_during_a_pause_leave_no_partition_paused,
+    partitions_lost_during_a_pause_are_read_again_after_reassignment,
+    services_with_different_prefixes_do_not_share_records,
 }

@@ -96,7 +96,7 @@ async fn eventually_gauge(address: std::net::SocketAddr, name: &str, wanted: imp
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "is run by the tests below, in a process of its own: metrics are the process's"]
+#[ignore = "the tests below run it in a separate process: metrics are the process's"]
 async fn the_process_whose_metrics_are_read() {
     let prefix = Prefix::new(&std::env::var("UNPROMPT_TEST_PREFIX").unwrap()).unwrap();
     let profile = if std::env::var("UNPROMPT_TEST_PROFILE").unwrap() == "Kafka" {
@@ -157,7 +157,7 @@ async fn a_service_dropped_from_its_group_is_not_ready_until_it_rejoins() {
     broker.stop().await.unwrap();
 }
 
-async fn lag_and_what_is_in_flight_are_told_as_they_are(fixture: Fixture) {
+async fn lag_and_in_flight_metrics_match_the_actual_state(fixture: Fixture) {
     let kafka = fixture.kafka();
     publish(&kafka, 0..300).await;
     let asked = this_binary("health::the_process_whose_metrics_are_read")
@@ -170,5 +170,5 @@ async fn lag_and_what_is_in_flight_are_told_as_they_are(fixture: Fixture) {
 }
 
 on_both! {
-    lag_and_what_is_in_flight_are_told_as_they_are,
+    lag_and_in_flight_metrics_match_the_actual_state,
 }

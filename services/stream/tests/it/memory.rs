@@ -32,7 +32,7 @@ fn resident(line: &str) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "is run by the tests below, in a process of its own"]
+#[ignore = "the tests below run it in a separate process"]
 async fn the_process_that_is_weighed() {
     let prefix = Prefix::new(&std::env::var(PREFIX).unwrap()).unwrap();
     let profile = if std::env::var(PROFILE).unwrap() == "Kafka" { Profile::Kafka } else { Profile::Embedded };
@@ -58,7 +58,7 @@ async fn the_process_that_is_weighed() {
     println!("grown by {}", resident("VmHWM") - before);
 }
 
-async fn pictures_of_10_mb_keep_to_the_bound_on_bytes_in_flight(fixture: Fixture) {
+async fn pictures_of_10_mb_stay_within_the_limit_on_bytes_in_flight(fixture: Fixture) {
     let kafka = fixture.kafka();
     let publisher = Publisher::new(&kafka).unwrap();
     let picture = |number: usize| OutputRecord {
@@ -75,7 +75,7 @@ async fn pictures_of_10_mb_keep_to_the_bound_on_bytes_in_flight(fixture: Fixture
         .spawn()
         .unwrap();
     let output = tokio::task::block_in_place(|| child.wait_with_output()).unwrap();
-    assert!(output.status.success(), "the process that was weighed failed");
+    assert!(output.status.success(), "the measured process failed");
     let said = String::from_utf8(output.stdout).unwrap();
     let grown = said.lines().find_map(|line| Some(line.split_once("grown by ")?.1));
     let grown: usize = grown.expect("it says by how much it grew").parse().unwrap();
@@ -149,5 +149,5 @@ async fn large_outputs_of_small_inputs_stay_within_the_limit_while_the_broker_is
 }
 
 on_both! {
-    pictures_of_10_mb_keep_to_the_bound_on_bytes_in_flight,
+    pictures_of_10_mb_stay_within_the_limit_on_bytes_in_flight,
 }

@@ -1,4 +1,5 @@
-//! The schema registry client against a real registry, and what a stage does while that is away.
+//! The schema registry client against a real registry, and how a stage behaves while the registry
+//! is unreachable.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -308,7 +309,7 @@ fn a_token_is_taken_letter_for_letter_and_never_printed() {
     assert!(registry.register && !format!("{registry:?}").contains("0123"), "{registry:?}");
 }
 
-/// Given an unreadable record beside a good one, a job gets the good one. Given a record that only
+/// Given an unreadable record next to a good one, a job gets the good one. Given a record that only
 /// a registry could explain, the job fails instead of getting fewer records.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_skips_bad_records_but_fails_without_a_needed_registry() {

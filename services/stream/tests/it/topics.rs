@@ -1,5 +1,5 @@
-//! Topics that are deleted under a running service, or deleted and created again, and partitions
-//! that are younger than the group.
+//! Topics that are deleted under a running service, or deleted and recreated, and partitions that
+//! are younger than the group.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -113,7 +113,7 @@ async fn a_deleted_input_is_created_again_and_read(fixture: Fixture) {
     assert_read(&fixture, run, 0..300).await;
 }
 
-/// Without the ids, the service would go on at its offset: a topic that is shorter shows by itself,
+/// Without the ids, the service would continue at its offset: a shorter topic is detected anyway,
 /// but here the new one is longer by the time of the next fetch.
 async fn a_topic_that_is_replaced_while_its_partitions_are_paused_is_read_from_its_first_record(
     fixture: Fixture,
@@ -142,8 +142,8 @@ async fn a_topic_that_is_replaced_while_its_partitions_are_paused_is_read_from_i
     fixture.assert_promise(&out, 1_000..2_500);
 }
 
-/// Each round ends in another phase of the service: between two commits, at a commit, at the look
-/// at the ids.
+/// Each round ends in another phase of the service: between two commits, at a commit, while it
+/// checks the ids.
 async fn a_topic_created_again_and_again_under_load_loses_nothing(fixture: Fixture) {
     let kafka = fixture.kafka();
     let config = RunnerConfig { batch_records: 5, ..RunnerConfig::default() };
@@ -158,7 +158,7 @@ async fn a_topic_created_again_and_again_under_load_loses_nothing(fixture: Fixtu
         published += 100 + 40 * round;
         take_until_complete(&kafka, Topic::ImageEmbeddings, published - 10..published).await;
         tokio::time::sleep(Duration::from_millis(700 * round as u64)).await;
-        // Of these, some are in hand when their topic goes.
+        // Some of these are in flight when their topic is deleted.
         publish(&kafka, 10_000 * (round + 1)..10_000 * (round + 1) + 50).await;
         replace(&kafka, Topic::Images).await;
     }
@@ -264,7 +264,7 @@ async fn a_table_created_again_is_read_from_its_first_record(fixture: Fixture) {
         (0..90).all(|number| numbers.contains(&number))
     };
     eventually("the new table is applied from its first record", all_applied).await;
-    // What was read from the new topic at the old offset before that does not come last.
+    // Records that were read from the new topic at the old offset before that do not come last.
     let last: Vec<usize> = applied.lock().values().flat_map(|numbers| last_in_order(numbers)).collect();
     assert_eq!(last.len(), 60, "the new table is applied in order: {last:?}");
 }

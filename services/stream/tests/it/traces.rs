@@ -54,7 +54,7 @@ fn process_spans(collector: &Collector, kafka: &KafkaConfig) -> Vec<Span> {
     collector.named(&format!("{} process", kafka.prefix.name(Topic::Images)))
 }
 
-async fn a_record_is_processed_under_its_context_and_what_follows_from_it_under_its_span(fixture: Fixture) {
+async fn a_record_is_processed_under_its_context_and_its_outputs_carry_its_span(fixture: Fixture) {
     let (kafka, collector) = (fixture.kafka(), Collector::start().await);
     let context = [("traceparent", SAMPLED), ("tracestate", "vendor=1")];
     publish_all(&kafka, vec![bearing(7, &context)]).await;
@@ -87,7 +87,7 @@ async fn a_record_is_processed_under_its_context_and_what_follows_from_it_under_
     assert_eq!(texts(&output.headers, "tracestate"), ["vendor=1"]);
 }
 
-async fn a_rejected_record_has_a_failed_span_and_its_dead_letter_bears_that(fixture: Fixture) {
+async fn a_rejected_record_has_a_failed_span_and_its_dead_letter_carries_it(fixture: Fixture) {
     let (kafka, collector) = (fixture.kafka(), Collector::start().await);
     publish_all(&kafka, vec![bearing(1, &[("traceparent", SAMPLED)]), numbered(2)]).await;
     let reject = |batch: &[InputRecord]| {
@@ -104,13 +104,13 @@ async fn a_rejected_record_has_a_failed_span_and_its_dead_letter_bears_that(fixt
         assert!(span.is_error());
         assert_eq!(span.attribute("error.type").as_deref(), Some("never"));
         let is_traced = number(letter) == 1;
-        assert_eq!(span.trace_id == TRACE, is_traced, "a record without a context begins a trace of its own");
+        assert_eq!(span.trace_id == TRACE, is_traced, "only the record with a context continues its trace");
     }
 }
 
 on_both! {
-    a_record_is_processed_under_its_context_and_what_follows_from_it_under_its_span,
-    a_rejected_record_has_a_failed_span_and_its_dead_letter_bears_that,
+    a_record_is_processed_under_its_context_and_its_outputs_carry_its_span,
+    a_rejected_record_has_a_failed_span_and_its_dead_letter_carries_it,
 }
 
 /// Passes one record through a pass-through stage; returns its output and the run's summary.
@@ -159,7 +159,7 @@ async fn the_sample_ratio_applies_only_to_traces_that_start_here() {
     let (output, _) = pass(&none, numbered(1)).await;
     assert_eq!(collector.spans().len(), 0);
     let context = traceparent(&output);
-    assert!(context.ends_with("-00"), "later stages are told of the decision: {context}");
+    assert!(context.ends_with("-00"), "later stages see the decision: {context}");
     let (output, _) = pass(&none, bearing(1, &[("traceparent", SAMPLED)])).await;
     assert_eq!(collector.spans().len(), 1);
     assert_eq!(traceparent(&output), collector.spans()[0].traceparent());

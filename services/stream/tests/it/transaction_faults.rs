@@ -68,7 +68,7 @@ async fn ridden_out(
     }
     publish(&kafka, 0..300).await;
     let config = RunnerConfig { batch_records: 10, retry_initial_ms: 20, ..RunnerConfig::default() };
-    assert_eq!(transactions(service, "committed"), 0.0, "another test bears this name");
+    assert_eq!(transactions(service, "committed"), 0.0, "another test uses this name");
     // The stage waits until the errors are set with most of the records still before it. On a busy
     // machine it would otherwise be done before them.
     let (given, worked_on) = (Arc::new(AtomicBool::new(false)), AtomicUsize::new(0));

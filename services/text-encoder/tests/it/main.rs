@@ -87,7 +87,7 @@ fn a_null_value_deletes_by_id_and_needs_one() {
     match &outcomes[0] {
         Outcome::Outputs(outputs) => {
             assert_eq!((outputs[0].key.as_deref(), outputs[0].value.as_deref()), (Some(id.as_bytes()), None));
-            assert_eq!(outputs[0].headers, [header("7")], "its own partition, not what a stranger says");
+            assert_eq!(outputs[0].headers, [header("7")], "its own partition, not the one in its header");
         }
         rejected => panic!("{rejected:?}"),
     }

@@ -40,7 +40,7 @@ pub async fn run(context: &Context, command: DeadLetters, stop: CancellationToke
 }
 
 /// Returns the result of `reading`, or an error once `stop` is cancelled. Reading waits for a
-/// broker that goes away.
+/// broker that becomes unreachable.
 async fn unless_stopped<T, E: Into<anyhow::Error>>(
     stop: &CancellationToken,
     reading: impl Future<Output = Result<T, E>>,
@@ -94,7 +94,7 @@ fn position(partition: i32, offset: i64) -> String {
     format!("{partition}:{offset}")
 }
 
-/// The choice of keeping the values, which may be pictures of 20 MB.
+/// Whether to keep the values, which may be pictures of 20 MB.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Values {
     Kept,
@@ -113,7 +113,7 @@ async fn ends(kafka: &KafkaConfig) -> anyhow::Result<TopicEnds> {
 }
 
 /// Shows the progress of reading the topic, in offsets. There may be fewer records, because
-/// transactions leave marks.
+/// transactions leave markers.
 fn progress(ends: &TopicEnds) -> Progress {
     Progress::new("dead letters read", u64::try_from(ends.offsets()).ok())
 }
@@ -220,13 +220,13 @@ impl Replayed {
     fn told(&self, topic: &str) -> String {
         let Self { read, published, left, .. } = self;
         let done =
-            format!("{published} published again, {left} left; they stay in {topic} until they are purged");
+            format!("{published} published again, {left} skipped; all stay in {topic} until they are purged");
         if self.up_to.is_empty() {
             return done;
         }
         let which = match read - published {
-            0 => format!("all {read} that were there by now"),
-            others => format!("all {read} that were there by now, {others} of them not published again"),
+            0 => format!("all {read} dead letters that were read"),
+            others => format!("all {read} dead letters that were read, {others} of them not published again"),
         };
         let up_to = self.up_to().join(" --up-to ");
         format!("{done}\nto delete {which}: unprompt dead-letters purge --yes --up-to {up_to}")
@@ -343,7 +343,7 @@ async fn purge(
     match context.json {
         true => output::json(&json!({"deleted_offsets": offsets})),
         false => {
-            output::line(format!("offsets deleted from {topic}, transaction marks among them: {offsets}"))
+            output::line(format!("offsets deleted from {topic}, including transaction markers: {offsets}"))
         }
     }
 }
@@ -387,7 +387,7 @@ mod tests {
         assert!(chunk.is_full());
         assert_eq!(chunk.take().len(), CHUNK);
         chunk.push(letter(CHUNK_BYTES - 1));
-        assert!(!chunk.is_full(), "what was taken counts no more");
+        assert!(!chunk.is_full(), "taken records no longer count");
         chunk.push(letter(1));
         assert!(chunk.is_full());
     }
@@ -396,7 +396,7 @@ mod tests {
     fn a_partial_replay_says_that_a_purge_deletes_the_other_records_too() {
         let done = Replayed { read: 3, published: 1, left: 0, up_to: [(0, 5), (2, 1)].into() };
         let told = done.told("dead-letters.v1");
-        assert!(told.contains("all 3 that were there by now, 2 of them not published again"), "{told}");
+        assert!(told.contains("all 3 dead letters that were read, 2 of them not published again"), "{told}");
         assert!(told.ends_with("purge --yes --up-to 0:5 --up-to 2:1"), "{told}");
         let all = Replayed { published: 3, ..done }.told("dead-letters.v1");
         assert!(!all.contains("not published again"), "{all}");

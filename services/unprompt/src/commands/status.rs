@@ -35,7 +35,7 @@ pub async fn run(context: &Context, args: Status, stop: CancellationToken) -> an
     error.map_or(Ok(()), |error| anyhow::bail!("{error}"))
 }
 
-/// Reports at intervals. An endpoint that is away is shown as such and may return.
+/// Reports at intervals. An unreachable endpoint is shown as such and may return.
 async fn watch(
     json: bool,
     look: &mut Probe<'_>,

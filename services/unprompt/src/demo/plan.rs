@@ -63,7 +63,7 @@ fn distinct(seed: u64, split: Split, count: usize) -> Vec<Prompt> {
         .collect()
 }
 
-/// Gives each prompt one seed, different for each, and so one picture.
+/// Gives each prompt one distinct seed, and so one picture.
 fn with_seeds(prompts: Vec<Prompt>) -> Vec<Prompt> {
     prompts.into_iter().enumerate().map(|(at, prompt)| Prompt { seeds: vec![at as i64], ..prompt }).collect()
 }

@@ -1,4 +1,4 @@
-//! What arrives on the output topics, read as it comes: retention deletes it before the end.
+//! Counts the answers on the output topics as they arrive: retention deletes them before the end.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +26,7 @@ struct Counts {
     waiting: HashMap<usize, Duration>,
     predicted: usize,
     dead: usize,
-    /// Answers to numbers that do not wait: the second one of a record.
+    /// Answers to records that already had one.
     repeated: usize,
     /// The arrival since the start, and the latency.
     latencies: Vec<(Duration, Duration)>,
@@ -99,7 +99,7 @@ impl Arrivals {
         Ok(Self { counts, started, _reader: Arc::new(reader) })
     }
 
-    /// Begins to wait for the answer to a record, which is published next.
+    /// Starts to wait for the answer to a record that is published next.
     pub fn expect(&self, number: usize) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.waiting.insert(number, self.started.elapsed());

@@ -14,7 +14,7 @@ const MIB: f64 = (1 << 20) as f64;
 /// The size of the blocks in which a file's allocation is reported.
 const BLOCK_BYTES: u64 = 512;
 
-/// What is sampled.
+/// A quantity that can be sampled.
 #[derive(Clone, Debug)]
 pub enum Source {
     /// The resident memory of a process.
@@ -40,7 +40,7 @@ fn resident_mib(pid: u32) -> anyhow::Result<f64> {
     Ok(kib / 1024.0)
 }
 
-/// Files that are removed meanwhile count nothing.
+/// Files that are removed meanwhile count as zero.
 fn allocated_bytes(folder: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(folder) else { return 0 };
     let of = |path: PathBuf| match fs::symlink_metadata(&path) {

@@ -41,7 +41,7 @@ fn random(rng: &mut ChaCha8Rng) -> Operation {
     }
 }
 
-/// Does it in the folder, and returns the bytes that it read.
+/// Applies the operation in the folder and returns the bytes that it read.
 fn apply(operation: &Operation, folder: &Path) -> io::Result<Vec<u8>> {
     let open = |file| OpenOptions::new().read(true).write(true).open(folder.join(file));
     match operation {

@@ -1,4 +1,4 @@
-//! What programs need of a file system beside durability.
+//! File system operations that programs need, other than durability.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read as _};

@@ -1,4 +1,4 @@
-//! A disk that is full, and what files occupy.
+//! A full disk, and the space that files occupy.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};

@@ -20,7 +20,7 @@ for number in range(1_000_000):
     print(number, flush=True)
 ";
 
-/// Prints how many numbers from 0 are there, or fails.
+/// Prints how many consecutive numbers from 0 are stored. Fails on a gap or a damaged database.
 const COUNT: &str = "
 import sqlite3, sys
 database = sqlite3.connect(sys.argv[1])

@@ -18,7 +18,7 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     entries.map(|entry| (entry.file_name().into_string().unwrap(), read(entry))).collect()
 }
 
-/// What is left of writes and renames that were not synced.
+/// Returns the files that are left after a power cut amid unsynced writes and renames.
 fn left(seed: u64) -> Option<BTreeMap<String, Vec<u8>>> {
     let mut disk: Disk = disk()?;
     let file = disk.path().join("overwritten");

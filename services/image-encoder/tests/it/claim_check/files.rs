@@ -14,7 +14,7 @@ fn uri(path: &Path) -> String {
     format!("file://{}", path.display())
 }
 
-/// A folder `pictures` that may be read, beside a folder `secret` that may not; each has one
+/// A folder `pictures` that may be read, next to a folder `secret` that may not; each has one
 /// picture.
 fn folders() -> (Fetching, TempDir) {
     let root = tempfile::tempdir().unwrap();

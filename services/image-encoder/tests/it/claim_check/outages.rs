@@ -194,7 +194,7 @@ fn a_store_failure_behind_a_redirect_is_an_outage_although_the_redirect_succeeds
     let back = fetching.serve(store(&down, &Count::default()));
     let front = fetching.serve(front(format!("http://{back}/pictures/")));
     fetching.configure(json!({"allow": [format!("http://{front}"), format!("http://{back}/pictures/")]}));
-    // The last picture from the front itself tells nothing about what is behind it.
+    // The last picture comes from the front itself, and says nothing about the store behind it.
     for name in ["known.png", "own.png"] {
         embedding(&fetching.fetch(&format!("http://{front}/{name}")));
     }

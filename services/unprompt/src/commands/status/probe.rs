@@ -30,7 +30,7 @@ impl<'a> Probe<'a> {
         Ok(Self { context, urls, http, observer: Observer::new(&context.kafka()) })
     }
 
-    /// Returns the current report. An endpoint that is away is part of it and not an error.
+    /// Returns the current report. An unreachable endpoint is part of it and not an error.
     pub async fn report(&mut self) -> StatusReport {
         let kafka = self.context.kafka();
         // A restarted embedded broker may listen on another port.
@@ -56,7 +56,7 @@ impl<'a> Probe<'a> {
 fn base_of(url: &str) -> anyhow::Result<String> {
     anyhow::ensure!(
         url.starts_with("http://") || url.starts_with("https://"),
-        "--metrics-url {url} is no URL; write http://{url}"
+        "--metrics-url {url} is not a URL; write http://{url}"
     );
     let base = url.trim_end_matches('/');
     Ok(base.strip_suffix("/metrics").unwrap_or(base).to_owned())

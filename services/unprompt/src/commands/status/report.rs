@@ -36,8 +36,8 @@ pub struct Endpoint {
 pub struct TopicReport {
     pub topic: String,
     pub partitions: usize,
-    /// Offsets from the first one kept to the next one. They count records, records removed by
-    /// compaction, and a mark per transaction.
+    /// Offsets from the first one kept to the next one to be written. They count records, records
+    /// removed by compaction, and a marker per transaction.
     pub offsets: i64,
     /// The number of offsets ever written.
     pub written: i64,
@@ -54,7 +54,7 @@ pub struct ServiceReport {
     /// Offsets that are not committed yet, over all topics.
     pub lag: Option<i64>,
     pub lag_by_topic: BTreeMap<String, i64>,
-    /// Offsets that the broker has deleted before they were committed: records that retention took.
+    /// Offsets of records that retention deleted before the service committed them.
     pub expired: Option<i64>,
     /// The number of offsets ever committed.
     pub committed: Option<i64>,
@@ -308,7 +308,7 @@ pub mod tests {
         now.taken = before.taken + Duration::from_secs(1);
         let service = &now.with_rates_since(&before).services[0];
         assert_eq!(service.out_per_s, None);
-        assert_eq!(service.in_per_s, Some(0.0), "what is committed goes on");
+        assert_eq!(service.in_per_s, Some(0.0), "committed offsets still give the rate");
     }
 
     #[test]

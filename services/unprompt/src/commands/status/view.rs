@@ -35,7 +35,7 @@ pub fn footer(report: &StatusReport, interval: Duration) -> String {
 fn endpoint(what: &str, endpoint: &Endpoint) -> String {
     match &endpoint.error {
         None => format!("{what}: {}", endpoint.address),
-        Some(error) => format!("{what}: {} is away ({error})", endpoint.address),
+        Some(error) => format!("{what}: {} is unreachable ({error})", endpoint.address),
     }
 }
 
@@ -167,8 +167,8 @@ mod tests {
     #[test]
     fn unreachable_endpoints_are_shown_with_their_errors() {
         insta::assert_snapshot!(rendered(&while_all_is_away(), WIDE), @r"
-        Kafka: a:9092 is away (stopped while asking Kafka for its topics)
-        health and metrics: http://a:1 is away (connection refused)
+        Kafka: a:9092 is unreachable (stopped while asking Kafka for its topics)
+        health and metrics: http://a:1 is unreachable (connection refused)
         ┌───────────────┬───────┬─────────┬─────┬──────┬───────┬──────────┬───────────┐
         │ service       ┆ ready ┆ members ┆ lag ┆ in/s ┆ out/s ┆ rejected ┆ in flight │
         ╞═══════════════╪═══════╪═════════╪═════╪══════╪═══════╪══════════╪═══════════╡
