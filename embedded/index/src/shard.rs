@@ -3,6 +3,7 @@
 //! Reads run on blocking threads, concurrently with both. Only the writer thread updates and
 //! flushes, because edge's `flush` must not run while an update is being applied.
 
+mod marks;
 mod optimiser;
 mod queue;
 mod shape;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use qdrant_client::qdrant::CollectionConfig;
-use qdrant_edge::{EdgeShard, OperationResult, ShardInfo, UpdateOperation};
+use qdrant_edge::{EdgeConfig, EdgeShard, OperationResult, ShardInfo, UpdateOperation};
 use tokio::sync::Semaphore;
 use tonic::Status;
 
@@ -59,8 +60,7 @@ impl Shard {
         disk_space::check(at.parent().unwrap_or(at))?;
         let edge = EdgeShard::new(at, convert::to_edge(&config)?).map_err(status::of_edge)?;
         edge.flush().map_err(status::of_edge)?;
-        SyncedFiles::default()
-            .sync_new(at)
+        marks::sync(&mut SyncedFiles::default(), at)
             .map_err(|error| Status::internal(format!("cannot sync {}: {error}", at.display())))?;
         Self::start(name, at, edge, config, faults)
     }
@@ -77,7 +77,7 @@ impl Shard {
         let began = Instant::now();
         remove_unfinished(at);
         let changed = is_changed.then(|| convert::to_edge(&config)).transpose()?;
-        let edge = EdgeShard::load(at, changed).map_err(status::of_edge)?;
+        let edge = open(name, at, changed).map_err(status::of_edge)?;
         edge.flush().map_err(status::of_edge)?;
         let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(collection = name, duration_ms = ms, "opened a collection");
@@ -200,6 +200,25 @@ impl Shard {
 impl Drop for Shard {
     fn drop(&mut self) {
         self.stop(Duration::ZERO);
+    }
+}
+
+/// Opens the shard in the folder `at`, without a segment that a power cut left incomplete.
+fn open(name: &str, at: &Path, changed: Option<EdgeConfig>) -> OperationResult<EdgeShard> {
+    let error = match EdgeShard::load(at, changed.clone()) {
+        Ok(edge) => return Ok(edge),
+        Err(error) => error,
+    };
+    match marks::leave_out_unmarked(at) {
+        Ok(true) => {
+            tracing::warn!(collection = name, %error, "left out a segment that was never acknowledged");
+            EdgeShard::load(at, changed)
+        }
+        Ok(false) => Err(error),
+        Err(failed) => {
+            tracing::warn!(collection = name, error = %failed, "a damaged segment cannot be left out");
+            Err(error)
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 #![allow(unsafe_code, reason = "librdkafka's own functions are the only way to make these requests")]
 
 use std::ffi::{CStr, CString, c_char, c_int};
+use std::fmt::{self, Display};
 use std::marker::PhantomData;
 use std::ptr::{NonNull, null_mut};
 use std::time::Duration;
@@ -14,7 +15,22 @@ use rdkafka::bindings::*;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::error::{IsError as _, KafkaError, KafkaResult, RDKafkaErrorCode};
 
-use crate::topic_ids::TopicId;
+/// The id of a topic, as Kafka's tools print it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct TopicId(String);
+
+impl TopicId {
+    /// Takes librdkafka's text, in the alphabet of base64. Kafka's is that of URLs.
+    pub fn from_base64(text: &str) -> Self {
+        Self(text.replace('+', "-").replace('/', "_"))
+    }
+}
+
+impl Display for TopicId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 /// The state of a topic on the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -19,10 +19,11 @@ mod security;
 mod telemetry;
 mod unquoted;
 
+pub use code_loading::LOCAL_FILE;
 pub use environment::ENVIRONMENT_PREFIX;
 pub use invalid::Invalid;
 pub use kafka::{KafkaConfig, Profile};
-pub use layers::{LOCAL_FILE, Sections, load, load_with};
+pub use layers::{Sections, load, load_with};
 pub use runner::{Delivery, LostOffsets, RunnerConfig, RunnerOverrides, RunnerSection};
 pub use secret::Secret;
 pub use sections::{Http, Log, LogFormat, RegistryConfig};

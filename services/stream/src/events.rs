@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{counter, gauge, histogram};
 
-use crate::topic_ids::TopicId;
+use crate::admin_requests::TopicId;
 use crate::{InputRecord, Rejection, source_time};
 
 /// Names of the metrics, all under `unprompt_`.

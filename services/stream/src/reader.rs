@@ -15,10 +15,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use unprompt_schemas::topics::Topic;
 use uuid::Uuid;
 
+use crate::admin_requests::TopicId;
 use crate::config::KafkaConfig;
 use crate::connection::{self, CredentialRefusals, LoggingContext};
 use crate::consumer::Names;
-use crate::topic_ids::{TopicChange, TopicId, TopicIds, TopicWatch};
+use crate::topic_ids::{TopicChange, TopicIds, TopicWatch};
 use crate::{InputRecord, StreamError, kafka, topic_admin};
 
 const POLL: Duration = Duration::from_millis(100);

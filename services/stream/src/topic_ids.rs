@@ -9,7 +9,6 @@
 //! reading restarts as `auto.offset.reset` says.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{self, Display};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
@@ -21,7 +20,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::Offset;
 use unprompt_schemas::topics::{Prefix, Topic};
 
-use crate::admin_requests::{self, Committed, Described, Request, TopicStatus};
+use crate::admin_requests::{self, Committed, Described, Request, TopicId, TopicStatus};
 use crate::offsets::TopicPartition;
 
 /// The pause between two checks of the ids.
@@ -34,23 +33,6 @@ const BRIEFLY: Duration = Duration::from_millis(100);
 const NONE: i32 = -1;
 /// The prefix of the id in the metadata of a committed offset.
 const STAMP: &str = "topic-id=";
-
-/// The id of a topic, as Kafka's tools print it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct TopicId(String);
-
-impl TopicId {
-    /// Takes librdkafka's text, in the alphabet of base64. Kafka's is that of URLs.
-    pub fn from_base64(text: &str) -> Self {
-        Self(text.replace('+', "-").replace('/', "_"))
-    }
-}
-
-impl Display for TopicId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// A topic that was deleted, and recreated if it has an id now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,7 +158,7 @@ impl TopicIds {
         let stamp = committed.offset.and_then(|_| committed.metadata.strip_prefix(STAMP));
         let known = self.known.lock();
         match (stamp, known.ids.get(&topic)) {
-            (Some(stamp), Some(id)) => stamp != id.0,
+            (Some(stamp), Some(id)) => stamp != id.to_string(),
             _ => known.renewed.get(&topic).is_some_and(|settled| !settled.contains(&committed.partition)),
         }
     }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use qdrant_edge::{EdgeShard, ShardInfo};
 
+use super::marks;
 use super::queue::Flush;
 use crate::faults::Faults;
 use crate::synced_files::SyncedFiles;
@@ -145,7 +146,7 @@ impl Optimiser {
             let began = Instant::now();
             let outcome = edge.optimize();
             if let (Ok(true), Some((flush, at))) = (&outcome, self.flush.get()) {
-                if let Err(error) = SyncedFiles::default().sync_new(at) {
+                if let Err(error) = marks::sync(&mut SyncedFiles::default(), at) {
                     tracing::error!(%error, "the optimised index cannot be synced; check that its disk is sound");
                 }
                 // The first flush writes the new segments to disk; at the second, edge removes the

@@ -16,6 +16,7 @@ use qdrant_edge::{EdgeShard, UpdateOperation};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
+use super::marks;
 use super::optimiser::Optimiser;
 use super::queue::{CAPACITY, Flush, Job};
 use crate::faults::Faults;
@@ -110,8 +111,7 @@ fn write_group(group: Vec<Job>, edge: &EdgeShard, files: &mut SyncedFiles) {
     let write = |operations| disk_space::check(edge.path()).and_then(|()| apply(operations, edge));
     let applied: Vec<_> = group.into_iter().map(|job| (write(job.operations), job.done)).collect();
     let flushed = edge.flush().map_err(status::of_edge).and_then(|()| {
-        files
-            .sync_new(edge.path())
+        marks::sync(files, edge.path())
             .map_err(|error| Status::internal(format!("new files cannot be synced: {error}")))
     });
     if let Err(error) = &flushed {

@@ -6,7 +6,8 @@
 use figment::value::{Dict, Value};
 use figment::{Error, Metadata};
 
-use super::layers::LOCAL_FILE;
+/// The file that is read if none is named.
+pub const LOCAL_FILE: &str = "unprompt.toml";
 
 /// The properties of librdkafka that name a library or a command.
 const PROPERTIES: [&str; 5] = [

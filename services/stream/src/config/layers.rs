@@ -9,16 +9,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Invalid;
-use super::code_loading::refuse_code;
+use super::code_loading::{LOCAL_FILE, refuse_code};
 use super::environment::{Environment, LAYER};
 use super::named_brokers::set_kafka_profile;
 use super::rewritten::Rewritten;
 use super::secret_files::read_secret_files;
 use super::unquoted::unquoted;
 use crate::StreamError;
-
-/// The file that is read if none is named.
-pub const LOCAL_FILE: &str = "unprompt.toml";
 
 /// The sections of a process, composed by its binary.
 pub trait Sections: DeserializeOwned {
