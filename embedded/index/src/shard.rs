@@ -78,6 +78,8 @@ impl Shard {
         remove_unfinished(at);
         let changed = is_changed.then(|| convert::to_edge(&config)).transpose()?;
         let edge = open(name, at, changed).map_err(status::of_edge)?;
+        marks::sync_unmarked(&mut SyncedFiles::default(), at)
+            .map_err(|error| Status::internal(format!("cannot sync {}: {error}", at.display())))?;
         edge.flush().map_err(status::of_edge)?;
         let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(collection = name, duration_ms = ms, "opened a collection");

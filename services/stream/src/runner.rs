@@ -62,8 +62,8 @@ pub struct RunSummary {
 /// within each partition.
 ///
 /// `load` builds the stage on a thread of its own. Missing topics are created, also those that are
-/// deleted meanwhile; a new input is read from its first record. If the broker is unavailable, the run
-/// waits for it.
+/// deleted meanwhile; a new input is read from its first record. If the broker is unavailable, the
+/// run waits for it.
 ///
 /// # Errors
 ///

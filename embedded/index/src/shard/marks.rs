@@ -2,8 +2,9 @@
 //!
 //! Edge tells a complete segment by its `version.info`, which it syncs before anybody has synced
 //! the other files. A power cut in between leaves a segment that edge cannot open. No write in it
-//! was acknowledged, because acknowledgements follow [`sync`]; the log still has what is missing.
-//! So a segment without a mark is left out if a collection cannot be opened with it.
+//! was acknowledged, because acknowledgements follow [`sync`], and the log still has the writes,
+//! because [`sync_unmarked`] precedes every flush. So a segment without a mark is left out if a
+//! collection cannot be opened with it.
 
 use std::fs::{self, File};
 use std::io;
@@ -23,8 +24,7 @@ const MARK: &str = "synced";
 /// # Errors
 /// Those of the file system.
 pub(super) fn sync(files: &mut SyncedFiles, at: &Path) -> io::Result<()> {
-    let mut unmarked = segments(at)?;
-    unmarked.retain(|segment| segment.join(COMPLETE).exists() && !segment.join(MARK).exists());
+    let unmarked = unmarked(at)?;
     files.sync_new(at)?;
     for segment in unmarked {
         match mark(&segment) {
@@ -34,6 +34,22 @@ pub(super) fn sync(files: &mut SyncedFiles, at: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// [`sync`] if a complete segment has no mark: before edge's `flush`, which removes from the log
+/// what the segments have.
+///
+/// # Errors
+/// Those of the file system.
+pub(super) fn sync_unmarked(files: &mut SyncedFiles, at: &Path) -> io::Result<()> {
+    if unmarked(at)?.is_empty() { Ok(()) } else { sync(files, at) }
+}
+
+/// Returns the complete segments without a mark.
+fn unmarked(at: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut unmarked = segments(at)?;
+    unmarked.retain(|segment| segment.join(COMPLETE).exists() && !segment.join(MARK).exists());
+    Ok(unmarked)
 }
 
 fn mark(segment: &Path) -> io::Result<()> {

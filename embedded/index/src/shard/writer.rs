@@ -110,10 +110,7 @@ fn run(mut queue: mpsc::Receiver<Job>, edge: &EdgeShard, optimiser: &Optimiser) 
 fn write_group(group: Vec<Job>, edge: &EdgeShard, files: &mut SyncedFiles) {
     let write = |operations| disk_space::check(edge.path()).and_then(|()| apply(operations, edge));
     let applied: Vec<_> = group.into_iter().map(|job| (write(job.operations), job.done)).collect();
-    let flushed = edge.flush().map_err(status::of_edge).and_then(|()| {
-        marks::sync(files, edge.path())
-            .map_err(|error| Status::internal(format!("new files cannot be synced: {error}")))
-    });
+    let flushed = flush(edge, files);
     if let Err(error) = &flushed {
         tracing::error!(%error, "the index could not be flushed; these writes are not acknowledged");
     }
@@ -126,6 +123,13 @@ fn write_group(group: Vec<Job>, edge: &EdgeShard, files: &mut SyncedFiles) {
             (None, Ok(())) => {}
         }
     }
+}
+
+fn flush(edge: &EdgeShard, files: &mut SyncedFiles) -> Result<(), Status> {
+    let refused = |error| Status::internal(format!("new files cannot be synced: {error}"));
+    marks::sync_unmarked(files, edge.path()).map_err(refused)?;
+    edge.flush().map_err(status::of_edge)?;
+    marks::sync(files, edge.path()).map_err(refused)
 }
 
 /// Applies operations up to the first failure. Earlier operations of the request stay applied, as

@@ -1,5 +1,5 @@
-//! Tests of durability across a kill or a power cut at any moment, a restart and a stop. They run on
-//! the embedded endpoint only.
+//! Tests of durability across a kill or a power cut at any moment, a restart and a stop. They run
+//! on the embedded endpoint only.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};

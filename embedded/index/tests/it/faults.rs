@@ -157,3 +157,30 @@ async fn a_damaged_or_missing_file_is_an_error_or_loses_no_points() {
     }
     assert!(refused > 0, "no damage to any of {} files was detected", names.len());
 }
+
+/// Adds a second segment whose payload files are empty, as a power cut leaves one that was just
+/// created.
+fn add_incomplete_segment(folder: &Path, is_marked: bool) {
+    let segments = collection(folder).join("segments");
+    let whole = fs::read_dir(&segments).unwrap().flatten().next().unwrap().path();
+    let incomplete = segments.join("00000000-0000-4000-8000-000000000000");
+    assert!(Command::new("cp").arg("-r").args([&whole, &incomplete]).status().unwrap().success());
+    let emptied: Vec<_> =
+        files(&incomplete).into_iter().filter(|file| file.to_string_lossy().contains("payload")).collect();
+    assert!(!emptied.is_empty());
+    emptied.iter().for_each(|file| fs::write(file, "").unwrap());
+    if !is_marked {
+        fs::remove_file(incomplete.join("synced")).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_incomplete_segment_is_left_out_only_if_it_was_never_synced() {
+    let unsynced = stopped().await;
+    add_incomplete_segment(unsynced.path(), false);
+    assert!(!refused_or_whole(unsynced.path(), "a segment that was never synced").await);
+
+    let synced = stopped().await;
+    add_incomplete_segment(synced.path(), true);
+    assert!(refused_or_whole(synced.path(), "a segment that was synced").await);
+}

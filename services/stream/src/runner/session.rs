@@ -199,8 +199,8 @@ impl<'a> Session<'a> {
         end
     }
 
-    /// Returns the error of a thread or task that has ended unexpectedly. The loop would otherwise wait
-    /// for it, apparently in good health.
+    /// Returns the error of a thread or task that has ended unexpectedly. The loop would otherwise
+    /// wait for it, apparently in good health.
     fn died(&self) -> Option<StreamError> {
         // The reason of the consumer's end may be among the events.
         let consumer = (self.consumer.is_dead() && self.events.is_empty()).then_some("the consumer's thread");

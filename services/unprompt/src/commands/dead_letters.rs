@@ -94,7 +94,7 @@ fn position(partition: i32, offset: i64) -> String {
     format!("{partition}:{offset}")
 }
 
-/// Whether to keep the values, which may be pictures of 20 MB.
+/// Keeps or drops the values, which may be pictures of 20 MB.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Values {
     Kept,
