@@ -10,6 +10,7 @@ mod shape;
 mod writer;
 
 use std::num::NonZero;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -77,7 +78,7 @@ impl Shard {
         let began = Instant::now();
         remove_unfinished(at);
         let changed = is_changed.then(|| convert::to_edge(&config)).transpose()?;
-        let edge = open(name, at, changed).map_err(status::of_edge)?;
+        let edge = open(name, at, changed)?;
         marks::sync_unmarked(&mut SyncedFiles::default(), at)
             .map_err(|error| Status::internal(format!("cannot sync {}: {error}", at.display())))?;
         edge.flush().map_err(status::of_edge)?;
@@ -206,20 +207,32 @@ impl Drop for Shard {
 }
 
 /// Opens the shard in the folder `at`, without a segment that a power cut left incomplete.
-fn open(name: &str, at: &Path, changed: Option<EdgeConfig>) -> OperationResult<EdgeShard> {
-    let error = match EdgeShard::load(at, changed.clone()) {
+fn open(name: &str, at: &Path, changed: Option<EdgeConfig>) -> Result<EdgeShard, Status> {
+    let error = match load_edge(at, changed.clone()) {
         Ok(edge) => return Ok(edge),
         Err(error) => error,
     };
     match marks::leave_out_unmarked(at) {
         Ok(true) => {
             tracing::warn!(collection = name, %error, "left out a segment that was never acknowledged");
-            EdgeShard::load(at, changed)
+            load_edge(at, changed)
         }
         Ok(false) => Err(error),
         Err(failed) => {
             tracing::warn!(collection = name, error = %failed, "a damaged segment cannot be left out");
             Err(error)
+        }
+    }
+}
+
+/// Opens edge's shard. Edge panics for some damaged files; that is an error here.
+fn load_edge(at: &Path, changed: Option<EdgeConfig>) -> Result<EdgeShard, Status> {
+    match catch_unwind(AssertUnwindSafe(|| EdgeShard::load(at, changed))) {
+        Ok(loaded) => loaded.map_err(status::of_edge),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref().copied());
+            Err(Status::internal(text.unwrap_or("its files make no sense")))
         }
     }
 }

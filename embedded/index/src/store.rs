@@ -8,7 +8,6 @@ mod catalogue;
 mod folder;
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,8 +53,8 @@ impl CollectionStore {
         for (name, entry) in &catalogue.collections {
             let config = folder.config_of(name, entry)?;
             let at = folder.collection(entry.folder);
-            let shard = load(name, &at, config, &faults)
-                .map_err(|reason| EmbeddedIndexError::damaged(&at, reason))?;
+            let shard = Shard::load(name, &at, config, false, &faults)
+                .map_err(|status| EmbeddedIndexError::damaged(&at, status.message()))?;
             shards.insert(name.clone(), Arc::new(shard));
         }
         let state = RwLock::new(StoreState { catalogue, shards });
@@ -197,22 +196,6 @@ impl CollectionStore {
         let closed: Vec<bool> = shards.into_iter().map(|shard| shard.stop(grace)).collect();
         if closed.into_iter().all(|closed| closed) {
             self.folder.release();
-        }
-    }
-}
-
-/// Opens a collection. Turns edge's panics into errors, because edge may report damage by a panic.
-fn load(name: &str, at: &Path, config: CollectionConfig, faults: &Faults) -> Result<Shard, String> {
-    let load = AssertUnwindSafe(|| Shard::load(name, at, config, false, faults));
-    match catch_unwind(load) {
-        Ok(Ok(shard)) => Ok(shard),
-        Ok(Err(status)) => Err(status.message().to_owned()),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            Err(text
-                .or_else(|| panic.downcast_ref().copied())
-                .unwrap_or("its files make no sense")
-                .to_owned())
         }
     }
 }

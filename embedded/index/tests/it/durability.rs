@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use qdrant_client::qdrant::vector_output::Vector;
 use qdrant_client::qdrant::{
     CountPointsBuilder, CreateAliasBuilder, CreateCollectionBuilder, CreateFieldIndexCollectionBuilder,
     DeletePointsBuilder, Distance, FieldType, GetPointsBuilder, OptimizersConfigDiffBuilder, PointId,
-    PointStruct, PointsIdsList, UpsertPointsBuilder, VectorParamsBuilder, WalConfigDiffBuilder,
+    PointStruct, PointsIdsList, RetrievedPoint, UpsertPointsBuilder, VectorParamsBuilder,
+    WalConfigDiffBuilder,
 };
 use qdrant_client::{Payload, Qdrant};
 use serde_json::json;
@@ -34,9 +36,12 @@ fn serve(folder: &Path) -> KilledServer {
     KilledServer::start(folder, "durability::child")
 }
 
+fn vector(number: u64) -> Vec<f32> {
+    (0..DIM).map(|i| ((number * 31 + i * 17) % 101) as f32 - 50.0).collect()
+}
+
 fn point(number: u64) -> PointStruct {
-    let vector: Vec<f32> = (0..DIM).map(|i| ((number * 31 + i * 17) % 101) as f32 - 50.0).collect();
-    PointStruct::new(number, vector, Payload::try_from(json!({"number": number})).unwrap())
+    PointStruct::new(number, vector(number), Payload::try_from(json!({"number": number})).unwrap())
 }
 
 /// Creates a collection with small thresholds, so that graphs are built, segments merged and logs
@@ -105,6 +110,18 @@ struct Lost {
     returned: usize,
 }
 
+/// Returns the number of a point if its vector belongs to it.
+fn number_if_whole(found: &RetrievedPoint) -> Option<u64> {
+    let number = found.payload["number"].as_integer()? as u64;
+    let Some(Vector::Dense(stored)) = found.vectors.clone()?.get_vector() else { return None };
+    let expected = vector(number);
+    // The collection compares by cosine, so it stores unit vectors.
+    let norm = expected.iter().map(|value| value * value).sum::<f32>().sqrt();
+    let is_close = |(stored, expected): (&f32, &f32)| (stored - expected / norm).abs() < 1e-6;
+    let is_whole = stored.data.len() == expected.len() && stored.data.iter().zip(&expected).all(is_close);
+    is_whole.then_some(number)
+}
+
 async fn lost(client: &Qdrant, acknowledged: &Acknowledged) -> Lost {
     let deleted: HashSet<u64> = acknowledged.deleted.lock().iter().copied().collect();
     let written = acknowledged.written.lock().clone();
@@ -112,11 +129,10 @@ async fn lost(client: &Qdrant, acknowledged: &Acknowledged) -> Lost {
     let mut missing = 0;
     for chunk in expected.chunks(1000) {
         let ids: Vec<PointId> = chunk.iter().map(|number| (*number).into()).collect();
-        let found =
-            client.get_points(GetPointsBuilder::new(COLLECTION, ids).with_payload(true)).await.unwrap();
-        let found: HashSet<i64> =
-            found.result.iter().filter_map(|point| point.payload["number"].as_integer()).collect();
-        missing += chunk.iter().filter(|number| !found.contains(&(**number as i64))).count();
+        let get = GetPointsBuilder::new(COLLECTION, ids).with_payload(true).with_vectors(true);
+        let found = client.get_points(get).await.unwrap().result;
+        let whole: HashSet<u64> = found.iter().filter_map(number_if_whole).collect();
+        missing += chunk.iter().filter(|number| !whole.contains(number)).count();
     }
     let ids: Vec<PointId> = deleted.into_iter().map(Into::into).collect();
     let back = client.get_points(GetPointsBuilder::new(COLLECTION, ids)).await.unwrap().result;

@@ -158,29 +158,45 @@ async fn a_damaged_or_missing_file_is_an_error_or_loses_no_points() {
     assert!(refused > 0, "no damage to any of {} files was detected", names.len());
 }
 
-/// Adds a second segment whose payload files are empty, as a power cut leaves one that was just
-/// created.
-fn add_incomplete_segment(folder: &Path, is_marked: bool) {
+/// Adds a copy of the collection's segment. Returns its folder.
+fn add_segment(folder: &Path, is_marked: bool) -> PathBuf {
     let segments = collection(folder).join("segments");
     let whole = fs::read_dir(&segments).unwrap().flatten().next().unwrap().path();
-    let incomplete = segments.join("00000000-0000-4000-8000-000000000000");
-    assert!(Command::new("cp").arg("-r").args([&whole, &incomplete]).status().unwrap().success());
-    let emptied: Vec<_> =
-        files(&incomplete).into_iter().filter(|file| file.to_string_lossy().contains("payload")).collect();
-    assert!(!emptied.is_empty());
-    emptied.iter().for_each(|file| fs::write(file, "").unwrap());
+    let added = segments.join("00000000-0000-4000-8000-000000000000");
+    assert!(Command::new("cp").arg("-r").args([&whole, &added]).status().unwrap().success());
     if !is_marked {
-        fs::remove_file(incomplete.join("synced")).unwrap();
+        fs::remove_file(added.join("synced")).unwrap();
+    }
+    added
+}
+
+/// A power cut leaves files empty that were just created.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_that_was_never_synced_is_left_out_whichever_of_its_files_is_empty() {
+    let names: Vec<_> = {
+        let example = stopped().await;
+        let added = add_segment(example.path(), false);
+        files(&added).iter().map(|file| file.strip_prefix(&added).unwrap().to_owned()).collect()
+    };
+    assert!(names.len() > 10, "{names:?}");
+    for name in names {
+        let folder = stopped().await;
+        let emptied = add_segment(folder.path(), false).join(&name);
+        fs::write(&emptied, "").unwrap();
+        assert!(!refused_or_whole(folder.path(), &format!("an empty {}", name.display())).await);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_incomplete_segment_is_left_out_only_if_it_was_never_synced() {
-    let unsynced = stopped().await;
-    add_incomplete_segment(unsynced.path(), false);
-    assert!(!refused_or_whole(unsynced.path(), "a segment that was never synced").await);
-
-    let synced = stopped().await;
-    add_incomplete_segment(synced.path(), true);
-    assert!(refused_or_whole(synced.path(), "a segment that was synced").await);
+    for is_marked in [false, true] {
+        let folder = stopped().await;
+        let added = add_segment(folder.path(), is_marked);
+        let payload: Vec<_> =
+            files(&added).into_iter().filter(|file| file.to_string_lossy().contains("payload")).collect();
+        assert!(!payload.is_empty());
+        payload.iter().for_each(|file| fs::write(file, "").unwrap());
+        let is_refused = refused_or_whole(folder.path(), "a segment with an empty payload").await;
+        assert_eq!(is_refused, is_marked);
+    }
 }
