@@ -81,7 +81,7 @@ impl Shard {
         let edge = open(name, at, changed)?;
         marks::sync_unmarked(&mut SyncedFiles::default(), at)
             .map_err(|error| Status::internal(format!("cannot sync {}: {error}", at.display())))?;
-        edge.flush().map_err(status::of_edge)?;
+        guarded(|| edge.flush())?;
         let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(collection = name, duration_ms = ms, "opened a collection");
         let shard = Self::start(name, at, edge, config, faults)?;
@@ -208,14 +208,14 @@ impl Drop for Shard {
 
 /// Opens the shard in the folder `at`, without a segment that a power cut left incomplete.
 fn open(name: &str, at: &Path, changed: Option<EdgeConfig>) -> Result<EdgeShard, Status> {
-    let error = match load_edge(at, changed.clone()) {
+    let error = match guarded(|| EdgeShard::load(at, changed.clone())) {
         Ok(edge) => return Ok(edge),
         Err(error) => error,
     };
     match marks::leave_out_unmarked(at) {
         Ok(true) => {
-            tracing::warn!(collection = name, %error, "left out a segment that was never acknowledged");
-            load_edge(at, changed)
+            tracing::warn!(collection = name, %error, "left out a segment that was never synced");
+            guarded(|| EdgeShard::load(at, changed))
         }
         Ok(false) => Err(error),
         Err(failed) => {
@@ -225,10 +225,10 @@ fn open(name: &str, at: &Path, changed: Option<EdgeConfig>) -> Result<EdgeShard,
     }
 }
 
-/// Opens edge's shard. Edge panics for some damaged files; that is an error here.
-fn load_edge(at: &Path, changed: Option<EdgeConfig>) -> Result<EdgeShard, Status> {
-    match catch_unwind(AssertUnwindSafe(|| EdgeShard::load(at, changed))) {
-        Ok(loaded) => loaded.map_err(status::of_edge),
+/// Calls edge, and turns a panic into an error: edge panics for some damaged files.
+fn guarded<T>(call: impl FnOnce() -> OperationResult<T>) -> Result<T, Status> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(status::of_edge),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref().copied());

@@ -1,10 +1,14 @@
 //! Marks the segments whose files are all durable.
 //!
-//! Edge tells a complete segment by its `version.info`, which it syncs before anybody has synced
-//! the other files. A power cut in between leaves a segment that edge cannot open. No write in it
+//! Edge recognises a complete segment by its `version.info`, which it syncs before the other files
+//! are synced. A power cut in between leaves a segment that edge cannot open. No write in it
 //! was acknowledged, because acknowledgements follow [`sync`], and the log still has the writes,
 //! because [`sync_unmarked`] precedes every flush. So a segment without a mark is left out if a
 //! collection cannot be opened with it.
+//!
+//! Limit: one that opens in spite of an empty file stays, and reads of its points fail. It is not
+//! left out without an error, because a version of this crate without marks may have written it
+//! and removed its writes from the log.
 
 use std::fs::{self, File};
 use std::io;

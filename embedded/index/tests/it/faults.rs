@@ -172,7 +172,7 @@ fn add_segment(folder: &Path, is_marked: bool) -> PathBuf {
 
 /// A power cut leaves files empty that were just created.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_segment_that_was_never_synced_is_left_out_whichever_of_its_files_is_empty() {
+async fn a_collection_opens_whichever_file_of_a_segment_that_was_never_synced_is_empty() {
     let names: Vec<_> = {
         let example = stopped().await;
         let added = add_segment(example.path(), false);
